@@ -1,0 +1,40 @@
+"""``python -m lmf_multitask COMMAND`` and the console script ``lmf``: a table of commands, nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from lmf_multitask import __version__
+
+COMMANDS = {
+    "train": ("lmf_multitask.train", "train one model on several emotions, and test it"),
+    "evaluate": ("lmf_multitask.evaluate", "figures of a trained run on a split"),
+    "data": ("lmf_multitask.data.__main__", "inspect a data file, or write the sample"),
+}
+
+
+def main() -> int:
+    """Hands the arguments to the command's module; returns the exit status."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: lmf COMMAND [options]   (lmf COMMAND --help tells more)\n")
+        print("\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()))
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(f"lmf_multitask {__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"Choose one of {', '.join(COMMANDS)}."
+        print(f"error: unknown command {arguments[0]!r}. {hint}", file=sys.stderr)
+        return 2
+    from lmf_multitask.command_line import run
+
+    return run(importlib.import_module(COMMANDS[arguments[0]][0]).main, arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""What every command has in common: strict options with suggestions, one-line errors, exit status 2, no traceback."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jsonargparse
+
+from lmf_multitask.config import ExperimentConfig, find_config
+from lmf_multitask.errors import ConfigError, UserError
+
+
+class CommandParser(jsonargparse.ArgumentParser):
+    """A jsonargparse parser whose errors are one line and name the nearest right spelling."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Ends the process with status 2 and one line on stderr."""
+        if "--debug" in sys.argv and ex is not None:
+            raise ex
+        sys.stderr.write(f"error: {self._one_line(message)}\n")
+        sys.exit(2)
+
+    def _known_options(self) -> list[str]:
+        return [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+
+    def _one_line(self, message: str) -> str:
+        unknown = re.search(r"unrecognized arguments: (\S+)", message, re.IGNORECASE)
+        if unknown:
+            return self._suggest(f"unknown option {unknown[1]!r}", unknown[1].split("=")[0])
+        group = re.search(r"Group '(.+?)' does not accept option '(.+?)'", message)
+        if group:
+            return self._suggest(f"unknown setting '{group[1]}.{group[2]}'", f"--{group[1]}.{group[2]}")
+        option = re.search(r"Option '(.+?)' is not accepted", message)
+        if option:
+            return self._suggest(f"unknown setting {option[1]!r}", f"--{option[1].split('.')[0]}")
+        key = re.search(r'Parser key "(.+?)":\s*(.*)', message, re.DOTALL)
+        if key:
+            detail = key[2]
+            value = re.search(r"(?:Given value|Got value): (.*)", detail)
+            types = re.search(r"Subtypes: \[(.*)\]", detail) or re.search(r"Expected an? (.*?)\. Got", detail)
+            if value and types:
+                wanted = re.sub(r"<class '(\w+)'>|typing\.|NoneType", lambda m: m[1] or ("null" if m[0] == "NoneType" else ""), types[1])
+                return f"{key[1]} must be {wanted.replace('int', 'a whole number').replace('float', 'a number')}, but got {value[1]}."
+            return f"{key[1]}: {' '.join(detail.split())}"
+        return " ".join(message.split())
+
+    def _suggest(self, text: str, option: str) -> str:
+        known = self._known_options()
+        close = difflib.get_close_matches(option, known, n=1, cutoff=0.6)
+        by_end = [name for name in known if name.rpartition(".")[2] == option.removeprefix("--").rpartition(".")[2]]
+        if by_end or close:
+            return f"{text}. Did you mean {(by_end or close)[0].removeprefix('--') if not text.startswith('unknown option') else (by_end or close)[0]!r}?"
+        return f"{text}. See --help."
+
+
+def add_experiment_options(parser: CommandParser) -> None:
+    """Adds ``--config`` and every setting of an experiment as a dotted option."""
+    parser.add_argument("--config", action="config", help="YAML file with the settings of an experiment")
+    parser.add_class_arguments(ExperimentConfig, skip={"emotions"})
+    parser.add_argument("--emotions", nargs="+", type=str, metavar="NAME", help="names of the emotions to learn (default: all in the data)")
+
+
+def with_found_configs(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the name of a shipped config replaced by its path.
+
+    Raises:
+        ConfigError: a config is named that does not exist.
+    """
+    found = list(arguments)
+    for number, argument in enumerate(found):
+        if argument == "--config" and number + 1 < len(found):
+            found[number + 1] = str(find_config(found[number + 1]))
+        elif argument.startswith("--config="):
+            found[number] = f"--config={find_config(argument.partition('=')[2])}"
+    return found
+
+
+def experiment_from(parser: CommandParser, options: Any) -> ExperimentConfig:
+    """The checked settings from parsed options.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+    built = parser.instantiate(options)
+    return ExperimentConfig(**{name: getattr(built, name) for name in ExperimentConfig.__dataclass_fields__})
+
+
+def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
+    """Runs a command's body: status 0, or 2 with one line on stderr when the user can mend it (130 after Ctrl-C)."""
+    from lmf_multitask.runtime import prepare_process
+
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    prepare_process(debug)
+    try:
+        main(arguments)
+    except (UserError, OSError) as error:
+        if debug:
+            raise
+        sys.stderr.write(f"error: {describe_error(error)}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+def describe_error(error: Exception) -> str:
+    """One line for the user: our own messages as they are, the system's with the file they concern."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}."
+    return " ".join(str(error).split())
+
+
+def existing_folder(path: str) -> Path:
+    """A run directory given on the command line.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: must be a run directory, but there is no such folder. Check the path.")
+    return folder

@@ -1,0 +1,207 @@
+"""The settings of one experiment: dataclasses that check themselves, and their strict YAML.
+
+Every number's unit stands in its description. Descriptions are shown by ``--help``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from lmf_multitask.errors import ConfigError
+
+
+class _Rules:
+    """Collects the broken rules of one dataclass, so that all of them are told at once."""
+
+    def __init__(self) -> None:
+        self._broken: list[str] = []
+
+    def check(self, holds: bool, name: str, rule: str, value: object) -> None:
+        if not holds:
+            self._broken.append(f"{name} must be {rule}, but got {value!r}")
+
+    def raise_if_broken(self) -> None:
+        if self._broken:
+            raise ConfigError("; ".join(self._broken) + ".")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
+@dataclass
+class DataConfig:
+    """How the data file is read.
+
+    Args:
+        label_column: which column of one-hot labels means "present" (0 or 1); null decides by evidence
+        non_finite: what becomes of NaN and infinities in the features: zero, or error to refuse them
+        cache_dir: folder of the Arrow cache; null takes that of `datasets`
+    """
+
+    label_column: int | None = None
+    non_finite: Literal["zero", "error"] = "zero"
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        rules = _Rules()
+        rules.check(self.label_column in (None, 0, 1), "data.label_column", "0, 1 or null", self.label_column)
+        rules.check(self.non_finite in ("zero", "error"), "data.non_finite", "zero or error", self.non_finite)
+        rules.raise_if_broken()
+
+
+@dataclass
+class ModelConfig:
+    """Sizes of the network; those of the features come from the data.
+
+    Args:
+        audio_hidden: width of the three audio layers, numbers per clip
+        video_hidden: width of the three video layers, numbers per clip
+        text_lstm: width of the LSTM's state, numbers per word
+        text_hidden: width of the text encoder's output, numbers per clip
+        audio_dropout: probability that an audio feature is dropped in training
+        video_dropout: probability that a video feature is dropped in training
+        text_dropout: probability that a number of the LSTM's last state is dropped in training
+        fusion_rank: number R of rank-1 terms of the fusion
+        fusion_dim: numbers K that the fusion gives to the heads; null: no heads, the fusion gives the logits (the paper's model)
+        factor_init: first values of the fusion's factors: variance keeps the size of what passes, xavier is LMF_Paddle's
+    """
+
+    audio_hidden: int = 32
+    video_hidden: int = 16
+    text_lstm: int = 128
+    text_hidden: int = 64
+    audio_dropout: float = 0.2
+    video_dropout: float = 0.2
+    text_dropout: float = 0.3
+    fusion_rank: int = 8
+    fusion_dim: int | None = 64
+    factor_init: Literal["variance", "xavier"] = "variance"
+
+    def __post_init__(self) -> None:
+        rules = _Rules()
+        for name in ("audio_hidden", "video_hidden", "text_lstm", "text_hidden", "fusion_rank"):
+            value = getattr(self, name)
+            rules.check(type(value) is int and 1 <= value <= 65536, f"model.{name}", "a whole number from 1 to 65536", value)
+        dim = self.fusion_dim
+        rules.check(dim is None or (type(dim) is int and 1 <= dim <= 65536), "model.fusion_dim", "a whole number from 1 to 65536 or null", dim)
+        rules.check(self.factor_init in ("variance", "xavier"), "model.factor_init", "variance or xavier", self.factor_init)
+        for name in ("audio_dropout", "video_dropout", "text_dropout"):
+            value = getattr(self, name)
+            rules.check(_is_number(value) and 0 <= value < 1, f"model.{name}", "at least 0 and below 1", value)
+        rules.raise_if_broken()
+
+
+@dataclass
+class TrainingConfig:
+    """How the network is trained.
+
+    Args:
+        epochs: at most so many passes over train
+        batch_size: clips per step
+        eval_batch_size: clips per forward pass in evaluation; no effect on results beyond rounding
+        learning_rate: Adam's step size, absolute, constant
+        factor_learning_rate: step size of the fusion's factors; null takes learning_rate
+        weight_decay: strength of the L2 penalty, coupled (added to the gradient)
+        loss_reduction: cross entropy over a batch's annotated labels as their mean or their sum
+        max_grad_norm: gradients are scaled down to this length together; null leaves them
+        monitor: validation figure that picks the best epoch and stops early
+        patience: epochs without a better figure before training stops; null never stops early
+        visualdl: also write VisualDL logs into the run directory
+    """
+
+    epochs: int = 40
+    batch_size: int = 64
+    eval_batch_size: int = 1024
+    learning_rate: float = 0.001
+    factor_learning_rate: float | None = None
+    weight_decay: float = 0.001
+    loss_reduction: Literal["mean", "sum"] = "mean"
+    max_grad_norm: float | None = None
+    monitor: Literal["loss", "weighted_f1", "positive_f1", "accuracy", "uar"] = "loss"
+    patience: int | None = 10
+    visualdl: bool = False
+
+    def __post_init__(self) -> None:
+        rules = _Rules()
+        for name in ("epochs", "batch_size", "eval_batch_size"):
+            value = getattr(self, name)
+            lowest = 2 if name == "batch_size" else 1
+            rules.check(type(value) is int and value >= lowest, f"training.{name}", f"a whole number of at least {lowest}", value)
+        rates = {"learning_rate": self.learning_rate, "factor_learning_rate": self.factor_learning_rate}
+        for name, value in rates.items():
+            if value is None and name == "factor_learning_rate":
+                continue
+            rules.check(_is_number(value) and 0 < value <= 10, f"training.{name}", "above 0 and at most 10", value)
+        decay, norm = self.weight_decay, self.max_grad_norm
+        rules.check(_is_number(decay) and 0 <= decay <= 10, "training.weight_decay", "from 0 to 10", decay)
+        rules.check(norm is None or (_is_number(norm) and norm > 0), "training.max_grad_norm", "above 0 or null", norm)
+        patience = self.patience
+        valid = patience is None or (type(patience) is int and patience >= 1)
+        rules.check(valid, "training.patience", "a whole number of at least 1 or null", patience)
+        rules.raise_if_broken()
+
+
+@dataclass
+class ExperimentConfig:
+    """One training from data to figures.
+
+    Args:
+        data_path: pickle, folder of save_to_disk, or folder of Parquet files; null trains on the built-in sample
+        emotions: names of the emotions to learn; null takes all in the data
+        seed: of all random numbers, 0 or more
+        output_dir: the run directory to write; null makes runs/multitask-seedN
+        device: auto, cpu, gpu or gpu:NUMBER (no GPU has been tried by the authors)
+        data: how the data file is read
+        model: sizes of the network
+        training: how it is trained
+    """
+
+    data_path: str | None = None
+    emotions: list[str] | None = None
+    seed: int = 1
+    output_dir: str | None = None
+    device: str = "auto"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        rules = _Rules()
+        rules.check(type(self.seed) is int and 0 <= self.seed < 2**63, "seed", "a whole number from 0 to 2^63 - 1", self.seed)
+        rules.check(self.emotions is None or len(self.emotions) > 0, "emotions", "one or more names", self.emotions)
+        rules.raise_if_broken()
+
+    def run_directory(self) -> Path:
+        """Where the run goes."""
+        return Path(self.output_dir or f"runs/multitask-seed{self.seed}").expanduser()
+
+    def to_yaml(self) -> str:
+        """All settings, defaults included, as YAML that ``--config`` takes back."""
+        import yaml
+
+        text = yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
+        return "# Every setting of one run; python -m lmf_multitask.train --config THIS_FILE runs it again.\n" + text
+
+
+def find_config(name: str) -> Path:
+    """A config by path, or a shipped one by name: ``multitask``, ``multitask.yaml`` or ``configs/multitask.yaml``.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    # shipped configs lie inside an installed package, beside the package in a source checkout
+    package = Path(__file__).parent
+    shipped = next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
+    wanted = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    for candidate in (shipped / wanted, shipped / f"{wanted}.yaml"):
+        if not path.is_absolute() and ".." not in path.parts and candidate.is_file():
+            return candidate
+    names = sorted(str(file.relative_to(shipped).with_suffix("")) for file in shipped.rglob("*.yaml"))
+    raise ConfigError(f"--config must be a YAML file, but {name} is none. Shipped ones are {', '.join(names)}.")

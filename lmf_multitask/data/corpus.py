@@ -1,0 +1,312 @@
+"""A pickle ``data[emotion][split][feature]`` -> checked, its emotions' rows joined; the features stay in the file.
+
+The released IEMOCAP file stores every clip once per emotion. Nothing says that the rows are the same clips in the same
+order, so they are matched by content: a clip is its audio, video and text features, byte for byte (as float32).
+
+Shape letters: N rows (clips), T emotions, L words, D feature dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+
+from lmf_multitask.data.safe_pickle import StoredArray, read_pickle, to_array
+from lmf_multitask.data.schema import (
+    IEMOCAP_EMOTIONS,
+    MODALITIES,
+    NOT_ANNOTATED,
+    SPLITS,
+    check_emotion_name,
+    sort_emotions,
+)
+from lmf_multitask.errors import DataError
+
+FEATURE_KEYS = {
+    "audio": ("covarep", "audio", "acoustic"),
+    "video": ("facet", "video", "visual", "vision"),
+    "text": ("glove", "text", "words", "language"),
+    "labels": ("label", "labels", "y"),
+}
+"""Names under which files of this family store a modality; the first is that of the released IEMOCAP file."""
+
+SPLIT_KEYS = {"train": ("train",), "validation": ("valid", "validation", "dev", "val"), "test": ("test",)}
+
+_MINORITY_EMOTIONS = (*IEMOCAP_EMOTIONS, "excited", "frustrated", "surprised", "fearful", "disgusted", "disgust")
+"""IEMOCAP's emotions, each present in fewer than half of the clips."""
+
+
+@dataclass(frozen=True)
+class JoinedRows:
+    """One split's clips after the join: where each is stored, and its labels.
+
+    Attributes:
+        emotion: int `[N]`, index of the emotion whose arrays hold the clip.
+        position: int `[N]`, the clip's row in those arrays.
+        labels: int64 `[N, T]`, 1 present, 0 absent, -100 not annotated.
+        shared: number of clips that every emotion has.
+        same_order: every emotion has the same clips in the same order.
+        digests: one fingerprint per clip, in row order.
+    """
+
+    emotion: np.ndarray
+    position: np.ndarray
+    labels: np.ndarray
+    shared: int
+    same_order: bool
+    digests: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class PickledCorpus:
+    """The checked content of one pickle: labels in memory, features read from the file when asked for.
+
+    Attributes:
+        emotions: every emotion in the file.
+        rows: the joined clips of each split.
+        label_column: which of the two label columns means "present"; None where the file stores plain 0 and 1.
+        label_reason: the evidence for that, in words.
+        stored_dtypes: what each modality is stored as.
+    """
+
+    def __init__(self, path: str | Path, label_column: int | None = None) -> None:
+        """Reads the structure and the labels, checks both, and joins the emotions' rows.
+
+        Args:
+            path: the pickle.
+            label_column: 0 or 1 forces which column of one-hot labels means "present"; None decides by evidence.
+
+        Raises:
+            DataError: the file is missing, hostile, damaged, or not of this layout.
+        """
+        self.path = Path(path)
+        self._arrays = self._checked_structure(read_pickle(self.path))
+        self.emotions = sort_emotions(list(self._arrays))
+        self.stored_dtypes = {
+            modality: " and ".join(sorted({str(splits[s][modality].dtype) for splits in self._arrays.values() for s in SPLITS}))
+            for modality in MODALITIES
+        }
+        labels = {e: {s: self._labels(e, s) for s in SPLITS} for e in self.emotions}
+        joined = {s: self._join(s, {e: labels[e][s] for e in self.emotions}) for s in SPLITS}
+        self.label_column, self.label_reason = self._find_label_column([j.labels for j in joined.values()], label_column)
+        self.rows = {s: self._decide(j) for s, j in joined.items()}
+
+    def width(self, modality: str) -> tuple[int, ...]:
+        """Size of one clip's features: `(D,)`, or `(L, D)` for text."""
+        return tuple(self._arrays[self.emotions[0]]["train"][modality].shape[1:])
+
+    def features(self, split: str, modality: str) -> np.ndarray:
+        """Reads one modality of one split: float32 `[N, D]`, or `[N, L, D]` for text, a fresh array."""
+        rows = self.rows[split]
+        used = np.unique(rows.emotion)
+        whole = self._read(self.emotions[used[0]], split, modality)
+        if len(used) == 1 and np.array_equal(rows.position, np.arange(len(whole))):
+            return whole
+        out = np.empty((len(rows), *whole.shape[1:]), np.float32)
+        for index in used:
+            chosen = rows.emotion == index
+            source = whole if index == used[0] else self._read(self.emotions[index], split, modality)
+            out[chosen] = source[rows.position[chosen]]
+        return out
+
+    # -- structure
+
+    def _fail(self, message: str) -> DataError:
+        return DataError(f"{self.path}: {message}")
+
+    def _checked_structure(self, tree: object) -> dict[str, dict[str, dict[str, StoredArray | np.ndarray]]]:
+        if not isinstance(tree, Mapping):
+            raise self._fail(f"must hold data[emotion][split][feature], but holds a {type(tree).__name__}. Check the file.")
+        splits_on_top = [key for key in tree if any(key in keys for keys in SPLIT_KEYS.values())]
+        if splits_on_top:
+            raise self._fail(
+                f"must hold data[emotion][split][feature], but its first level is the split {splits_on_top[0]!r}. "
+                "Put each emotion's splits under the emotion's name."
+            )
+        emotions = {
+            key: value
+            for key, value in tree.items()
+            if isinstance(value, Mapping) and any(name in value for keys in SPLIT_KEYS.values() for name in keys)
+        }
+        if not emotions:
+            keys = ", ".join(repr(str(key)[:40]) for key in list(tree)[:9]) or "nothing"
+            raise self._fail(f"must hold data[emotion][split][feature], but no emotion is in it (found {keys}). Check the file.")
+        found = {}
+        for emotion, splits in emotions.items():
+            try:
+                check_emotion_name(emotion)
+            except DataError as error:
+                raise self._fail(str(error)) from None
+            found[emotion] = {
+                split: self._checked_split(emotion, split, self._pick(splits, names, f"[{emotion!r}]", "split"))
+                for split, names in SPLIT_KEYS.items()
+            }
+        self._check_equal_widths(found)
+        return found
+
+    def _pick(self, mapping: Mapping, names: tuple[str, ...], where: str, what: str) -> object:
+        present = [name for name in names if name in mapping]
+        if not present:
+            keys = [str(key)[:40] for key in list(mapping)[:9]]
+            close = get_close_matches(names[0], keys, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise self._fail(f"data{where} must have the {what} {' or '.join(map(repr, names))}, but has {keys}.{hint}")
+        return mapping[present[0]]
+
+    def _checked_split(self, emotion: str, split: str, content: object) -> dict[str, StoredArray | np.ndarray]:
+        where = f"[{emotion!r}][{split!r}]"
+        if not isinstance(content, Mapping):
+            raise self._fail(f"data{where} must be a dict of features, but is a {type(content).__name__}. Check the file.")
+        arrays = {}
+        for name, keys in FEATURE_KEYS.items():
+            value = self._pick(content, keys, where, "feature")
+            here = f"data{where}[{name!r}]"
+            if not isinstance(value, StoredArray):
+                try:
+                    value = to_array(value, limit=self.path.stat().st_size)
+                except ValueError as error:
+                    raise self._fail(f"{here} must be an array of numbers, but {error}. Store it as a numpy array.") from None
+            if value.dtype.kind not in "biuf":
+                raise self._fail(f"{here} must be an array of numbers, but holds {_kind(value.dtype)} ({value.dtype}).")
+            arrays[name] = value
+            if name == "labels":
+                continue
+            dimensions = 3 if name == "text" else 2
+            if len(value.shape) != dimensions or 0 in value.shape[1:]:
+                rule = "[rows, words, dimensions]" if name == "text" else "[rows, dimensions]"
+                raise self._fail(f"{here} must have the shape {rule}, but has {list(value.shape)}. Check the features.")
+        counts = {name: value.shape[0] if value.shape else 0 for name, value in arrays.items()}
+        if len(set(counts.values())) > 1:
+            raise self._fail(f"data{where} must have the same number of rows in every feature, but has {counts}.")
+        if counts["labels"] == 0:
+            raise self._fail(f"data{where} must have at least one row, but is empty. Give every split some clips.")
+        return arrays
+
+    def _check_equal_widths(self, arrays: dict[str, dict[str, dict[str, StoredArray | np.ndarray]]]) -> None:
+        for modality in MODALITIES:
+            first = None
+            for emotion, splits in arrays.items():
+                for split, content in splits.items():
+                    width = content[modality].shape[1:]
+                    first = first or (width, emotion, split)
+                    if width != first[0]:
+                        raise self._fail(
+                            f"{modality} must have one size everywhere, but has {list(first[0])} in {first[1]}/{first[2]} "
+                            f"and {list(width)} in {emotion}/{split}. Extract the features alike."
+                        )
+
+    def _array(self, emotion: str, split: str, name: str) -> np.ndarray:
+        value = self._arrays[emotion][split][name]
+        return value.read() if isinstance(value, StoredArray) else value
+
+    def _read(self, emotion: str, split: str, modality: str) -> np.ndarray:
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is counted with the others
+            return self._array(emotion, split, modality).astype(np.float32)
+
+    # -- labels
+
+    def _labels(self, emotion: str, split: str) -> np.ndarray:
+        """Int64 `[N, 2]`: column c is 1 where label column c is set (a plain 0/1 label stands in column 1)."""
+        here = f"data[{emotion!r}][{split!r}]['labels']"
+        stored = self._array(emotion, split, "labels")
+        values = stored.astype(np.float64)
+        if not np.isin(values, (0.0, 1.0)).all():
+            odd = values[~np.isin(values, (0.0, 1.0))].ravel()[0]
+            raise self._fail(f"{here} must be 0 or 1 everywhere, but holds {odd:g}. Store one binary label per clip.")
+        labels = values.astype(np.int64)
+        if labels.ndim == 2 and labels.shape[1] == 2:
+            wrong = np.flatnonzero(labels.sum(axis=1) != 1)
+            if len(wrong):
+                raise self._fail(f"{here} must be one-hot in every row, but row {wrong[0]} is {labels[wrong[0]].tolist()}.")
+            return labels
+        if labels.ndim == 1 or (labels.ndim == 2 and labels.shape[1] == 1):
+            labels = labels.reshape(-1)
+            return np.stack([1 - labels, labels], axis=1)
+        raise self._fail(f"{here} must have the shape [rows, 2] or [rows], but has {list(stored.shape)}.")
+
+    def _find_label_column(self, labels: list[np.ndarray], forced: int | None) -> tuple[int | None, str]:
+        """Decides which one-hot column means "present", from int64 `[N, T, 2]` arrays (-100 where not annotated)."""
+        widths = {len(self._arrays[e][s]["labels"].shape) for e in self.emotions for s in SPLITS}
+        last = {self._arrays[e][s]["labels"].shape[-1] for e in self.emotions for s in SPLITS}
+        if widths == {1} or last == {1}:
+            return None, "labels are stored as 0 and 1"
+        if forced is not None:
+            return forced, f"column {forced} = present, as you said"
+        every = np.concatenate(labels)
+        every = every[(every != NOT_ANNOTATED).all(axis=(1, 2))]
+        count = len(self.emotions)
+        if count >= 3 and len(every):
+            exclusive = [bool((every[:, :, column].sum(axis=1) == 1).all()) for column in (0, 1)]
+            if exclusive[0] != exclusive[1]:
+                column = exclusive.index(True)
+                return column, f"column {column} = present: in every clip it is set for exactly one of the {count} emotions"
+        known = [index for index, emotion in enumerate(self.emotions) if emotion in _MINORITY_EMOTIONS]
+        set_in = np.concatenate(labels)[:, known]
+        share = float((set_in == 1)[..., 1].sum() / max((set_in != NOT_ANNOTATED)[..., 1].sum(), 1)) if known else 0.5
+        if share != 0.5:
+            column = int(share < 0.5)
+            return column, f"column {column} = present: the rarer side ({min(share, 1 - share):.0%} of the labels)"
+        return 1, "column 1 = present, by the convention of these files: nothing in this one proves it (force it with --data.label_column)"
+
+    def _decide(self, joined: JoinedRows) -> JoinedRows:
+        column = 1 if self.label_column is None else self.label_column
+        return JoinedRows(**{**joined.__dict__, "labels": np.ascontiguousarray(joined.labels[:, :, column])})
+
+    # -- the join
+
+    def _join(self, split: str, labels: dict[str, np.ndarray]) -> JoinedRows:
+        """Unites the emotions' rows by content, in the order of first appearance; labels int64 `[N, T, 2]`."""
+        per_emotion = self._digests(split)
+        numbers: dict[tuple[bytes, int], int] = {}
+        sources: list[tuple[int, int]] = []
+        table = [np.full(len(labels[e]), -1) for e in self.emotions]
+        for index, emotion in enumerate(self.emotions):
+            repeats: dict[bytes, int] = {}
+            for position, digest in enumerate(per_emotion[emotion]):
+                repeats[digest] = repeats.get(digest, 0) + 1  # identical clips within one emotion pair up in order
+                number = numbers.setdefault((digest, repeats[digest]), len(sources))
+                if number == len(sources):
+                    sources.append((index, position))
+                table[index][position] = number
+        joined = np.full((len(sources), len(self.emotions), 2), NOT_ANNOTATED, np.int64)
+        for index, emotion in enumerate(self.emotions):
+            joined[table[index], index] = labels[emotion]
+        emotion_of, position_of = np.array(sources).T
+        return JoinedRows(
+            emotion=emotion_of,
+            position=position_of,
+            labels=joined,
+            shared=int((joined != NOT_ANNOTATED).all(axis=(1, 2)).sum()),
+            same_order=all(np.array_equal(numbers_of, np.arange(len(sources))) for numbers_of in table),
+            digests=[key for key, _ in numbers],
+        )
+
+    def _digests(self, split: str) -> dict[str, list[bytes]]:
+        """One fingerprint per clip and emotion, over all three modalities; one array in memory at a time."""
+        found: dict[str, list[list[bytes]]] = {emotion: [] for emotion in self.emotions}
+        for modality in MODALITIES:
+            known: dict[int, list[bytes]] = {}
+            for emotion in self.emotions:
+                stored = self._arrays[emotion][split][modality]
+                if id(stored) not in known:  # arrays shared inside the pickle are read once
+                    known[id(stored)] = _row_digests(self._read(emotion, split, modality))
+                found[emotion].append(known[id(stored)])
+        return {e: [hashlib.sha256(b"".join(parts)).digest()[:16] for parts in zip(*lists)] for e, lists in found.items()}
+
+
+def _row_digests(features: np.ndarray) -> list[bytes]:
+    features += 0.0  # -0.0 and 0.0 are the same number
+    features[np.isnan(features)] = np.nan  # as are all NaN
+    rows = features.reshape(len(features), -1).view(np.uint8)
+    return [hashlib.sha256(row).digest() for row in rows]
+
+
+def _kind(dtype: np.dtype) -> str:
+    return {"S": "bytes", "U": "text", "c": "complex numbers"}.get(dtype.kind, "something else")

@@ -1,0 +1,695 @@
+"""Reads a data pickle without running anything from it: arrays, numbers, text and plain containers, and nothing else.
+
+A pickle is a program for a small stack machine, and Python's own machine lets it call what it likes. Handing out the
+real ``numpy.ndarray`` and ``numpy.dtype`` through an allow-list is not enough: a crafted dtype makes numpy follow
+pointers that the file chooses. So this is a machine of our own (opcodes: `pickletools`, PEP 307, 3154, 574), in which
+every admitted global is an inert name with one fixed meaning; no object of numpy's is built before its type, shape and
+length have been checked. What is large stays in the file until it is wanted.
+"""
+
+from __future__ import annotations
+
+import codecs
+import math
+import os
+import re
+import struct
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from lmf_multitask.errors import DataError
+
+LARGE = 1 << 16
+"""Payloads above this many bytes are left in the file."""
+
+MOST_OBJECTS = 5_000_000
+"""More single objects than this are refused: data belong into arrays, and memory is finite."""
+
+_MOST_DIMENSIONS = 32
+_KINDS_OF_FILE = {
+    b"version https://git-lfs": "is a Git LFS pointer, not the file itself. Run `git lfs pull`",
+    b"<": "is a web page or XML. Download the file itself",
+    b"\x1f\x8b": "is a gzip archive. Unpack it first",
+    b"PK\x03\x04": "is a zip archive (.npz and PyTorch files are such). Unpack it, or give the original pickle",
+    b"BZh": "is a bzip2 archive. Unpack it first",
+    b"\xfd7zXZ": "is an xz archive. Unpack it first",
+    b"\x28\xb5\x2f\xfd": "is a zstd archive. Unpack it first",
+    b"Rar!": "is a rar archive. Unpack it first",
+    b"\x89HDF": "is an HDF5 file. Give the original pickle",
+    b"\x93NUMPY": "is a single numpy array. Give the original pickle",
+    b"PAR1": "is a Parquet file. Give the folder that holds train.parquet, validation.parquet and test.parquet",
+    b"ARROW1": "is an Arrow file. Give the folder that save_to_disk wrote",
+}
+
+
+def read_pickle(path: str | Path) -> Any:
+    """Reads a pickle of any protocol, from Python 2 or 3, numpy 1 or 2.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What it holds: dicts (bytes keys decoded), lists (also for sets), tuples, numbers, text, bytes, None, and a
+        `StoredArray` for each numpy array (the same one wherever the pickle shares it).
+
+    Raises:
+        DataError: the file is missing, no pickle, damaged, or names anything but plain data; nothing of it was run.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            _check_kind_of_file(path, file.peek(24) if size else b"")
+            return _Machine(path, file, size).run()
+    except OSError as error:
+        raise DataError(f"{path}: must be a readable file, but {error.strerror}. Check the path.") from None
+
+
+def to_array(value: Any, limit: int) -> np.ndarray:
+    """Turns nested lists of numbers, or lists of arrays of one shape, into one array.
+
+    Args:
+        value: a part of what `read_pickle` returned.
+        limit: how many numbers the result may have.
+
+    Raises:
+        ValueError: it is something else; the text says what, as the end of "must be an array, but ...".
+    """
+    return _stacked(value, limit, depth=0)[0]
+
+
+def _stacked(value: Any, limit: int, depth: int) -> tuple[np.ndarray, int]:
+    if isinstance(value, StoredArray):
+        limit -= math.prod(value.shape)
+        if limit < 0:
+            raise ValueError("repeats its parts beyond all measure")
+        return value.read(), limit
+    if not isinstance(value, (list, tuple)) or depth == 4:
+        raise ValueError(f"holds {_in_words(value)}")
+    limit -= len(value)
+    if limit < 0:
+        raise ValueError("repeats its parts beyond all measure")
+    if all(isinstance(item, (bool, int, float)) for item in value):
+        try:
+            kind = np.float64 if any(isinstance(item, float) for item in value) else np.int64
+            return np.array(value, dtype=kind), limit
+        except OverflowError:
+            raise ValueError("holds a number that is too large") from None
+    parts = []
+    for item in value:
+        part, limit = _stacked(item, limit, depth + 1)
+        parts.append(part)
+    shapes = {part.shape for part in parts}
+    if len(shapes) > 1:
+        raise ValueError(f"its rows differ in shape, {' and '.join(str(list(s)) for s in sorted(shapes)[:2])}")
+    if any(part.dtype.kind not in "biufc" for part in parts):
+        raise ValueError("holds text")
+    return np.stack(parts), limit
+
+
+def _in_words(value: Any) -> str:
+    names = {bytes: "bytes", str: "text", dict: "a dict", type(None): "None", complex: "complex numbers"}
+    return names.get(type(value), "lists nested too deep" if isinstance(value, (list, tuple)) else "something else")
+
+
+class StoredArray:
+    """A numpy array in a pickle: its description now, its numbers when `read` asks for them.
+
+    Attributes:
+        shape: its dimensions.
+        dtype: its plain type: bool, (unsigned) integer, float, complex, bytes or text.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Describes nothing yet: the pickle says later what is in the array."""
+        self._path = path
+        self._payload: bytes | _Span | None = None
+
+    def _set(self, shape: Any, dtype: Any, fortran: Any, payload: Any) -> None:
+        if self._payload is not None:
+            raise _Refused("sets the content of an array twice")
+        if isinstance(payload, list):
+            raise _Refused("holds an array of Python objects")
+        if not isinstance(dtype, _DType) or not isinstance(payload, (bytes, _Span)):
+            raise _Refused("describes an array wrongly")
+        if isinstance(payload, _Span) and payload.coding in ("utf-8", "raw-unicode-escape"):
+            raise _Refused("describes an array wrongly")
+        ints = isinstance(shape, tuple) and all(type(n) is int and 0 <= n < 2**48 for n in shape)
+        if not ints or len(shape) > _MOST_DIMENSIONS:
+            raise _Refused("gives an array an impossible shape")
+        stored = dtype.dtype
+        if math.prod(max(n, 1) for n in shape) * max(stored.itemsize, 1) >= 2**62:
+            raise _Refused("gives an array an impossible shape")
+        size = math.prod(shape) * stored.itemsize
+        exact = isinstance(payload, bytes) or payload.coding is None
+        if (len(payload) != size) if exact else (len(payload) < size):
+            raise _Refused(f"gives an array of the shape {list(shape)} {len(payload):,} bytes, where it takes {size:,}")
+        self.shape, self.dtype = shape, stored.newbyteorder("=")
+        self._stored, self._fortran, self._payload = stored, bool(fortran), payload
+
+    def read(self) -> np.ndarray:
+        """The numbers: a fresh array of this machine's byte order, in C order, writable.
+
+        Raises:
+            DataError: the file has changed since it was opened, or the numbers are damaged.
+        """
+        size = math.prod(self.shape) * self._stored.itemsize
+        raw = np.empty(size, np.uint8)
+        if isinstance(self._payload, _Span):
+            self._payload.read_into(raw)
+        else:
+            raw[:] = np.frombuffer(self._payload, np.uint8)
+        # a bool of another byte than 0 and 1 would be undefined
+        flat = raw != 0 if self._stored.kind == "b" else raw.view(self._stored) if self._stored.itemsize else raw
+        if not self._stored.itemsize:
+            return np.zeros(self.shape, self.dtype)
+        shaped = flat.reshape(self.shape, order="F" if self._fortran else "C")
+        return np.ascontiguousarray(shaped.astype(self.dtype, copy=False)).reshape(self.shape)
+
+
+# -- the machine
+
+
+class _Refused(Exception):
+    """What is wrong with the pickle, as the end of "must be plain data, but ..."."""
+
+
+class _Span:
+    """A payload that was left in the file; `coding` says how its bytes are written there."""
+
+    def __init__(self, path: Path, offset: int, size: int, coding: str | None = None) -> None:
+        self._path, self._offset, self._size, self.coding = path, offset, size, coding
+
+    def __len__(self) -> int:
+        return self._size
+
+    def encoded(self) -> _Span:
+        """Text that stands for bytes, a character each (Python 3 writes bytes so under protocols 0 to 2)."""
+        return _Span(self._path, self._offset, self._size, f"latin-1 in {self.coding}")
+
+    def read_into(self, out: np.ndarray) -> None:
+        """Fills `out`, uint8, with the decoded bytes."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                if self.coding is None:
+                    count = file.readinto(memoryview(out))
+                else:
+                    decoded = np.frombuffer(_decode(file.read(self._size), self.coding), np.uint8)
+                    count = len(decoded)
+                    if count == len(out):
+                        out[:] = decoded
+        except OSError as error:
+            raise DataError(f"{self._path}: must stay readable, but {error.strerror}. Load it again.") from None
+        except (UnicodeError, ValueError):
+            raise DataError(f"{self._path}: must hold whole numbers of bytes, but an array in it is damaged.") from None
+        if count != len(out):
+            raise DataError(
+                f"{self._path}: must hold {len(out):,} bytes for an array, but has {count:,}. Get the file again."
+            )
+
+
+def _decode(raw: bytes, coding: str) -> bytes:
+    if coding == "repr":
+        return _unescape(raw)
+    return raw.decode(coding.removeprefix("latin-1 in ")).encode("latin-1")
+
+
+def _unescape(raw: bytes) -> bytes:
+    """The bytes that Python 2 wrote as a string literal, without the quotes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # unknown escapes stand for themselves
+        return codecs.escape_decode(raw)[0]
+
+
+class _Name:
+    """An admitted global: what calling it means here, and nothing of the real thing."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.call = call
+
+
+class _DType:
+    """A numpy dtype under construction; only plain types can come of it."""
+
+    _SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}
+
+    def __init__(self, code: Any) -> None:
+        code = _text(code)
+        match = re.fullmatch(r"[<>|=]?([a-zA-Z])(\d{0,7})", code)
+        if match is None or match[1] not in "biufcSUOMmV":
+            raise _Refused(f"has an array of the type {_printable(code)}")
+        kind, self._size = match[1], int(match[2] or 0)
+        if kind == "O":
+            raise _Refused("holds an array of Python objects")
+        if kind not in "SU" and self._size not in self._SIZES.get(kind, ()):
+            raise _Refused(f"has an array of the type {_printable(code)}")
+        self._kind, self._built = kind, False
+        self.dtype = np.dtype(f"{kind}{self._size}")
+
+    def build(self, state: Any) -> None:
+        """Takes numpy's dtype state: version, byte order, and for text the size; refuses parts, fields and flags."""
+        if self._built or not isinstance(state, tuple) or not 6 <= len(state) <= 9:
+            raise _Refused("describes a type wrongly")
+        order = _text(state[1])
+        if order not in ("<", ">", "|", "=") or any(part is not None for part in state[2:5]):
+            raise _Refused("has an array of a structured type")
+        if self._kind in "SU":
+            size = state[5] if type(state[5]) is int else -1
+            unit = 4 if self._kind == "U" else 1
+            if not 0 <= size < 2**24 or size % unit or self._size not in (0, size // unit):
+                raise _Refused("describes a type wrongly")
+            self._size = size // unit
+        if len(state) >= 8 and state[7] not in ((0, 8) if self._kind == "U" else (0,)):
+            raise _Refused("has an array of an unusual type")
+        if len(state) == 9 and state[8] is not None:
+            raise _Refused("has an array of a type with metadata")
+        self._built = True
+        self.dtype = np.dtype(f"{order}{self._kind}{self._size}")
+
+
+class _Machine:
+    """Runs one pickle."""
+
+    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+        self._path, self._file, self._size = path, file, size
+        self._stack: list[Any] = []
+        self._marks: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+        self._arrays: list[StoredArray] = []
+        self._objects = 0
+        self._made_bytes = 0
+        self._names = self._admitted_names()
+
+    def run(self) -> Any:
+        """The pickle's value."""
+        steps, file = _STEPS, self._file
+        try:
+            while True:
+                code = file.read(1)
+                if code == b".":
+                    return self._result()
+                step = steps.get(code)
+                if step is None:
+                    if not code:
+                        raise _Refused("ends too early")
+                    raise _Refused(f"has the byte {code[0]:#04x} where an instruction of a pickle stands")
+                self._count(1)
+                step(self)
+        except _Refused as error:
+            hint = " Nothing of it was run; get the file from its source." if str(error).startswith("names") else ""
+            what = "plain data (arrays, numbers, text, dicts, lists)" if hint else "a whole pickle of plain data"
+            raise DataError(f"{self._path}: must be {what}, but {error} (at byte {file.tell():,}).{hint}") from None
+        except (IndexError, KeyError, TypeError, ValueError, OverflowError, struct.error):
+            raise DataError(
+                f"{self._path}: must be a pickle, but is damaged or something else (at byte {file.tell():,}). Check the file."
+            ) from None
+
+    def _result(self) -> Any:
+        value = self._stack.pop()
+        if any(array._payload is None for array in self._arrays):
+            raise _Refused("leaves an array without content")
+        return value
+
+    # limits
+
+    def _count(self, objects: int) -> None:
+        self._objects += objects
+        if self._objects > MOST_OBJECTS:
+            raise _Refused(f"holds more than {MOST_OBJECTS:,} single objects; store the features as numpy arrays")
+
+    def _make_bytes(self, count: int) -> None:
+        self._made_bytes += count
+        if self._made_bytes > self._size:
+            raise _Refused("repeats its parts beyond all measure")
+
+    # reading
+
+    def _take(self, count: int) -> bytes:
+        if count < 0 or count > self._size - self._file.tell():
+            raise _Refused(
+                f"ends too early: {count:,} bytes are announced, {self._size - self._file.tell():,} are left"
+            )
+        return self._file.read(count)
+
+    def _number(self, form: str) -> int:
+        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
+
+    def _line(self) -> bytes:
+        line = self._file.readline(400)
+        if not line.endswith(b"\n"):
+            raise _Refused("ends too early" if len(line) < 400 else "has a line that is too long")
+        return line[:-1]
+
+    def _payload(self, count: int, coding: str | None = None) -> bytes | str | _Span:
+        """The next bytes (or text): left in the file where they are many."""
+        if count <= LARGE:
+            raw = self._take(count)
+            return raw.decode(coding, "surrogatepass") if coding else raw
+        if count > self._size - self._file.tell():
+            raise _Refused(
+                f"ends too early: {count:,} bytes are announced, {self._size - self._file.tell():,} are left"
+            )
+        span = _Span(self._path, self._file.tell(), count, coding)
+        self._file.seek(count, os.SEEK_CUR)
+        return span
+
+    def _payload_line(self, coding: str, quoted: bool) -> bytes | str | _Span:
+        """The rest of the line, as protocol 0 writes bytes and text."""
+        start = self._file.tell()
+        line = self._file.readline(LARGE)
+        size, end = len(line), line[-2:]
+        while not end.endswith(b"\n"):
+            more = self._file.readline(1 << 20)
+            if not more:
+                raise _Refused("ends too early")
+            size, end = size + len(more), (end + more)[-2:]
+        size -= 1
+        if quoted:
+            self._file.seek(start)
+            quote = self._file.read(1)
+            self._file.seek(start + size + 1)
+            if size < 2 or quote not in (b"'", b'"') or end[:1] != quote:
+                raise _Refused("has text without quotes")
+            start, size = start + 1, size - 2
+        if size > LARGE:
+            return _Span(self._path, start, size, coding)
+        raw = line[1 : size + 1] if quoted else line[:size]
+        return _unescape(raw) if coding == "repr" else raw.decode(coding)
+
+    # the stack
+
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def _mark(self) -> None:
+        self._marks.append(self._stack)
+        self._stack = []
+
+    def _to_mark(self) -> list[Any]:
+        items = self._stack
+        self._stack = self._marks.pop()
+        return items
+
+    def _pop(self) -> None:
+        if self._stack:
+            self._stack.pop()
+        else:
+            self._to_mark()
+
+    def _remember(self, index: int) -> None:
+        self._memo[index] = self._stack[-1]
+
+    # containers
+
+    def _extend(self, items: list[Any]) -> None:
+        if type(self._stack[-1]) is not list:
+            raise _Refused("appends to what is no list")
+        self._stack[-1].extend(items)
+
+    def _set_items(self, items: list[Any]) -> None:
+        if type(self._stack[-1]) is not dict or len(items) % 2:
+            raise _Refused("sets items of what is no dict")
+        for key, value in zip(items[::2], items[1::2]):
+            self._stack[-1][_key(key)] = value
+
+    # globals
+
+    def _find(self, module: Any, name: Any) -> None:
+        module, name = _text(module), _text(name)
+        found = self._names.get((module, name))
+        if found is None:
+            if not re.fullmatch(r"[\w.]+\n[\w.]+", f"{module}\n{name}", re.ASCII):
+                raise ValueError  # no global: this is a table or the like
+            raise _Refused(f"names {module[:60]}.{name[:60]}")
+        self._push(found)
+
+    def _call(self, function: Any, arguments: Any) -> None:
+        if not isinstance(function, _Name) or not isinstance(arguments, tuple):
+            raise _Refused("calls what is no function")
+        self._push(function.call(*arguments))
+
+    def _build(self) -> None:
+        state = self._stack.pop()
+        target = self._stack[-1]
+        if isinstance(target, _DType):
+            target.build(state)
+        elif isinstance(target, StoredArray):
+            if not isinstance(state, tuple) or len(state) not in (4, 5):
+                raise _Refused("describes an array wrongly")
+            target._set(*state[-4:])
+        else:
+            raise _Refused("sets the state of what has none")
+
+    def _admitted_names(self) -> dict[tuple[str, str], _Name]:
+        ndarray = _Name(self._no_call)
+        reconstruct = _Name(lambda kind, shape, code: self._new_array(kind is ndarray))
+        from_buffer = _Name(self._array_from_buffer)
+        containers = {
+            "dict": self._new_dict,
+            "list": self._new_list,
+            "set": self._new_list,
+            "frozenset": self._new_list,
+            "tuple": lambda *items: tuple(self._new_list(*items)),
+        }
+        names = {
+            ("numpy", "ndarray"): ndarray,
+            ("numpy", "dtype"): _Name(lambda code, align=False, copy=True: _DType(code)),
+            ("_codecs", "encode"): _Name(self._encode),
+            ("collections", "OrderedDict"): _Name(self._new_dict),
+            ("collections", "defaultdict"): _Name(lambda factory=None, *items: self._new_dict(*items)),
+        }
+        for module in ("numpy.core", "numpy._core"):
+            names[f"{module}.multiarray", "_reconstruct"] = reconstruct
+            names[f"{module}.multiarray", "scalar"] = _Name(self._scalar)
+            names[f"{module}.numeric", "_frombuffer"] = from_buffer
+        for module in ("builtins", "__builtin__"):
+            names.update({(module, name): _Name(call) for name, call in containers.items()})
+            names[module, "bytes"] = names[module, "bytearray"] = _Name(self._new_bytes)
+        return names
+
+    @staticmethod
+    def _no_call(*arguments: Any) -> Any:
+        raise _Refused("makes an array in an unknown way")
+
+    def _new_array(self, plain: bool) -> StoredArray:
+        if not plain:
+            raise _Refused("holds a special kind of array")
+        array = StoredArray(self._path)
+        self._arrays.append(array)
+        return array
+
+    def _array_from_buffer(self, payload: Any, dtype: Any, shape: Any, order: Any) -> StoredArray:
+        array = self._new_array(plain=True)
+        if _text(order) not in ("C", "F"):
+            raise _Refused("describes an array wrongly")
+        array._set(shape, dtype, _text(order) == "F", payload)
+        return array
+
+    def _scalar(self, dtype: Any, payload: Any) -> Any:
+        array = self._array_from_buffer(payload, dtype, (), "C")
+        self._make_bytes(len(payload))
+        return array.read().item()
+
+    def _encode(self, text: Any, coding: Any = "latin1") -> bytes | _Span:
+        if _text(coding) not in ("latin1", "latin-1"):
+            raise _Refused(f"encodes text as {_printable(_text(coding))}")
+        if isinstance(text, _Span) and text.coding in ("utf-8", "raw-unicode-escape"):
+            return text.encoded()
+        if not isinstance(text, str):
+            raise _Refused("encodes what is no text")
+        self._make_bytes(len(text))
+        return text.encode("latin-1")
+
+    def _new_bytes(self, content: Any = b"", coding: Any = "latin1") -> bytes | _Span:
+        if isinstance(content, str):
+            return self._encode(content, coding)
+        if not isinstance(content, (bytes, _Span)):
+            raise _Refused("makes bytes of something else")
+        return content
+
+    def _new_list(self, items: Any = ()) -> list[Any]:
+        if not isinstance(items, (list, tuple)):
+            raise _Refused("makes a list of something else")
+        self._count(len(items))
+        return list(items)
+
+    def _new_dict(self, items: Any = ()) -> dict[Any, Any]:
+        if isinstance(items, dict):
+            self._count(len(items))
+            return dict(items)
+        return {_key(key): value for key, value in self._new_list(items)}
+
+
+def _text(value: Any) -> str:
+    """A name in the pickle: text, or Python 2's bytes."""
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if isinstance(value, str):
+        return value
+    raise _Refused("has no name where one must stand")
+
+
+def _key(key: Any) -> Any:
+    """A dict's key: bytes become text; what could make a dict slow or print badly is refused."""
+    if isinstance(key, bytes):
+        return key.decode("utf-8", "backslashreplace")
+    if isinstance(key, str) or key is None or (isinstance(key, (bool, int, float)) and abs(key) < 2**53):
+        return key
+    raise _Refused("has a key that is neither text nor a number")
+
+
+def _printable(text: str) -> str:
+    return text[:60] if re.fullmatch(r"[\w.]*", text[:60], re.ASCII) else ascii(text[:60])
+
+
+def _whole_number(line: bytes) -> bool | int:
+    if line in (b"00", b"01"):
+        return line == b"01"
+    if not re.fullmatch(rb"[+-]?\d{1,400}L?", line):
+        raise _Refused("has a number that is none")
+    return int(line.rstrip(b"L"))
+
+
+def _float(line: bytes) -> float:
+    return float(line.decode("ascii"))
+
+
+def _check_kind_of_file(path: Path, start: bytes) -> None:
+    if not start:
+        raise DataError(f"{path}: must be a pickle, but is empty. Get the file again.")
+    for beginning, what in _KINDS_OF_FILE.items():
+        if (
+            start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(beginning)
+            if beginning == b"<"
+            else start.startswith(beginning)
+        ):
+            raise DataError(f"{path}: must be a pickle, but {what}.")
+
+
+def _protocol(machine: _Machine) -> None:
+    version = machine._number("B")
+    if version > 5:
+        raise _Refused(f"has the protocol {version}, which nobody knows")
+
+
+def _refuse(what: str) -> Callable[[_Machine], None]:
+    def step(machine: _Machine) -> None:
+        raise _Refused(what)
+
+    return step
+
+
+def _instance(machine: _Machine) -> None:
+    machine._find(machine._line(), machine._line())
+    raise _Refused("holds an object that is no plain data")
+
+
+def _call_with_top(machine: _Machine) -> None:
+    arguments = machine._stack.pop()
+    machine._call(machine._stack.pop(), arguments)
+
+
+def _tuple_of(count: int) -> Callable[[_Machine], None]:
+    def step(machine: _Machine) -> None:
+        items = machine._stack[-count:]
+        if len(items) < count:
+            raise IndexError
+        machine._stack[-count:] = [tuple(items)]
+
+    return step
+
+
+def _stack_global(machine: _Machine) -> None:
+    name = machine._stack.pop()
+    machine._find(machine._stack.pop(), name)
+
+
+_no_objects = _refuse("holds an object that is no plain data")
+_no_outside = _refuse("refers to data outside the file")
+
+_STEPS: dict[bytes, Callable[[_Machine], None]] = {
+    # frame
+    b"\x80": _protocol,
+    b"\x95": lambda m: m._take(8) and None,
+    # stack and memo
+    b"(": _Machine._mark,
+    b"0": _Machine._pop,
+    b"1": lambda m: m._to_mark() and None,
+    b"2": lambda m: m._push(m._stack[-1]),
+    b"g": lambda m: m._push(m._memo[int(m._line())]),
+    b"h": lambda m: m._push(m._memo[m._number("B")]),
+    b"j": lambda m: m._push(m._memo[m._number("<I")]),
+    b"p": lambda m: m._remember(int(m._line())),
+    b"q": lambda m: m._remember(m._number("B")),
+    b"r": lambda m: m._remember(m._number("<I")),
+    b"\x94": lambda m: m._remember(len(m._memo)),
+    # constants and numbers
+    b"N": lambda m: m._push(None),
+    b"\x88": lambda m: m._push(True),
+    b"\x89": lambda m: m._push(False),
+    b"I": lambda m: m._push(_whole_number(m._line())),
+    b"L": lambda m: m._push(_whole_number(m._line())),
+    b"J": lambda m: m._push(m._number("<i")),
+    b"K": lambda m: m._push(m._number("B")),
+    b"M": lambda m: m._push(m._number("<H")),
+    b"\x8a": lambda m: m._push(int.from_bytes(m._take(m._number("B")), "little", signed=True)),
+    b"\x8b": _refuse("has a number that is too long"),
+    b"F": lambda m: m._push(_float(m._line())),
+    b"G": lambda m: m._push(m._number(">d")),
+    # bytes and text
+    b"S": lambda m: m._push(m._payload_line("repr", quoted=True)),
+    b"T": lambda m: m._push(m._payload(m._number("<i"))),
+    b"U": lambda m: m._push(m._payload(m._number("B"))),
+    b"B": lambda m: m._push(m._payload(m._number("<I"))),
+    b"C": lambda m: m._push(m._payload(m._number("B"))),
+    b"\x8e": lambda m: m._push(m._payload(m._number("<Q"))),
+    b"\x96": lambda m: m._push(m._payload(m._number("<Q"))),
+    b"V": lambda m: m._push(m._payload_line("raw-unicode-escape", quoted=False)),
+    b"X": lambda m: m._push(m._payload(m._number("<I"), "utf-8")),
+    b"\x8c": lambda m: m._push(m._payload(m._number("B"), "utf-8")),
+    b"\x8d": lambda m: m._push(m._payload(m._number("<Q"), "utf-8")),
+    # containers
+    b")": lambda m: m._push(()),
+    b"t": lambda m: m._push(tuple(m._to_mark())),
+    b"\x85": _tuple_of(1),
+    b"\x86": _tuple_of(2),
+    b"\x87": _tuple_of(3),
+    b"]": lambda m: m._push([]),
+    b"l": lambda m: m._push(m._to_mark()),
+    b"a": lambda m: m._extend([m._stack.pop()]),
+    b"e": lambda m: m._extend(m._to_mark()),
+    b"}": lambda m: m._push({}),
+    b"d": lambda m: m._push(m._new_dict(_pairs(m._to_mark()))),
+    b"s": lambda m: m._set_items([m._stack.pop(-2), m._stack.pop()]),
+    b"u": lambda m: m._set_items(m._to_mark()),
+    b"\x8f": lambda m: m._push([]),
+    b"\x90": lambda m: m._extend(m._to_mark()),
+    b"\x91": lambda m: m._push(m._to_mark()),
+    # globals
+    b"c": lambda m: m._find(m._line(), m._line()),
+    b"\x93": _stack_global,
+    b"R": _call_with_top,
+    b"b": _Machine._build,
+    b"i": _instance,
+    b"o": _no_objects,
+    b"\x81": _no_objects,
+    b"\x92": _no_objects,
+    b"P": _no_outside,
+    b"Q": _no_outside,
+    b"\x97": _no_outside,
+    b"\x98": _no_outside,
+    b"\x82": _refuse("names an extension of the copyreg module"),
+    b"\x83": _refuse("names an extension of the copyreg module"),
+    b"\x84": _refuse("names an extension of the copyreg module"),
+}
+
+
+def _pairs(items: list[Any]) -> list[tuple[Any, Any]]:
+    if len(items) % 2:
+        raise _Refused("has a dict with half an item")
+    return list(zip(items[::2], items[1::2]))

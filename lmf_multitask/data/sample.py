@@ -1,0 +1,146 @@
+"""A learnable file in the layout of the released ``iemocap.pkl``, for trying things out. It says nothing of IEMOCAP.
+
+Layout: ``data[emotion][split][feature]`` with bytes keys, as a Python 2 program writes it with pickle protocol 2:
+``covarep`` float64 `[N, 74]` with a few NaN, ``facet`` float64 `[N, 35]`, ``glove`` float32 `[N, 20, 300]` padded with
+zeros at the end, ``label`` int64 `[N, 2]` one-hot, column 1 = present. The four emotions are exclusive and as frequent
+as in IEMOCAP's test split.
+
+The emotions are told apart by two hidden signs: valence (happy and neutral +, sad and angry -) and arousal (happy and
+angry +, sad and neutral -). Text carries valence. Video carries a little arousal and, clearly, the speaker's style, a
+third sign that by itself means nothing; audio carries style times arousal, which by itself means nothing either. So no
+modality alone tells the four apart, and audio helps only a model that multiplies it with video.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+
+from lmf_multitask.data.schema import IEMOCAP_EMOTIONS
+from lmf_multitask.files import atomic_write
+
+Scale = Literal["small", "full"]
+
+ROWS = {
+    "small": {"train": 160, "valid": 60, "test": 80},
+    "full": {"train": 2717, "valid": 798, "test": 938},
+}
+PREVALENCE = np.array([135, 193, 227, 383]) / 938
+VALENCE, AROUSAL = np.array([1, -1, -1, 1]), np.array([1, -1, 1, -1])
+NAN_SHARE = 0.001
+CONSTANT_AUDIO_COLUMNS = slice(36, 40)
+
+
+def write_sample(path: str | Path, scale: Scale = "small", seed: int = 0) -> Path:
+    """Writes the sample file; the same scale and seed give the same bytes everywhere.
+
+    Args:
+        path: the file to write; replaced as a whole or not at all.
+        scale: ``small``: 160 / 60 / 80 clips, each array stored once and shared by the emotions (8 MB). ``full``:
+            IEMOCAP's 2717 / 798 / 938 clips, stored once per emotion as in the released file (445 MB).
+        seed: of all random numbers.
+
+    Returns:
+        The path.
+    """
+    path = Path(path).expanduser()
+    rng = np.random.RandomState(seed)  # numpy guarantees RandomState's stream for ever
+    splits = {name: _draw_split(rng, count) for name, count in ROWS[scale].items()}
+    with atomic_write(path) as file:
+        _PickleWriter(file, share_arrays=scale == "small").write(splits)
+    return path
+
+
+def builtin_sample() -> Path:
+    """Path of the small sample, written into the cache of `datasets` the first time it is wanted."""
+    from datasets import config
+
+    path = Path(os.fspath(config.HF_DATASETS_CACHE)) / "lmf_multitask" / "sample-1.pkl"
+    return path if path.exists() else write_sample(path)
+
+
+def _draw_split(rng: np.random.RandomState, rows: int) -> dict[str, np.ndarray]:
+    emotion = rng.choice(4, size=rows, p=PREVALENCE)
+    valence, arousal = VALENCE[emotion], AROUSAL[emotion]
+    style = rng.choice([-1, 1], size=rows)
+
+    audio = 0.06 * rng.standard_normal((rows, 74))
+    audio[:, 0:30] += 0.05 * (style * arousal)[:, None]
+    audio[:, CONSTANT_AUDIO_COLUMNS] = 0.0
+    audio[rng.uniform(size=audio.shape) < NAN_SHARE] = np.nan
+
+    video = 0.06 * rng.standard_normal((rows, 35))
+    video[:, 0:10] += 0.012 * arousal[:, None]
+    video[:, 10:25] += 0.06 * style[:, None]
+
+    text = np.zeros((rows, 20, 300))
+    for row, words in enumerate(rng.randint(2, 21, size=rows)):
+        text[row, :words] = 0.3 * rng.standard_normal((words, 300))
+        text[row, :words, 0:25] += 0.08 * valence[row]
+
+    labels = np.zeros((4, rows, 2), np.int64)
+    labels[np.arange(4)[:, None], np.arange(rows), (emotion == np.arange(4)[:, None]).astype(int)] = 1
+    # rounded to multiples of 2^-16, so that the last bit of a machine's arithmetic does not show
+    return {
+        "covarep": np.round(audio * 65536) / 65536,
+        "facet": np.round(video * 65536) / 65536,
+        "glove": (np.round(text * 65536) / 65536).astype(np.float32),
+        "label": labels,
+    }
+
+
+class _PickleWriter:
+    """Writes the opcodes that Python 2's pickle would write: the standard library no longer can, and it holds copies."""
+
+    def __init__(self, file: BinaryIO, share_arrays: bool) -> None:
+        self._write = file.write
+        self._share = share_arrays
+        self._memo: dict[tuple[str, str], int] = {}
+
+    def write(self, splits: dict[str, dict[str, np.ndarray]]) -> None:
+        self._write(b"\x80\x02}(")
+        for index, emotion in enumerate(IEMOCAP_EMOTIONS):
+            self._text(emotion)
+            self._write(b"}(")
+            for split, features in splits.items():
+                self._text(split)
+                self._write(b"}(")
+                for name, values in features.items():
+                    self._text(name)
+                    if name == "label":
+                        self._array(values[index])
+                    elif (split, name) in self._memo:
+                        self._write(b"h" + bytes([self._memo[split, name]]))
+                    else:
+                        self._array(values, remember_as=(split, name) if self._share else None)
+                self._write(b"u")
+            self._write(b"u")
+        self._write(b"u.")
+
+    def _text(self, text: str) -> None:
+        self._write(b"U" + bytes([len(text)]) + text.encode("ascii"))
+
+    def _array(self, values: np.ndarray, remember_as: tuple[str, str] | None = None) -> None:
+        self._write(b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R")
+        if remember_as:
+            self._memo[remember_as] = len(self._memo)
+            self._write(b"q" + bytes([self._memo[remember_as]]))
+        self._write(b"(K\x01(" + b"".join(map(_integer, values.shape)) + b"t")
+        self._dtype(values.dtype)
+        self._write(b"\x89T" + struct.pack("<i", values.nbytes))
+        self._write(memoryview(np.ascontiguousarray(values)).cast("B"))
+        self._write(b"tb")
+
+    def _dtype(self, dtype: np.dtype) -> None:
+        self._write(b"cnumpy\ndtype\n")
+        self._text(dtype.str[1:])
+        minus_one = b"J" + struct.pack("<i", -1)
+        self._write(b"K\x00K\x01\x87R(K\x03U\x01<NNN" + minus_one * 2 + b"K\x00tb")
+
+
+def _integer(value: int) -> bytes:
+    return b"J" + struct.pack("<i", value)

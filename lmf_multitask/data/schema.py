@@ -1,0 +1,135 @@
+"""The words of the data: modalities, splits, labels, and how a `datasets` column tells which emotions it holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence as Names
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lmf_multitask.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+
+MODALITIES = ("audio", "video", "text")
+SPLITS = ("train", "validation", "test")
+IEMOCAP_EMOTIONS = ("happy", "sad", "angry", "neutral")
+"""The four emotions of the LMF paper, in its order."""
+
+NOT_ANNOTATED = -100
+"""Label of a clip that an emotion has no annotation for; left out of losses and metrics."""
+
+_EMOTION_NAME = re.compile(r"[^\W_][\w-]{0,63}")
+_ABSENT, _PRESENT = "absent", "present: "
+
+
+def check_emotion_name(name: object) -> str:
+    """Returns `name` when it can safely name a column, a file and a folder.
+
+    Raises:
+        DataError: it holds anything but letters, digits, ``_`` and ``-``, or is longer than 64 characters.
+    """
+    if not isinstance(name, str) or not _EMOTION_NAME.fullmatch(name):
+        shown = repr(name)[:80] if isinstance(name, str) else type(name).__name__
+        raise DataError(
+            f"an emotion's name must consist of at most 64 letters, digits, '_' and '-', but got {shown}. Rename it in the data."
+        )
+    return name
+
+
+def sort_emotions(emotions: Names[str]) -> list[str]:
+    """The paper's four first and in its order, the others behind them alphabetically (a Python 2 pickle has no order)."""
+    known = [e for e in IEMOCAP_EMOTIONS if e in emotions]
+    return known + sorted(e for e in emotions if e not in IEMOCAP_EMOTIONS)
+
+
+def dataset_features(audio: int, video: int, words: int, text: int, emotions: Names[str]) -> datasets.Features:
+    """Column types of a data set: all sizes fixed, so that a column is one block of memory.
+
+    The emotions are named, in the order of the label columns, in the name of class 1, because that is the one place
+    which `datasets` carries through slicing, ``save_to_disk`` and Parquet alike; `emotion_names` reads them back.
+    """
+    from datasets import ClassLabel, Features, Sequence, Value
+
+    label = ClassLabel(names=[_ABSENT, _PRESENT + ", ".join(emotions)])
+    number = Value("float32")
+    return Features(
+        {
+            "id": Value("string"),
+            "audio": Sequence(number, length=audio),
+            "video": Sequence(number, length=video),
+            "text": Sequence(Sequence(number, length=text), length=words),
+            "labels": Sequence(label, length=len(emotions)),
+        }
+    )
+
+
+def emotion_names(dataset: datasets.Dataset) -> list[str] | None:
+    """The emotions of the ``labels`` columns in order, or None if the data set does not name them."""
+    label = getattr(dataset.features.get("labels"), "feature", None)
+    names = getattr(label, "names", None) or []
+    if len(names) == 2 and names[1].startswith(_PRESENT):
+        return names[1].removeprefix(_PRESENT).split(", ")
+    return None
+
+
+def column_arrays(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
+    """Every numeric column as one numpy array `[rows, ...]`, read-only.
+
+    A column that was written as one block (as `load_iemocap` does) is a view into the memory-mapped file: nothing is
+    read before it is used, nothing is copied. After ``select``, ``filter`` or ``shuffle`` the chosen rows are copied.
+    """
+    return {name: column_array(dataset, name) for name in dataset.column_names if _is_numeric(dataset.features[name])}
+
+
+def column_array(dataset: datasets.Dataset, name: str) -> np.ndarray:
+    """One column as a numpy array `[rows, ...]`; see `column_arrays`.
+
+    Raises:
+        DataError: the column's rows differ in length, or hold something else than numbers.
+    """
+    import pyarrow as pa
+
+    if len(dataset) == 0:
+        raise DataError(f"column {name!r} must have at least one row, but the data set is empty. Check the split.")
+    if dataset._indices is not None:
+        dataset = dataset.flatten_indices()
+    shape, parts = None, []
+    for chunk in dataset.data.column(name).chunks:
+        if isinstance(chunk, pa.ExtensionArray):
+            chunk = chunk.storage
+        sizes = [len(chunk)]
+        while pa.types.is_list(chunk.type) or pa.types.is_large_list(chunk.type) or pa.types.is_fixed_size_list(chunk.type):
+            flat = chunk.flatten()
+            size, rest = divmod(len(flat), max(len(chunk), 1))
+            lengths = [size] if pa.types.is_fixed_size_list(chunk.type) else np.unique(chunk.value_lengths().to_numpy(False))
+            if rest or chunk.null_count or len(lengths) > 1:
+                raise DataError(
+                    f"column {name!r} must have rows of one length, but got {_span(lengths)}. Pad them to the same length."
+                )
+            chunk = flat
+            sizes.append(size)
+        if not (pa.types.is_integer(chunk.type) or pa.types.is_floating(chunk.type) or pa.types.is_boolean(chunk.type)):
+            raise DataError(f"column {name!r} must hold numbers, but holds {chunk.type}. Convert it.")
+        if chunk.null_count:
+            raise DataError(f"column {name!r} must have no empty values, but got {chunk.null_count}. Fill or drop them.")
+        if shape not in (None, tuple(sizes[1:])):
+            raise DataError(f"column {name!r} must have rows of one length, but got {shape} and {tuple(sizes[1:])}.")
+        shape = tuple(sizes[1:])
+        zero_copy = not pa.types.is_boolean(chunk.type)
+        parts.append(chunk.to_numpy(zero_copy_only=zero_copy))
+    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return whole.reshape((len(dataset), *shape))
+
+
+def _is_numeric(feature: object) -> bool:
+    while hasattr(feature, "feature"):
+        feature = feature.feature
+    dtype = getattr(feature, "dtype", None)
+    return isinstance(dtype, str) and re.match(r"(u?int|float|bool)", dtype) is not None
+
+
+def _span(lengths: object) -> str:
+    return f"lengths from {min(lengths)} to {max(lengths)}" if len(lengths) else "none"

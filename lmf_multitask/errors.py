@@ -1,0 +1,24 @@
+"""What a user can get wrong: exceptions whose text is one line to be shown as it is.
+
+Message form: ``<what> must <rule>, but got <value>. <what to do next>``; a file's path stands first when a file is to blame.
+"""
+
+
+class UserError(ValueError):
+    """Base of all errors that the user can mend; commands print its one line and end with status 2."""
+
+
+class DataError(UserError):
+    """A data file or data set does not hold what it must."""
+
+
+class ConfigError(UserError):
+    """A setting, in YAML or on the command line, is unknown or out of range."""
+
+
+class RunError(UserError):
+    """A run directory or a saved model is missing, damaged, or in the way."""
+
+
+class TrainingError(UserError):
+    """Training cannot go on or cannot give a meaningful result."""

@@ -1,0 +1,29 @@
+"""Evaluate a trained run on a split: prints the table and writes metrics_SPLIT.json into the run directory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from lmf_multitask.command_line import CommandParser, run
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses, evaluates, prints the table."""
+    parser = CommandParser(prog="lmf evaluate", description=__doc__)
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="the output directory of a training")
+    parser.add_argument("--data_path", help="other data than the run was trained on")
+    parser.add_argument("--split", choices=["train", "validation", "test"], default="test", help="default: test")
+    parser.add_argument("--device", default="auto", help="auto, cpu, gpu or gpu:NUMBER")
+    options = parser.parse_args(arguments)
+
+    from lmf_multitask.evaluation.report import results_table
+    from lmf_multitask.training.experiment import evaluate_run
+
+    metrics, path = evaluate_run(options.run_dir, options.data_path, options.split, options.device)
+    print(results_table(metrics))
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,1 @@
+"""What predictions are worth: numpy and scikit-learn, no Paddle."""

@@ -1,0 +1,191 @@
+"""The whole network: three encoders, low-rank fusion, one head per emotion; and its files.
+
+Shape letters: B batch, L words, H_m hidden size, R fusion rank, K fusion dim, T tasks (emotions).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddle.nn.initializer import Constant, XavierUniform
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from lmf_multitask.config import ModelConfig
+from lmf_multitask.errors import ConfigError, RunError
+from lmf_multitask.files import atomic_folder
+from lmf_multitask.models.encoders import FeatureEncoder, TextEncoder
+from lmf_multitask.models.fusion import LowRankFusion
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class EmotionHeads(nn.Layer):
+    """One linear head per emotion, all of them in one matrix product: head t is ``weight[t]``, ``bias[t]``."""
+
+    def __init__(self, tasks: int, fusion_dim: int) -> None:
+        """Creates the weights of T heads that take K numbers each."""
+        super().__init__()
+        uniform = XavierUniform(fan_in=fusion_dim, fan_out=2)
+        self.weight = self.create_parameter([tasks, fusion_dim, 2], default_initializer=uniform)
+        self.bias = self.create_parameter([tasks, 1, 2], default_initializer=Constant(0.0))
+
+    def forward(self, fused: paddle.Tensor) -> paddle.Tensor:
+        """Fused, float32 `[B, K]` -> logits, float32 `[B, T, 2]`."""
+        return paddle.transpose(paddle.matmul(fused, self.weight) + self.bias, [1, 0, 2])
+
+
+class LMFModel(nn.Layer):
+    """Audio, video and text features -> two logits per emotion.
+
+    Several emotions share the encoders and the fusion, and each has a head of its own. With ``fusion_dim`` null there
+    are no heads: the fusion gives the logits itself, which for one emotion is the paper's model exactly.
+
+    Attributes:
+        emotions: names of the T tasks, in the order of the logits.
+        feature_sizes: numbers per clip of audio and video, per word of text.
+        config: sizes of the network.
+    """
+
+    def __init__(self, feature_sizes: Mapping[str, int], emotions: Sequence[str], config: ModelConfig | None = None) -> None:
+        """Builds the network with random weights from Paddle's generator.
+
+        Args:
+            feature_sizes: ``audio``, ``video`` and ``text``: the features' last dimension (IEMOCAP: 74, 35, 300).
+            emotions: names of the tasks.
+            config: sizes of the network; None takes the defaults.
+
+        Raises:
+            ConfigError: no emotion is given, or a size is missing.
+        """
+        super().__init__()
+        if set(feature_sizes) != {"audio", "video", "text"}:
+            raise ConfigError(f"feature_sizes must have audio, video and text, but got {sorted(feature_sizes)}.")
+        if not emotions:
+            raise ConfigError("emotions must name at least one task, but got none.")
+        config = config or ModelConfig()
+        self.feature_sizes = {name: int(feature_sizes[name]) for name in ("audio", "video", "text")}
+        self.emotions = list(emotions)
+        self.config = config
+        sizes, tasks = self.feature_sizes, len(self.emotions)
+        self.audio_encoder = FeatureEncoder(sizes["audio"], config.audio_hidden, config.audio_dropout)
+        self.video_encoder = FeatureEncoder(sizes["video"], config.video_hidden, config.video_dropout)
+        self.text_encoder = TextEncoder(sizes["text"], config.text_lstm, config.text_hidden, config.text_dropout)
+        hidden = (config.audio_hidden, config.video_hidden, config.text_hidden)
+        self.fusion = LowRankFusion(hidden, config.fusion_rank, config.fusion_dim or 2 * tasks, config.factor_init)
+        self.heads = EmotionHeads(tasks, config.fusion_dim) if config.fusion_dim else None
+
+    def forward(self, audio: paddle.Tensor, video: paddle.Tensor, text: paddle.Tensor) -> paddle.Tensor:
+        """Audio `[B, 74]`, video `[B, 35]`, text `[B, L, 300]` (float32, IEMOCAP's sizes) -> logits, float32 `[B, T, 2]`."""
+        hidden = (self.audio_encoder(audio), self.video_encoder(video), self.text_encoder(text))
+        fused = self.fusion(hidden)
+        return fused.reshape([-1, len(self.emotions), 2]) if self.heads is None else self.heads(fused)
+
+    def weights(self) -> dict[str, paddle.Tensor]:
+        """Every weight and running statistic once, by name (``state_dict`` lists the LSTM's twice)."""
+        return dict(self.named_parameters())
+
+    def predict_probabilities(self, features: Mapping[str, np.ndarray], batch_size: int = 1024) -> np.ndarray:
+        """Probability that each emotion is present, in evaluation mode.
+
+        Args:
+            features: ``audio`` float32 `[N, 74]`, ``video`` `[N, 35]`, ``text`` `[N, L, 300]` (IEMOCAP's sizes).
+            batch_size: clips per forward pass.
+
+        Returns:
+            float32 `[N, T]`.
+        """
+        was_training = self.training
+        self.eval()
+        found = []
+        with paddle.no_grad():
+            for start in range(0, len(features["audio"]), batch_size):
+                chosen = slice(start, start + batch_size)
+                batch = [paddle.to_tensor(np.ascontiguousarray(features[name][chosen])) for name in ("audio", "video", "text")]
+                found.append(nn.functional.softmax(self(*batch), axis=-1)[:, :, 1].numpy())
+        if was_training:
+            self.train()
+        return np.concatenate(found)
+
+    # -- files
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes ``config.json`` and ``model.safetensors``; the folder is complete or left as it was."""
+        about = {
+            "model_type": "lmf",
+            "emotions": self.emotions,
+            "feature_sizes": self.feature_sizes,
+            "model": dataclasses.asdict(self.config),
+        }
+        weights = {name: np.ascontiguousarray(value.numpy()) for name, value in self.weights().items()}
+        with atomic_folder(Path(folder)) as temporary:
+            (temporary / CONFIG_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            save_file(weights, temporary / WEIGHTS_FILE, metadata={"format": "np"})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> LMFModel:
+        """Loads what `save_pretrained` wrote, in evaluation mode.
+
+        Raises:
+            RunError: a file is missing or damaged, or the weights are not exactly those of the model.
+        """
+        folder = Path(folder)
+        about = _read_config(folder / CONFIG_FILE)
+        try:
+            model = cls(about["feature_sizes"], about["emotions"], ModelConfig(**about["model"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RunError(f"{folder / CONFIG_FILE}: must describe an LMF model, but {type(error).__name__}: {error}.") from None
+        path = folder / WEIGHTS_FILE
+        try:
+            stored = load_file(path)
+        except FileNotFoundError:
+            raise RunError(f"{path}: must be there, but is missing. Save the model again.") from None
+        except (SafetensorError, OSError, ValueError) as error:
+            raise RunError(f"{path}: must be a complete safetensors file, but {error}. Save the model again.") from None
+        try:
+            model.load_weights(stored)
+        except RunError as error:
+            raise RunError(f"{path}: {error}") from None
+        model.eval()
+        return model
+
+    def load_weights(self, stored: Mapping[str, np.ndarray]) -> None:
+        """Takes over all weights, or none.
+
+        Args:
+            stored: one array for each name in `weights`, of its shape.
+
+        Raises:
+            RunError: a weight is missing, foreign, of another shape, or not finite.
+        """
+        own = self.weights()
+        missing, foreign = sorted(set(own) - set(stored)), sorted(set(stored) - set(own))
+        if missing or foreign:
+            raise RunError(f"weights must be those of the model, but {missing or 'none'} are missing and {foreign or 'none'} are foreign.")
+        for name, value in own.items():
+            array = stored[name]
+            if list(array.shape) != list(value.shape) or array.dtype != np.float32:
+                raise RunError(f"{name} must be float32 {list(value.shape)}, but is {array.dtype} {list(array.shape)}.")
+            if not np.isfinite(array).all():
+                raise RunError(f"{name} must be finite, but holds NaN or infinity.")
+        for name, value in own.items():
+            value.set_value(stored[name])
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path}: must be there, but is missing. Is this the folder of a saved model?") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: must be JSON, but {error}.") from None
+    if not isinstance(about, dict) or about.get("model_type") != "lmf":
+        raise RunError(f"{path}: must describe a model of the type lmf, but does not.")
+    return about

@@ -1,0 +1,34 @@
+"""Train one Low-rank Multimodal Fusion model on several emotions, and test it.
+
+Without --data_path it trains on a small built-in sample of made-up clips.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from lmf_multitask.command_line import CommandParser, add_experiment_options, experiment_from, run, with_found_configs
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses, trains, prints the table."""
+    parser = CommandParser(prog="lmf train", description=__doc__)
+    add_experiment_options(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that is already in the output directory")
+    parser.add_argument("--resume", action="store_true", help="go on with an unfinished run in the output directory")
+    options = parser.parse_args(with_found_configs(arguments))
+    config = experiment_from(parser, options)
+
+    from lmf_multitask.evaluation.report import results_table
+    from lmf_multitask.training.experiment import SAMPLE_NOTE, run_experiment
+
+    metrics = run_experiment(config, overwrite=options.overwrite, resume=options.resume)
+    print(results_table(metrics))
+    if config.data_path is None:
+        print(SAMPLE_NOTE)
+    print(f"run directory: {config.run_directory()}")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

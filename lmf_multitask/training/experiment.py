@@ -1,0 +1,229 @@
+"""One training from settings to a complete run directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import paddle
+
+from lmf_multitask.config import ExperimentConfig
+from lmf_multitask.data.sample import builtin_sample
+from lmf_multitask.data.schema import MODALITIES, NOT_ANNOTATED, column_array, column_arrays, emotion_names
+from lmf_multitask.errors import DataError, RunError, TrainingError
+from lmf_multitask.evaluation.metrics import always_absent, multitask_figures, present_probability
+from lmf_multitask.models.lmf import LMFModel
+from lmf_multitask.runs import CONFIG_FILE, METRICS_FILE, Run
+from lmf_multitask.runtime import seed_everything, select_device
+from lmf_multitask.training.module import LMFModule
+from lmf_multitask.training.trainer import LMFTrainer, VisualDLLogs, training_arguments
+
+from lmf_multitask.data.iemocap import load_iemocap  # isort: skip - paddlenlp must be imported before datasets
+
+if TYPE_CHECKING:
+    import datasets
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_NOTE = "These figures are from the built-in sample of made-up clips: they say nothing of IEMOCAP."
+
+
+def run_experiment(config: ExperimentConfig, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
+    """Trains one model on several emotions, tests its best epoch, and writes the run directory.
+
+    Args:
+        config: every setting.
+        overwrite: replace a run that is already in the directory.
+        resume: go on with an unfinished run from its last complete checkpoint; with the same settings and data the
+            result is that of a run without a break.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        UserError: the data, the settings or the directory do not allow it; nothing has been written then.
+        TrainingError: the training broke down; the run directory is left unfinished.
+    """
+    run = Run(config.run_directory())
+    run.check_free(overwrite, resume)
+    select_device(config.device)
+    dataset = load_data(config)
+    emotions = emotion_names(dataset["train"])
+    _check_labels(dataset, emotions)
+    path = config.data_path and str(Path(config.data_path).expanduser().resolve())
+    config = dataclasses.replace(config, data_path=path, emotions=emotions)
+    resume = resume and (run.folder / CONFIG_FILE).exists()
+    if resume:
+        _check_resumable(run, config)
+    run.start(config, keep=resume)
+    with run.logging_to_file():
+        for line in dataset["train"].info.description.splitlines():
+            logger.debug(line)
+        logger.debug("settings:\n%s", config.to_yaml())
+        started = time.monotonic()
+        with paddle.utils.unique_name.guard():  # names that a resumed optimiser finds again
+            trainer = _fit(config, run, dataset, emotions, resume)
+        model = trainer.model.model
+        metrics = evaluate_model(model, dataset["test"], "test", config.seed, config.training.eval_batch_size)
+        run.write_history(trainer.history)
+        model.save_pretrained(run.folder / "model")
+        probabilities = metrics.pop("probabilities")
+        test = dataset["test"]
+        run.write_predictions(test["id"], column_array(test, "labels"), probabilities, emotions)
+        run.write_metrics(metrics)
+        logger.debug("done in %.1f seconds", time.monotonic() - started)
+    return metrics
+
+
+def load_data(config: ExperimentConfig) -> datasets.DatasetDict:
+    """The data of an experiment; the built-in sample where it names none."""
+    path = config.data_path or builtin_sample()
+    data = config.data
+    return load_iemocap(path, config.emotions, label_column=data.label_column, non_finite=data.non_finite, cache_dir=data.cache_dir)
+
+
+def evaluate_model(model: LMFModel, rows: datasets.Dataset, split: str, seed: int, batch_size: int) -> dict[str, Any]:
+    """Figures of a model on one split, in the form of ``metrics.json``, and the ``probabilities`` `[N, T]` behind them."""
+    columns = column_arrays(rows)
+    probabilities = model.predict_probabilities({name: columns[name] for name in MODALITIES}, batch_size)
+    figures = multitask_figures(columns["labels"], probabilities, model.emotions)
+    baseline = always_absent(columns["labels"], model.emotions)
+    return {
+        "split": split,
+        "samples": len(rows),
+        "seed": seed,
+        **figures,
+        "always_absent": baseline,
+        "probabilities": probabilities,
+    }
+
+
+def evaluate_run(folder: str | Path, data_path: str | None = None, split: str = "test", device: str = "auto") -> tuple[dict, Path]:
+    """Figures of a trained run on any data that have its emotions and feature sizes; writes ``metrics_SPLIT.json``.
+
+    Returns:
+        The figures, and the file that holds them.
+
+    Raises:
+        UserError: the folder is no trained run, or the data do not fit the model.
+    """
+    run = Run(folder)
+    config = run.load_config()
+    select_device(device)
+    model = run.load_model()
+    config = dataclasses.replace(config, data_path=data_path or config.data_path, emotions=model.emotions)
+    rows = load_data(config)[split]
+    sizes = _feature_sizes(rows)
+    if sizes != model.feature_sizes:
+        raise DataError(f"{config.data_path}: must have the feature sizes of the model, {model.feature_sizes}, but has {sizes}.")
+    metrics = evaluate_model(model, rows, split, config.seed, config.training.eval_batch_size)
+    del metrics["probabilities"]
+    return metrics, run.write_metrics(metrics, f"metrics_{split}.json")
+
+
+def _feature_sizes(rows: datasets.Dataset) -> dict[str, int]:
+    types = rows.features
+    return {"audio": types["audio"].length, "video": types["video"].length, "text": types["text"].feature.length}
+
+
+def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, emotions: list[str], resume: bool) -> LMFTrainer:
+    seed_everything(config.seed)
+    model = LMFModel(_feature_sizes(dataset["train"]), emotions, config.model)
+    trainable = sum(int(np.prod(w.shape)) for w in model.weights().values() if not w.stop_gradient)
+    logger.info(
+        "%d emotions (%s), %s train / %s validation / %s test clips, %s parameters",
+        len(emotions), ", ".join(emotions), *(f"{len(dataset[split]):,}" for split in dataset), f"{trainable:,}",
+    )  # fmt: skip
+    training = config.training
+    lines = EpochLines(training.epochs, training.monitor)
+    logs = {"logging_dir": str(run.folder / "visualdl")} if training.visualdl else {}
+    trainer = LMFTrainer(
+        LMFModule(model, training),
+        training_arguments(run.folder / "checkpoints", training, seed=config.seed % 2**32, **logs),
+        train_dataset=dataset["train"],
+        validation_dataset=dataset["validation"],
+        compute_metrics=lambda logits, labels: _validation_figures(logits, labels, emotions),
+        patience=training.patience,
+        on_epoch=lines,
+        callbacks=[VisualDLLogs()] if training.visualdl else [],
+    )
+    with lines:
+        trainer.fit(resume=resume)
+    return trainer
+
+
+def _validation_figures(logits: np.ndarray, labels: np.ndarray, emotions: list[str]) -> dict[str, float]:
+    """Means over emotions under their plain names, and each emotion's weighted F1."""
+    figures = multitask_figures(labels, present_probability(logits), emotions)
+    found = {name: value for name, value in figures["mean"].items() if value is not None}
+    for emotion, values in figures["emotions"].items():
+        if values["weighted_f1"] is not None:
+            found[f"{emotion}_weighted_f1"] = values["weighted_f1"]
+    return found
+
+
+def _check_labels(dataset: datasets.DatasetDict, emotions: list[str]) -> None:
+    labels = column_array(dataset["train"], "labels")
+    for t, emotion in enumerate(emotions):
+        known = labels[:, t][labels[:, t] != NOT_ANNOTATED]
+        present = int((known == 1).sum())
+        if present in (0, len(known)):
+            raise TrainingError(
+                f"{emotion} must be present in some clips of train and absent in others, but is present in {present} of {len(known)}. "
+                "Choose others with --emotions."
+            )
+    validation = column_array(dataset["validation"], "labels")
+    if not (validation != NOT_ANNOTATED).any(axis=0).all():
+        lacking = [e for t, e in enumerate(emotions) if not (validation[:, t] != NOT_ANNOTATED).any()]
+        logger.warning("validation has no label for %s: the best epoch is chosen without", ", ".join(lacking))
+
+
+def _check_resumable(run: Run, config: ExperimentConfig) -> None:
+    """Going on is meaningful only with the settings that the run began with."""
+    if (run.folder / METRICS_FILE).exists():
+        raise RunError(f"{run.folder}: must be an unfinished run to resume, but is complete. Evaluate it, or --overwrite it.")
+    before = run.load_config()
+    for name in ("data_path", "emotions", "seed", "data", "model", "training"):
+        if getattr(before, name) != getattr(config, name):
+            raise RunError(
+                f"{run.folder}: --resume must have the settings of the run, but {name} differs. "
+                f"Give --config {run.folder / CONFIG_FILE}."
+            )
+
+
+class EpochLines:
+    """One line per epoch; on a terminal, with a bar that shows the time left."""
+
+    def __init__(self, epochs: int, monitor: str) -> None:
+        """Takes the number of epochs and the figure that picks the best one."""
+        self._epochs, self._monitor = epochs, monitor
+        self._bar: Any = None
+
+    def __enter__(self) -> EpochLines:
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self._epochs, unit="epoch", leave=False, dynamic_ncols=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, row: dict[str, float]) -> None:
+        """Prints the history's newest row."""
+        parts = [f"epoch {row['epoch']:>3}/{self._epochs}"]
+        shown = {"train_loss": "train loss", "validation_loss": "validation loss", "validation_weighted_f1": "weighted F1"}
+        shown.setdefault(f"validation_{self._monitor}", self._monitor)
+        parts += [f"{text} {row[name]:.4f}" for name, text in shown.items() if name in row]
+        if self._bar is not None:
+            self._bar.clear()
+        logger.info("  ".join(parts) + ("  best" if row.get("best") else ""))
+        if self._bar is not None:
+            self._bar.n = row["epoch"]
+            self._bar.refresh()

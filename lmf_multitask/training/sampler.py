@@ -1,0 +1,36 @@
+"""The order in which rows are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import paddle
+
+
+class EpochBatchSampler(paddle.io.DistributedBatchSampler):
+    """Batches of row numbers, in an order that depends on (seed, epoch) alone, so that a resumed run sees the same.
+
+    A last batch of a single row would make batch normalisation meaningless; it joins the batch before it.
+    (Trainer tells the epoch to subclasses of this Paddle class only.)
+    """
+
+    def __init__(self, dataset: Any, batch_size: int, seed: int | None = None) -> None:
+        """Takes the rows and the batch size; without a seed the rows come in order."""
+        super().__init__(dataset, batch_size, num_replicas=1, rank=0, shuffle=False)
+        self._rows, self._seed = len(dataset), seed
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self._rows, self.batch_size)
+        alone = rest == 1 and whole > 0 and self._seed is not None
+        return whole + (rest > 0) - alone
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = np.arange(self._rows)
+        if self._seed is not None:
+            rows = np.random.default_rng([self._seed, self.epoch]).permutation(self._rows)
+        count = len(self)
+        for number in range(count):
+            end = None if number == count - 1 else (number + 1) * self.batch_size
+            yield rows[number * self.batch_size : end].tolist()

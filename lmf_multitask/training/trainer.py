@@ -1,0 +1,367 @@
+"""PaddleNLP's Trainer driving a `TrainingModule`: the only file that knows paddlenlp."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+
+from lmf_multitask.config import TrainingConfig
+from lmf_multitask.data.collator import BatchCollator, RowNumbers
+from lmf_multitask.data.schema import column_arrays
+from lmf_multitask.errors import RunError, TrainingError
+from lmf_multitask.files import atomic_folder
+from lmf_multitask.runtime import ignore_noise, quiet_imports
+from lmf_multitask.training.module import TrainingModule
+from lmf_multitask.training.sampler import EpochBatchSampler
+
+with quiet_imports():
+    from paddlenlp.trainer import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+    from paddlenlp.trainer.integrations import VisualDLCallback
+    from paddlenlp.utils.log import logger as paddlenlp_logger
+
+_TRAINERS_OWN = ("interval_", "learning_rate", "global_step", "progress_or_epoch")  # of no use in the history
+PROGRESS_FILE = "progress.json"
+
+
+def training_arguments(output_dir: str | Path, config: TrainingConfig | None = None, **others: Any) -> TrainingArguments:
+    """PaddleNLP's arguments for one evaluation and one checkpoint per epoch, best weights at the end.
+
+    Args:
+        output_dir: folder of the checkpoints.
+        config: sizes of the batches, number of epochs, the figure that picks the best epoch.
+        others: any of PaddleNLP's own arguments; they win.
+    """
+    config = config or TrainingConfig()
+    settings = {
+        "per_device_train_batch_size": config.batch_size,
+        "per_device_eval_batch_size": config.eval_batch_size,
+        "num_train_epochs": config.epochs,
+        "metric_for_best_model": f"eval_{config.monitor}",
+        "greater_is_better": config.monitor != "loss",
+        "load_best_model_at_end": True,
+        "evaluation_strategy": "epoch",
+        "save_strategy": "epoch",
+        "logging_strategy": "epoch",
+        "save_total_limit": 1,  # and the best one, which rotation never deletes
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "device": paddle.get_device().split(":")[0],
+    }
+    with _quiet_paddlenlp():
+        return TrainingArguments(output_dir=str(output_dir), **{**settings, **others})
+
+
+class LMFTrainer(Trainer):
+    """A `paddlenlp.trainer.Trainer` that trains a `TrainingModule`: ``fit``, ``validate``, ``test``, ``predict``.
+
+    Trainer's own arguments, callbacks and integrations work as documented by PaddleNLP. On top of it: batches are
+    gathered from whole columns, their order depends on seed and epoch alone, checkpoints are complete or absent, random
+    states are restored on resuming, and parameters that are no longer finite stop the training.
+
+    Attributes:
+        history: one dict per finished epoch: ``epoch``, what the module logged, and the validation figures.
+    """
+
+    def __init__(
+        self,
+        module: TrainingModule,
+        args: TrainingArguments,
+        *,
+        train_dataset: Any = None,
+        validation_dataset: Any = None,
+        collator: Callable[[Sequence[Any]], Mapping[str, np.ndarray]] | None = None,
+        compute_metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None,
+        patience: int | None = None,
+        on_epoch: Callable[[dict[str, float]], None] | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        """Prepares training; the random generators are left as they are.
+
+        Args:
+            module: what is trained.
+            args: PaddleNLP's arguments, see `training_arguments`.
+            train_dataset: rows to train on: a `datasets.Dataset` with numeric columns, or a `paddle.io.Dataset` together
+                with a `collator`.
+            validation_dataset: rows to validate on after every epoch.
+            collator: a list of rows -> a batch (dict of arrays); not needed for a `datasets.Dataset`.
+            compute_metrics: (logits `[N, ...]`, labels `[N, ...]`) -> figures; for data with a column ``labels``.
+            patience: epochs without a better figure before training stops; None never stops early.
+            on_epoch: called with the epoch's row of the history as soon as it is there.
+            callbacks: further callbacks of PaddleNLP's kind.
+        """
+        if args.world_size > 1:
+            raise TrainingError(f"training must run in one process, but was launched in {args.world_size}. Start it without a launcher.")
+        self.history: list[dict[str, float]] = []
+        self._logged: dict[str, list[tuple[Any, int]]] = {}
+        self._resumed_from: str | None = None
+        metrics = None
+        if compute_metrics is not None:
+
+            def metrics(prediction: Any) -> dict[str, float]:
+                return compute_metrics(prediction.predictions, prediction.label_ids)
+
+        self._wants_predictions = compute_metrics is not None
+        with _quiet_paddlenlp(), _kept_random_states():
+            super().__init__(
+                model=module,
+                args=args,
+                data_collator=collator,
+                train_dataset=train_dataset,
+                eval_dataset=validation_dataset,
+                compute_metrics=metrics,
+                callbacks=[_EpochEnd(self, patience, on_epoch), *callbacks],
+            )
+            self.remove_callback(PrinterCallback)
+            self.remove_callback(ProgressCallback)
+        self._own_collator = collator
+        module.trainer = self
+
+    # -- what users call
+
+    def fit(self, resume: bool = False) -> list[dict[str, float]]:
+        """Trains, and leaves the module with the weights of its best epoch.
+
+        Args:
+            resume: go on from the last complete checkpoint, if there is one; the result is the same as without a break.
+
+        Returns:
+            The history, one dict per epoch.
+
+        Raises:
+            TrainingError: the loss or a parameter is not finite.
+        """
+        checkpoint = self._last_checkpoint() if resume else None
+        self._resumed_from = None if checkpoint is None else str(checkpoint)
+        with _quiet_paddlenlp():
+            try:
+                self.train(resume_from_checkpoint=self._resumed_from)
+            except ValueError as error:
+                if "Loss contains inf or nan values" in str(error):
+                    raise TrainingError(_not_finite("the training loss", self.state.epoch)) from None
+                raise
+            finally:
+                os.environ.pop("TRAINER_GLOBAL_STEP", None)  # Trainer's own message to its children
+        self.model.eval()
+        return self.history
+
+    def validate(self) -> dict[str, float]:
+        """Figures on the validation rows."""
+        return self.test(self.eval_dataset)
+
+    def test(self, dataset: Any) -> dict[str, float]:
+        """Mean loss and the figures of ``compute_metrics`` on any rows."""
+        with _quiet_paddlenlp():
+            loader = self.get_eval_dataloader(dataset)
+            output = self.evaluation_loop(loader, "Test", prediction_loss_only=not self._wants_predictions, metric_key_prefix="eval")
+        self.model.eval()
+        return {name.removeprefix("eval_"): value for name, value in output.metrics.items()}
+
+    def predict(self, dataset: Any) -> np.ndarray:
+        """What ``predict_step`` gives for every row, in order."""
+        self.model.eval()
+        with paddle.no_grad():
+            found = [self.model.predict_step(batch).numpy() for batch in self.get_eval_dataloader(dataset)]
+        return np.concatenate(found)
+
+    def log_value(self, name: str, value: float | paddle.Tensor, rows: int) -> None:
+        """Called by `TrainingModule.log`; tensors are read at the end of the epoch, so that no step waits for them."""
+        if self.model.training:
+            self._logged.setdefault(name, []).append((value.detach() if isinstance(value, paddle.Tensor) else value, rows))
+
+    # -- what PaddleNLP calls
+
+    def get_train_dataloader(self) -> paddle.io.DataLoader:
+        """Shuffled batches; the order depends on the seed and the epoch only."""
+        if self.train_dataset is None:
+            raise TrainingError("fit must be given rows to train on, but train_dataset is None. Pass it to LMFTrainer.")
+        return self._loader(self.train_dataset, self.args.per_device_train_batch_size, shuffle=True)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> paddle.io.DataLoader:
+        """Batches in the order of the rows."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if dataset is None:
+            raise TrainingError("validate must be given rows, but validation_dataset is None. Pass it to LMFTrainer.")
+        return self._loader(dataset, self.args.per_device_eval_batch_size, shuffle=False)
+
+    get_test_dataloader = get_eval_dataloader
+
+    def _loader(self, dataset: Any, batch_size: int, shuffle: bool) -> paddle.io.DataLoader:
+        collator = self._own_collator
+        if collator is None:
+            collator = BatchCollator(column_arrays(dataset))
+            dataset = RowNumbers(len(dataset))
+        sampler = EpochBatchSampler(dataset, batch_size, seed=self.args.seed if shuffle else None)
+        return paddle.io.DataLoader(dataset, batch_sampler=sampler, collate_fn=collator, num_workers=0)
+
+    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
+        """Takes both from the module."""
+        configured = self.model.configure_optimizers()
+        self.optimizer, scheduler = configured if isinstance(configured, tuple) else (configured, None)
+        # Trainer advances and saves a scheduler in any case; one that the optimiser does not know changes nothing
+        self.lr_scheduler = scheduler or paddle.optimizer.lr.LambdaDecay(self.optimizer.get_lr(), lambda step: 1.0)
+
+    def compute_loss(self, model: Any, inputs: Mapping[str, paddle.Tensor], return_outputs: bool = False) -> Any:
+        """The loss of `training_step`, or of `validation_step` in evaluation mode."""
+        output = model(inputs)
+        loss = output["loss"] if isinstance(output, Mapping) else output
+        return (loss, output) if return_outputs else loss
+
+    def prediction_step(
+        self, model: Any, inputs: Mapping[str, paddle.Tensor], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[paddle.Tensor, paddle.Tensor | None, paddle.Tensor | None]:
+        """Loss, logits and labels of one validation batch."""
+        with paddle.no_grad():
+            output = model(inputs)
+        loss = output["loss"].detach()
+        return (loss, None, None) if prediction_loss_only else (loss, output["logits"], inputs.get("labels"))
+
+    def log(self, logs: dict[str, float], **others: Any) -> None:
+        """Adds the epoch's means of what the module logged."""
+        if "loss" in logs:
+            for name, entries in self._logged.items():
+                rows = np.array([count for _, count in entries], np.float64)
+                values = np.array([float(value) for value, _ in entries], np.float64)
+                logs[name] = float((values * rows).sum() / rows.sum())
+            self._logged = {}
+        super().log(logs, **others)
+
+    # -- checkpoints
+
+    def _save_checkpoint(self, model: Any, metrics: dict[str, float] | None = None) -> None:
+        """Lets Trainer write aside, then renames: Trainer itself writes in place and takes half-written ones for whole."""
+        args, name = self.args, f"checkpoint-{self.state.global_step}"
+        root, signals, limit = Path(args.output_dir), args.output_signal_dir, args.save_total_limit
+        with atomic_folder(root / name) as folder:
+            stage = folder / ".stage"
+            args.output_dir = args.output_signal_dir = str(stage)
+            args.save_total_limit = None
+            try:
+                super()._save_checkpoint(model, metrics)
+            finally:
+                args.output_dir, args.output_signal_dir, args.save_total_limit = str(root), signals, limit
+            if self.state.best_model_checkpoint == str(stage / name):
+                self.state.best_model_checkpoint = str(root / name)
+            self.state.save_to_json(str(stage / name / "trainer_state.json"))
+            (stage / name / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
+            progress = {"history": self.history, "epochs_without_better": self._epoch_end.epochs_without_better}
+            (stage / name / PROGRESS_FILE).write_text(json.dumps(progress), encoding="utf-8")
+            for file in (stage / name).iterdir():
+                file.rename(folder / file.name)
+            shutil.rmtree(stage)
+        # Trainer rotates only under a launcher
+        self._rotate_checkpoints(use_mtime=True, output_dir=str(root))
+
+    @property
+    def _epoch_end(self) -> _EpochEnd:
+        return next(c for c in self.callback_handler.callbacks if isinstance(c, _EpochEnd))
+
+    def _last_checkpoint(self) -> Path | None:
+        folder = Path(self.args.output_dir)
+        found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+        return max(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
+    def _restore_progress(self) -> None:
+        """After Trainer has loaded weights and optimiser: the history, the patience and the random states."""
+        path = Path(self._resumed_from) / PROGRESS_FILE
+        try:
+            progress = json.loads(path.read_text(encoding="utf-8"))
+            self.history[:] = progress["history"]
+            self._epoch_end.epochs_without_better = progress["epochs_without_better"]
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(f"{path}: must be a complete record of progress, but {error}. Delete that checkpoint.") from None
+        best = self.state.best_model_checkpoint
+        if best is not None:  # the run directory may have been moved
+            self.state.best_model_checkpoint = str(Path(self.args.output_dir) / Path(best).name)
+        self._load_rng_state(self._resumed_from)  # Trainer skips this at the boundary of epochs
+
+
+class _EpochEnd(TrainerCallback):
+    """History, early stopping, finite parameters; and what Trainer forgets on resuming."""
+
+    def __init__(self, trainer: LMFTrainer, patience: int | None, on_epoch: Callable[[dict[str, float]], None] | None) -> None:
+        self._trainer, self._patience, self._on_epoch = trainer, patience, on_epoch
+        self.epochs_without_better = 0
+        self._best: float | None = None
+        self._latest: dict[str, float] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        if self._trainer._resumed_from is not None:
+            self._trainer._restore_progress()
+        self._best = state.best_metric
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+        for name, weight in model.named_parameters():
+            if not bool(paddle.isfinite(weight).all()):
+                raise TrainingError(_not_finite(f"the parameter {name}", state.epoch))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **others: Any) -> None:
+        if logs and "loss" in logs:
+            self._latest = {name: value for name, value in logs.items() if not name.startswith(_TRAINERS_OWN)}
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **others: Any) -> None:
+        if not self._trainer.is_in_train:
+            return
+        figures = {n.removeprefix("eval_"): v for n, v in metrics.items() if not n.endswith(("runtime", "per_second", "progress_or_epoch"))}
+        figures = {f"validation_{name}": value for name, value in figures.items() if isinstance(value, (int, float))}
+        row = {"epoch": round(state.epoch), **{n: v for n, v in self._latest.items() if n != "loss" or len(self._latest) == 1}, **figures}
+        value = metrics.get(args.metric_for_best_model)
+        if value is not None:
+            better = self._best is None or (value > self._best if args.greater_is_better else value < self._best)
+            self._best = value if better else self._best
+            self.epochs_without_better = 0 if better else self.epochs_without_better + 1
+            row["best"] = int(better)
+        self._trainer.history.append(row)
+        if self._on_epoch is not None:
+            self._on_epoch(row)
+        if self._patience is not None and self.epochs_without_better >= self._patience:
+            control.should_training_stop = True
+
+
+class VisualDLLogs(VisualDLCallback):
+    """PaddleNLP's VisualDL logs, without the hyper-parameter record that newer protobuf refuses."""
+
+    def _init_summary_writer(self, args: Any, log_dir: str | None = None) -> None:
+        super()._init_summary_writer(args, log_dir)
+        if self.vdl_writer is not None:
+            self.vdl_writer.add_hparams = lambda *positional, **named: None
+
+
+def _not_finite(what: str, epoch: float) -> str:
+    return (
+        f"{what} must stay finite, but became NaN or infinite in epoch {int(epoch or 0) + 1}. "
+        "Usual causes: a learning rate that is too high, or features of a very large size (see `lmf data inspect`)."
+    )
+
+
+@contextmanager
+def _kept_random_states() -> Iterator[None]:
+    """Trainer's constructor seeds every generator, after the network has been built: undo that."""
+    states = random.getstate(), np.random.get_state(), paddle.get_rng_state()
+    yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    paddle.set_rng_state(states[2])
+
+
+@contextmanager
+def _quiet_paddlenlp() -> Iterator[None]:
+    """Silences PaddleNLP's log below warnings (150 lines of it are a dump of the arguments), and known warnings."""
+    level = paddlenlp_logger.logger.level
+    paddlenlp_logger.set_level("WARNING")
+    try:
+        with warnings.catch_warnings():
+            ignore_noise()
+            yield
+    finally:
+        paddlenlp_logger.logger.setLevel(level)

@@ -1,0 +1,83 @@
+"""Shared by all tests: a quiet, private environment, and small data in the real file's layout."""
+
+import os
+import pickle
+import tempfile
+
+# before anything imports Paddle or datasets: the caches of the user stay untouched
+_CACHE = tempfile.TemporaryDirectory(prefix="lmf-tests-")
+os.environ["HF_HOME"] = _CACHE.name
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmf_multitask.runtime import cpu_settings
+
+for _name, _value in cpu_settings().items():
+    os.environ.setdefault(_name, _value)
+
+EMOTIONS = ("happy", "sad", "angry", "neutral")
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def shared_file(name: str) -> Path:
+    """A file that only the project's founders have; the test is skipped where it is not."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"needs ../shared/{name}")
+    return path
+
+
+def make_corpus(rows=(12, 8, 9), emotions=EMOTIONS, seed=0, audio=5, video=4, words=6, text=3):
+    """data[emotion][split][feature] with str keys: exclusive emotions, end padding, one NaN in audio."""
+    rng = np.random.default_rng(seed)
+    data = {emotion: {} for emotion in emotions}
+    for split, count in zip(("train", "valid", "test"), rows):
+        emotion_of = np.arange(count) % len(emotions)
+        glove = rng.normal(size=(count, words, text)).astype("float32")
+        for row, length in enumerate(rng.integers(1, words + 1, count)):
+            glove[row, length:] = 0
+        features = {
+            "covarep": rng.normal(size=(count, audio)),
+            "facet": rng.normal(size=(count, video)),
+            "glove": glove,
+        }
+        features["covarep"][0, 0] = np.nan
+        for index, emotion in enumerate(emotions):
+            label = np.eye(2, dtype="int64")[(emotion_of == index).astype(int)]
+            data[emotion][split] = {**{k: v.copy() for k, v in features.items()}, "label": label}
+    return data
+
+
+def to_bytes_keys(tree):
+    """The same tree with the bytes keys that a Python 2 pickle has."""
+    if isinstance(tree, dict):
+        return {key.encode(): to_bytes_keys(value) for key, value in tree.items()}
+    return tree
+
+
+@pytest.fixture
+def corpus():
+    return make_corpus()
+
+
+@pytest.fixture
+def write_pickle(tmp_path):
+    """Writes a tree as a pickle and returns its path."""
+
+    def write(tree, name="data.pkl", protocol=2, bytes_keys=True):
+        path = tmp_path / name
+        path.write_bytes(pickle.dumps(to_bytes_keys(tree) if bytes_keys else tree, protocol=protocol))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def sample_path(tmp_path_factory):
+    from lmf_multitask.data.sample import write_sample
+
+    return write_sample(tmp_path_factory.mktemp("sample") / "sample.pkl")

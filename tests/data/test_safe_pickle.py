@@ -1,0 +1,511 @@
+"""The pickles here are made by Python's own pickle, by hand from opcodes, or recorded from Python 2 and numpy 2."""
+
+import collections
+import io
+import os
+import pickle
+import pickletools
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmf_multitask.data import safe_pickle
+from lmf_multitask.data.safe_pickle import StoredArray, read_pickle, to_array
+from lmf_multitask.errors import DataError
+from recorded_pickles import RECORDED
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads bytes as a file."""
+
+    def read_bytes(content):
+        path = tmp_path / "data.pkl"
+        path.write_bytes(content)
+        return read_pickle(path)
+
+    return read_bytes
+
+
+def plain(value):
+    """What `read_pickle` returned, with every array read."""
+    if isinstance(value, StoredArray):
+        return value.read()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain(item) for item in value)
+    return value
+
+
+ARRAYS = {
+    "float64": np.array([[1.5, np.nan, -np.inf], [0.0, -0.0, 1e300]]),
+    "float32": np.arange(6, dtype="f4").reshape(3, 2),
+    "float16": np.array([0.5], "f2"),
+    "int64": np.array([-(2**63), 2**63 - 1]),
+    "uint8": np.arange(256, dtype="u1"),
+    "bool": np.array([True, False]),
+    "complex": np.array([1 + 2j]),
+    "bytes": np.array([b"ab", b"", b"abcd"]),
+    "text": np.array(["ä", "", "\U0001f600xy"]),
+    "big-endian": np.arange(5, dtype=">f8"),
+    "Fortran order": np.asfortranarray(np.arange(24.0).reshape(2, 3, 4)),
+    "a slice": np.arange(24.0).reshape(4, 6)[::2, 1::2],
+    "no rows": np.zeros((0, 3), "f4"),
+    "no dimensions": np.array(7.0),
+    "every byte": np.frombuffer(bytes(range(256)) * 8, "f4"),
+    "large": np.arange(60_000, dtype="f4").reshape(300, 200),
+    "large bytes of every kind": np.frombuffer(bytes(range(256)) * 1024, "u1"),
+    "large Fortran order": np.asfortranarray(np.arange(90_000.0).reshape(300, 300)),
+    "large big-endian": np.arange(30_000, dtype=">i4"),
+}
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_under_every_protocol(read, name, protocol):
+    expected = ARRAYS[name]
+    stored = read(pickle.dumps({"x": expected}, protocol=protocol))["x"]
+    assert stored.shape == expected.shape
+    got = stored.read()
+    np.testing.assert_array_equal(got, expected)
+    assert got.dtype == stored.dtype == expected.dtype.newbyteorder("=")
+    assert got.shape == expected.shape
+    assert got.flags.c_contiguous
+    assert got.flags.writeable
+    got[...] = got.flat[0] if got.size else 0
+    np.testing.assert_array_equal(stored.read(), expected)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_plain_data_under_every_protocol(read, protocol):
+    tree = {
+        "text": "ä\n\\'\"",
+        "bytes": bytes(range(256)),
+        "empty": [b"", "", [], {}, (), None],
+        "numbers": [0, 1, 255, 256, 65536, -1, 2**31, -(2**40), 2**100, 1.5, -0.1, float("inf")],
+        "truth": [True, False],
+        "tuples": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
+        "scalars": [np.float64(2.5), np.float32(0.5), np.int64(-3), np.bool_(True), np.str_("ab"), np.bytes_(b"ab")],
+        "ordered": collections.OrderedDict([("a", 1), ("b", [2])]),
+        "default": collections.defaultdict(dict, {"a": {1: 2}}),
+        "array of bytes": bytearray(b"abc"),
+        3: "three",
+        None: "none",
+    }
+    expected = {**tree, "array of bytes": b"abc"}
+    got = read(pickle.dumps(tree, protocol=protocol))
+    assert got == expected
+    assert [type(value) for value in got["scalars"]] == [float, float, int, bool, str, bytes]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_sets_become_lists(read, protocol):
+    got = read(pickle.dumps([{1, 2}, frozenset([3])], protocol=protocol))
+    assert [sorted(items) for items in got] == [[1, 2], [3]]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_large_text_and_bytes_stay_in_the_file(read, protocol):
+    got = read(pickle.dumps(["ä" * 100_000, np.arange(50_000.0)], protocol=protocol))
+    assert not isinstance(got[0], str)
+    np.testing.assert_array_equal(got[1].read(), np.arange(50_000.0))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_shared_arrays_stay_shared(read, protocol):
+    array = np.arange(4.0)
+    got = read(pickle.dumps({"a": array, "b": array, "c": array.copy()}, protocol=protocol))
+    assert got["a"] is got["b"]
+    assert got["a"] is not got["c"]
+
+
+def test_bytes_keys_become_text(read):
+    assert read(pickle.dumps({b"happy": {b"train": 1}, "sad": 2})) == {"happy": {"train": 1}, "sad": 2}
+
+
+@pytest.mark.parametrize("writer", RECORDED)
+def test_pickles_of_other_pythons_and_numpys(read, writer):
+    got = read(RECORDED[writer])
+    assert got["a"] is got["same"]
+    assert got["a"].read().tolist() == [1.5, -2.0]
+    assert got["a"].dtype == np.float32
+    rest = {name: value for name, value in got.items() if name not in ("a", "same")}
+    assert rest == {"b": "ä", "n": 10**20, "s": 0.5, "f": 0.1, "t": True, "set": [1]}
+
+
+def python_2_protocol_0(array):
+    """As Python 2 writes an array under protocol 0: its bytes as a string literal on one line."""
+    literal = repr(array.tobytes())[1:]
+    shape = "".join(f"I{n}\n" for n in array.shape)
+    return (
+        "cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n"
+        f"({shape}tcnumpy\ndtype\n(S'{array.dtype.str[1:]}'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntbI00\nS{literal}\ntb."
+    ).encode("ascii")
+
+
+@pytest.mark.parametrize("count", [3, 9_000, 300_000])
+def test_text_payloads_of_every_length(read, count):
+    array = np.random.default_rng(count).integers(0, 256, count, dtype="u1")
+    np.testing.assert_array_equal(read(python_2_protocol_0(array)).read(), array)
+
+
+def test_payloads_are_not_read_before_they_are_wanted(tmp_path, monkeypatch):
+    path = tmp_path / "data.pkl"
+    path.write_bytes(pickle.dumps(np.zeros(1_000_000), protocol=4))
+    taken = []
+    original = safe_pickle._Machine._take
+    monkeypatch.setattr(safe_pickle._Machine, "_take", lambda self, n: taken.append(n) or original(self, n))
+    read_pickle(path)
+    assert sum(taken) < 1000
+
+
+def test_a_file_that_shrinks_after_opening(tmp_path):
+    path = tmp_path / "data.pkl"
+    path.write_bytes(pickle.dumps(np.zeros(100_000)))
+    stored = read_pickle(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(DataError, match="must hold 800,000 bytes for an array, but has"):
+        stored.read()
+    path.unlink()
+    with pytest.raises(DataError, match="must stay readable, but No such file"):
+        stored.read()
+
+
+# -- what is refused
+
+
+class Runs:
+    """A pickle of it calls a function."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+class Plain:
+    """A pickle of it makes an object."""
+
+
+def opcodes(text):
+    """Readable bytes: a pickle written by hand."""
+    return text.encode("latin-1")
+
+
+def array_opcodes(
+    dtype="(S'f8'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb",
+    shape="I1\nt",
+    payload="S'12345678'\n",
+    kind="cnumpy\nndarray\n",
+):
+    return opcodes(
+        f"cnumpy.core.multiarray\n_reconstruct\n({kind}(I0\ntS'b'\ntR(I1\n({shape}cnumpy\ndtype\n{dtype}I00\n{payload}tb."
+    )
+
+
+GLOBALS = [
+    ("posix", "system"), ("os", "system"), ("nt", "system"), ("subprocess", "Popen"), ("subprocess", "check_output"),
+    ("builtins", "eval"), ("builtins", "exec"), ("builtins", "compile"), ("builtins", "open"), ("builtins", "getattr"),
+    ("builtins", "__import__"), ("builtins", "globals"), ("builtins", "map"), ("builtins", "object"), ("builtins", "type"),
+    ("__builtin__", "eval"), ("__builtin__", "apply"), ("importlib", "import_module"), ("runpy", "run_path"),
+    ("pickle", "loads"), ("_pickle", "loads"), ("marshal", "loads"), ("types", "FunctionType"), ("types", "CodeType"),
+    ("operator", "attrgetter"), ("functools", "partial"), ("copyreg", "_reconstructor"), ("copy_reg", "_reconstructor"),
+    ("numpy", "load"), ("numpy", "fromfile"), ("numpy", "memmap"), ("numpy", "matrix"), ("numpy", "float64"),
+    ("numpy.core.multiarray", "fromfile"), ("numpy.core.multiarray", "frombuffer"), ("numpy.testing._private.utils", "runstring"),
+    ("numpy.core._internal", "_ctypes"), ("numpy.ndarray", "__setstate__"), ("numpy.core.multiarray", "_reconstruct.__globals__"),
+    ("numpy.ma.core", "_mareconstruct"), ("numpy.random._pickle", "__generator_ctor"), ("pandas.core.frame", "DataFrame"),
+    ("torch._utils", "_rebuild_tensor_v2"), ("paddle", "to_tensor"), ("collections", "namedtuple"), ("collections", "Counter"),
+    ("_codecs", "decode"), ("codecs", "encode"), ("webbrowser", "open"), ("socket", "socket"), ("shutil", "rmtree"),
+    ("ctypes", "CDLL"), ("pip", "main"), ("x" * 200, "y"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "name"), GLOBALS)
+@pytest.mark.parametrize("form", ["GLOBAL", "STACK_GLOBAL", "INST"])
+def test_every_other_global_is_refused_by_name(read, module, name, form):
+    pair = f"{module}\n{name}\n".encode("latin-1")
+    if form == "STACK_GLOBAL":
+        content = (
+            b"\x80\x04"
+            + b"".join(b"X" + struct.pack("<I", len(t)) + t for t in (module.encode(), name.encode()))
+            + b"\x93."
+        )
+    else:
+        content = b"c" + pair + b")R." if form == "GLOBAL" else b"(i" + pair + b"."
+    with pytest.raises(DataError, match="names ") as caught:
+        read(content)
+    text = str(caught.value)
+    assert len(text) < 500
+    assert f"names {module[:60]}.{name} (at byte" in text
+    assert "Nothing of it was run" in text
+
+
+def test_nothing_is_run(read, tmp_path):
+    marker = tmp_path / "marker"
+    for protocol in range(6):
+        content = pickle.dumps({"happy": Runs(os.mkdir, str(marker))}, protocol=protocol)
+        with pytest.raises(
+            DataError, match=r"must be plain data \(arrays, numbers, text, dicts, lists\), but names posix.mkdir"
+        ):
+            read(content)
+    assert not marker.exists()
+
+
+OBJECT_DTYPES = {
+    "object code": "(S'O8'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI63\ntb",
+    # the crafted dtypes of FACTS section 7: fields or subarrays of objects whose flags are cleared
+    "void with an object field": "(S'V8'\nI0\nI1\ntR(I3\nS'|'\nN(S'a'\nt(dS'a'\n(cnumpy\ndtype\n(S'O8'\nI0\nI1\ntRI0\ntsI8\nI1\nI0\ntb",
+    "fields on a plain code": "(S'f8'\nI0\nI1\ntR(I3\nS'<'\nN(S'a'\nt(dI8\nI1\nI0\ntb",
+    "a subarray": "(S'f8'\nI0\nI1\ntR(I3\nS'<'\n(S'f8'\n(I2\nttNNI-1\nI-1\nI0\ntb",
+    "object flags on a plain code": "(S'f8'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI63\ntb",
+    "text flags on a plain code": "(S'f8'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI8\ntb",
+    "dates": "(S'M8'\nI0\nI1\ntR(I4\nS'<'\nNNNI-1\nI-1\nI0\n((dS'ns'\nI1\nI1\nI1\nttb",
+    "long double": "(S'f16'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb",
+    "odd size": "(S'f3'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb",
+    "a list of fields": "(S'f8,O8'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb",
+    "a negative size": "(S'S0'\nI0\nI1\ntR(I3\nS'|'\nNNNI-8\nI1\nI0\ntb",
+    "a huge size": "(S'S0'\nI0\nI1\ntR(I3\nS'|'\nNNNI2147483647\nI1\nI0\ntb",
+    "two sizes": "(S'S4'\nI0\nI1\ntR(I3\nS'|'\nNNNI8\nI1\nI0\ntb",
+    "no byte order": "(S'f8'\nI0\nI1\ntR(I3\nS'?'\nNNNI-1\nI-1\nI0\ntb",
+    "another state": "(S'f8'\nI0\nI1\ntRS'<'\nb",
+    "a number for a code": "(I8\nI0\nI1\ntR",
+    "a dtype for a code": "(cnumpy\ndtype\nI0\nI1\ntR",
+    "no dtype at all": "(S'f8'\ntRcnumpy\ndtype\n",
+}
+
+
+@pytest.mark.parametrize("name", OBJECT_DTYPES)
+def test_every_other_dtype_is_refused(read, name):
+    with pytest.raises(DataError, match="must be a"):
+        read(array_opcodes(dtype=OBJECT_DTYPES[name]))
+
+
+HOSTILE = {
+    "an object array": (pickle.dumps(np.array([None, 1], object)), "holds an array of Python objects"),
+    "a structured array": (pickle.dumps(np.zeros(2, "i4,f8")), "has an array of the type V12"),
+    "an array of dates": (pickle.dumps(np.array(["2020-01-01"], "M8[D]")), "has an array of the type M8"),
+    "a masked array": (pickle.dumps(np.ma.array([1.0])), "names numpy.ma.core._mareconstruct"),
+    "a generator": (pickle.dumps(np.random.RandomState(0)), "names numpy.random"),
+    "an object": (pickle.dumps(Plain()), "names .*Plain"),
+    "a class": (pickle.dumps(io.StringIO), "names _io.StringIO"),
+    "a numpy function": (pickle.dumps(np.sum), "names numpy.sum"),
+    "an OrderedDict's class of its own": (opcodes("ccollections\nOrderedDict.clear\n."), "names collections.OrderedDict.clear"),
+    "a new object": (b"\x80\x02cnumpy\nndarray\n)\x81.", "holds an object that is no plain data"),
+    "an array by call": (opcodes("cnumpy\nndarray\n((I1000000000000\nttR."), "makes an array in an unknown way"),
+    "a persistent id": (opcodes("Pfile:///etc/passwd\n."), "refers to data outside the file"),
+    "a binary persistent id": (opcodes("S'x'\nQ."), "refers to data outside the file"),
+    "an out-of-band buffer": (b"\x80\x05\x97.", "refers to data outside the file"),
+    "an extension": (b"\x80\x02\x82\x01.", "names an extension of the copyreg module"),
+    "the state of a dict": (opcodes("(d(dS'x'\nI1\nsb."), "sets the state of what has none"),
+    "the state of an admitted name": (opcodes("cnumpy\nndarray\n(db."), "sets the state of what has none"),
+    "a call of text": (opcodes("S'os.system'\n(S'x'\ntR."), "calls what is no function"),
+    "a call of an array": (opcodes("cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(tR."), "calls what is no function"),
+    "an array without content": (opcodes("cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR."), "leaves an array without content"),
+    "an array of another kind": (opcodes("cnumpy.core.multiarray\n_reconstruct\n(cnumpy\ndtype\n(I0\ntS'b'\ntR."), "holds a special kind of array"),
+    "content set twice": (array_opcodes()[:-1] + b"(I1\n(I1\ntNI00\nS''\ntb.", "sets the content of an array twice"),
+    "a shape too large": (array_opcodes(shape="I1000000\nt"), r"shape \[1000000\] 8 bytes, where it takes 8,000,000"),
+    "a shape too small": (array_opcodes(payload="S'1234567812345678'\n"), r"shape \[1\] 16 bytes, where it takes 8"),
+    "a negative shape": (array_opcodes(shape="I-1\nt"), "gives an array an impossible shape"),
+    "an overflowing shape": (array_opcodes(shape="I4294967296\nI4294967296\nI4294967297\nt"), "gives an array an impossible shape"),
+    "an empty but endless shape": (array_opcodes(shape="I0\nI99999999999\nI99999999999\nt", payload="S''\n"), "gives an array an impossible shape"),
+    "too many dimensions": (array_opcodes(shape="I1\n" * 40 + "t"), "gives an array an impossible shape"),
+    "a shape of text": (array_opcodes(shape="S'a'\nt"), "gives an array an impossible shape"),
+    "a shape of truths": (array_opcodes(shape="I01\nt"), "gives an array an impossible shape"),
+    "a payload of numbers": (array_opcodes(payload="I8\n"), "describes an array wrongly"),
+    "a payload of objects": (array_opcodes(payload="(lNa"), "holds an array of Python objects"),
+    "a payload of text": (array_opcodes(payload="V12345678\n"), "describes an array wrongly"),
+    "a large payload of text": (array_opcodes(shape="I10000\nt", payload="V" + "1" * 80000 + "\n"), "describes an array wrongly"),
+    "another codec": (opcodes("c_codecs\nencode\n(Vabc\nS'rot13'\ntR."), "encodes text as rot13"),
+    "a list as a key": (opcodes("(d(lI1\ns."), "has a key that is neither text nor a number"),
+    "an array as a key": (opcodes("(d" + array_opcodes()[:-1].decode() + "I1\ns."), "has a key that is neither text nor a number"),
+    "a colliding key": (b"(d\x8a\x09" + (2**61 - 1).to_bytes(9, "little") + b"I1\ns.", "has a key that is neither text nor a number"),
+    "append to a dict": (opcodes("(dI1\na."), "appends to what is no list"),
+    "append to an array": (array_opcodes()[:-1] + b"I1\na.", "appends to what is no list"),
+    "an item of a list": (opcodes("(lS'a'\nI1\ns."), "sets items of what is no dict"),
+    "half an item": (opcodes("(I1\nd."), "has a dict with half an item"),
+    "a long that is too long": (b"\x80\x02\x8b\xff\xff\xff\x7f.", "has a number that is too long"),
+    "a number with a thousand digits": (b"I" + b"9" * 1000 + b"\n.", "has a line that is too long"),
+    "a number that is a word": (b"Iabc\n.", "has a number that is none"),
+    "a negative length": (b"T\xff\xff\xff\xff.", "ends too early: -1 bytes are announced"),
+    "a length beyond the file": (b"\x80\x04\x8e" + struct.pack("<Q", 2**63) + b"x.", "ends too early"),
+    "a length just beyond the file": (b"B" + struct.pack("<I", 100_000) + b"x" * 99_999, "ends too early: 100,000 bytes are announced, 99,999 are left"),
+    "a protocol of the future": (b"\x80\x06N.", "has the protocol 6, which nobody knows"),
+    "text without quotes": (b"Sabc\n.", "has text without quotes"),
+    "text with one quote": (b"S'\n.", "has text without quotes"),
+    "an unknown instruction": (b"\xff.", "has the byte 0xff where an instruction"),
+    "an empty stack": (b".", "is damaged or something else"),
+    "an empty memo": (b"h\x05.", "is damaged or something else"),
+    "no mark": (b"e.", "is damaged or something else"),
+    "a tuple of nothing": (b"\x80\x02\x87.", "is damaged or something else"),
+    "no end": (b"\x80\x02N", "ends too early"),
+    "half of a file": (pickle.dumps({"a": np.arange(100_000.0)})[:400_000], "ends too early"),
+    "half of a small file": (pickle.dumps({"a": np.arange(100.0)}, protocol=2)[:500], "ends too early"),
+    "plain text": (b"hello world, this is a text file\n" * 9, "must be a"),
+    "a table": (b"id,label\n1,0\n2,1\n", "is damaged or something else"),
+    "colours for the terminal": (b"cos\x1b[31m\nsystem\n.", "is damaged or something else"),
+    "JSON": (b'{"happy": {"train": {}}}', "must be a"),
+    "a photograph": (b"\xff\xd8\xff\xe0\x00\x10JFIF", "must be a"),
+    "nothing": (b"", "must be a pickle, but is empty"),
+    "zeros": (b"\x00" * 1000, "has the byte 0x00"),
+    "a web page": (b"<!DOCTYPE html><html><title>Quota exceeded", "is a web page"),
+    "a web page after blanks": (b"\n\n  <html>", "is a web page"),
+    "a Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:7f20\n", "is a Git LFS pointer, .* Run `git lfs pull`"),
+    "gzip": (b"\x1f\x8b\x08\x00", "is a gzip archive. Unpack it first"),
+    "npz": (b"PK\x03\x04\x14\x00", "is a zip archive"),
+    "npy": (b"\x93NUMPY\x01\x00", "is a single numpy array"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_refused_in_one_line_that_says_why(read, tmp_path, name):
+    content, message = HOSTILE[name]
+    with pytest.raises(DataError, match=message) as caught:
+        read(content)
+    text = str(caught.value)
+    assert text.startswith(f"{tmp_path / 'data.pkl'}: must be ")
+    assert "\n" not in text
+    assert len(text) < 400
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(DataError, match="must be a readable file, but No such file or directory. Check the path"):
+        read_pickle(tmp_path / "nowhere.pkl")
+    with pytest.raises(DataError, match="must be a readable file, but Is a directory"):
+        read_pickle(tmp_path)
+
+
+# -- what would fill the memory
+
+
+def test_endless_objects_are_refused(read, monkeypatch):
+    monkeypatch.setattr(safe_pickle, "MOST_OBJECTS", 1000)
+    for content in (b"]" * 2000, b"(" * 2000, b"N" + b"\x94" * 2000, b"]" + b"2" * 2000):
+        with pytest.raises(DataError, match="holds more than 1,000 single objects; store the features as numpy arrays"):
+            read(b"\x80\x04" + content + b".")
+
+
+def test_repeated_encoding_is_refused(read):
+    # 60 kB of text, encoded again and again at four bytes a time
+    text = "a" * 60_000
+    head = f"c_codecs\nencode\np0\n0V{text}\np1\n0Vlatin1\np2\n0"
+    again = "g0\n(g1\ng2\ntR0"
+    with pytest.raises(DataError, match="repeats its parts beyond all measure"):
+        read(opcodes(head + again * 50 + "N."))
+
+
+def test_repeated_copies_of_a_list_are_refused(read, monkeypatch):
+    monkeypatch.setattr(safe_pickle, "MOST_OBJECTS", 10_000)
+    head = "cbuiltins\nlist\np0\n0(" + "I1\n" * 1000 + "lp1\n0"
+    with pytest.raises(DataError, match="holds more than 10,000 single objects"):
+        read(opcodes(head + "g0\n(g1\ntR0" * 50 + "N."))
+
+
+def test_lists_that_hold_each_other_are_harmless(read):
+    doubled = "(lp0\nI1\na" + "".join(f"(lp{n + 1}\ng{n}\nag{n}\na" for n in range(40))
+    tree = read(opcodes(doubled + "."))
+    with pytest.raises(ValueError, match="nested too deep"):
+        to_array(tree, limit=1000)
+    itself = read(opcodes("(lp0\ng0\na."))
+    with pytest.raises(ValueError, match="nested too deep"):
+        to_array(itself, limit=1000)
+
+
+# -- lists instead of arrays
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [([[1, 0], [0, 1]], "int64"), ([1, 2.5], "float64"), ((True, 0), "int64"), ([[[1.0, 2.0]]], "float64")],
+)
+def test_nested_lists_become_arrays(value, dtype):
+    got = to_array(value, limit=100)
+    np.testing.assert_array_equal(got, np.array(value, dtype))
+    assert got.dtype == dtype
+
+
+def test_lists_of_arrays_are_stacked(read):
+    rows = np.arange(6.0).reshape(3, 2)
+    np.testing.assert_array_equal(to_array(read(pickle.dumps(list(rows))), limit=100), rows)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("text", "holds text"),
+        (b"text", "holds bytes"),
+        ({"a": 1}, "holds a dict"),
+        (None, "holds None"),
+        ([1, "a"], "holds something else|holds text"),
+        ([[1, 2], [3]], r"its rows differ in shape, \[1\] and \[2\]"),
+        ([2**80], "holds a number that is too large"),
+        ([[1] * 60, [2] * 60], "repeats its parts beyond all measure"),
+        ([[[[[1]]]]], "lists nested too deep"),
+    ],
+)
+def test_what_cannot_be_an_array(value, message):
+    with pytest.raises(ValueError, match=message):
+        to_array(value, limit=100)
+
+
+# -- fuzz
+
+
+def _read_or_refuse(path, content):
+    path.write_bytes(content)
+    try:
+        value = read_pickle(path)
+    except DataError as error:
+        assert "\n" not in str(error)
+        return
+    try:
+        plain(value) if _is_tree(value, 4) else None
+    except DataError:
+        pass
+
+
+def _is_tree(value, depth):
+    """Not an endless one."""
+    if isinstance(value, dict):
+        return depth > 0 and len(value) < 100 and all(_is_tree(item, depth - 1) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return depth > 0 and len(value) < 100 and all(_is_tree(item, depth - 1) for item in value)
+    return True
+
+
+SEEDS = [pickle.dumps({"a": [np.arange(3.0), "ä", b"x", {1: (2.5, None)}]}, protocol=p) for p in range(6)]
+SEEDS += RECORDED.values()
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=3)), min_size=1, max_size=4))
+def test_damaged_pickles_are_read_or_refused(tmp_path_factory, seed, edits):
+    content = bytearray(seed)
+    for place, new in edits:
+        place %= len(content)
+        content[place : place + len(new)] = new
+    _read_or_refuse(tmp_path_factory.getbasetemp() / "fuzz.pkl", bytes(content))
+
+
+_INSTRUCTIONS = st.sampled_from([opcode.code.encode("latin-1") for opcode in pickletools.opcodes])
+_PIECES = st.one_of(
+    _INSTRUCTIONS,
+    _INSTRUCTIONS,
+    st.sampled_from(
+        [b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\n_reconstruct\n", b"cnumpy.core.multiarray\nscalar\n",
+         b"cnumpy.core.numeric\n_frombuffer\n", b"c_codecs\nencode\n", b"cbuiltins\nlist\n", b"ccollections\nOrderedDict\n",
+         b"K\x01", b"K\x00", b"U\x02f8", b"U\x02i1", b"U\x01<", b"U\x01C", b"Xlatin1", b"K\x00\x85", b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"]
+    ),
+    st.binary(max_size=2),
+)  # fmt: skip
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.lists(_PIECES, max_size=40))
+def test_random_programs_are_read_or_refused(tmp_path_factory, pieces):
+    _read_or_refuse(tmp_path_factory.getbasetemp() / "fuzz.pkl", b"".join(pieces) + b".")

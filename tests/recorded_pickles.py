@@ -1,0 +1,112 @@
+"""What other Pythons and numpys wrote of one and the same object:
+
+    a = np.array([1.5, -2.0], "f4")
+    OrderedDict(a=a, same=a, b="\u00e4", n=10**20, s=np.float64(0.5), f=0.1, t=True, set={1})    # in this order
+
+recorded with Python 2.7.18 and numpy 1.16.6, and with Python 3.11.7 and numpy 2.4.6.
+"""
+
+RECORDED = {
+    "Python 2.7.18 pickle, protocol 0": (
+        b"ccollections\nOrderedDict\np0\n((lp1\n(lp2\nS'a'\np3\nacnumpy.core.multiarray\n_reconstruct\np4\n(cnumpy"
+        b"\nndarray\np5\n(I0\ntp6\nS'b'\np7\ntp8\nRp9\n(I1\n(I2\ntp10\ncnumpy\ndtype\np11\n(S'f4'\np12\nI0\nI1\ntp1"
+        b"3\nRp14\n(I3\nS'<'\np15\nNNNI-1\nI-1\nI0\ntp16\nbI00\nS'\\x00\\x00\\xc0?\\x00\\x00\\x00\\xc0'\np17\ntp18"
+        b"\nbaa(lp19\nS'same'\np20\nag9\naa(lp21\ng7\naV\xe4\np22\naa(lp23\nS'n'\np24\naL100000000000000000000L\naa"
+        b"(lp25\nS's'\np26\nacnumpy.core.multiarray\nscalar\np27\n(g11\n(S'f8'\np28\nI0\nI1\ntp29\nRp30\n(I3\nS'<'"
+        b"\np31\nNNNI-1\nI-1\nI0\ntp32\nbS'\\x00\\x00\\x00\\x00\\x00\\x00\\xe0?'\np33\ntp34\nRp35\naa(lp36\nS'f'\np"
+        b"37\naF0.1\naa(lp38\nS't'\np39\naI01\naa(lp40\nS'set'\np41\nac__builtin__\nset\np42\n((lp43\nI1\natp44\nRp"
+        b"45\naatp46\nRp47\n."
+    ),
+    "Python 2.7.18 pickle, protocol 1": (
+        b"ccollections\nOrderedDict\nq\x00(]q\x01(]q\x02(U\x01aq\x03cnumpy.core.multiarray\n_reconstruct\nq\x04(cnu"
+        b"mpy\nndarray\nq\x05(K\x00tq\x06U\x01bq\x07tq\x08Rq\t(K\x01(K\x02tq\ncnumpy\ndtype\nq\x0b(U\x02f4q\x0cK"
+        b"\x00K\x01tq\rRq\x0e(K\x03U\x01<q\x0fNNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tq\x10bI00\nU\x08\x00\x00"
+        b"\xc0?\x00\x00\x00\xc0q\x11tq\x12be]q\x13(U\x04sameq\x14h\te]q\x15(h\x07X\x02\x00\x00\x00\xc3\xa4q\x16e]q"
+        b"\x17(U\x01nq\x18L100000000000000000000L\ne]q\x19(U\x01sq\x1acnumpy.core.multiarray\nscalar\nq\x1b(h\x0b(U"
+        b"\x02f8q\x1cK\x00K\x01tq\x1dRq\x1e(K\x03U\x01<q\x1fNNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tq bU\x08\x00"
+        b"\x00\x00\x00\x00\x00\xe0?q!tq\"Rq#e]q$(U\x01fq%G?\xb9\x99\x99\x99\x99\x99\x9ae]q&(U\x01tq'I01\ne]q((U\x03"
+        b"setq)c__builtin__\nset\nq*(]q+K\x01atq,Rq-eetq.Rq/."
+    ),
+    "Python 2.7.18 pickle, protocol 2": (
+        b"\x80\x02ccollections\nOrderedDict\nq\x00]q\x01(]q\x02(U\x01aq\x03cnumpy.core.multiarray\n_reconstruct\nq"
+        b"\x04cnumpy\nndarray\nq\x05K\x00\x85q\x06U\x01bq\x07\x87q\x08Rq\t(K\x01K\x02\x85q\ncnumpy\ndtype\nq\x0bU"
+        b"\x02f4q\x0cK\x00K\x01\x87q\rRq\x0e(K\x03U\x01<q\x0fNNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tq\x10b\x89U"
+        b"\x08\x00\x00\xc0?\x00\x00\x00\xc0q\x11tq\x12be]q\x13(U\x04sameq\x14h\te]q\x15(h\x07X\x02\x00\x00\x00\xc3"
+        b"\xa4q\x16e]q\x17(U\x01nq\x18\x8a\t\x00\x00\x10c-^\xc7k\x05e]q\x19(U\x01sq\x1acnumpy.core.multiarray\nscal"
+        b"ar\nq\x1bh\x0bU\x02f8q\x1cK\x00K\x01\x87q\x1dRq\x1e(K\x03U\x01<q\x1fNNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff"
+        b'K\x00tq bU\x08\x00\x00\x00\x00\x00\x00\xe0?q!\x86q"Rq#e]q$(U\x01fq%G?\xb9\x99\x99\x99\x99\x99\x9ae]q&(U'
+        b"\x01tq'\x88e]q((U\x03setq)c__builtin__\nset\nq*]q+K\x01a\x85q,Rq-ee\x85q.Rq/."
+    ),
+    "Python 2.7.18 cPickle, protocol 0": (
+        b"ccollections\nOrderedDict\np1\n((lp2\n(lp3\nS'a'\nacnumpy.core.multiarray\n_reconstruct\np4\n(cnumpy\nnda"
+        b"rray\np5\n(I0\ntS'b'\ntRp6\n(I1\n(I2\ntcnumpy\ndtype\np7\n(S'f4'\nI0\nI1\ntRp8\n(I3\nS'<'\nNNNI-1\nI-1\nI"
+        b"0\ntbI00\nS'\\x00\\x00\\xc0?\\x00\\x00\\x00\\xc0'\ntbaa(lp9\nS'same'\np10\nag6\naa(lp11\nS'b'\naV\xe4\naa"
+        b"(lp12\nS'n'\naL100000000000000000000L\naa(lp13\nS's'\nacnumpy.core.multiarray\nscalar\np14\n(g7\n(S'f8'\n"
+        b"I0\nI1\ntRp15\n(I3\nS'<'\nNNNI-1\nI-1\nI0\ntbS'\\x00\\x00\\x00\\x00\\x00\\x00\\xe0?'\ntRp16\naa(lp17\nS'f"
+        b"'\naF0.10000000000000001\naa(lp18\nS't'\naI01\naa(lp19\nS'set'\np20\nac__builtin__\nset\np21\n((lp22\nI1"
+        b"\natRp23\naatRp24\n."
+    ),
+    "Python 2.7.18 cPickle, protocol 1": (
+        b"ccollections\nOrderedDict\nq\x01(]q\x02(]q\x03(U\x01acnumpy.core.multiarray\n_reconstruct\nq\x04(cnumpy\n"
+        b"ndarray\nq\x05(K\x00tU\x01btRq\x06(K\x01(K\x02tcnumpy\ndtype\nq\x07(U\x02f4K\x00K\x01tRq\x08(K\x03U\x01<N"
+        b"NNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbI00\nU\x08\x00\x00\xc0?\x00\x00\x00\xc0tbe]q\t(U\x04sameq\nh"
+        b"\x06e]q\x0b(U\x01bX\x02\x00\x00\x00\xc3\xa4e]q\x0c(U\x01nL100000000000000000000L\ne]q\r(U\x01scnumpy.core"
+        b".multiarray\nscalar\nq\x0e(h\x07(U\x02f8K\x00K\x01tRq\x0f(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff"
+        b"\xffK\x00tbU\x08\x00\x00\x00\x00\x00\x00\xe0?tRq\x10e]q\x11(U\x01fG?\xb9\x99\x99\x99\x99\x99\x9ae]q\x12(U"
+        b"\x01tI01\ne]q\x13(U\x03setq\x14c__builtin__\nset\nq\x15(]q\x16K\x01atRq\x17eetRq\x18."
+    ),
+    "Python 2.7.18 cPickle, protocol 2": (
+        b"\x80\x02ccollections\nOrderedDict\nq\x01]q\x02(]q\x03(U\x01acnumpy.core.multiarray\n_reconstruct\nq\x04cn"
+        b"umpy\nndarray\nq\x05K\x00\x85U\x01b\x87Rq\x06(K\x01K\x02\x85cnumpy\ndtype\nq\x07U\x02f4K\x00K\x01\x87Rq"
+        b"\x08(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x08\x00\x00\xc0?\x00\x00\x00\xc0tbe]q\t"
+        b"(U\x04sameq\nh\x06e]q\x0b(U\x01bX\x02\x00\x00\x00\xc3\xa4e]q\x0c(U\x01n\x8a\t\x00\x00\x10c-^\xc7k\x05e]q"
+        b"\r(U\x01scnumpy.core.multiarray\nscalar\nq\x0eh\x07U\x02f8K\x00K\x01\x87Rq\x0f(K\x03U\x01<NNNJ\xff\xff"
+        b"\xff\xffJ\xff\xff\xff\xffK\x00tbU\x08\x00\x00\x00\x00\x00\x00\xe0?\x86Rq\x10e]q\x11(U\x01fG?\xb9\x99\x99"
+        b"\x99\x99\x99\x9ae]q\x12(U\x01t\x88e]q\x13(U\x03setq\x14c__builtin__\nset\nq\x15]q\x16K\x01a\x85Rq\x17ee"
+        b"\x85Rq\x18."
+    ),
+    "numpy 2.4.6, protocol 0": (
+        b"ccollections\nOrderedDict\np0\n(tRp1\nVa\np2\ncnumpy._core.multiarray\n_reconstruct\np3\n(cnumpy\nndarray"
+        b"\np4\n(I0\ntp5\nc_codecs\nencode\np6\n(Vb\np7\nVlatin1\np8\ntp9\nRp10\ntp11\nRp12\n(I1\n(I2\ntp13\ncnumpy"
+        b"\ndtype\np14\n(Vf4\np15\nI00\nI01\ntp16\nRp17\n(I3\nV<\np18\nNNNI-1\nI-1\nI0\ntp19\nbI00\ng6\n(V\\u0000\\"
+        b"u0000\xc0?\\u0000\\u0000\\u0000\xc0\np20\ng8\ntp21\nRp22\ntp23\nbsVsame\np24\ng12\nsVb\np25\nV\xe4\np26\n"
+        b"sVn\np27\nL100000000000000000000L\nsVs\np28\ncnumpy._core.multiarray\nscalar\np29\n(g14\n(Vf8\np30\nI00\n"
+        b"I01\ntp31\nRp32\n(I3\ng18\nNNNI-1\nI-1\nI0\ntp33\nbg6\n(V\\u0000\\u0000\\u0000\\u0000\\u0000\\u0000\xe0?"
+        b"\np34\ng8\ntp35\nRp36\ntp37\nRp38\nsVf\np39\nF0.1\nsVt\np40\nI01\nsVset\np41\nc__builtin__\nset\np42\n((l"
+        b"p43\nI1\natp44\nRp45\ns."
+    ),
+    "numpy 2.4.6, protocol 2": (
+        b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01(X\x01\x00\x00\x00aq\x02cnumpy._core.multiarray\n_reconstr"
+        b"uct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85q\x05c_codecs\nencode\nq\x06X\x01\x00\x00\x00bq\x07X\x06\x00\x00"
+        b"\x00latin1q\x08\x86q\tRq\n\x87q\x0bRq\x0c(K\x01K\x02\x85q\rcnumpy\ndtype\nq\x0eX\x02\x00\x00\x00f4q\x0f"
+        b"\x89\x88\x87q\x10Rq\x11(K\x03X\x01\x00\x00\x00<q\x12NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tq\x13b\x89"
+        b"h\x06X\n\x00\x00\x00\x00\x00\xc3\x80?\x00\x00\x00\xc3\x80q\x14h\x08\x86q\x15Rq\x16tq\x17bX\x04\x00\x00"
+        b"\x00sameq\x18h\x0cX\x01\x00\x00\x00bq\x19X\x02\x00\x00\x00\xc3\xa4q\x1aX\x01\x00\x00\x00nq\x1b\x8a\t\x00"
+        b"\x00\x10c-^\xc7k\x05X\x01\x00\x00\x00sq\x1ccnumpy._core.multiarray\nscalar\nq\x1dh\x0eX\x02\x00\x00\x00f8"
+        b"q\x1e\x89\x88\x87q\x1fRq (K\x03h\x12NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tq!bh\x06X\t\x00\x00\x00"
+        b"\x00\x00\x00\x00\x00\x00\xc3\xa0?q\"h\x08\x86q#Rq$\x86q%Rq&X\x01\x00\x00\x00fq'G?\xb9\x99\x99\x99\x99\x99"
+        b"\x9aX\x01\x00\x00\x00tq(\x88X\x03\x00\x00\x00setq)c__builtin__\nset\nq*]q+K\x01a\x85q,Rq-u."
+    ),
+    "numpy 2.4.6, protocol 4": (
+        b"\x80\x04\x95;\x01\x00\x00\x00\x00\x00\x00\x8c\x0bcollections\x94\x8c\x0bOrderedDict\x94\x93\x94)R\x94("
+        b"\x8c\x01a\x94\x8c\x16numpy._core.multiarray\x94\x8c\x0c_reconstruct\x94\x93\x94\x8c\x05numpy\x94\x8c\x07n"
+        b"darray\x94\x93\x94K\x00\x85\x94C\x01b\x94\x87\x94R\x94(K\x01K\x02\x85\x94h\x08\x8c\x05dtype\x94\x93\x94"
+        b"\x8c\x02f4\x94\x89\x88\x87\x94R\x94(K\x03\x8c\x01<\x94NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t\x94b"
+        b"\x89C\x08\x00\x00\xc0?\x00\x00\x00\xc0\x94t\x94b\x8c\x04same\x94h\x0e\x8c\x01b\x94\x8c\x02\xc3\xa4\x94"
+        b"\x8c\x01n\x94\x8a\t\x00\x00\x10c-^\xc7k\x05\x8c\x01s\x94h\x05\x8c\x06scalar\x94\x93\x94h\x11\x8c\x02f8"
+        b"\x94\x89\x88\x87\x94R\x94(K\x03h\x15NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t\x94bC\x08\x00\x00\x00\x00"
+        b"\x00\x00\xe0?\x94\x86\x94R\x94\x8c\x01f\x94G?\xb9\x99\x99\x99\x99\x99\x9a\x8c\x01t\x94\x88\x8c\x03set\x94"
+        b"\x8f\x94(K\x01\x90u."
+    ),
+    "numpy 2.4.6, protocol 5": (
+        b"\x80\x05\x95=\x01\x00\x00\x00\x00\x00\x00\x8c\x0bcollections\x94\x8c\x0bOrderedDict\x94\x93\x94)R\x94("
+        b"\x8c\x01a\x94\x8c\x13numpy._core.numeric\x94\x8c\x0b_frombuffer\x94\x93\x94(\x96\x08\x00\x00\x00\x00\x00"
+        b"\x00\x00\x00\x00\xc0?\x00\x00\x00\xc0\x94\x8c\x05numpy\x94\x8c\x05dtype\x94\x93\x94\x8c\x02f4\x94\x89\x88"
+        b"\x87\x94R\x94(K\x03\x8c\x01<\x94NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t\x94bK\x02\x85\x94\x8c\x01C"
+        b"\x94t\x94R\x94\x8c\x04same\x94h\x14\x8c\x01b\x94\x8c\x02\xc3\xa4\x94\x8c\x01n\x94\x8a\t\x00\x00\x10c-^"
+        b"\xc7k\x05\x8c\x01s\x94\x8c\x16numpy._core.multiarray\x94\x8c\x06scalar\x94\x93\x94h\x0b\x8c\x02f8\x94\x89"
+        b"\x88\x87\x94R\x94(K\x03h\x0fNNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t\x94bC\x08\x00\x00\x00\x00\x00\x00"
+        b"\xe0?\x94\x86\x94R\x94\x8c\x01f\x94G?\xb9\x99\x99\x99\x99\x99\x9a\x8c\x01t\x94\x88\x8c\x03set\x94\x8f\x94"
+        b"(K\x01\x90u."
+    ),
+}
