@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
+import yaml
 
 from lmf_multitask.config import ExperimentConfig, find_config
 from lmf_multitask.errors import ConfigError, UserError
@@ -17,6 +18,10 @@ from lmf_multitask.errors import ConfigError, UserError
 
 class CommandParser(jsonargparse.ArgumentParser):
     """A jsonargparse parser whose errors are one line and name the nearest right spelling."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Takes argparse's settings; option names must be written out."""
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends the process with status 2 and one line on stderr."""
@@ -69,15 +74,26 @@ def with_found_configs(arguments: Sequence[str]) -> list[str]:
     """The arguments with the name of a shipped config replaced by its path.
 
     Raises:
-        ConfigError: a config is named that does not exist.
+        ConfigError: a config is named that does not exist, or is no YAML of settings.
     """
     found = list(arguments)
     for number, argument in enumerate(found):
         if argument == "--config" and number + 1 < len(found):
-            found[number + 1] = str(find_config(found[number + 1]))
+            found[number + 1] = _checked_config(found[number + 1])
         elif argument.startswith("--config="):
-            found[number] = f"--config={find_config(argument.partition('=')[2])}"
+            found[number] = f"--config={_checked_config(argument.partition('=')[2])}"
     return found
+
+
+def _checked_config(name: str) -> str:
+    path = find_config(name)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: must be YAML, but {' '.join(str(error).split())[:200]}.") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold settings by name, but holds {str(content)[:40]!r}. See a shipped config.")
+    return str(path)
 
 
 def experiment_from(parser: CommandParser, options: Any) -> ExperimentConfig:
@@ -86,6 +102,9 @@ def experiment_from(parser: CommandParser, options: Any) -> ExperimentConfig:
     Raises:
         ConfigError: a setting is out of range.
     """
+    for name in ("data", "model", "training"):
+        if not isinstance(options[name], jsonargparse.Namespace):
+            raise ConfigError(f"{name} must hold settings by name, but got {options[name]!r}. See --help.")
     built = parser.instantiate(options)
     return ExperimentConfig(**{name: getattr(built, name) for name in ExperimentConfig.__dataclass_fields__})
 

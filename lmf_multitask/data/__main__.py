@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> None:
     sample.add_argument("--scale", choices=["small", "full"], default="small", help="full: as many clips as IEMOCAP, 443 MB")
     sample.add_argument("--seed", type=int, default=0, help="of all random numbers, from 0 to 2^32 - 1; default: 0")
     sample.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    parser = CommandParser(prog="lmf data", description=__doc__)
+    parser = CommandParser(prog="lmf data", description="Look at a data file, or write the sample.")
     commands = parser.add_subcommands(dest="command")
     commands.add_subcommand("inspect", inspect, help="what is in a data file")
     commands.add_subcommand("sample", sample, help="write the built-in sample")

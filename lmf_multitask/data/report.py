@@ -30,6 +30,8 @@ class ModalityFacts:
     nan: int
     infinite: int
     empty_clips: int
+    smallest: float
+    largest: float
     constant_columns: list[int] = field(default_factory=list)
     lengths: tuple[int, int, int] | None = None
     padded_clips: tuple[int, int, int] | None = None
@@ -53,7 +55,8 @@ def clean(features: np.ndarray, modality: str, policy: NonFinitePolicy = "zero")
         if policy == "error":
             raise DataError(f"{modality} must be finite, but has {nan} NaN and {infinite} infinite values. Use --data.non_finite zero.")
         features[odd] = 0.0
-    facts = ModalityFacts(features.shape, nan, infinite, int((features == 0).reshape(len(features), -1).all(axis=1).sum()))
+    empty = int((features == 0).reshape(len(features), -1).all(axis=1).sum())
+    facts = ModalityFacts(features.shape, nan, infinite, empty, float(features.min()), float(features.max()))
     if features.ndim == 2:
         facts.constant_columns = np.flatnonzero((features == features[0]).all(axis=0)).tolist()
     else:
@@ -176,7 +179,8 @@ def _label_lines(emotions: Sequence[str], labels: dict[str, np.ndarray]) -> list
 def _modality_lines(modality: str, facts: list[ModalityFacts], dtype: str) -> list[tuple[str, str]]:
     rows = sum(f.shape[0] for f in facts)
     size = " x ".join(map(str, facts[0].shape[1:]))
-    parts = [f"{size} numbers per clip, stored as {dtype}"]
+    low, high = min(f.smallest for f in facts), max(f.largest for f in facts)
+    parts = [f"{size} numbers per clip, stored as {dtype}, from {low:.4g} to {high:.4g}"]
     nan, infinite = sum(f.nan for f in facts), sum(f.infinite for f in facts)
     parts.append(f"{nan} NaN and {infinite} infinite set to 0" if nan or infinite else "all finite")
     empty = sum(f.empty_clips for f in facts)
@@ -188,12 +192,12 @@ def _modality_lines(modality: str, facts: list[ModalityFacts], dtype: str) -> li
     measured = [f for f in facts if f.lengths]
     if measured:
         side = {"end": "at the end", "front": "in front", "both": "on both sides", "none": "nowhere"}[padding_side(facts)]
-        low, high = min(f.lengths[0] for f in measured), max(f.lengths[2] for f in measured)
+        shortest, longest = min(f.lengths[0] for f in measured), max(f.lengths[2] for f in measured)
         front, end, inside = np.sum([f.padded_clips for f in measured], axis=0)
         lines.append(
             (
                 "",
-                f"{low} to {high} words, median {measured[0].lengths[1]} in train; padded {side} "
+                f"{shortest} to {longest} words, median {measured[0].lengths[1]} in train; padded {side} "
                 f"(clips padded in front {front}, at the end {end}, with gaps {inside})",
             )
         )

@@ -503,4 +503,6 @@ def test_mmmo():
     dataset = load_iemocap(shared_file("data/mmmo.pkl"))
     assert emotion_names(dataset["train"]) == ["positive"]
     assert [int(columns(dataset, s)["labels"].sum()) for s in dataset] == [39, 13, 25]
-    assert "padded on both sides" in dataset["train"].info.description
+    description = dataset["train"].info.description
+    assert "padded on both sides" in description
+    assert "stored as float32, from -255 to 255" in description  # sentinel values
