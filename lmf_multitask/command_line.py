@@ -49,7 +49,11 @@ class CommandParser(jsonargparse.ArgumentParser):
             value = re.search(r"(?:Given value|Got value): (.*)", detail)
             types = re.search(r"Subtypes: \[(.*)\]", detail) or re.search(r"Expected an? (.*?)\. Got", detail)
             if value and types:
-                wanted = re.sub(r"<class '(\w+)'>|typing\.|NoneType", lambda m: m[1] or ("null" if m[0] == "NoneType" else ""), types[1])
+                wanted = re.sub(
+                    r"<class '(\w+)'>|typing\.|NoneType",
+                    lambda m: m[1] or ("null" if m[0] == "NoneType" else ""),
+                    types[1],
+                )
                 return f"{key[1]} must be {wanted.replace('int', 'a whole number').replace('float', 'a number')}, but got {value[1]}."
             return f"{key[1]}: {' '.join(detail.split())}"
         return " ".join(message.split())
@@ -59,7 +63,8 @@ class CommandParser(jsonargparse.ArgumentParser):
         close = difflib.get_close_matches(option, known, n=1, cutoff=0.6)
         by_end = [name for name in known if name.rpartition(".")[2] == option.removeprefix("--").rpartition(".")[2]]
         if by_end or close:
-            return f"{text}. Did you mean {(by_end or close)[0].removeprefix('--') if not text.startswith('unknown option') else (by_end or close)[0]!r}?"
+            best = (by_end or close)[0]
+            return f"{text}. Did you mean {(best if text.startswith('unknown option') else best.removeprefix('--'))!r}?"
         return f"{text}. See --help."
 
 
@@ -67,7 +72,13 @@ def add_experiment_options(parser: CommandParser) -> None:
     """Adds ``--config`` and every setting of an experiment as a dotted option."""
     parser.add_argument("--config", action="config", help="YAML file with the settings of an experiment")
     parser.add_class_arguments(ExperimentConfig, skip={"emotions"})
-    parser.add_argument("--emotions", nargs="+", type=str, metavar="NAME", help="names of the emotions to learn (default: all in the data)")
+    parser.add_argument(
+        "--emotions",
+        nargs="+",
+        type=str,
+        metavar="NAME",
+        help="names of the emotions to learn (default: all in the data)",
+    )
 
 
 def with_found_configs(arguments: Sequence[str]) -> list[str]:

@@ -85,10 +85,19 @@ class ModelConfig:
         rules = _Rules()
         for name in ("audio_hidden", "video_hidden", "text_lstm", "text_hidden", "fusion_rank"):
             value = getattr(self, name)
-            rules.check(type(value) is int and 1 <= value <= 65536, f"model.{name}", "a whole number from 1 to 65536", value)
+            rules.check(
+                type(value) is int and 1 <= value <= 65536, f"model.{name}", "a whole number from 1 to 65536", value
+            )
         dim = self.fusion_dim
-        rules.check(dim is None or (type(dim) is int and 1 <= dim <= 65536), "model.fusion_dim", "a whole number from 1 to 65536 or null", dim)
-        rules.check(self.factor_init in ("variance", "xavier"), "model.factor_init", "variance or xavier", self.factor_init)
+        rules.check(
+            dim is None or (type(dim) is int and 1 <= dim <= 65536),
+            "model.fusion_dim",
+            "a whole number from 1 to 65536 or null",
+            dim,
+        )
+        rules.check(
+            self.factor_init in ("variance", "xavier"), "model.factor_init", "variance or xavier", self.factor_init
+        )
         for name in ("audio_dropout", "video_dropout", "text_dropout"):
             value = getattr(self, name)
             rules.check(_is_number(value) and 0 <= value < 1, f"model.{name}", "at least 0 and below 1", value)
@@ -105,10 +114,10 @@ class TrainingConfig:
         eval_batch_size: clips per forward pass in evaluation; no effect on results beyond rounding
         learning_rate: Adam's step size, absolute, constant
         factor_learning_rate: step size of the fusion's factors; null takes learning_rate
-        weight_decay: strength of the L2 penalty, coupled (added to the gradient)
+        weight_decay: strength of the L2 penalty, coupled (added to the gradient, so that it weighs more beside a mean than a sum)
         loss_reduction: cross entropy over a batch's annotated labels as their mean or their sum
         max_grad_norm: gradients are scaled down to this length together; null leaves them
-        monitor: validation figure that picks the best epoch and stops early
+        monitor: validation figure that picks the best epoch and stops early; the mean over emotions, or the loss
         patience: epochs without a better figure before training stops; null never stops early
         visualdl: also write VisualDL logs into the run directory
     """
@@ -118,10 +127,10 @@ class TrainingConfig:
     eval_batch_size: int = 1024
     learning_rate: float = 0.001
     factor_learning_rate: float | None = None
-    weight_decay: float = 0.001
+    weight_decay: float = 0.00001
     loss_reduction: Literal["mean", "sum"] = "mean"
     max_grad_norm: float | None = None
-    monitor: Literal["loss", "weighted_f1", "positive_f1", "accuracy", "uar"] = "loss"
+    monitor: Literal["loss", "weighted_f1", "positive_f1", "accuracy", "uar"] = "weighted_f1"
     patience: int | None = 10
     visualdl: bool = False
 
@@ -130,7 +139,12 @@ class TrainingConfig:
         for name in ("epochs", "batch_size", "eval_batch_size"):
             value = getattr(self, name)
             lowest = 2 if name == "batch_size" else 1
-            rules.check(type(value) is int and value >= lowest, f"training.{name}", f"a whole number of at least {lowest}", value)
+            rules.check(
+                type(value) is int and value >= lowest,
+                f"training.{name}",
+                f"a whole number of at least {lowest}",
+                value,
+            )
         rates = {"learning_rate": self.learning_rate, "factor_learning_rate": self.factor_learning_rate}
         for name, value in rates.items():
             if value is None and name == "factor_learning_rate":
@@ -171,7 +185,9 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         rules = _Rules()
-        rules.check(type(self.seed) is int and 0 <= self.seed < 2**63, "seed", "a whole number from 0 to 2^63 - 1", self.seed)
+        rules.check(
+            type(self.seed) is int and 0 <= self.seed < 2**63, "seed", "a whole number from 0 to 2^63 - 1", self.seed
+        )
         rules.check(self.emotions is None or len(self.emotions) > 0, "emotions", "one or more names", self.emotions)
         rules.raise_if_broken()
 

@@ -1,12 +1,12 @@
 """A run directory: what is in it, how it is made, and how a trained model comes back from it.
 
-    config.yaml       every setting, enough to run again
-    model/            weights and the model's own arguments
-    checkpoints/      to go on with an unfinished training
-    metrics.json      figures on test; its presence says that the run is complete
-    history.csv       one row per epoch
-    predictions.csv   one row per test clip
-    train.log         everything that was said
+config.yaml       every setting, enough to run again
+model/            weights and the model's own arguments
+checkpoints/      to go on with an unfinished training
+metrics.json      figures on test; its presence says that the run is complete
+history.csv       one row per epoch
+predictions.csv   one row per test clip
+train.log         everything that was said
 """
 
 from __future__ import annotations
@@ -62,11 +62,15 @@ class Run:
         if not found:
             return
         if CONFIG_FILE not in found:
-            raise RunError(f"{self.folder}: must be empty or a run directory, but holds {sorted(found)[0]!r}. Choose another --output_dir.")
+            raise RunError(
+                f"{self.folder}: must be empty or a run directory, but holds {sorted(found)[0]!r}. Choose another --output_dir."
+            )
         if not overwrite:
             done = "a complete run" if METRICS_FILE in found else "an unfinished run"
             hint = "" if METRICS_FILE in found else ", --resume to go on with it"
-            raise RunError(f"{self.folder}: must be empty, but holds {done}. Choose another --output_dir{hint}, or --overwrite to replace it.")
+            raise RunError(
+                f"{self.folder}: must be empty, but holds {done}. Choose another --output_dir{hint}, or --overwrite to replace it."
+            )
 
     def start(self, config: ExperimentConfig, keep: bool = False) -> None:
         """Makes the folder, removes what an earlier run left unless `keep`, and writes the settings."""
@@ -105,9 +109,13 @@ class Run:
         columns = list(dict.fromkeys(name for row in history for name in row))
         self._write_csv("history.csv", columns, [[row.get(name, "") for name in columns] for row in history])
 
-    def write_predictions(self, ids: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, emotions: Sequence[str]) -> None:
+    def write_predictions(
+        self, ids: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, emotions: Sequence[str]
+    ) -> None:
         """One row per clip: id, and per emotion label, probability and prediction (`[N, T]` arrays)."""
-        columns = ["id"] + [f"{emotion}_{part}" for emotion in emotions for part in ("label", "probability", "prediction")]
+        columns = ["id"] + [
+            f"{emotion}_{part}" for emotion in emotions for part in ("label", "probability", "prediction")
+        ]
         rows = []
         for number, clip in enumerate(ids):
             row: list[Any] = [clip]
@@ -145,9 +153,13 @@ class Run:
             content.update({name: kind(**content[name]) for name, kind in parts.items()})
             return ExperimentConfig(**content)
         except FileNotFoundError:
-            raise RunError(f"{self.folder}: must be a run directory, but has no {CONFIG_FILE}. Give the --output_dir of a training.") from None
+            raise RunError(
+                f"{self.folder}: must be a run directory, but has no {CONFIG_FILE}. Give the --output_dir of a training."
+            ) from None
         except (yaml.YAMLError, AttributeError, KeyError, TypeError, UnicodeDecodeError, ConfigError) as error:
-            raise RunError(f"{path}: must hold the settings of a run, but {' '.join(str(error).split())[:200]}.") from None
+            raise RunError(
+                f"{path}: must hold the settings of a run, but {' '.join(str(error).split())[:200]}."
+            ) from None
 
     def load_model(self) -> LMFModel:
         """The trained model, in evaluation mode.
@@ -158,5 +170,7 @@ class Run:
         from lmf_multitask.models.lmf import LMFModel
 
         if not (self.folder / "model").is_dir():
-            raise RunError(f"{self.folder}: must hold a trained model, but has no folder 'model'. Let its training finish first.")
+            raise RunError(
+                f"{self.folder}: must hold a trained model, but has no folder 'model'. Let its training finish first."
+            )
         return LMFModel.from_pretrained(self.folder / "model")

@@ -28,7 +28,10 @@ _NOISE = (
     "When training, we now always track global mean and variance",  # Paddle, at every batch normalisation
 )
 
-_BANNER = ("WARNING: OMP_NUM_THREADS set to", "PLEASE USE OMP_NUM_THREADS WISELY")  # Paddle prints it for two threads or more
+_BANNER = (
+    "WARNING: OMP_NUM_THREADS set to",
+    "PLEASE USE OMP_NUM_THREADS WISELY",
+)  # Paddle prints it for two threads or more
 
 
 def prepare_process(debug: bool = False) -> None:
@@ -75,7 +78,11 @@ def cpu_settings(processor: str | None = None, cores: int | None = None) -> dict
     vendor = _processor_vendor() if processor is None else processor
     if "AMD" not in vendor:
         return {}
-    threads = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) if cores is None else cores
+    threads = (
+        (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        if cores is None
+        else cores
+    )
     return {"MKL_DEBUG_CPU_TYPE": "5", "OMP_NUM_THREADS": str(threads)}
 
 
@@ -129,7 +136,9 @@ def select_device(device: str) -> None:
     if device == "auto":
         device = "gpu" if usable else "cpu"
     if device.startswith("gpu") and not usable:
-        raise UserError(f"device must be one that Paddle can use, but got {device!r} and it finds no GPU. Use --device cpu.")
+        raise UserError(
+            f"device must be one that Paddle can use, but got {device!r} and it finds no GPU. Use --device cpu."
+        )
     try:
         paddle.set_device(device)
     except ValueError:

@@ -15,7 +15,9 @@ def main(arguments: Sequence[str]) -> None:
     """Parses, trains, prints the table."""
     parser = CommandParser(prog="lmf train", description=__doc__)
     add_experiment_options(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace a run that is already in the output directory")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a run that is already in the output directory"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with an unfinished run in the output directory")
     options = parser.parse_args(with_found_configs(arguments))
     config = experiment_from(parser, options)

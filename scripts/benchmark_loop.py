@@ -63,7 +63,9 @@ def main() -> None:
                 optimizer.clear_grad()
             module.eval()
             with paddle.no_grad():
-                module.validation_step({name: paddle.to_tensor(values) for name, values in validation.items()})["loss"].item()
+                module.validation_step({name: paddle.to_tensor(values) for name, values in validation.items()})[
+                    "loss"
+                ].item()
 
     def driven() -> None:
         def figures(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

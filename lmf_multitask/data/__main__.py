@@ -12,11 +12,15 @@ def main(arguments: Sequence[str]) -> None:
     """Parses and calls one of the two."""
     inspect = CommandParser(prog="lmf data inspect", description="What is in a data file, in one screen.")
     inspect.add_argument("file", metavar="FILE", help="pickle, folder of save_to_disk, or folder of Parquet files")
-    inspect.add_argument("--label_column", type=int, choices=[0, 1], help='which column of one-hot labels means "present"')
+    inspect.add_argument(
+        "--label_column", type=int, choices=[0, 1], help='which column of one-hot labels means "present"'
+    )
     inspect.add_argument("--cache_dir", help="folder of the Arrow cache; default: that of datasets")
     sample = CommandParser(prog="lmf data sample", description="Write the built-in sample of made-up clips.")
     sample.add_argument("file", metavar="FILE", help="the pickle to write")
-    sample.add_argument("--scale", choices=["small", "full"], default="small", help="full: as many clips as IEMOCAP, 443 MB")
+    sample.add_argument(
+        "--scale", choices=["small", "full"], default="small", help="full: as many clips as IEMOCAP, 443 MB"
+    )
     sample.add_argument("--seed", type=int, default=0, help="of all random numbers, from 0 to 2^32 - 1; default: 0")
     sample.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser = CommandParser(prog="lmf data", description="Look at a data file, or write the sample.")

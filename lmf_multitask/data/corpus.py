@@ -90,12 +90,16 @@ class PickledCorpus:
         self._arrays = self._checked_structure(read_pickle(self.path))
         self.emotions = sort_emotions(list(self._arrays))
         self.stored_dtypes = {
-            modality: " and ".join(sorted({str(splits[s][modality].dtype) for splits in self._arrays.values() for s in SPLITS}))
+            modality: " and ".join(
+                sorted({str(splits[s][modality].dtype) for splits in self._arrays.values() for s in SPLITS})
+            )
             for modality in MODALITIES
         }
         labels = {e: {s: self._labels(e, s) for s in SPLITS} for e in self.emotions}
         joined = {s: self._join(s, {e: labels[e][s] for e in self.emotions}) for s in SPLITS}
-        self.label_column, self.label_reason = self._find_label_column([j.labels for j in joined.values()], label_column)
+        self.label_column, self.label_reason = self._find_label_column(
+            [j.labels for j in joined.values()], label_column
+        )
         self.rows = {s: self._decide(j) for s, j in joined.items()}
 
     def width(self, modality: str) -> tuple[int, ...]:
@@ -123,7 +127,9 @@ class PickledCorpus:
 
     def _checked_structure(self, tree: object) -> dict[str, dict[str, dict[str, StoredArray | np.ndarray]]]:
         if not isinstance(tree, Mapping):
-            raise self._fail(f"must hold data[emotion][split][feature], but holds a {type(tree).__name__}. Check the file.")
+            raise self._fail(
+                f"must hold data[emotion][split][feature], but holds a {type(tree).__name__}. Check the file."
+            )
         splits_on_top = [key for key in tree if any(key in keys for keys in SPLIT_KEYS.values())]
         if splits_on_top:
             raise self._fail(
@@ -137,7 +143,9 @@ class PickledCorpus:
         }
         if not emotions:
             keys = ", ".join(repr(str(key)[:40]) for key in list(tree)[:9]) or "nothing"
-            raise self._fail(f"must hold data[emotion][split][feature], but no emotion is in it (found {keys}). Check the file.")
+            raise self._fail(
+                f"must hold data[emotion][split][feature], but no emotion is in it (found {keys}). Check the file."
+            )
         found = {}
         for emotion, splits in emotions.items():
             try:
@@ -163,7 +171,9 @@ class PickledCorpus:
     def _checked_split(self, emotion: str, split: str, content: object) -> dict[str, StoredArray | np.ndarray]:
         where = f"[{emotion!r}][{split!r}]"
         if not isinstance(content, Mapping):
-            raise self._fail(f"data{where} must be a dict of features, but is a {type(content).__name__}. Check the file.")
+            raise self._fail(
+                f"data{where} must be a dict of features, but is a {type(content).__name__}. Check the file."
+            )
         arrays = {}
         for name, keys in FEATURE_KEYS.items():
             value = self._pick(content, keys, where, "feature")
@@ -172,7 +182,9 @@ class PickledCorpus:
                 try:
                     value = to_array(value, limit=self.path.stat().st_size)
                 except ValueError as error:
-                    raise self._fail(f"{here} must be an array of numbers, but {error}. Store it as a numpy array.") from None
+                    raise self._fail(
+                        f"{here} must be an array of numbers, but {error}. Store it as a numpy array."
+                    ) from None
             if value.dtype.kind not in "biuf":
                 raise self._fail(f"{here} must be an array of numbers, but holds {_kind(value.dtype)} ({value.dtype}).")
             arrays[name] = value
@@ -224,7 +236,9 @@ class PickledCorpus:
         if labels.ndim == 2 and labels.shape[1] == 2:
             wrong = np.flatnonzero(labels.sum(axis=1) != 1)
             if len(wrong):
-                raise self._fail(f"{here} must be one-hot in every row, but row {wrong[0]} is {labels[wrong[0]].tolist()}.")
+                raise self._fail(
+                    f"{here} must be one-hot in every row, but row {wrong[0]} is {labels[wrong[0]].tolist()}."
+                )
             return labels
         if labels.ndim == 1 or (labels.ndim == 2 and labels.shape[1] == 1):
             labels = labels.reshape(-1)
@@ -246,14 +260,20 @@ class PickledCorpus:
             exclusive = [bool((every[:, :, column].sum(axis=1) == 1).all()) for column in (0, 1)]
             if exclusive[0] != exclusive[1]:
                 column = exclusive.index(True)
-                return column, f"column {column} = present: in every clip it is set for exactly one of the {count} emotions"
+                return (
+                    column,
+                    f"column {column} = present: in every clip it is set for exactly one of the {count} emotions",
+                )
         known = [index for index, emotion in enumerate(self.emotions) if emotion in _MINORITY_EMOTIONS]
         set_in = np.concatenate(labels)[:, known]
         share = float((set_in == 1)[..., 1].sum() / max((set_in != NOT_ANNOTATED)[..., 1].sum(), 1)) if known else 0.5
         if share != 0.5:
             column = int(share < 0.5)
             return column, f"column {column} = present: the rarer side ({min(share, 1 - share):.0%} of the labels)"
-        return 1, "column 1 = present, by the convention of these files: nothing in this one proves it (force it with --data.label_column)"
+        return (
+            1,
+            "column 1 = present, by the convention of these files: nothing in this one proves it (force it with --data.label_column)",
+        )
 
     def _decide(self, joined: JoinedRows) -> JoinedRows:
         column = 1 if self.label_column is None else self.label_column
@@ -298,7 +318,9 @@ class PickledCorpus:
                 if id(stored) not in known:  # arrays shared inside the pickle are read once
                     known[id(stored)] = _row_digests(self._read(emotion, split, modality))
                 found[emotion].append(known[id(stored)])
-        return {e: [hashlib.sha256(b"".join(parts)).digest()[:16] for parts in zip(*lists)] for e, lists in found.items()}
+        return {
+            e: [hashlib.sha256(b"".join(parts)).digest()[:16] for parts in zip(*lists)] for e, lists in found.items()
+        }
 
 
 def _row_digests(features: np.ndarray) -> list[bytes]:

@@ -120,14 +120,22 @@ class Iemocap(datasets.ArrowBasedBuilder):
             self.info.description = describe(corpus.emotions, labels, self._facts, corpus, self.config.sha256)
 
 
-def _load_pickle(path: Path, label_column: int | None, non_finite: NonFinitePolicy, cache_dir: object) -> datasets.DatasetDict:
+def _load_pickle(
+    path: Path, label_column: int | None, non_finite: NonFinitePolicy, cache_dir: object
+) -> datasets.DatasetDict:
     try:
         with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+            sha256 = (
+                hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+            )
     except OSError as error:
         raise DataError(f"{path}: must be a readable file, but {error.strerror}. Check the path.") from None
     builder = Iemocap(
-        cache_dir=cache_dir and str(cache_dir), path=str(path), sha256=sha256, label_column=label_column, non_finite=non_finite
+        cache_dir=cache_dir and str(cache_dir),
+        path=str(path),
+        sha256=sha256,
+        label_column=label_column,
+        non_finite=non_finite,
     )
     try:
         builder.download_and_prepare()
@@ -163,7 +171,9 @@ def _fixed_lists(values: np.ndarray) -> pa.Array:
 # -- folders
 
 
-def _load_folder(folder: Path, emotions: Sequence[str] | None, non_finite: NonFinitePolicy, cache_dir: object) -> datasets.DatasetDict:
+def _load_folder(
+    folder: Path, emotions: Sequence[str] | None, non_finite: NonFinitePolicy, cache_dir: object
+) -> datasets.DatasetDict:
     if (folder / "dataset_dict.json").is_file():
         try:
             loaded = datasets.load_from_disk(str(folder))
@@ -182,7 +192,9 @@ def _load_folder(folder: Path, emotions: Sequence[str] | None, non_finite: NonFi
             try:
                 loaded[split] = datasets.Dataset.from_parquet(str(source), cache_dir=cache_dir and str(cache_dir))
             except (OSError, ValueError, DatasetGenerationError, pa.ArrowInvalid) as error:
-                raise DataError(f"{source}: must be a Parquet file, but {_first_line(error)}. Write it again.") from None
+                raise DataError(
+                    f"{source}: must be a Parquet file, but {_first_line(error)}. Write it again."
+                ) from None
     absent = [split for split in SPLITS if split not in loaded]
     if absent:
         raise DataError(f"{folder}: must have the splits {', '.join(SPLITS)}, but {', '.join(absent)} is missing.")
@@ -210,7 +222,9 @@ def _checked(
             values = column_array(part, modality).astype(np.float32)
             if values.ndim != (3 if modality == "text" else 2):
                 rule = "a list of word vectors" if modality == "text" else "a list of numbers"
-                raise DataError(f"{modality} must be {rule} in every row, but {split} has rows of the shape {values.shape[1:]}.")
+                raise DataError(
+                    f"{modality} must be {rule} in every row, but {split} has rows of the shape {values.shape[1:]}."
+                )
             facts[split][modality] = clean(values, modality, non_finite)
             dirty |= bool(facts[split][modality].nan or facts[split][modality].infinite)
             arrays[modality] = values
@@ -218,11 +232,19 @@ def _checked(
         shapes = {modality: values.shape[1:] for modality, values in arrays.items()}
         first = {modality: facts["train"][modality].shape[1:] for modality in MODALITIES}
         if shapes != first:
-            raise DataError(f"{split} must have the sizes of train, {_sizes(first)}, but has {_sizes(shapes)}. Extract the features alike.")
+            raise DataError(
+                f"{split} must have the sizes of train, {_sizes(first)}, but has {_sizes(shapes)}. Extract the features alike."
+            )
         types = dataset_features(*shapes["audio"], *shapes["video"], *shapes["text"], names)
         if dirty or part.features != types:
-            ids = list(map(str, part["id"])) if "id" in part.column_names else [f"{split}-{n:05d}" for n in range(len(part))]
-            part = datasets.Dataset(datasets.table.InMemoryTable(_table(ids, arrays, labels[split], types)), split=part.split)
+            ids = (
+                list(map(str, part["id"]))
+                if "id" in part.column_names
+                else [f"{split}-{n:05d}" for n in range(len(part))]
+            )
+            part = datasets.Dataset(
+                datasets.table.InMemoryTable(_table(ids, arrays, labels[split], types)), split=part.split
+            )
         result[split] = part
     description = ready or describe(names, labels, facts)
     for part in result.values():
@@ -234,9 +256,13 @@ def _label_names(part: datasets.Dataset, emotions: Sequence[str] | None) -> list
     """The emotions of the label columns: as the data set names them, as its columns are called, or as the user says."""
     if "labels" not in part.column_names:
         others = [name for name in part.column_names if name not in ("id", *MODALITIES)]
-        names = [name for name in others if getattr(part.features[name], "dtype", "").startswith(("int", "uint", "bool"))]
+        names = [
+            name for name in others if getattr(part.features[name], "dtype", "").startswith(("int", "uint", "bool"))
+        ]
         if not names:
-            raise DataError(f"the data must have a column 'labels' or one 0/1 column per emotion, but have {part.column_names}.")
+            raise DataError(
+                f"the data must have a column 'labels' or one 0/1 column per emotion, but have {part.column_names}."
+            )
         return [check_emotion_name(name) for name in names]
     named = emotion_names(part)
     if named is not None:
@@ -244,7 +270,9 @@ def _label_names(part: datasets.Dataset, emotions: Sequence[str] | None) -> list
     count = column_array(part, "labels").shape[-1]
     if emotions is None or len(emotions) != count:
         given = "none is given" if emotions is None else f"{len(emotions)} are"
-        raise DataError(f"the {count} label columns must be named, but {given}. Add --emotions with {count} names in their order.")
+        raise DataError(
+            f"the {count} label columns must be named, but {given}. Add --emotions with {count} names in their order."
+        )
     return [check_emotion_name(name) for name in emotions]
 
 
@@ -257,10 +285,14 @@ def _checked_labels(part: datasets.Dataset, split: str, names: list[str]) -> np.
             raise DataError(f"{split} must have the label columns of train, but lacks {', '.join(absent)}.")
         values = np.stack([column_array(part, name) for name in names], axis=1)
     if values.ndim != 2 or values.shape[1] != len(names):
-        raise DataError(f"labels of {split} must have {len(names)} numbers per row, but have the shape {list(values.shape)}.")
+        raise DataError(
+            f"labels of {split} must have {len(names)} numbers per row, but have the shape {list(values.shape)}."
+        )
     odd = values[~np.isin(values, (0, 1, NOT_ANNOTATED))]
     if len(odd):
-        raise DataError(f"labels must be 1, 0 or {NOT_ANNOTATED} (not annotated), but {split} holds {odd[0]:g}. Make them binary.")
+        raise DataError(
+            f"labels must be 1, 0 or {NOT_ANNOTATED} (not annotated), but {split} holds {odd[0]:g}. Make them binary."
+        )
     return values.astype(np.int64)
 
 

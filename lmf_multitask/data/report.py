@@ -53,7 +53,9 @@ def clean(features: np.ndarray, modality: str, policy: NonFinitePolicy = "zero")
     infinite = int(odd.sum()) - nan
     if nan or infinite:
         if policy == "error":
-            raise DataError(f"{modality} must be finite, but has {nan} NaN and {infinite} infinite values. Use --data.non_finite zero.")
+            raise DataError(
+                f"{modality} must be finite, but has {nan} NaN and {infinite} infinite values. Use --data.non_finite zero."
+            )
         features[odd] = 0.0
     empty = int((features == 0).reshape(len(features), -1).all(axis=1).sum())
     facts = ModalityFacts(features.shape, nan, infinite, empty, float(features.min()), float(features.max()))
@@ -120,7 +122,9 @@ def warnings_about(corpus: PickledCorpus) -> list[str]:
     rows = corpus.rows
     for split, joined in rows.items():
         if len(corpus.emotions) > 1 and joined.shared == 0:
-            found.append(f"no clip of {split} is shared by all emotions: their features differ, or they annotate different clips")
+            found.append(
+                f"no clip of {split} is shared by all emotions: their features differ, or they annotate different clips"
+            )
         for other in list(rows)[list(rows).index(split) + 1 :]:
             both = len(set(joined.digests) & set(rows[other].digests))
             if both:
@@ -191,7 +195,9 @@ def _modality_lines(modality: str, facts: list[ModalityFacts], dtype: str) -> li
     lines = [(modality, "; ".join(parts))]
     measured = [f for f in facts if f.lengths]
     if measured:
-        side = {"end": "at the end", "front": "in front", "both": "on both sides", "none": "nowhere"}[padding_side(facts)]
+        side = {"end": "at the end", "front": "in front", "both": "on both sides", "none": "nowhere"}[
+            padding_side(facts)
+        ]
         shortest, longest = min(f.lengths[0] for f in measured), max(f.lengths[2] for f in measured)
         front, end, inside = np.sum([f.padded_clips for f in measured], axis=0)
         lines.append(
@@ -214,4 +220,3 @@ def _ranges(columns: list[int]) -> str:
             pieces.append([column, column])
     shown = ", ".join(f"{a}-{b}" if b > a else str(a) for a, b in pieces[:8])
     return shown + (" and more" if len(pieces) > 8 else "")
-

@@ -101,10 +101,16 @@ def column_array(dataset: datasets.Dataset, name: str) -> np.ndarray:
         if isinstance(chunk, pa.ExtensionArray):
             chunk = chunk.storage
         sizes = [len(chunk)]
-        while pa.types.is_list(chunk.type) or pa.types.is_large_list(chunk.type) or pa.types.is_fixed_size_list(chunk.type):
+        while (
+            pa.types.is_list(chunk.type)
+            or pa.types.is_large_list(chunk.type)
+            or pa.types.is_fixed_size_list(chunk.type)
+        ):
             flat = chunk.flatten()
             size, rest = divmod(len(flat), max(len(chunk), 1))
-            lengths = [size] if pa.types.is_fixed_size_list(chunk.type) else np.unique(chunk.value_lengths().to_numpy(False))
+            lengths = (
+                [size] if pa.types.is_fixed_size_list(chunk.type) else np.unique(chunk.value_lengths().to_numpy(False))
+            )
             if rest or chunk.null_count or len(lengths) > 1:
                 raise DataError(
                     f"column {name!r} must have rows of one length, but got {_span(lengths)}. Pad them to the same length."
@@ -114,7 +120,9 @@ def column_array(dataset: datasets.Dataset, name: str) -> np.ndarray:
         if not (pa.types.is_integer(chunk.type) or pa.types.is_floating(chunk.type) or pa.types.is_boolean(chunk.type)):
             raise DataError(f"column {name!r} must hold numbers, but holds {chunk.type}. Convert it.")
         if chunk.null_count:
-            raise DataError(f"column {name!r} must have no empty values, but got {chunk.null_count}. Fill or drop them.")
+            raise DataError(
+                f"column {name!r} must have no empty values, but got {chunk.null_count}. Fill or drop them."
+            )
         if shape not in (None, tuple(sizes[1:])):
             raise DataError(f"column {name!r} must have rows of one length, but got {shape} and {tuple(sizes[1:])}.")
         shape = tuple(sizes[1:])

@@ -32,7 +32,9 @@ def binary_figures(labels: np.ndarray, present: np.ndarray) -> dict[str, Any]:
     """
     labels, present = np.asarray(labels), np.asarray(present)
     if labels.ndim != 1 or labels.shape != present.shape:
-        raise DataError(f"labels and decisions must have one shape [rows], but got {list(labels.shape)} and {list(present.shape)}.")
+        raise DataError(
+            f"labels and decisions must have one shape [rows], but got {list(labels.shape)} and {list(present.shape)}."
+        )
     known = labels != NOT_ANNOTATED
     labels, present = labels[known], present[known].astype(np.int64)
     support = int((labels == 1).sum())

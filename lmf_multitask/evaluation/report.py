@@ -24,7 +24,13 @@ def results_table(metrics: dict[str, Any]) -> str:
     per_emotion = metrics["emotions"]
     baseline = metrics.get("always_absent", {}).get("emotions", {})
     published = any(name in LMF_PAPER for name in per_emotion)
-    table = Table(title=f"{metrics['split']}, {metrics['samples']} clips", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(
+        title=f"{metrics['split']}, {metrics['samples']} clips",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
     table.add_column("emotion")
     table.add_column("present", justify="right")
     for figure in FIGURES:
@@ -46,7 +52,11 @@ def results_table(metrics: dict[str, Any]) -> str:
         row += [_number(metrics["always_absent"]["mean"]["weighted_f1"])] if baseline else []
         table.add_row(*row, style="bold")
     notes = ["*  weighted F1 of never seeing the emotion, on these clips"] if baseline else []
-    notes += ["** weighted F1 published for IEMOCAP's 938 test clips, one model per emotion; not measured here"] if published else []
+    notes += (
+        ["** weighted F1 published for IEMOCAP's 938 test clips, one model per emotion; not measured here"]
+        if published
+        else []
+    )
     buffer = io.StringIO()
     Console(file=buffer, width=120, no_color=True).print(table)
     return "\n".join([line.rstrip() for line in buffer.getvalue().splitlines()] + notes)

@@ -29,7 +29,9 @@ class LowRankFusion(nn.Layer):
         fused = sum_r w_r  prod_m (z_m F_m^r) + b,    R sum_m (H_m + 1) K weights instead.
     """
 
-    def __init__(self, hidden_sizes: Sequence[int], fusion_rank: int, fusion_dim: int, factor_init: FactorInit = "variance") -> None:
+    def __init__(
+        self, hidden_sizes: Sequence[int], fusion_rank: int, fusion_dim: int, factor_init: FactorInit = "variance"
+    ) -> None:
         """Creates the factors and, after them, the weights of the terms and the bias.
 
         Args:

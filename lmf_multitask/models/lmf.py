@@ -54,7 +54,9 @@ class LMFModel(nn.Layer):
         config: sizes of the network.
     """
 
-    def __init__(self, feature_sizes: Mapping[str, int], emotions: Sequence[str], config: ModelConfig | None = None) -> None:
+    def __init__(
+        self, feature_sizes: Mapping[str, int], emotions: Sequence[str], config: ModelConfig | None = None
+    ) -> None:
         """Builds the network with random weights from Paddle's generator.
 
         Args:
@@ -108,7 +110,10 @@ class LMFModel(nn.Layer):
         with paddle.no_grad():
             for start in range(0, len(features["audio"]), batch_size):
                 chosen = slice(start, start + batch_size)
-                batch = [paddle.to_tensor(np.ascontiguousarray(features[name][chosen])) for name in ("audio", "video", "text")]
+                batch = [
+                    paddle.to_tensor(np.ascontiguousarray(features[name][chosen]))
+                    for name in ("audio", "video", "text")
+                ]
                 found.append(nn.functional.softmax(self(*batch), axis=-1)[:, :, 1].numpy())
         if was_training:
             self.train()
@@ -141,7 +146,9 @@ class LMFModel(nn.Layer):
         try:
             model = cls(about["feature_sizes"], about["emotions"], ModelConfig(**about["model"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RunError(f"{folder / CONFIG_FILE}: must describe an LMF model, but {type(error).__name__}: {error}.") from None
+            raise RunError(
+                f"{folder / CONFIG_FILE}: must describe an LMF model, but {type(error).__name__}: {error}."
+            ) from None
         path = folder / WEIGHTS_FILE
         try:
             stored = load_file(path)
@@ -168,7 +175,9 @@ class LMFModel(nn.Layer):
         own = self.weights()
         missing, foreign = sorted(set(own) - set(stored)), sorted(set(stored) - set(own))
         if missing or foreign:
-            raise RunError(f"weights must be those of the model, but {missing or 'none'} are missing and {foreign or 'none'} are foreign.")
+            raise RunError(
+                f"weights must be those of the model, but {missing or 'none'} are missing and {foreign or 'none'} are foreign."
+            )
         for name, value in own.items():
             array = stored[name]
             if list(array.shape) != list(value.shape) or array.dtype != np.float32:

@@ -84,7 +84,9 @@ def load_data(config: ExperimentConfig) -> datasets.DatasetDict:
     """The data of an experiment; the built-in sample where it names none."""
     path = config.data_path or builtin_sample()
     data = config.data
-    return load_iemocap(path, config.emotions, label_column=data.label_column, non_finite=data.non_finite, cache_dir=data.cache_dir)
+    return load_iemocap(
+        path, config.emotions, label_column=data.label_column, non_finite=data.non_finite, cache_dir=data.cache_dir
+    )
 
 
 def evaluate_model(model: LMFModel, rows: datasets.Dataset, split: str, seed: int, batch_size: int) -> dict[str, Any]:
@@ -103,7 +105,9 @@ def evaluate_model(model: LMFModel, rows: datasets.Dataset, split: str, seed: in
     }
 
 
-def evaluate_run(folder: str | Path, data_path: str | None = None, split: str = "test", device: str = "auto") -> tuple[dict, Path]:
+def evaluate_run(
+    folder: str | Path, data_path: str | None = None, split: str = "test", device: str = "auto"
+) -> tuple[dict, Path]:
     """Figures of a trained run on any data that have its emotions and feature sizes; writes ``metrics_SPLIT.json``.
 
     Returns:
@@ -120,7 +124,9 @@ def evaluate_run(folder: str | Path, data_path: str | None = None, split: str = 
     rows = load_data(config)[split]
     sizes = _feature_sizes(rows)
     if sizes != model.feature_sizes:
-        raise DataError(f"{config.data_path}: must have the feature sizes of the model, {model.feature_sizes}, but has {sizes}.")
+        raise DataError(
+            f"{config.data_path}: must have the feature sizes of the model, {model.feature_sizes}, but has {sizes}."
+        )
     metrics = evaluate_model(model, rows, split, config.seed, config.training.eval_batch_size)
     del metrics["probabilities"]
     return metrics, run.write_metrics(metrics, f"metrics_{split}.json")
@@ -131,7 +137,9 @@ def _feature_sizes(rows: datasets.Dataset) -> dict[str, int]:
     return {"audio": types["audio"].length, "video": types["video"].length, "text": types["text"].feature.length}
 
 
-def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, emotions: list[str], resume: bool) -> LMFTrainer:
+def _fit(
+    config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, emotions: list[str], resume: bool
+) -> LMFTrainer:
     seed_everything(config.seed)
     model = LMFModel(_feature_sizes(dataset["train"]), emotions, config.model)
     trainable = sum(int(np.prod(w.shape)) for w in model.weights().values() if not w.stop_gradient)
@@ -186,7 +194,9 @@ def _check_labels(dataset: datasets.DatasetDict, emotions: list[str]) -> None:
 def _check_resumable(run: Run, config: ExperimentConfig) -> None:
     """Going on is meaningful only with the settings that the run began with."""
     if (run.folder / METRICS_FILE).exists():
-        raise RunError(f"{run.folder}: must be an unfinished run to resume, but is complete. Evaluate it, or --overwrite it.")
+        raise RunError(
+            f"{run.folder}: must be an unfinished run to resume, but is complete. Evaluate it, or --overwrite it."
+        )
     before = run.load_config()
     for name in ("data_path", "emotions", "seed", "data", "model", "training"):
         if getattr(before, name) != getattr(config, name):
@@ -218,7 +228,11 @@ class EpochLines:
     def __call__(self, row: dict[str, float]) -> None:
         """Prints the history's newest row."""
         parts = [f"epoch {row['epoch']:>3}/{self._epochs}"]
-        shown = {"train_loss": "train loss", "validation_loss": "validation loss", "validation_weighted_f1": "weighted F1"}
+        shown = {
+            "train_loss": "train loss",
+            "validation_loss": "validation loss",
+            "validation_weighted_f1": "weighted F1",
+        }
         shown.setdefault(f"validation_{self._monitor}", self._monitor)
         parts += [f"{text} {row[name]:.4f}" for name, text in shown.items() if name in row]
         if self._bar is not None:

@@ -101,5 +101,7 @@ class LMFModule(TrainingModule):
     @staticmethod
     def _cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Sum over annotated labels, and how many there are (at least 1, so that a batch without any has loss 0)."""
-        total = F.cross_entropy(logits.reshape([-1, 2]), labels.reshape([-1]), ignore_index=NOT_ANNOTATED, reduction="sum")
+        total = F.cross_entropy(
+            logits.reshape([-1, 2]), labels.reshape([-1]), ignore_index=NOT_ANNOTATED, reduction="sum"
+        )
         return total, (labels != NOT_ANNOTATED).sum().astype(total.dtype).clip(min=1.0)

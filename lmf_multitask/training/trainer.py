@@ -33,7 +33,9 @@ _TRAINERS_OWN = ("interval_", "learning_rate", "global_step", "progress_or_epoch
 PROGRESS_FILE = "progress.json"
 
 
-def training_arguments(output_dir: str | Path, config: TrainingConfig | None = None, **others: Any) -> TrainingArguments:
+def training_arguments(
+    output_dir: str | Path, config: TrainingConfig | None = None, **others: Any
+) -> TrainingArguments:
     """PaddleNLP's arguments for one evaluation and one checkpoint per epoch, best weights at the end.
 
     Args:
@@ -101,7 +103,9 @@ class LMFTrainer(Trainer):
             callbacks: further callbacks of PaddleNLP's kind.
         """
         if args.world_size > 1:
-            raise TrainingError(f"training must run in one process, but was launched in {args.world_size}. Start it without a launcher.")
+            raise TrainingError(
+                f"training must run in one process, but was launched in {args.world_size}. Start it without a launcher."
+            )
         self.history: list[dict[str, float]] = []
         self._logged: dict[str, list[tuple[Any, int]]] = {}
         self._resumed_from: str | None = None
@@ -163,7 +167,9 @@ class LMFTrainer(Trainer):
         """Mean loss and the figures of ``compute_metrics`` on any rows."""
         with _quiet_paddlenlp():
             loader = self.get_eval_dataloader(dataset)
-            output = self.evaluation_loop(loader, "Test", prediction_loss_only=not self._wants_predictions, metric_key_prefix="eval")
+            output = self.evaluation_loop(
+                loader, "Test", prediction_loss_only=not self._wants_predictions, metric_key_prefix="eval"
+            )
         self.model.eval()
         return {name.removeprefix("eval_"): value for name, value in output.metrics.items()}
 
@@ -177,7 +183,9 @@ class LMFTrainer(Trainer):
     def log_value(self, name: str, value: float | paddle.Tensor, rows: int) -> None:
         """Called by `TrainingModule.log`; tensors are read at the end of the epoch, so that no step waits for them."""
         if self.model.training:
-            self._logged.setdefault(name, []).append((value.detach() if isinstance(value, paddle.Tensor) else value, rows))
+            self._logged.setdefault(name, []).append(
+                (value.detach() if isinstance(value, paddle.Tensor) else value, rows)
+            )
 
     # -- what PaddleNLP calls
 
@@ -279,7 +287,9 @@ class LMFTrainer(Trainer):
             self.history[:] = progress["history"]
             self._epoch_end.epochs_without_better = progress["epochs_without_better"]
         except (OSError, ValueError, KeyError) as error:
-            raise RunError(f"{path}: must be a complete record of progress, but {error}. Delete that checkpoint.") from None
+            raise RunError(
+                f"{path}: must be a complete record of progress, but {error}. Delete that checkpoint."
+            ) from None
         best = self.state.best_model_checkpoint
         if best is not None:  # the run directory may have been moved
             self.state.best_model_checkpoint = str(Path(self.args.output_dir) / Path(best).name)
@@ -289,7 +299,9 @@ class LMFTrainer(Trainer):
 class _EpochEnd(TrainerCallback):
     """History, early stopping, finite parameters; and what Trainer forgets on resuming."""
 
-    def __init__(self, trainer: LMFTrainer, patience: int | None, on_epoch: Callable[[dict[str, float]], None] | None) -> None:
+    def __init__(
+        self, trainer: LMFTrainer, patience: int | None, on_epoch: Callable[[dict[str, float]], None] | None
+    ) -> None:
         self._trainer, self._patience, self._on_epoch = trainer, patience, on_epoch
         self.epochs_without_better = 0
         self._best: float | None = None
@@ -309,12 +321,22 @@ class _EpochEnd(TrainerCallback):
         if logs and "loss" in logs:
             self._latest = {name: value for name, value in logs.items() if not name.startswith(_TRAINERS_OWN)}
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **others: Any) -> None:
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **others: Any
+    ) -> None:
         if not self._trainer.is_in_train:
             return
-        figures = {n.removeprefix("eval_"): v for n, v in metrics.items() if not n.endswith(("runtime", "per_second", "progress_or_epoch"))}
+        figures = {
+            n.removeprefix("eval_"): v
+            for n, v in metrics.items()
+            if not n.endswith(("runtime", "per_second", "progress_or_epoch"))
+        }
         figures = {f"validation_{name}": value for name, value in figures.items() if isinstance(value, (int, float))}
-        row = {"epoch": round(state.epoch), **{n: v for n, v in self._latest.items() if n != "loss" or len(self._latest) == 1}, **figures}
+        row = {
+            "epoch": round(state.epoch),
+            **{n: v for n, v in self._latest.items() if n != "loss" or len(self._latest) == 1},
+            **figures,
+        }
         value = metrics.get(args.metric_for_best_model)
         if value is not None:
             better = self._best is None or (value > self._best if args.greater_is_better else value < self._best)

@@ -94,7 +94,9 @@ def test_signal_needs_more_than_one_modality():
         # the best possible summaries of each modality: an upper bound for linear use of it
         train, test = (_draw_split(np.random.RandomState(seed), 1200) for seed in (1, 2))
         emotion = [np.argmax(split["label"][:, :, 1], axis=0) for split in (train, test)]
-        model = LogisticRegression(C=100.0, max_iter=500, class_weight="balanced").fit(features(train, names, products), emotion[0])
+        model = LogisticRegression(C=100.0, max_iter=500, class_weight="balanced").fit(
+            features(train, names, products), emotion[0]
+        )
         return recall_score(emotion[1], model.predict(features(test, names, products)), average="macro")
 
     assert uar(["audio"]) < 0.35

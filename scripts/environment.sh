@@ -1,0 +1,52 @@
+# Sourced by the other scripts: goes to the repository root and sees to it that .venv holds the package under the lock.
+# Sets `python`. With TEST_TOOLS=yes the tools of the tests are there too. PYTHON names the interpreter to build it with.
+# Nothing is installed when the lock and the package's metadata are those of the last installation.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+suitable() {
+    command -v "$1" >/dev/null 2>&1 &&
+        "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
+}
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.12 python3.11 python3.10 python; do
+        if suitable "$candidate"; then
+            command -v "$candidate"
+            return
+        fi
+        if [ "$candidate" = "${PYTHON:-}" ]; then
+            break
+        fi
+    done
+    echo "error: Python must be 3.10, 3.11 or 3.12, but ${PYTHON:-no python3} is not. Name one: PYTHON=/path/to/python3.11 bash $0" >&2
+    return 2
+}
+
+install() {
+    local extras=cpu
+    [ "${TEST_TOOLS:-no}" = no ] || extras=cpu,test
+    echo "installing into .venv (once; some minutes, about 2 GB on disk)" >&2
+    "$python" -m pip install --quiet --disable-pip-version-check --no-input \
+        --constraint scripts/requirements.lock --editable ".[$extras]"
+}
+
+python=.venv/bin/python
+unset PYTHONPATH PYTHONHOME
+if ! suitable "$python"; then
+    builder=$(find_python)
+    rm -rf .venv
+    if ! "$builder" -m venv .venv; then
+        rm -rf .venv
+        echo "error: $builder must be able to make a virtual environment, but is not. On Debian and Ubuntu: apt install python3-venv" >&2
+        exit 2
+    fi
+fi
+wanted=$(cat scripts/requirements.lock setup.cfg pyproject.toml lmf_multitask/__init__.py | cksum)
+if [ "${TEST_TOOLS:-no}" = no ]; then stamps=".venv/installed .venv/installed-test"; else stamps=.venv/installed-test; fi
+if ! cat $stamps 2>/dev/null | grep -qxF "$wanted"; then
+    rm -f .venv/installed .venv/installed-test
+    install
+    if [ "${TEST_TOOLS:-no}" = no ]; then echo "$wanted" >.venv/installed; else echo "$wanted" >.venv/installed-test; fi
+fi
