@@ -6,7 +6,6 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
@@ -149,15 +148,3 @@ def describe_error(error: Exception) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}."
     return " ".join(str(error).split())
-
-
-def existing_folder(path: str) -> Path:
-    """A run directory given on the command line.
-
-    Raises:
-        ConfigError: there is no such folder.
-    """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: must be a run directory, but there is no such folder. Check the path.")
-    return folder

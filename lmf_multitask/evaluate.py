@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from lmf_multitask.command_line import CommandParser, run
+from lmf_multitask.runtime import tune_cpu
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -17,6 +18,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, gpu or gpu:NUMBER")
     options = parser.parse_args(arguments)
 
+    tune_cpu()
     from lmf_multitask.evaluation.report import results_table
     from lmf_multitask.training.experiment import evaluate_run
 

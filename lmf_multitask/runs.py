@@ -7,6 +7,8 @@ metrics.json      figures on test; its presence says that the run is complete
 history.csv       one row per epoch
 predictions.csv   one row per test clip
 train.log         everything that was said
+
+The parent of per-emotion runs holds such a directory per emotion, under its name, and a joined metrics.json.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import numpy as np
 import yaml
 
 from lmf_multitask.config import DataConfig, ExperimentConfig, ModelConfig, TrainingConfig
+from lmf_multitask.data.schema import sort_emotions
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.files import write_text
 
@@ -33,6 +36,26 @@ if TYPE_CHECKING:
 
 CONFIG_FILE, METRICS_FILE, LOG_FILE = "config.yaml", "metrics.json", "train.log"
 CONTENTS = (CONFIG_FILE, METRICS_FILE, LOG_FILE, "model", "checkpoints", "history.csv", "predictions.csv", "visualdl")
+
+
+def runs_in(folder: str | Path) -> list[Run]:
+    """The run directories that a path given by a user stands for: itself, or the per-emotion runs inside it.
+
+    Raises:
+        RunError: there is no such folder, or it is neither.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise RunError(f"{folder}: must be a run directory, but there is no such folder. Check the path.")
+    if (folder / CONFIG_FILE).is_file():
+        return [Run(folder)]
+    found = {path.parent.name: Run(path.parent) for path in folder.glob(f"*/{CONFIG_FILE}")}
+    if not found:
+        raise RunError(
+            f"{folder}: must be a run directory, but has no {CONFIG_FILE}, nor has any folder in it. "
+            "Give the --output_dir of a training."
+        )
+    return [found[name] for name in sort_emotions(list(found))]
 
 
 class Run:

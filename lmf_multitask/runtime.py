@@ -1,6 +1,7 @@
 """What must be settled before Paddle is imported: math library and threads, noise, logging; and seeds and devices after.
 
-Nothing here happens by itself: commands call `prepare_process`; a program that merely imports the package is left as it is.
+Nothing here happens by itself: commands call `prepare_process` and `tune_cpu`; a program that merely imports the package
+is left as it is.
 """
 
 from __future__ import annotations
@@ -35,12 +36,7 @@ _BANNER = (
 
 
 def prepare_process(debug: bool = False) -> None:
-    """Sets up this process for a command: fast CPU settings, logging to stderr, no third-party noise.
-
-    Variables that the user has set are left alone. Call it before Paddle is imported, or it has no effect on speed.
-    """
-    for name, value in cpu_settings().items():
-        os.environ.setdefault(name, value)
+    """Sets up this process for a command: logging to stderr, no third-party noise. Call it before Paddle is imported."""
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ lines; errors still reach the user
     ignore_noise()
     logging.captureWarnings(True)  # one line, and in train.log
@@ -52,6 +48,21 @@ def prepare_process(debug: bool = False) -> None:
         logger.setLevel(logging.DEBUG)
         logger.handlers[:] = [handler]
         logger.propagate = False
+
+
+def tune_cpu(threads: int | None = None) -> None:
+    """Sets the variables of `cpu_settings` in this process, except those that the user has set.
+
+    Call it before Paddle is imported, or it has no effect.
+
+    Args:
+        threads: of the math library; None takes what is fastest for one process that has the machine to itself.
+    """
+    settings = cpu_settings()
+    if threads is not None:
+        settings["OMP_NUM_THREADS"] = str(threads)
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
 
 
 class _ConsoleFormatter(logging.Formatter):

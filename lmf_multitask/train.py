@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from lmf_multitask.command_line import CommandParser, add_experiment_options, experiment_from, run, with_found_configs
+from lmf_multitask.runtime import tune_cpu
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(with_found_configs(arguments))
     config = experiment_from(parser, options)
 
+    tune_cpu()
     from lmf_multitask.evaluation.report import results_table
     from lmf_multitask.training.experiment import SAMPLE_NOTE, run_experiment
 

@@ -16,6 +16,7 @@ import time
 import lmf_multitask.runtime
 
 lmf_multitask.runtime.prepare_process()
+lmf_multitask.runtime.tune_cpu()
 
 import numpy as np
 

@@ -28,7 +28,7 @@ install() {
     local extras=cpu
     [ "${TEST_TOOLS:-no}" = no ] || extras=cpu,test
     echo "installing into .venv (once; some minutes, about 2 GB on disk)" >&2
-    "$python" -m pip install --quiet --disable-pip-version-check --no-input \
+    PYTHONWARNINGS=ignore "$python" -m pip install --quiet --disable-pip-version-check --no-input \
         --constraint scripts/requirements.lock --editable ".[$extras]"
 }
 
@@ -45,7 +45,7 @@ if ! suitable "$python"; then
 fi
 wanted=$(cat scripts/requirements.lock setup.cfg pyproject.toml lmf_multitask/__init__.py | cksum)
 if [ "${TEST_TOOLS:-no}" = no ]; then stamps=".venv/installed .venv/installed-test"; else stamps=.venv/installed-test; fi
-if ! cat $stamps 2>/dev/null | grep -qxF "$wanted"; then
+if ! grep -qsxF "$wanted" $stamps; then
     rm -f .venv/installed .venv/installed-test
     install
     if [ "${TEST_TOOLS:-no}" = no ]; then echo "$wanted" >.venv/installed; else echo "$wanted" >.venv/installed-test; fi
