@@ -115,6 +115,7 @@ class TrainingConfig:
         learning_rate: Adam's step size, absolute, constant
         factor_learning_rate: step size of the fusion's factors; null takes learning_rate
         weight_decay: strength of the L2 penalty, coupled (added to the gradient, so that it weighs more beside a mean than a sum)
+        row_order: seeded draws the order of the rows from seed and epoch alone; lmf_paddle as LMF_Paddle does, to the digit
         loss_reduction: cross entropy over a batch's annotated labels as their mean or their sum
         max_grad_norm: gradients are scaled down to this length together; null leaves them
         monitor: validation figure that picks the best epoch and stops early; the mean over emotions, or the loss
@@ -128,6 +129,7 @@ class TrainingConfig:
     learning_rate: float = 0.001
     factor_learning_rate: float | None = None
     weight_decay: float = 0.00001
+    row_order: Literal["seeded", "lmf_paddle"] = "seeded"
     loss_reduction: Literal["mean", "sum"] = "mean"
     max_grad_norm: float | None = None
     monitor: Literal["loss", "weighted_f1", "positive_f1", "accuracy", "uar"] = "weighted_f1"

@@ -157,6 +157,7 @@ def _fit(
         validation_dataset=dataset["validation"],
         compute_metrics=lambda logits, labels: _validation_figures(logits, labels, emotions),
         patience=training.patience,
+        row_order=training.row_order,
         on_epoch=lines,
         callbacks=[VisualDLLogs()] if training.visualdl else [],
     )

@@ -66,14 +66,14 @@ class LMFModule(TrainingModule):
         """Cross entropy over the batch's annotated labels: their mean, or their sum as the reference has it."""
         labels = batch["labels"]
         total, count = self._cross_entropy(self._logits(batch), labels)
-        self.log("train_loss", total / count, rows=labels.shape[0])
+        self.log("train_loss", _mean(total, count), rows=labels.shape[0])
         return total if self.config.loss_reduction == "sum" else total / count
 
     def validation_step(self, batch: Batch) -> dict[str, paddle.Tensor]:
         """Mean cross entropy over annotated labels, and logits `[B, T, 2]`."""
         logits = self._logits(batch)
         total, count = self._cross_entropy(logits, batch["labels"])
-        return {"loss": total / count, "logits": logits}
+        return {"loss": _mean(total, count), "logits": logits}
 
     def predict_step(self, batch: Batch) -> paddle.Tensor:
         """Logits `[B, T, 2]`; needs no labels."""
@@ -105,3 +105,8 @@ class LMFModule(TrainingModule):
             logits.reshape([-1, 2]), labels.reshape([-1]), ignore_index=NOT_ANNOTATED, reduction="sum"
         )
         return total, (labels != NOT_ANNOTATED).sum().astype(total.dtype).clip(min=1.0)
+
+
+def _mean(total: paddle.Tensor, count: paddle.Tensor) -> paddle.Tensor:
+    """In float64: what is told of a loss should be as exact as the loss."""
+    return total.detach().astype("float64") / count.astype("float64")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,3 +35,22 @@ class EpochBatchSampler(paddle.io.DistributedBatchSampler):
         for number in range(count):
             end = None if number == count - 1 else (number + 1) * self.batch_size
             yield rows[number * self.batch_size : end].tolist()
+
+
+class LMFPaddleBatchSampler(paddle.io.BatchSampler):
+    """The batches of LMF_Paddle, which depend on everything that has been drawn from numpy's global generator before.
+
+    Its data loaders shuffle the training and the validation rows, with worker processes. In Paddle each pass of such a
+    loader draws a number for the workers and then the order of the rows, both from that generator.
+    """
+
+    def __init__(self, dataset: Any, batch_size: int) -> None:
+        """Takes the rows and the batch size."""
+        super().__init__(dataset, shuffle=False, batch_size=batch_size)
+        self._rows = len(dataset)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        np.random.randint(low=0, high=sys.maxsize)
+        rows = np.random.choice(np.arange(self._rows), self._rows, replace=False)
+        for start in range(0, self._rows, self.batch_size):
+            yield rows[start : start + self.batch_size].tolist()

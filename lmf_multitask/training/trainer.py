@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import paddle
@@ -22,7 +22,7 @@ from lmf_multitask.errors import RunError, TrainingError
 from lmf_multitask.files import atomic_folder
 from lmf_multitask.runtime import ignore_noise, quiet_imports
 from lmf_multitask.training.module import TrainingModule
-from lmf_multitask.training.sampler import EpochBatchSampler
+from lmf_multitask.training.sampler import EpochBatchSampler, LMFPaddleBatchSampler
 
 with quiet_imports():
     from paddlenlp.trainer import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
@@ -68,8 +68,8 @@ class LMFTrainer(Trainer):
     """A `paddlenlp.trainer.Trainer` that trains a `TrainingModule`: ``fit``, ``validate``, ``test``, ``predict``.
 
     Trainer's own arguments, callbacks and integrations work as documented by PaddleNLP. On top of it: batches are
-    gathered from whole columns, their order depends on seed and epoch alone, checkpoints are complete or absent, random
-    states are restored on resuming, and parameters that are no longer finite stop the training.
+    gathered from whole columns, their order depends on seed and epoch alone (unless `row_order` says otherwise),
+    checkpoints are complete or absent, random states are restored on resuming, and parameters that are no longer finite stop the training.
 
     Attributes:
         history: one dict per finished epoch: ``epoch``, what the module logged, and the validation figures.
@@ -85,6 +85,7 @@ class LMFTrainer(Trainer):
         collator: Callable[[Sequence[Any]], Mapping[str, np.ndarray]] | None = None,
         compute_metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None,
         patience: int | None = None,
+        row_order: Literal["seeded", "lmf_paddle"] = "seeded",
         on_epoch: Callable[[dict[str, float]], None] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
@@ -99,6 +100,8 @@ class LMFTrainer(Trainer):
             collator: a list of rows -> a batch (dict of arrays); not needed for a `datasets.Dataset`.
             compute_metrics: (logits `[N, ...]`, labels `[N, ...]`) -> figures; for data with a column ``labels``.
             patience: epochs without a better figure before training stops; None never stops early.
+            row_order: ``seeded``: the order of the training rows depends on seed and epoch alone; ``lmf_paddle``: see
+                `LMFPaddleBatchSampler`.
             on_epoch: called with the epoch's row of the history as soon as it is there.
             callbacks: further callbacks of PaddleNLP's kind.
         """
@@ -129,6 +132,7 @@ class LMFTrainer(Trainer):
             self.remove_callback(PrinterCallback)
             self.remove_callback(ProgressCallback)
         self._own_collator = collator
+        self._row_order = row_order
         module.trainer = self
 
     # -- what users call
@@ -190,13 +194,13 @@ class LMFTrainer(Trainer):
     # -- what PaddleNLP calls
 
     def get_train_dataloader(self) -> paddle.io.DataLoader:
-        """Shuffled batches; the order depends on the seed and the epoch only."""
+        """Shuffled batches."""
         if self.train_dataset is None:
             raise TrainingError("fit must be given rows to train on, but train_dataset is None. Pass it to LMFTrainer.")
         return self._loader(self.train_dataset, self.args.per_device_train_batch_size, shuffle=True)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> paddle.io.DataLoader:
-        """Batches in the order of the rows."""
+        """Batches in the order of the rows (LMF_Paddle shuffles them in training)."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if dataset is None:
             raise TrainingError("validate must be given rows, but validation_dataset is None. Pass it to LMFTrainer.")
@@ -209,7 +213,10 @@ class LMFTrainer(Trainer):
         if collator is None:
             collator = BatchCollator(column_arrays(dataset))
             dataset = RowNumbers(len(dataset))
-        sampler = EpochBatchSampler(dataset, batch_size, seed=self.args.seed if shuffle else None)
+        if self._row_order == "lmf_paddle" and self.is_in_train:
+            sampler = LMFPaddleBatchSampler(dataset, batch_size)
+        else:
+            sampler = EpochBatchSampler(dataset, batch_size, seed=self.args.seed if shuffle else None)
         return paddle.io.DataLoader(dataset, batch_sampler=sampler, collate_fn=collator, num_workers=0)
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
