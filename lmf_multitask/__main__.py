@@ -8,8 +8,9 @@ import sys
 from lmf_multitask import __version__
 
 COMMANDS = {
-    "train": ("lmf_multitask.train", "train one model on several emotions, and test it"),
+    "train": ("lmf_multitask.train", "train one model on several emotions, or one for each, and test"),
     "evaluate": ("lmf_multitask.evaluate", "figures of a trained run on a split"),
+    "convert": ("lmf_multitask.convert", "another LMF code's checkpoint -> a run directory"),
     "data": ("lmf_multitask.data.__main__", "inspect a data file, or write the sample"),
 }
 

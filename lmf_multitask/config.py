@@ -197,6 +197,11 @@ class ExperimentConfig:
         """Where the run goes."""
         return Path(self.output_dir or f"runs/multitask-seed{self.seed}").expanduser()
 
+    def resolved(self, emotions: list[str]) -> ExperimentConfig:
+        """The same experiment wherever it is run from, and with the emotions' names."""
+        path = self.data_path and str(Path(self.data_path).expanduser().resolve())
+        return dataclasses.replace(self, data_path=path, emotions=list(emotions))
+
     def to_yaml(self) -> str:
         """All settings, defaults included, as YAML that ``--config`` takes back."""
         import yaml
@@ -223,3 +228,13 @@ def find_config(name: str) -> Path:
             return candidate
     names = sorted(str(file.relative_to(shipped).with_suffix("")) for file in shipped.rglob("*.yaml"))
     raise ConfigError(f"--config must be a YAML file, but {name} is none. Shipped ones are {', '.join(names)}.")
+
+
+RECIPES = ("lmf_paddle", "paper")
+
+
+def recipe_config(recipe: str, emotion: str) -> Path:
+    """The settings of a published training for one emotion; the recipe's default for emotions that it has none for."""
+    path = find_config(f"per_emotion/{recipe}/default")
+    own = path.with_name(f"{emotion}.yaml")
+    return own if own.is_file() else path

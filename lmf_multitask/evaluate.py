@@ -12,7 +12,7 @@ from lmf_multitask.runtime import tune_cpu
 def main(arguments: Sequence[str]) -> None:
     """Parses, evaluates, prints the table."""
     parser = CommandParser(prog="lmf evaluate", description=__doc__)
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="the output directory of a training")
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="the output directory of a training (of either mode)")
     parser.add_argument("--data_path", help="other data than the run was trained on")
     parser.add_argument("--split", choices=["train", "validation", "test"], default="test", help="default: test")
     parser.add_argument("--device", default="auto", help="auto, cpu, gpu or gpu:NUMBER")
@@ -20,9 +20,9 @@ def main(arguments: Sequence[str]) -> None:
 
     tune_cpu()
     from lmf_multitask.evaluation.report import results_table
-    from lmf_multitask.training.experiment import evaluate_run
+    from lmf_multitask.training.experiment import evaluate_runs
 
-    metrics, path = evaluate_run(options.run_dir, options.data_path, options.split, options.device)
+    metrics, path = evaluate_runs(options.run_dir, options.data_path, options.split, options.device)
     print(results_table(metrics))
     print(f"written: {path}")
 

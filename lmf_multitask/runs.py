@@ -14,6 +14,7 @@ The parent of per-emotion runs holds such a directory per emotion, under its nam
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import logging
@@ -26,16 +27,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from lmf_multitask.config import DataConfig, ExperimentConfig, ModelConfig, TrainingConfig
+from lmf_multitask.config import DataConfig, ExperimentConfig, ModelConfig, TrainingConfig, recipe_config
 from lmf_multitask.data.schema import sort_emotions
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.files import write_text
 
 if TYPE_CHECKING:
+    from lmf_multitask.evaluation.predictions import Predictions
     from lmf_multitask.models.lmf import LMFModel
 
 CONFIG_FILE, METRICS_FILE, LOG_FILE = "config.yaml", "metrics.json", "train.log"
-CONTENTS = (CONFIG_FILE, METRICS_FILE, LOG_FILE, "model", "checkpoints", "history.csv", "predictions.csv", "visualdl")
+PREDICTIONS_FILE = "predictions.csv"
+CONTENTS = (CONFIG_FILE, METRICS_FILE, LOG_FILE, PREDICTIONS_FILE, "model", "checkpoints", "history.csv", "visualdl")
+_PARTS = ("label", "probability", "prediction")  # per emotion in predictions.csv
 
 
 def runs_in(folder: str | Path) -> list[Run]:
@@ -56,6 +60,21 @@ def runs_in(folder: str | Path) -> list[Run]:
             "Give the --output_dir of a training."
         )
     return [found[name] for name in sort_emotions(list(found))]
+
+
+def settings_from(path: Path) -> ExperimentConfig:
+    """Complete settings from a YAML file that `ExperimentConfig.to_yaml` or we wrote.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        parts = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
+        content.update({name: kind(**content[name]) for name, kind in parts.items()})
+        return ExperimentConfig(**content)
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, UnicodeDecodeError, ConfigError) as error:
+        raise RunError(f"{path}: must hold the settings of a run, but {' '.join(str(error).split())[:200]}.") from None
 
 
 class Run:
@@ -95,6 +114,36 @@ class Run:
                 f"{self.folder}: must be empty, but holds {done}. Choose another --output_dir{hint}, or --overwrite to replace it."
             )
 
+    def is_run(self) -> bool:
+        """Whether the folder holds a run, complete or not."""
+        return (self.folder / CONFIG_FILE).is_file()
+
+    def is_complete(self) -> bool:
+        """Whether its training has ended and its figures are there."""
+        return self.is_run() and (self.folder / METRICS_FILE).is_file()
+
+    def check_same_settings(self, config: ExperimentConfig) -> None:
+        """Going on with a run, or keeping it, is meaningful only with the settings that it began with.
+
+        Raises:
+            RunError: something that changes the result differs.
+        """
+        before = self.load_config()
+        for name in ("data_path", "emotions", "seed", "data", "model", "training"):
+            old, new = getattr(before, name), getattr(config, name)
+            if old != new:
+                what = name
+                if dataclasses.is_dataclass(old):
+                    what, old, new = next(
+                        (f"{name}.{part}", value, getattr(new, part))
+                        for part, value in dataclasses.asdict(old).items()
+                        if value != getattr(new, part)
+                    )
+                raise RunError(
+                    f"{self.folder}: must have been started with the same settings to go on with it, "
+                    f"but {what} was {old!r} and is {new!r} now. Choose another --output_dir, or --overwrite it."
+                )
+
     def start(self, config: ExperimentConfig, keep: bool = False) -> None:
         """Makes the folder, removes what an earlier run left unless `keep`, and writes the settings."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -108,6 +157,34 @@ class Run:
             for path in self.folder.glob("metrics_*.json"):
                 path.unlink()
         write_text(self.folder / CONFIG_FILE, config.to_yaml())
+
+    def convert(
+        self, checkpoint: str | Path, emotion: str, data_path: str | None = None, *, overwrite: bool = False
+    ) -> LMFModel:
+        """Makes a run of another LMF code's checkpoint; there is no history, and no figures yet.
+
+        Args:
+            checkpoint: see `models.convert.convert_checkpoint`.
+            emotion: which one it recognises.
+            data_path: the data that it is evaluated on where nothing else is said.
+            overwrite: replace a run that is already in the folder.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            UserError: the checkpoint is not one, or the folder is not free; nothing has been written then.
+        """
+        from lmf_multitask.models.convert import convert_checkpoint
+
+        self.check_free(overwrite)
+        recipe = settings_from(recipe_config("lmf_paddle", emotion))
+        dropouts = {name: getattr(recipe.model, name) for name in ("audio_dropout", "video_dropout", "text_dropout")}
+        model = convert_checkpoint(checkpoint, emotion, dropouts)
+        config = dataclasses.replace(recipe, data_path=data_path, output_dir=str(self.folder), model=model.config)
+        self.start(config.resolved([emotion]))
+        model.save_pretrained(self.folder / "model")
+        return model
 
     @contextmanager
     def logging_to_file(self) -> Iterator[None]:
@@ -132,21 +209,16 @@ class Run:
         columns = list(dict.fromkeys(name for row in history for name in row))
         self._write_csv("history.csv", columns, [[row.get(name, "") for name in columns] for row in history])
 
-    def write_predictions(
-        self, ids: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, emotions: Sequence[str]
-    ) -> None:
-        """One row per clip: id, and per emotion label, probability and prediction (`[N, T]` arrays)."""
-        columns = ["id"] + [
-            f"{emotion}_{part}" for emotion in emotions for part in ("label", "probability", "prediction")
-        ]
+    def write_predictions(self, predictions: Predictions) -> None:
+        """One row per clip: id, and per emotion label, probability and prediction."""
+        columns = ["id", *(f"{emotion}_{part}" for emotion in predictions.emotions for part in _PARTS)]
         rows = []
-        for number, clip in enumerate(ids):
+        for clip, labels, probabilities in zip(predictions.ids, predictions.labels, predictions.probabilities):
             row: list[Any] = [clip]
-            for t in range(len(emotions)):
-                probability = float(probabilities[number, t])
-                row += [int(labels[number, t]), f"{probability:.9g}", int(probability > 0.5)]
+            for label, probability in zip(labels, probabilities):
+                row += [int(label), f"{probability:.9g}", int(probability > 0.5)]
             rows.append(row)
-        self._write_csv("predictions.csv", columns, rows)
+        self._write_csv(PREDICTIONS_FILE, columns, rows)
 
     def write_metrics(self, metrics: Mapping[str, Any], name: str = METRICS_FILE) -> Path:
         """Figures as JSON."""
@@ -169,20 +241,32 @@ class Run:
         Raises:
             RunError: the folder is no run directory, or its settings are damaged.
         """
-        path = self.folder / CONFIG_FILE
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            parts = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
-            content.update({name: kind(**content[name]) for name, kind in parts.items()})
-            return ExperimentConfig(**content)
-        except FileNotFoundError:
+        if not self.is_run():
             raise RunError(
                 f"{self.folder}: must be a run directory, but has no {CONFIG_FILE}. Give the --output_dir of a training."
-            ) from None
-        except (yaml.YAMLError, AttributeError, KeyError, TypeError, UnicodeDecodeError, ConfigError) as error:
-            raise RunError(
-                f"{path}: must hold the settings of a run, but {' '.join(str(error).split())[:200]}."
-            ) from None
+            )
+        return settings_from(self.folder / CONFIG_FILE)
+
+    def load_predictions(self) -> Predictions:
+        """What `write_predictions` wrote, exactly.
+
+        Raises:
+            RunError: there is none, or it is damaged.
+        """
+        from lmf_multitask.evaluation.predictions import Predictions
+
+        path = self.folder / PREDICTIONS_FILE
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                head, *rows = csv.reader(file)
+            emotions = [column.removesuffix(f"_{_PARTS[0]}") for column in head[1 :: len(_PARTS)]]
+            labels = np.array([row[1 :: len(_PARTS)] for row in rows], np.int64)
+            probabilities = np.array([row[2 :: len(_PARTS)] for row in rows], np.float32)
+        except FileNotFoundError:
+            raise RunError(f"{path}: must be there, but is missing. Let the training finish first.") from None
+        except (ValueError, UnicodeDecodeError) as error:
+            raise RunError(f"{path}: must hold a row per clip, but {error}. Train or evaluate again.") from None
+        return Predictions([row[0] for row in rows], emotions, labels, probabilities)
 
     def load_model(self) -> LMFModel:
         """The trained model, in evaluation mode.

@@ -1,4 +1,4 @@
-"""Train one Low-rank Multimodal Fusion model on several emotions, and test it.
+"""Train one Low-rank Multimodal Fusion model on several emotions, or the paper's separate model for each; and test.
 
 Without --data_path it trains on a small built-in sample of made-up clips.
 """
@@ -7,31 +7,84 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from lmf_multitask.command_line import CommandParser, add_experiment_options, experiment_from, run, with_found_configs
+from lmf_multitask.config import RECIPES, ExperimentConfig, recipe_config
+from lmf_multitask.errors import ConfigError, TrainingError
 from lmf_multitask.runtime import tune_cpu
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parses, trains, prints the table."""
     parser = CommandParser(prog="lmf train", description=__doc__)
+    parser.add_argument(
+        "--mode",
+        choices=["multitask", "per_emotion"],
+        default="multitask",
+        help="one model for all emotions, or one for each with its published settings (default: multitask)",
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        help="with per_emotion: the settings of the Paddle reproduction or of the paper's authors (default: lmf_paddle)",
+    )
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="with per_emotion: trainings side by side (default: one per core)"
+    )
     add_experiment_options(parser)
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a run that is already in the output directory"
     )
     parser.add_argument("--resume", action="store_true", help="go on with an unfinished run in the output directory")
-    options = parser.parse_args(with_found_configs(arguments))
+    arguments = with_found_configs(arguments)
+    options = parser.parse_args(arguments)
     config = experiment_from(parser, options)
-
+    if options.mode == "per_emotion":
+        _train_per_emotion(parser, options, config, arguments)
+        return
+    for name in ("recipe", "jobs"):
+        if options[name] is not None:
+            raise ConfigError(f"--{name} must come with --mode per_emotion, but the mode is multitask. Leave it out.")
     tune_cpu()
-    from lmf_multitask.evaluation.report import results_table
-    from lmf_multitask.training.experiment import SAMPLE_NOTE, run_experiment
+
+    from lmf_multitask.training.experiment import run_experiment
 
     metrics = run_experiment(config, overwrite=options.overwrite, resume=options.resume)
+    _print_result(metrics, config, config.run_directory())
+
+
+def _train_per_emotion(parser: CommandParser, options: object, base: ExperimentConfig, arguments: list[str]) -> None:
+    if options.jobs is not None and options.jobs < 1:
+        raise ConfigError(f"--jobs must be a whole number of at least 1, but got {options.jobs}.")
+    recipe = options.recipe or RECIPES[0]
+
+    def settings_for(emotion: str) -> ExperimentConfig:
+        defaults = ["--config", str(recipe_config(recipe, emotion))]
+        return experiment_from(parser, parser.parse_args([*defaults, *arguments]))
+
+    from lmf_multitask.per_emotion import train_per_emotion
+
+    folder = Path(base.output_dir or f"runs/per_emotion-{recipe}").expanduser()
+    metrics, failures = train_per_emotion(base, settings_for, folder, options.jobs, options.overwrite)
+    if metrics is not None:
+        _print_result(metrics, base, folder)
+    if failures:
+        reasons = "; ".join(f"{emotion}: {reason.rstrip('.')}" for emotion, reason in failures.items())
+        raise TrainingError(
+            f"every emotion must be trained, but {len(failures)} failed ({reasons}). Mend that and give the same command "
+            f"again: it trains only what is missing, {', '.join(failures)}."
+        )
+
+
+def _print_result(metrics: dict, config: ExperimentConfig, folder: Path) -> None:
+    from lmf_multitask.data.loading import SAMPLE_NOTE
+    from lmf_multitask.evaluation.report import results_table
+
     print(results_table(metrics))
     if config.data_path is None:
         print(SAMPLE_NOTE)
-    print(f"run directory: {config.run_directory()}")
+    print(f"run directory: {folder}")
 
 
 if __name__ == "__main__":

@@ -24,9 +24,10 @@ from lmf_multitask.config import ExperimentConfig, TrainingConfig
 from lmf_multitask.data.schema import column_arrays, emotion_names
 from lmf_multitask.evaluation.metrics import multitask_figures, present_probability
 from lmf_multitask.models.lmf import LMFModel
-from lmf_multitask.training.experiment import load_data
 from lmf_multitask.training.module import LMFModule
 from lmf_multitask.training.trainer import LMFTrainer, training_arguments
+
+from lmf_multitask.data.loading import load_data  # isort: skip - paddlenlp must be imported before datasets
 
 
 def main() -> None:

@@ -52,6 +52,7 @@ class JoinedRows:
         shared: number of clips that every emotion has.
         same_order: every emotion has the same clips in the same order.
         digests: one fingerprint per clip, in row order.
+        positions: int32 `[N, T]`, the clip's row in each emotion's own arrays, -1 where that emotion lacks it.
     """
 
     emotion: np.ndarray
@@ -60,6 +61,7 @@ class JoinedRows:
     shared: int
     same_order: bool
     digests: list[bytes]
+    positions: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -296,8 +298,10 @@ class PickledCorpus:
                     sources.append((index, position))
                 table[index][position] = number
         joined = np.full((len(sources), len(self.emotions), 2), NOT_ANNOTATED, np.int64)
+        positions = np.full((len(sources), len(self.emotions)), -1, np.int32)
         for index, emotion in enumerate(self.emotions):
             joined[table[index], index] = labels[emotion]
+            positions[table[index], index] = np.arange(len(table[index]))
         emotion_of, position_of = np.array(sources).T
         return JoinedRows(
             emotion=emotion_of,
@@ -306,6 +310,7 @@ class PickledCorpus:
             shared=int((joined != NOT_ANNOTATED).all(axis=(1, 2)).sum()),
             same_order=all(np.array_equal(numbers_of, np.arange(len(sources))) for numbers_of in table),
             digests=[key for key, _ in numbers],
+            positions=positions,
         )
 
     def _digests(self, split: str) -> dict[str, list[bytes]]:

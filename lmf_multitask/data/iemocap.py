@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from lmf_multitask.data.schema import (
 )
 from lmf_multitask.errors import DataError
 
-logger = logging.getLogger(__name__)
+_POSITIONS = "positions"  # cached only where the emotions' rows differ in order; see `_in_own_order`
 
 
 def load_iemocap(
@@ -47,7 +46,8 @@ def load_iemocap(
     Args:
         path: a pickle ``data[emotion][split][feature]`` (read without running code from it), a folder written by
             ``save_to_disk``, or a folder with ``train.parquet``, ``validation.parquet`` and ``test.parquet``.
-        emotions: which emotions, in which order; None takes all. Parquet files whose ``labels`` column does not name
+        emotions: which emotions, in which order; None takes all. A single one comes in the order of its own rows in the
+            file, should the emotions store the same clips in different orders. Parquet files whose ``labels`` column does not name
             its emotions need them all here, in the order of the labels.
         label_column: which column of one-hot labels means "present" (0 or 1); None decides by evidence and says so.
         non_finite: what becomes of NaN and infinities: ``zero``, or ``error`` to refuse them.
@@ -69,7 +69,8 @@ def load_iemocap(
             loaded = _load_folder(path, emotions, non_finite, cache_dir)
         else:
             loaded = _load_pickle(path, label_column, non_finite, cache_dir)
-        return loaded if emotions is None else _select_emotions(loaded, list(emotions), path)
+        selected = loaded if emotions is None else _select_emotions(loaded, list(emotions), path)
+        return _in_own_order(selected, emotions, loaded)
 
 
 # -- pickle
@@ -93,7 +94,7 @@ class IemocapConfig(datasets.BuilderConfig):
 class Iemocap(datasets.ArrowBasedBuilder):
     """Builder of the Arrow cache; use `load_iemocap`, which also selects emotions."""
 
-    VERSION = datasets.Version("1.0.0")  # part of the cache key: raise it when the same file must be built anew
+    VERSION = datasets.Version("1.1.0")  # part of the cache key: raise it when the same file must be built anew
     BUILDER_CONFIG_CLASS = IemocapConfig
     DEFAULT_WRITER_BATCH_SIZE = 1 << 20  # one record batch per split, so that a column is one block of memory
 
@@ -103,7 +104,10 @@ class Iemocap(datasets.ArrowBasedBuilder):
     def _split_generators(self, dl_manager: object) -> list[datasets.SplitGenerator]:
         self._corpus = PickledCorpus(self.config.path, self.config.label_column)
         shape = {modality: self._corpus.width(modality) for modality in MODALITIES}
-        self.info.features = dataset_features(*shape["audio"], *shape["video"], *shape["text"], self._corpus.emotions)
+        emotions = self._corpus.emotions
+        self.info.features = dataset_features(*shape["audio"], *shape["video"], *shape["text"], emotions)
+        if not all(rows.same_order for rows in self._corpus.rows.values()):
+            self.info.features[_POSITIONS] = datasets.Sequence(datasets.Value("int32"), length=len(emotions))
         self._facts: dict[str, dict] = {}
         return [datasets.SplitGenerator(split, gen_kwargs={"split": split}) for split in SPLITS]
 
@@ -114,6 +118,8 @@ class Iemocap(datasets.ArrowBasedBuilder):
             features[modality] = corpus.features(split, modality)
             self._facts[split][modality] = clean(features[modality], modality, self.config.non_finite)
         ids = [f"{split}-{number:05d}" for number in range(len(rows))]
+        if _POSITIONS in self.info.features:
+            features[_POSITIONS] = rows.positions
         yield 0, _table(ids, features, rows.labels, self.info.features)
         if len(self._facts) == len(SPLITS):
             labels = {name: joined.labels for name, joined in corpus.rows.items()}
@@ -155,9 +161,9 @@ def _sha256(file: object) -> str:
 
 
 def _table(ids: list[str], features: dict[str, np.ndarray], labels: np.ndarray, types: datasets.Features) -> pa.Table:
-    columns = {"id": pa.array(ids), **{name: _fixed_lists(values) for name, values in features.items()}}
-    columns["labels"] = _fixed_lists(labels)
-    return pa.table(columns).cast(types.arrow_schema)
+    arrays = {**features, "labels": labels}
+    columns = [pa.array(ids) if name == "id" else _fixed_lists(arrays[name]) for name in types]
+    return pa.table(columns, names=list(types)).cast(types.arrow_schema)
 
 
 def _fixed_lists(values: np.ndarray) -> pa.Array:
@@ -336,13 +342,30 @@ def _select_emotions(loaded: datasets.DatasetDict, emotions: list[str], path: Pa
     return result
 
 
+def _in_own_order(
+    selected: datasets.DatasetDict, emotions: Sequence[str] | None, loaded: datasets.DatasetDict
+) -> datasets.DatasetDict:
+    """Drops the emotions' own row numbers, after a single emotion's rows have been put into their order by them."""
+    if _POSITIONS not in loaded["train"].column_names:
+        return selected
+    result = datasets.DatasetDict()
+    for split, part in selected.items():
+        if emotions is not None and len(emotions) == 1:
+            index = emotion_names(loaded["train"]).index(emotions[0])
+            part = part.select(np.argsort(column_array(part, _POSITIONS)[:, index]))
+        result[split] = part.remove_columns(_POSITIONS)
+    return result
+
+
 @contextmanager
 def _quiet_datasets() -> Iterator[None]:
-    """Silences the progress bars of `datasets` meanwhile: a build takes seconds, a bar per split says nothing."""
-    shown = datasets.utils.are_progress_bars_disabled()
+    """Silences `datasets` below errors: a build takes seconds, a bar per split and a note on older caches say nothing."""
+    hidden, level = datasets.utils.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
     try:
         yield
     finally:
-        if not shown:
+        datasets.logging.set_verbosity(level)
+        if not hidden:
             datasets.enable_progress_bars()

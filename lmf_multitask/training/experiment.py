@@ -13,24 +13,22 @@ import numpy as np
 import paddle
 
 from lmf_multitask.config import ExperimentConfig
-from lmf_multitask.data.sample import builtin_sample
 from lmf_multitask.data.schema import MODALITIES, NOT_ANNOTATED, column_array, column_arrays, emotion_names
 from lmf_multitask.errors import DataError, RunError, TrainingError
-from lmf_multitask.evaluation.metrics import always_absent, multitask_figures, present_probability
+from lmf_multitask.evaluation.metrics import multitask_figures, present_probability
+from lmf_multitask.evaluation.predictions import Predictions, join_predictions
 from lmf_multitask.models.lmf import LMFModel
-from lmf_multitask.runs import CONFIG_FILE, METRICS_FILE, Run
+from lmf_multitask.runs import CONFIG_FILE, Run, runs_in
 from lmf_multitask.runtime import seed_everything, select_device
 from lmf_multitask.training.module import LMFModule
 from lmf_multitask.training.trainer import LMFTrainer, VisualDLLogs, training_arguments
 
-from lmf_multitask.data.iemocap import load_iemocap  # isort: skip - paddlenlp must be imported before datasets
+from lmf_multitask.data.loading import load_data  # isort: skip - paddlenlp must be imported before datasets
 
 if TYPE_CHECKING:
     import datasets
 
 logger = logging.getLogger(__name__)
-
-SAMPLE_NOTE = "These figures are from the built-in sample of made-up clips: they say nothing of IEMOCAP."
 
 
 def run_experiment(config: ExperimentConfig, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
@@ -55,8 +53,7 @@ def run_experiment(config: ExperimentConfig, *, overwrite: bool = False, resume:
     dataset = load_data(config)
     emotions = emotion_names(dataset["train"])
     _check_labels(dataset, emotions)
-    path = config.data_path and str(Path(config.data_path).expanduser().resolve())
-    config = dataclasses.replace(config, data_path=path, emotions=emotions)
+    config = config.resolved(emotions)
     resume = resume and (run.folder / CONFIG_FILE).exists()
     if resume:
         _check_resumable(run, config)
@@ -69,67 +66,60 @@ def run_experiment(config: ExperimentConfig, *, overwrite: bool = False, resume:
         with paddle.utils.unique_name.guard():  # names that a resumed optimiser finds again
             trainer = _fit(config, run, dataset, emotions, resume)
         model = trainer.model.model
-        metrics = evaluate_model(model, dataset["test"], "test", config.seed, config.training.eval_batch_size)
+        predictions = predict(model, dataset["test"], config.training.eval_batch_size)
+        metrics = predictions.metrics("test", config.seed)
         run.write_history(trainer.history)
         model.save_pretrained(run.folder / "model")
-        probabilities = metrics.pop("probabilities")
-        test = dataset["test"]
-        run.write_predictions(test["id"], column_array(test, "labels"), probabilities, emotions)
+        run.write_predictions(predictions)
         run.write_metrics(metrics)
         logger.debug("done in %.1f seconds", time.monotonic() - started)
     return metrics
 
 
-def load_data(config: ExperimentConfig) -> datasets.DatasetDict:
-    """The data of an experiment; the built-in sample where it names none."""
-    path = config.data_path or builtin_sample()
-    data = config.data
-    return load_iemocap(
-        path, config.emotions, label_column=data.label_column, non_finite=data.non_finite, cache_dir=data.cache_dir
-    )
-
-
-def evaluate_model(model: LMFModel, rows: datasets.Dataset, split: str, seed: int, batch_size: int) -> dict[str, Any]:
-    """Figures of a model on one split, in the form of ``metrics.json``, and the ``probabilities`` `[N, T]` behind them."""
+def predict(model: LMFModel, rows: datasets.Dataset, batch_size: int) -> Predictions:
+    """A model's probabilities for every clip of a split, beside its labels."""
     columns = column_arrays(rows)
     probabilities = model.predict_probabilities({name: columns[name] for name in MODALITIES}, batch_size)
-    figures = multitask_figures(columns["labels"], probabilities, model.emotions)
-    baseline = always_absent(columns["labels"], model.emotions)
-    return {
-        "split": split,
-        "samples": len(rows),
-        "seed": seed,
-        **figures,
-        "always_absent": baseline,
-        "probabilities": probabilities,
-    }
+    return Predictions(list(rows["id"]), model.emotions, columns["labels"], probabilities)
 
 
-def evaluate_run(
+def evaluate_runs(
     folder: str | Path, data_path: str | None = None, split: str = "test", device: str = "auto"
-) -> tuple[dict, Path]:
-    """Figures of a trained run on any data that have its emotions and feature sizes; writes ``metrics_SPLIT.json``.
+) -> tuple[dict[str, Any], Path]:
+    """Figures of a trained run, or of the per-emotion runs in a folder, on any data with their emotions and feature sizes.
+
+    Writes ``metrics_SPLIT.json`` into each run directory, and into the parent of per-emotion runs.
 
     Returns:
         The figures, and the file that holds them.
 
     Raises:
-        UserError: the folder is no trained run, or the data do not fit the model.
+        UserError: the folder holds no trained run, or the data do not fit the model.
     """
-    run = Run(folder)
-    config = run.load_config()
     select_device(device)
+    name, parent, parts, seeds = f"metrics_{split}.json", Run(folder), [], set()
+    for run in runs_in(folder):
+        config = run.load_config()
+        predictions = _evaluate_run(run, dataclasses.replace(config, data_path=data_path or config.data_path), split)
+        metrics = predictions.metrics(split, config.seed)
+        path = run.write_metrics(metrics, name)
+        parts.append(predictions)
+        seeds.add(config.seed)
+    if run.folder == parent.folder:
+        return metrics, path
+    metrics = join_predictions(parts).metrics(split, seeds.pop() if len(seeds) == 1 else None)
+    return metrics, parent.write_metrics(metrics, name)
+
+
+def _evaluate_run(run: Run, config: ExperimentConfig, split: str) -> Predictions:
     model = run.load_model()
-    config = dataclasses.replace(config, data_path=data_path or config.data_path, emotions=model.emotions)
-    rows = load_data(config)[split]
+    rows = load_data(dataclasses.replace(config, emotions=model.emotions))[split]
     sizes = _feature_sizes(rows)
     if sizes != model.feature_sizes:
         raise DataError(
             f"{config.data_path}: must have the feature sizes of the model, {model.feature_sizes}, but has {sizes}."
         )
-    metrics = evaluate_model(model, rows, split, config.seed, config.training.eval_batch_size)
-    del metrics["probabilities"]
-    return metrics, run.write_metrics(metrics, f"metrics_{split}.json")
+    return predict(model, rows, config.training.eval_batch_size)
 
 
 def _feature_sizes(rows: datasets.Dataset) -> dict[str, int]:
@@ -143,10 +133,9 @@ def _fit(
     seed_everything(config.seed)
     model = LMFModel(_feature_sizes(dataset["train"]), emotions, config.model)
     trainable = sum(int(np.prod(w.shape)) for w in model.weights().values() if not w.stop_gradient)
-    logger.info(
-        "%d emotions (%s), %s train / %s validation / %s test clips, %s parameters",
-        len(emotions), ", ".join(emotions), *(f"{len(dataset[split]):,}" for split in dataset), f"{trainable:,}",
-    )  # fmt: skip
+    count = "1 emotion" if len(emotions) == 1 else f"{len(emotions)} emotions"
+    clips = " / ".join(f"{len(rows):,} {split}" for split, rows in dataset.items())
+    logger.info("%s (%s), %s clips, %s parameters", count, ", ".join(emotions), clips, f"{trainable:,}")
     training = config.training
     lines = EpochLines(training.epochs, training.monitor)
     logs = {"logging_dir": str(run.folder / "visualdl")} if training.visualdl else {}
@@ -194,17 +183,11 @@ def _check_labels(dataset: datasets.DatasetDict, emotions: list[str]) -> None:
 
 def _check_resumable(run: Run, config: ExperimentConfig) -> None:
     """Going on is meaningful only with the settings that the run began with."""
-    if (run.folder / METRICS_FILE).exists():
+    if run.is_complete():
         raise RunError(
             f"{run.folder}: must be an unfinished run to resume, but is complete. Evaluate it, or --overwrite it."
         )
-    before = run.load_config()
-    for name in ("data_path", "emotions", "seed", "data", "model", "training"):
-        if getattr(before, name) != getattr(config, name):
-            raise RunError(
-                f"{run.folder}: --resume must have the settings of the run, but {name} differs. "
-                f"Give --config {run.folder / CONFIG_FILE}."
-            )
+    run.check_same_settings(config)
 
 
 class EpochLines:

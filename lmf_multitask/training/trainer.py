@@ -68,8 +68,9 @@ class LMFTrainer(Trainer):
     """A `paddlenlp.trainer.Trainer` that trains a `TrainingModule`: ``fit``, ``validate``, ``test``, ``predict``.
 
     Trainer's own arguments, callbacks and integrations work as documented by PaddleNLP. On top of it: batches are
-    gathered from whole columns, their order depends on seed and epoch alone (unless `row_order` says otherwise),
-    checkpoints are complete or absent, random states are restored on resuming, and parameters that are no longer finite stop the training.
+    gathered from whole columns, their order depends on seed and epoch alone (or is LMF_Paddle's, see `row_order`),
+    checkpoints are complete or absent, random states are restored on resuming, and parameters that are no longer finite
+    stop the training.
 
     Attributes:
         history: one dict per finished epoch: ``epoch``, what the module logged, and the validation figures.

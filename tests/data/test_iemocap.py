@@ -174,6 +174,21 @@ def test_rows_in_another_order_are_matched_by_content(corpus, write_pickle):
     assert "the same ones under every emotion but in another order" in dataset["train"].info.description
 
 
+def test_a_single_emotion_comes_in_the_order_of_its_own_rows(corpus, write_pickle):
+    for split in ("train", "valid", "test"):
+        shuffled(corpus, "sad", split)
+    path = write_pickle(corpus)
+    together, alone = load_iemocap(path), load_iemocap(path, ["sad"])
+    assert together["train"].column_names == alone["train"].column_names == ["id", "audio", "video", "text", "labels"]
+    for split, key in (("train", "train"), ("validation", "valid"), ("test", "test")):
+        np.testing.assert_array_equal(columns(alone, split)["text"], corpus["sad"][key]["glove"])
+        np.testing.assert_array_equal(columns(alone, split)["labels"][:, 0], corpus["sad"][key]["label"][:, 1])
+        np.testing.assert_array_equal(columns(together, split)["text"], corpus["happy"][key]["glove"])
+        assert sorted(alone[split]["id"]) == sorted(together[split]["id"])
+        by_id = dict(zip(together[split]["id"], columns(together, split)["labels"][:, 1]))
+        assert [by_id[i] for i in alone[split]["id"]] == columns(alone, split)["labels"][:, 0].tolist()
+
+
 def test_a_clip_that_an_emotion_lacks_is_not_annotated(corpus, write_pickle):
     full = columns(load_iemocap(write_pickle(corpus)))
     for name, values in corpus["happy"]["train"].items():

@@ -1,0 +1,205 @@
+"""Checkpoints of other LMF codes -> `LMFModel`: LMF_Paddle's, and the authors' PyTorch code's.
+
+Both name their parameters alike; the sizes are read off the tensors. No code is run from a file.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmf_multitask.config import ModelConfig
+from lmf_multitask.data.safe_pickle import StoredArray, read_pickle
+from lmf_multitask.data.schema import check_emotion_name
+from lmf_multitask.errors import RunError
+from lmf_multitask.models.lmf import LMFModel
+
+_LARGEST = 1 << 30  # bytes; the released checkpoints have 1.8 MB
+
+_NAMES = {
+    "audio_factor": "fusion.factors.0",
+    "video_factor": "fusion.factors.1",
+    "text_factor": "fusion.factors.2",
+    "fusion_weights": "fusion.rank_weights",
+    "fusion_bias": "fusion.bias",
+    "text_subnet.linear_1.weight": "text_encoder.linear.weight",
+    "text_subnet.linear_1.bias": "text_encoder.linear.bias",
+    **{
+        f"{modality}_subnet.{part}": f"{modality}_encoder.{part}"
+        for modality in ("audio", "video")
+        for part in (
+            *(f"norm.{kind}" for kind in ("weight", "bias", "_mean", "_variance")),
+            *(f"linear_{number}.{kind}" for number in (1, 2, 3) for kind in ("weight", "bias")),
+        )
+    },
+    **{
+        f"text_subnet.rnn.{kind}_{of}_l0": f"text_encoder.lstm.{kind}_{of}_l0"
+        for kind in ("weight", "bias")
+        for of in ("ih", "hh")
+    },
+}
+"""Their names (the original's in Paddle's spelling) -> ours."""
+
+
+def convert_checkpoint(path: str | Path, emotion: str, dropouts: Mapping[str, float] | None = None) -> LMFModel:
+    """Turns a checkpoint of another LMF code into a model, in evaluation mode.
+
+    Args:
+        path: LMF_Paddle's ``.pkl`` (a state dict written by ``paddle.save``), or a state dict of the original PyTorch code
+            as ``.npz`` (an array per parameter, under its name) or ``.pt`` (needs PyTorch installed).
+        emotion: which one it recognises.
+        dropouts: ``audio_dropout``, ``video_dropout``, ``text_dropout``, which a checkpoint does not hold; they matter for
+            further training only.
+
+    Returns:
+        The model of one emotion, without heads: its fusion gives the logits.
+
+    Raises:
+        RunError: the file is missing or damaged, or holds anything but the weights of one LMF network.
+        DataError: it is a pickle that names anything but plain data.
+    """
+    path = Path(path).expanduser()
+    check_emotion_name(emotion)
+    weights = _named_as_ours(_read(path), path)
+    try:
+        config = ModelConfig(**_sizes(weights), fusion_dim=None, factor_init="xavier", **(dropouts or {}))
+        features = {
+            "audio": weights["audio_encoder.linear_1.weight"].shape[0],
+            "video": weights["video_encoder.linear_1.weight"].shape[0],
+            "text": weights["text_encoder.lstm.weight_ih_l0"].shape[1],
+        }
+        model = LMFModel(features, [emotion], config)
+        model.load_weights(weights)
+    except (RunError, ValueError, IndexError) as error:
+        raise RunError(f"{path}: must hold the weights of one LMF network, but {error}") from None
+    model.eval()
+    return model
+
+
+def _sizes(weights: Mapping[str, np.ndarray]) -> dict[str, int]:
+    return {
+        "audio_hidden": weights["audio_encoder.linear_1.weight"].shape[1],
+        "video_hidden": weights["video_encoder.linear_1.weight"].shape[1],
+        "text_lstm": weights["text_encoder.lstm.weight_hh_l0"].shape[1],
+        "text_hidden": weights["text_encoder.linear.weight"].shape[1],
+        "fusion_rank": weights["fusion.rank_weights"].shape[1],
+    }
+
+
+# -- names
+
+
+def _named_as_ours(stored: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """Every parameter once, in Paddle's orientation, under our name."""
+    if stored and all(name.startswith("module.") for name in stored):  # PyTorch's DataParallel
+        stored = {name.removeprefix("module."): values for name, values in stored.items()}
+    stored = _without_lstm_copies(stored, path)
+    if any(name.endswith(".running_mean") for name in stored):
+        stored = _from_pytorch(stored)
+    foreign, missing = sorted(set(stored) - set(_NAMES)), sorted(set(_NAMES) - set(stored))
+    if foreign or missing:
+        wrong = [f"{what} {', '.join(names[:3])}" for what, names in (("has", foreign), ("lacks", missing)) if names]
+        raise RunError(
+            f"{path}: must hold the {len(_NAMES)} parameters of one LMF network, but {' and '.join(wrong)}. "
+            "Give a state dict of LMF_Paddle's or of the original code."
+        )
+    return {_NAMES[name]: np.ascontiguousarray(values, np.float32) for name, values in stored.items()}
+
+
+def _without_lstm_copies(stored: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """Paddle's state dict lists an LSTM's weights a second time, as those of its cell."""
+    kept = {name: values for name, values in stored.items() if ".rnn.0.cell." not in name}
+    for name, values in stored.items():
+        if name in kept:
+            continue
+        first = name.replace(".rnn.0.cell.", ".rnn.") + "_l0"
+        if not np.array_equal(kept.setdefault(first, values), values):
+            raise RunError(f"{path}: {name} must equal {first}, but differs. The checkpoint is damaged: get it again.")
+    return kept
+
+
+def _from_pytorch(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """PyTorch stores a linear layer's weight transposed, and calls the running statistics otherwise."""
+    renamed = {}
+    for name, values in stored.items():
+        if name.endswith(".num_batches_tracked"):
+            continue
+        name = name.replace(".running_mean", "._mean").replace(".running_var", "._variance")
+        renamed[name] = values.T if ".linear_" in name and name.endswith(".weight") else values
+    return renamed
+
+
+# -- files
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise RunError(f"{path}: must be a checkpoint, but there is no such file. Check the path.")
+    if path.stat().st_size > _LARGEST:
+        raise RunError(f"{path}: must be a checkpoint of at most 1 GiB, but is larger. Is it a data file?")
+    if not zipfile.is_zipfile(path):
+        content = read_pickle(path)
+    elif path.suffix == ".npz":
+        content = _read_npz(path)
+    else:
+        content = _read_pytorch(path)
+    return _arrays(content, path)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > _LARGEST:
+                raise RunError(f"{path}: must unpack to at most 1 GiB, but claims more. Is it a checkpoint?")
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(f"{path}: must be an .npz file of arrays, but {' '.join(str(error).split())}.") from None
+
+
+def _read_pytorch(path: Path) -> Any:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise RunError(
+            f"{path}: must be read by PyTorch, but it is not installed. Install it (pip install torch), or save an .npz where it "
+            "is: np.savez(FILE, **{name: t.numpy() for name, t in model.state_dict().items()})."
+        ) from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # PyTorch raises many kinds on damaged and foreign files
+        raise RunError(
+            f"{path}: must hold a state dict of tensors, but PyTorch says: {' '.join(str(error).split())[:160]}. "
+            "Save model.state_dict() instead of the model."
+        ) from None
+    if not isinstance(content, Mapping):
+        return content
+    return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in content.items()}
+
+
+def _arrays(content: Any, path: Path) -> dict[str, np.ndarray]:
+    if not isinstance(content, Mapping):
+        raise RunError(
+            f"{path}: must hold parameters by name, but holds a {type(content).__name__}. Save a state dict."
+        )
+    arrays = {}
+    for name, value in content.items():
+        if name == "StructuredToParameterName@@":  # Paddle's own note of its internal names
+            continue
+        if not isinstance(name, str) or not isinstance(value, (StoredArray, np.ndarray)):
+            raise RunError(
+                f"{path}: must hold an array for every parameter, but {str(name)[:60]!r} is none. Save a state dict."
+            )
+        array = value.read() if isinstance(value, StoredArray) else value
+        if array.dtype.kind not in "fiu":
+            raise RunError(
+                f"{path}: parameter {name[:60]!r} must hold numbers, but holds {array.dtype}. Save a state dict."
+            )
+        arrays[name] = array
+    return arrays
