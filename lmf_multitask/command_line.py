@@ -36,6 +36,13 @@ class CommandParser(jsonargparse.ArgumentParser):
         unknown = re.search(r"unrecognized arguments: (\S+)", message, re.IGNORECASE)
         if unknown:
             return self._suggest(f"unknown option {unknown[1]!r}", unknown[1].split("=")[0])
+        required = re.search(r"the following arguments are required: (.*)", message)
+        if required:
+            names = [
+                f"--{name}" if f"--{name}" in self._known_options() else name.upper()
+                for name in required[1].split(", ")
+            ]
+            return f"{' and '.join(names)} must be given. See --help."
         group = re.search(r"Group '(.+?)' does not accept option '(.+?)'", message)
         if group:
             return self._suggest(f"unknown setting '{group[1]}.{group[2]}'", f"--{group[1]}.{group[2]}")

@@ -14,7 +14,7 @@ from lmf_multitask.data.schema import IEMOCAP_EMOTIONS, emotion_names
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.predictions import join_predictions
 from lmf_multitask.launcher import train_all
-from lmf_multitask.runs import Run, runs_in
+from lmf_multitask.runs import CONFIG_FILE, Run, runs_in
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,8 @@ def train_per_emotion(
 
 def join_runs(folder: Path) -> dict[str, Any] | None:
     """Joins the complete runs in a folder: writes metrics.json and predictions.csv there and returns the figures."""
-    complete = [run for run in runs_in(folder) if run.is_complete()] if folder.is_dir() else []
+    started = any(folder.glob(f"*/{CONFIG_FILE}"))
+    complete = [run for run in runs_in(folder) if run.is_complete()] if started else []
     if not complete:
         return None
     seeds = {run.load_config().seed for run in complete}

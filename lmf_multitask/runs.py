@@ -28,7 +28,7 @@ import numpy as np
 import yaml
 
 from lmf_multitask.config import DataConfig, ExperimentConfig, ModelConfig, TrainingConfig, recipe_config
-from lmf_multitask.data.schema import sort_emotions
+from lmf_multitask.data.schema import check_emotion_name, sort_emotions
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.files import write_text
 
@@ -177,6 +177,7 @@ class Run:
         """
         from lmf_multitask.models.convert import convert_checkpoint
 
+        check_emotion_name(emotion)
         self.check_free(overwrite)
         recipe = settings_from(recipe_config("lmf_paddle", emotion))
         dropouts = {name: getattr(recipe.model, name) for name in ("audio_dropout", "video_dropout", "text_dropout")}

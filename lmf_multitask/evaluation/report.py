@@ -19,11 +19,13 @@ def results_table(metrics: dict[str, Any]) -> str:
 
     Args:
         metrics: as `multitask_figures` gives them, with ``split``, ``samples`` and optionally ``always_absent`` (the
-            baseline's figures). The paper's figures are added where an emotion is one of the paper's.
+            baseline's figures). The published figures are added where an emotion is one of the paper's, and under ``mode``
+            per_emotion what ours are above or below them.
     """
     per_emotion = metrics["emotions"]
     baseline = metrics.get("always_absent", {}).get("emotions", {})
     published = any(name in LMF_PAPER for name in per_emotion)
+    separate = metrics.get("mode") == "per_emotion"
     table = Table(
         title=f"{metrics['split']}, {metrics['samples']} clips",
         title_justify="left",
@@ -45,18 +47,19 @@ def results_table(metrics: dict[str, Any]) -> str:
         if baseline:
             row.append(_number(baseline[name]["weighted_f1"]))
         if published:
-            row += [_number(LMF_PAPER.get(name)), _number(LMF_PADDLE.get(name))]
+            ours = figures["weighted_f1"] if separate else None
+            row += [_beside(source.get(name), ours) for source in (LMF_PAPER, LMF_PADDLE)]
         table.add_row(*row)
     if len(per_emotion) > 1:
         row = ["mean", "", *(_number(metrics["mean"][figure]) for figure in FIGURES)]
         row += [_number(metrics["always_absent"]["mean"]["weighted_f1"])] if baseline else []
         table.add_row(*row, style="bold")
     notes = ["*  weighted F1 of never seeing the emotion, on these clips"] if baseline else []
-    notes += (
-        ["** weighted F1 published for IEMOCAP's 938 test clips, one model per emotion; not measured here"]
-        if published
-        else []
-    )
+    if published:
+        difference = " (in brackets: ours less that)" if separate else ""
+        notes.append(
+            f"** weighted F1 published for IEMOCAP's 938 test clips, one model per emotion; not measured here{difference}"
+        )
     buffer = io.StringIO()
     Console(file=buffer, width=120, no_color=True).print(table)
     return "\n".join([line.rstrip() for line in buffer.getvalue().splitlines()] + notes)
@@ -64,3 +67,7 @@ def results_table(metrics: dict[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _beside(published: float | None, ours: float | None) -> str:
+    return _number(published) if published is None or ours is None else f"{published:.3f} ({ours - published:+.3f})"

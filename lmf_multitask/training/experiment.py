@@ -107,7 +107,8 @@ def evaluate_runs(
         seeds.add(config.seed)
     if run.folder == parent.folder:
         return metrics, path
-    metrics = join_predictions(parts).metrics(split, seeds.pop() if len(seeds) == 1 else None)
+    joined = join_predictions(parts).metrics(split, seeds.pop() if len(seeds) == 1 else None)
+    metrics = {"mode": "per_emotion", **joined}
     return metrics, parent.write_metrics(metrics, name)
 
 

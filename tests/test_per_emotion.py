@@ -1,0 +1,257 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import make_corpus
+from sklearn.metrics import accuracy_score, f1_score
+
+from lmf_multitask.config import ExperimentConfig
+from lmf_multitask.errors import RunError
+from lmf_multitask.launcher import _Children, train_all
+from lmf_multitask.per_emotion import join_runs
+from lmf_multitask.runs import Run, runs_in
+
+SMALL = [
+    "--training.epochs",
+    "2",
+    "--training.batch_size",
+    "8",
+    "--model.text_lstm",
+    "4",
+    "--model.text_hidden",
+    "2",
+    "--model.audio_hidden",
+    "3",
+    "--model.video_hidden",
+    "3",
+]
+
+
+def command(*arguments, **settings):
+    return subprocess.run(
+        [sys.executable, "-m", "lmf_multitask", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        **settings,
+    )
+
+
+def train(data, folder, *options, **settings):
+    return command(
+        "train", "--mode", "per_emotion", "--data_path", data, "--output_dir", folder, *SMALL, *options, **settings
+    )
+
+
+def bits(folder):
+    """Everything that must not depend on how a run was started."""
+    names = ("model/model.safetensors", "predictions.csv", "history.csv", "metrics.json")
+    return {f"{run.folder.name}/{name}": (run.folder / name).read_bytes() for run in runs_in(folder) for name in names}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    import pickle
+
+    path = tmp_path_factory.mktemp("data") / "data.pkl"
+    path.write_bytes(pickle.dumps(make_corpus((24, 12, 16)), protocol=2))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """Two emotions, side by side."""
+    folder = tmp_path_factory.mktemp("runs") / "two"
+    done = train(data, folder, "--emotions", "sad", "happy", "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_a_run_directory_per_emotion_and_one_result(trained):
+    folder, done = trained
+    assert sorted(path.name for path in folder.iterdir()) == ["happy", "metrics.json", "predictions.csv", "sad"]
+    seeds = {"happy": 2967694878, "sad": 2290532931}
+    joined = json.loads((folder / "metrics.json").read_text())
+    assert (joined["mode"], joined["split"], joined["samples"], joined["seed"]) == ("per_emotion", "test", 16, None)
+    assert list(joined["emotions"]) == ["happy", "sad"]
+    for emotion, seed in seeds.items():
+        run = Run(folder / emotion)
+        config = run.load_config()
+        assert (config.emotions, config.seed, config.model.fusion_dim, config.training.epochs) == (
+            [emotion],
+            seed,
+            None,
+            2,
+        )
+        own = run.load_predictions()
+        decided = own.probabilities[:, 0] > 0.5
+        figures = joined["emotions"][emotion]
+        assert figures["weighted_f1"] == pytest.approx(
+            f1_score(own.labels[:, 0], decided, average="weighted", zero_division=0)
+        )
+        assert figures["accuracy"] == pytest.approx(accuracy_score(own.labels[:, 0], decided))
+        assert figures == json.loads((run.folder / "metrics.json").read_text())["emotions"][emotion]
+    mean = np.mean([figures["weighted_f1"] for figures in joined["emotions"].values()])
+    assert joined["mean"]["weighted_f1"] == pytest.approx(mean)
+    assert "0.858 (" in done.stdout
+    assert "0.859 (" in done.stdout
+    assert f"run directory: {folder}" in done.stdout
+    lines = done.stderr.splitlines()
+    assert sum(line.startswith("happy  epoch   ") for line in lines) == 2
+    assert all(line.startswith(("happy  ", "sad    ")) for line in lines), done.stderr
+
+
+def test_evaluate_does_all_of_them(trained, data):
+    folder, done = trained
+    again = command("evaluate", folder)
+    assert again.returncode == 0, again.stderr
+    table = done.stdout.split("run directory")[0]
+    assert again.stdout.startswith(table)
+    joined, written = (json.loads((folder / name).read_text()) for name in ("metrics.json", "metrics_test.json"))
+    assert joined == written
+    assert (folder / "sad/metrics_test.json").exists()
+
+
+def test_what_is_complete_is_kept(trained, data):
+    folder, _ = trained
+    before = bits(folder)
+    written = (folder / "happy/metrics.json").stat().st_mtime_ns
+    again = train(data, folder, "--emotions", "happy", "sad")
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.splitlines() == [f"{e} is complete already: {folder / e}" for e in ("happy", "sad")]
+    assert bits(folder) == before
+    assert (folder / "happy/metrics.json").stat().st_mtime_ns == written
+
+
+def test_other_settings_are_refused_before_anything_starts(trained, data):
+    folder, _ = trained
+    before = bits(folder)
+    other = train(data, folder, "--training.learning_rate", "0.5")
+    assert other.returncode == 2
+    assert other.stderr.splitlines()[-1] == (
+        f"error: {folder / 'happy'}: must have been started with the same settings to go on with it, but "
+        "training.learning_rate was 0.001 and is 0.5 now. Choose another --output_dir, or --overwrite it."
+    )
+    assert bits(folder) == before
+    assert not (folder / "angry").exists()
+
+
+@pytest.mark.slow
+def test_side_by_side_and_one_after_another_are_the_same_bits(trained, data, tmp_path):
+    done = train(data, tmp_path / "one", "--emotions", "sad", "happy", "--jobs", "1")
+    assert done.returncode == 0, done.stderr
+    assert bits(tmp_path / "one") == bits(trained[0])
+
+
+def test_one_failure_does_not_stop_the_others(tmp_path):
+    import pickle
+
+    corpus = make_corpus((24, 12, 16), emotions=("happy", "excited"))
+    for split in corpus["happy"].values():
+        split["label"] = split["label"].copy()
+    corpus["happy"]["train"]["label"][:] = [1, 0]
+    (tmp_path / "data.pkl").write_bytes(pickle.dumps(corpus, protocol=2))
+    done = train(tmp_path / "data.pkl", tmp_path / "runs")
+    assert done.returncode == 2
+    assert "left out, since the data have no labels for them: sad, angry, neutral" in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "error: every emotion must be trained, but 1 failed (happy: happy must be present in some clips of train and absent "
+        "in others, but is present in 0 of 24. Choose others with --emotions). Mend that and give the same command again: "
+        "it trains only what is missing, happy."
+    )
+    assert "Traceback" not in done.stderr
+    assert list(json.loads((tmp_path / "runs/metrics.json").read_text())["emotions"]) == ["excited"]
+    assert Run(tmp_path / "runs/excited").load_config().seed == 1  # the recipe's default
+
+
+@pytest.mark.slow
+def test_a_stopped_command_leaves_no_process_and_goes_on_to_the_same_bits(trained, data, tmp_path):
+    folder = tmp_path / "stopped"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lmf_multitask.train", "--mode", "per_emotion", "--data_path", data, "--output_dir", folder]
+        + [*SMALL, "--emotions", "sad", "happy", "--jobs", "2"],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    for line in process.stderr:
+        if "epoch   1" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.1)
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail("a training outlived its parent")
+    done = train(data, folder, "--emotions", "sad", "happy")
+    assert done.returncode == 0, done.stderr
+    assert bits(folder) == bits(trained[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--jobs", "0", "--mode", "per_emotion"], "--jobs must be a whole number of at least 1, but got 0."),
+        (["--jobs", "2"], "--jobs must come with --mode per_emotion, but the mode is multitask. Leave it out."),
+        (["--recipe", "paper"], "--recipe must come with --mode per_emotion, but the mode is multitask. Leave it out."),
+        (["--recipe", "papers", "--mode", "per_emotion"], "invalid choice: 'papers' (choose from"),
+        (["--mode", "per_emotion", "--emotions", "hapy"], "but got 'hapy'. Did you mean 'happy'?"),
+    ],
+)
+def test_wrong_options(data, tmp_path, options, message):
+    done = command("train", "--data_path", data, "--output_dir", tmp_path / "runs", *options)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_folder_must_be_a_parent(trained, data, tmp_path):
+    done = train(data, trained[0] / "happy")
+    assert done.returncode == 2
+    assert "must be a folder for one run per emotion, but is a run itself" in done.stderr
+    (tmp_path / "file").touch()
+    done = train(data, tmp_path / "file")
+    assert "must be a folder, but is a file. Choose another --output_dir." in done.stderr
+
+
+def test_nothing_to_join(tmp_path):
+    assert join_runs(tmp_path / "none") is None
+    assert join_runs(tmp_path) is None
+    Run(tmp_path / "happy").start(ExperimentConfig())
+    assert join_runs(tmp_path) is None
+
+
+def test_children_tell_why_they_failed():
+    with _Children() as children:
+        lines = []
+        code = "import sys; print('one', file=sys.stderr); print('error: no luck', file=sys.stderr); sys.exit(2)"
+        assert children.run([sys.executable, "-c", code], lines.append) == "no luck"
+        assert lines == ["one"]
+        assert (
+            children.run([sys.executable, "-c", "raise SystemExit(7)"], lines.append)
+            == "its process ended with status 7"
+        )
+        code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+        assert children.run([sys.executable, "-c", code], lines.append) == "its process was killed by SIGKILL"
+        assert children.run([sys.executable, "-c", ""], lines.append) is None
+    assert children.run([sys.executable, "-c", ""], lines.append) == "it was not started"
+
+
+def test_a_foreign_folder_is_refused(tmp_path):
+    (tmp_path / "happy").mkdir()
+    (tmp_path / "happy/thesis.txt").touch()
+    config = ExperimentConfig(output_dir=str(tmp_path / "happy"))
+    with pytest.raises(RunError, match=r"must be empty or a run directory, but holds 'thesis.txt'"):
+        train_all({"happy": config})
