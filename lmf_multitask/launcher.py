@@ -21,6 +21,7 @@ from typing import Any
 
 from lmf_multitask.config import ExperimentConfig
 from lmf_multitask.runs import Run
+from lmf_multitask.runtime import usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +56,12 @@ def train_all(
         wanted[name] = config
     if not wanted:
         return {}
-    jobs = min(jobs or _usable_cores(), len(wanted))
+    jobs = min(jobs or usable_cores(), len(wanted))
     screen = _Screen(wanted)
     with (
         tempfile.TemporaryDirectory(prefix="lmf-") as folder,
         screen,
-        ThreadPoolExecutor(min(jobs or _usable_cores(), len(wanted))) as pool,
+        ThreadPoolExecutor(min(jobs or usable_cores(), len(wanted))) as pool,
         _Children() as children,
     ):
 
@@ -163,7 +164,3 @@ class _Screen:
                 self._done[name] = int(epoch[1]) if epoch else self._done[name]
                 self._bar.n = sum(self._done.values())
                 self._bar.refresh()
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
