@@ -66,7 +66,7 @@ def train_all(
     ):
 
         def train(name: str, config: ExperimentConfig) -> str | None:
-            settings = Path(folder) / f"{name}.yaml"
+            settings = Path(folder) / f"{name.replace('/', '-')}.yaml"
             settings.write_text(config.to_yaml(), encoding="utf-8")
             how = "--overwrite" if overwrite else "--resume"
             command = [sys.executable, "-m", "lmf_multitask.train", "--config", str(settings), how]

@@ -53,6 +53,10 @@ def runs_in(folder: str | Path) -> list[Run]:
         raise RunError(f"{folder}: must be a run directory, but there is no such folder. Check the path.")
     if (folder / CONFIG_FILE).is_file():
         return [Run(folder)]
+    seeds = seed_folders(folder)
+    if seeds:
+        names = ", ".join(path.name for path in seeds.values())
+        raise RunError(f"{folder}: must be one run or one per emotion, but holds several seeds. Give one of {names}.")
     found = {path.parent.name: Run(path.parent) for path in folder.glob(f"*/{CONFIG_FILE}")}
     if not found:
         raise RunError(
@@ -75,6 +79,16 @@ def settings_from(path: Path) -> ExperimentConfig:
         return ExperimentConfig(**content)
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, UnicodeDecodeError, ConfigError) as error:
         raise RunError(f"{path}: must hold the settings of a run, but {' '.join(str(error).split())[:200]}.") from None
+
+
+def seed_folders(folder: str | Path) -> dict[int, Path]:
+    """Where the runs of each seed are, if the folder is the parent of several seeds' runs."""
+    found = {
+        int(path.name.removeprefix("seed")): path
+        for path in Path(folder).expanduser().glob("seed*")
+        if path.is_dir() and path.name.removeprefix("seed").isdigit()
+    }
+    return dict(sorted(found.items()))
 
 
 class Run:

@@ -63,17 +63,17 @@ def _train_per_emotion(parser: CommandParser, options: object, base: ExperimentC
         defaults = ["--config", str(recipe_config(recipe, emotion))]
         return experiment_from(parser, parser.parse_args([*defaults, *arguments]))
 
-    from lmf_multitask.per_emotion import train_per_emotion
+    from lmf_multitask.several import train_several
 
     folder = Path(base.output_dir or f"runs/per_emotion-{recipe}").expanduser()
-    metrics, failures = train_per_emotion(base, settings_for, folder, options.jobs, options.overwrite)
-    if metrics is not None:
+    outcome = train_several("per_emotion", base, settings_for, folder, jobs=options.jobs, overwrite=options.overwrite)
+    for metrics in outcome.results.values():
         _print_result(metrics, base, folder)
-    if failures:
-        reasons = "; ".join(f"{emotion}: {reason.rstrip('.')}" for emotion, reason in failures.items())
+    if outcome.failures:
+        reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in outcome.failures.items())
         raise TrainingError(
-            f"every emotion must be trained, but {len(failures)} failed ({reasons}). Mend that and give the same command "
-            f"again: it trains only what is missing, {', '.join(failures)}."
+            f"every training must end well, but {len(outcome.failures)} failed ({reasons}). Mend that and give the same "
+            f"command again: it trains only what is missing, {', '.join(outcome.failures)}."
         )
 
 

@@ -13,8 +13,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from lmf_multitask.config import ExperimentConfig
 from lmf_multitask.errors import RunError
 from lmf_multitask.launcher import _Children, train_all
-from lmf_multitask.per_emotion import join_runs
 from lmf_multitask.runs import Run, runs_in
+from lmf_multitask.several import join_runs
 
 SMALL = [
     "--training.epochs",
@@ -160,7 +160,7 @@ def test_one_failure_does_not_stop_the_others(tmp_path):
     assert done.returncode == 2
     assert "left out, since the data have no labels for them: sad, angry, neutral" in done.stderr
     assert done.stderr.splitlines()[-1] == (
-        "error: every emotion must be trained, but 1 failed (happy: happy must be present in some clips of train and absent "
+        "error: every training must end well, but 1 failed (happy: happy must be present in some clips of train and absent "
         "in others, but is present in 0 of 24. Choose others with --emotions). Mend that and give the same command again: "
         "it trains only what is missing, happy."
     )
@@ -220,7 +220,7 @@ def test_wrong_options(data, tmp_path, options, message):
 def test_the_folder_must_be_a_parent(trained, data, tmp_path):
     done = train(data, trained[0] / "happy")
     assert done.returncode == 2
-    assert "must be a folder for one run per emotion, but is a run itself" in done.stderr
+    assert "must be a folder for several runs, but is a run itself" in done.stderr
     (tmp_path / "file").touch()
     done = train(data, tmp_path / "file")
     assert "must be a folder, but is a file. Choose another --output_dir." in done.stderr

@@ -1,0 +1,128 @@
+"""Trainings that belong together: one per emotion (the paper's separate models), one per seed, or both; and their results."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lmf_multitask.config import ExperimentConfig
+from lmf_multitask.data.loading import load_data
+from lmf_multitask.data.schema import IEMOCAP_EMOTIONS, emotion_names
+from lmf_multitask.errors import RunError
+from lmf_multitask.evaluation.predictions import join_predictions
+from lmf_multitask.launcher import train_all
+from lmf_multitask.runs import CONFIG_FILE, METRICS_FILE, Run, runs_in
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["multitask", "per_emotion"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of several trainings.
+
+    Attributes:
+        results: content of ``metrics.json`` of each seed (under None where no seeds were given); of complete runs only.
+        failures: name -> reason, in one line.
+    """
+
+    results: dict[int | None, dict[str, Any]]
+    failures: dict[str, str]
+
+
+def train_several(
+    mode: Mode,
+    base: ExperimentConfig,
+    settings_for: Callable[[str], ExperimentConfig],
+    folder: Path,
+    *,
+    seeds: Sequence[int] | None = None,
+    jobs: int | None = None,
+    overwrite: bool = False,
+) -> Outcome:
+    """Trains in ``folder/EMOTION``, ``folder/seedN`` or ``folder/seedN/EMOTION``, each in a process of its own.
+
+    What is complete already is kept, what is unfinished is gone on with, and the failure of one does not stop the others.
+    The models of the emotions are joined in ``metrics.json`` and ``predictions.csv`` beside them.
+
+    Args:
+        mode: one model for all emotions, or one for each.
+        base: which data, and which emotions (None: all in the data); in ``multitask`` all settings.
+        settings_for: an emotion's name -> the settings of its training, in ``per_emotion``.
+        folder: the parent of the run directories.
+        seeds: instead of the settings' own; None takes those.
+        jobs: how many trainings run at a time; None takes one per core.
+        overwrite: train anew what is already there.
+
+    Raises:
+        UserError: the data, the settings or the folder do not allow it; nothing has been started then.
+    """
+    emotions = emotion_names(load_data(base)["train"])
+    _check_parent(folder)
+    places = {seed: folder if seed is None else folder / f"seed{seed}" for seed in seeds or [None]}
+    experiments: dict[str, ExperimentConfig] = {}
+    if mode == "per_emotion":
+        _tell_left_out(base, emotions)
+        for seed, place in places.items():
+            for emotion in emotions:
+                config = settings_for(emotion)
+                config = dataclasses.replace(config, seed=config.seed if seed is None else seed)
+                _add(experiments, folder, place / emotion, config, [emotion])
+    else:
+        for seed, place in places.items():
+            config = dataclasses.replace(base, seed=base.seed if seed is None else seed)
+            _add(experiments, folder, place, config, emotions)
+    failures = train_all(experiments, jobs, overwrite)
+    result_of = join_runs if mode == "per_emotion" else _result
+    results = {seed: result_of(place) for seed, place in places.items()}
+    return Outcome({seed: metrics for seed, metrics in results.items() if metrics is not None}, failures)
+
+
+def join_runs(folder: Path) -> dict[str, Any] | None:
+    """Joins the complete per-emotion runs in a folder: writes metrics.json and predictions.csv there, returns the figures.
+
+    None if there is none.
+    """
+    started = any(folder.glob(f"*/{CONFIG_FILE}"))
+    complete = [run for run in runs_in(folder) if run.is_complete()] if started else []
+    if not complete:
+        return None
+    seeds = {run.load_config().seed for run in complete}
+    predictions = join_predictions([run.load_predictions() for run in complete])
+    metrics = {"mode": "per_emotion", **predictions.metrics("test", seeds.pop() if len(seeds) == 1 else None)}
+    parent = Run(folder)
+    parent.write_predictions(predictions)
+    parent.write_metrics(metrics)
+    return metrics
+
+
+def _result(folder: Path) -> dict[str, Any] | None:
+    return json.loads((folder / METRICS_FILE).read_text(encoding="utf-8")) if Run(folder).is_complete() else None
+
+
+def _add(
+    experiments: dict[str, ExperimentConfig], parent: Path, folder: Path, config: ExperimentConfig, emotions: list[str]
+) -> None:
+    name = str(folder.relative_to(parent))
+    experiments[name] = dataclasses.replace(config, output_dir=str(folder)).resolved(emotions)
+
+
+def _tell_left_out(base: ExperimentConfig, emotions: list[str]) -> None:
+    lacking = [emotion for emotion in IEMOCAP_EMOTIONS if emotion not in emotions]
+    if base.emotions is None and 0 < len(lacking) < len(IEMOCAP_EMOTIONS):
+        logger.info("left out, since the data have no labels for them: %s", ", ".join(lacking))
+
+
+def _check_parent(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: must be a folder, but is a file. Choose another --output_dir.")
+    if Run(folder).is_run():
+        raise RunError(
+            f"{folder}: must be a folder for several runs, but is a run itself. Choose another --output_dir."
+        )
