@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -134,6 +135,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     prepare_process(debug)
+    signal.signal(signal.SIGTERM, _end)  # as an exception, so that what is open is closed
     try:
         main(arguments)
     except (UserError, OSError) as error:
@@ -147,6 +149,10 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
     except BrokenPipeError:
         return 0
     return 0
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def describe_error(error: Exception) -> str:

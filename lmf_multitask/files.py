@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -62,6 +64,50 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed process was writing into a folder."""
+    for pattern in (".*.part", ".*.old"):
+        for path in folder.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+MANIFEST = "manifest.json"
+
+
+def write_manifest(folder: Path) -> None:
+    """Notes the SHA-256 of every file in a folder, in the folder."""
+    (folder / MANIFEST).write_text(json.dumps(_digests(folder), indent=2) + "\n", encoding="utf-8")
+
+
+def damage(folder: Path) -> str | None:
+    """What differs from the folder's manifest, in words; None if it is whole."""
+    try:
+        noted = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = _digests(folder)
+    except (OSError, ValueError) as error:
+        return f"{MANIFEST} cannot be read ({error})"
+    if noted == found:
+        return None
+    if not isinstance(noted, dict):
+        return f"{MANIFEST} is damaged"
+    for what, names in (
+        ("is missing", set(noted) - set(found)),
+        ("is foreign", set(found) - set(noted)),
+        ("differs", {name for name in set(noted) & set(found) if noted[name] != found[name]}),
+    ):
+        if names:
+            return f"{min(names)} {what}"
+    return None
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
 
 
 def _flush(path: Path) -> None:

@@ -114,7 +114,6 @@ class _Children:
         return None if status == 0 else reason or f"its process ended with status {status}"
 
     def __enter__(self) -> _Children:
-        self._previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -123,7 +122,6 @@ class _Children:
             running = list(self._running)
         for child in running:
             child.terminate()
-        signal.signal(signal.SIGTERM, self._previous)
 
 
 def _environment() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """A run directory: what is in it, how it is made, and how a trained model comes back from it.
 
 config.yaml       every setting, enough to run again
+origin.json       what else the result depends on: the data's fingerprint, versions, processor settings
 model/            weights and the model's own arguments
 checkpoints/      to go on with an unfinished training
 metrics.json      figures on test; its presence says that the run is complete
@@ -15,9 +16,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import fcntl
 import io
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,15 +33,25 @@ import yaml
 from lmf_multitask.config import DataConfig, ExperimentConfig, ModelConfig, TrainingConfig, recipe_config
 from lmf_multitask.data.schema import check_emotion_name, sort_emotions
 from lmf_multitask.errors import ConfigError, RunError
-from lmf_multitask.files import write_text
+from lmf_multitask.files import remove_leftovers, write_text
 
 if TYPE_CHECKING:
     from lmf_multitask.evaluation.predictions import Predictions
     from lmf_multitask.models.lmf import LMFModel
 
 CONFIG_FILE, METRICS_FILE, LOG_FILE = "config.yaml", "metrics.json", "train.log"
-PREDICTIONS_FILE = "predictions.csv"
-CONTENTS = (CONFIG_FILE, METRICS_FILE, LOG_FILE, PREDICTIONS_FILE, "model", "checkpoints", "history.csv", "visualdl")
+PREDICTIONS_FILE, ORIGIN_FILE = "predictions.csv", "origin.json"
+CONTENTS = (
+    CONFIG_FILE,
+    ORIGIN_FILE,
+    METRICS_FILE,
+    LOG_FILE,
+    PREDICTIONS_FILE,
+    "model",
+    "checkpoints",
+    "history.csv",
+    "visualdl",
+)
 _PARTS = ("label", "probability", "prediction")  # per emotion in predictions.csv
 
 
@@ -158,9 +171,56 @@ class Run:
                     f"but {what} was {old!r} and is {new!r} now. Choose another --output_dir, or --overwrite it."
                 )
 
-    def start(self, config: ExperimentConfig, keep: bool = False) -> None:
-        """Makes the folder, removes what an earlier run left unless `keep`, and writes the settings."""
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one process at a time is inside the block; the lock dies with its owner.
+
+        Raises:
+            RunError: another process is.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise RunError(
+                f"{self.folder}: must be written by one process at a time, but another is training there. "
+                "Wait for it, or choose another --output_dir."
+            ) from None
+        finally:
+            os.close(handle)
+
+    def check_origin(self, origin: Mapping[str, str]) -> None:
+        """Compares what the result depends on beside the settings with what it was when the run was started.
+
+        Raises:
+            RunError: something differs; with it the result would not be that of a run without a break.
+        """
+        path = self.folder / ORIGIN_FILE
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            differing = next((name for name in origin if before.get(name) != origin[name]), None)
+        except (OSError, ValueError, AttributeError) as error:
+            raise RunError(
+                f"{path}: must tell what the run was started with, but {error}. --overwrite the run."
+            ) from None
+        if differing is not None:
+            raise RunError(
+                f"{self.folder}: must be gone on with under what it was started with, but {differing} was "
+                f"{before.get(differing)} and is {origin[differing]} now. Add --force to go on all the same."
+            )
+
+    def start(self, config: ExperimentConfig, origin: Mapping[str, str] | None = None, keep: bool = False) -> None:
+        """Makes the folder, removes what an earlier run left unless `keep`, and writes the settings.
+
+        Args:
+            config: the settings.
+            origin: what else the result depends on, see `check_origin`.
+            keep: go on with what is there.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder)
         if not keep:
             for name in CONTENTS:
                 path = self.folder / name
@@ -170,6 +230,8 @@ class Run:
                     path.unlink(missing_ok=True)
             for path in self.folder.glob("metrics_*.json"):
                 path.unlink()
+        if origin is not None:
+            write_text(self.folder / ORIGIN_FILE, json.dumps(origin, indent=2) + "\n")
         write_text(self.folder / CONFIG_FILE, config.to_yaml())
 
     def convert(

@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,21 @@ def quiet_imports() -> Iterator[None]:
         for line in said.getvalue().splitlines():
             if not line.startswith(_BANNER):
                 print(line, file=sys.stderr)
+
+
+def surroundings() -> dict[str, str]:
+    """What the bits of a training depend on beside its settings and its data: versions, processor, its settings."""
+    import paddle
+
+    versions = {name: version(name) for name in ("lmf_multitask", "paddlenlp", "numpy")}
+    return {
+        **versions,
+        "paddle": paddle.__version__,
+        "python": platform.python_version(),
+        "processor": _processor_vendor() or platform.machine(),
+        "device": paddle.get_device(),
+        **{name: os.environ.get(name, "not set") for name in ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")},
+    }
 
 
 def seed_everything(seed: int) -> None:

@@ -37,6 +37,9 @@ def main(arguments: Sequence[str]) -> None:
         "--overwrite", action="store_true", help="replace a run that is already in the output directory"
     )
     parser.add_argument("--resume", action="store_true", help="go on with an unfinished run in the output directory")
+    parser.add_argument(
+        "--force", action="store_true", help="with --resume: although the data or the versions are others than before"
+    )
     arguments = with_found_configs(arguments)
     options = parser.parse_args(arguments)
     config = experiment_from(parser, options)
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from lmf_multitask.training.experiment import run_experiment
 
-    metrics = run_experiment(config, overwrite=options.overwrite, resume=options.resume)
+    metrics = run_experiment(config, overwrite=options.overwrite, resume=options.resume, force=options.force)
     _print_result(metrics, config, config.run_directory())
 
 

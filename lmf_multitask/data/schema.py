@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Mapping
 from collections.abc import Sequence as Names
 from typing import TYPE_CHECKING
 
@@ -130,6 +132,17 @@ def column_array(dataset: datasets.Dataset, name: str) -> np.ndarray:
         parts.append(chunk.to_numpy(zero_copy_only=zero_copy))
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return whole.reshape((len(dataset), *shape))
+
+
+def fingerprint(splits: Mapping[str, datasets.Dataset]) -> str:
+    """SHA-256 over everything that a training sees of a data set: its splits, emotions, ids and numbers."""
+    digest = hashlib.sha256()
+    for split, rows in splits.items():
+        digest.update(repr((split, emotion_names(rows), list(rows["id"]))).encode())
+        for name, values in column_arrays(rows).items():
+            digest.update(repr((name, values.dtype.str, values.shape)).encode())
+            digest.update(np.ascontiguousarray(values).view(np.uint8).reshape(-1))
+    return digest.hexdigest()
 
 
 def _is_numeric(feature: object) -> bool:

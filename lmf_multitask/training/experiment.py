@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +17,13 @@ import numpy as np
 import paddle
 
 from lmf_multitask.config import ExperimentConfig
-from lmf_multitask.data.schema import MODALITIES, NOT_ANNOTATED, column_array, column_arrays, emotion_names
+from lmf_multitask.data.schema import MODALITIES, NOT_ANNOTATED, column_array, column_arrays, emotion_names, fingerprint
 from lmf_multitask.errors import DataError, RunError, TrainingError
 from lmf_multitask.evaluation.metrics import multitask_figures, present_probability
 from lmf_multitask.evaluation.predictions import Predictions, join_predictions
 from lmf_multitask.models.lmf import LMFModel
-from lmf_multitask.runs import CONFIG_FILE, Run, runs_in
-from lmf_multitask.runtime import seed_everything, select_device
+from lmf_multitask.runs import Run, runs_in
+from lmf_multitask.runtime import seed_everything, select_device, surroundings
 from lmf_multitask.training.module import LMFModule
 from lmf_multitask.training.trainer import LMFTrainer, VisualDLLogs, training_arguments
 
@@ -31,7 +35,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def run_experiment(config: ExperimentConfig, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
+def run_experiment(
+    config: ExperimentConfig, *, overwrite: bool = False, resume: bool = False, force: bool = False
+) -> dict[str, Any]:
     """Trains one model on several emotions, tests its best epoch, and writes the run directory.
 
     Args:
@@ -39,6 +45,7 @@ def run_experiment(config: ExperimentConfig, *, overwrite: bool = False, resume:
         overwrite: replace a run that is already in the directory.
         resume: go on with an unfinished run from its last complete checkpoint; with the same settings and data the
             result is that of a run without a break.
+        force: go on although the data or the versions are not those that the run was started with.
 
     Returns:
         The content of ``metrics.json``.
@@ -54,26 +61,50 @@ def run_experiment(config: ExperimentConfig, *, overwrite: bool = False, resume:
     emotions = emotion_names(dataset["train"])
     _check_labels(dataset, emotions)
     config = config.resolved(emotions)
-    resume = resume and (run.folder / CONFIG_FILE).exists()
-    if resume:
-        _check_resumable(run, config)
-    run.start(config, keep=resume)
-    with run.logging_to_file():
-        for line in dataset["train"].info.description.splitlines():
-            logger.debug(line)
-        logger.debug("settings:\n%s", config.to_yaml())
-        started = time.monotonic()
-        with paddle.utils.unique_name.guard():  # names that a resumed optimiser finds again
-            trainer = _fit(config, run, dataset, emotions, resume)
-        model = trainer.model.model
-        predictions = predict(model, dataset["test"], config.training.eval_batch_size)
-        metrics = predictions.metrics("test", config.seed)
-        run.write_history(trainer.history)
-        model.save_pretrained(run.folder / "model")
-        run.write_predictions(predictions)
-        run.write_metrics(metrics)
-        logger.debug("done in %.1f seconds", time.monotonic() - started)
+    origin = {"data": fingerprint(dataset), **surroundings()}
+    with run.locked():
+        resume = resume and run.is_run()
+        if resume:
+            _check_resumable(run, config, origin, force)
+        run.start(config, origin, keep=resume)
+        with run.logging_to_file(), _told_how_to_go_on(run):
+            return _train_and_test(config, run, dataset, resume)
+
+
+def _train_and_test(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resume: bool) -> dict[str, Any]:
+    for line in dataset["train"].info.description.splitlines():
+        logger.debug(line)
+    logger.debug("settings:\n%s", config.to_yaml())
+    started = time.monotonic()
+    with paddle.utils.unique_name.guard():  # names that a resumed optimiser finds again
+        trainer = _fit(config, run, dataset, resume)
+    model = trainer.model.model
+    predictions = predict(model, dataset["test"], config.training.eval_batch_size)
+    metrics = predictions.metrics("test", config.seed)
+    run.write_history(trainer.history)
+    model.save_pretrained(run.folder / "model")
+    run.write_predictions(predictions)
+    run.write_metrics(metrics)
+    logger.debug("done in %.1f seconds", time.monotonic() - started)
     return metrics
+
+
+@contextmanager
+def _told_how_to_go_on(run: Run) -> Iterator[None]:
+    """Says what is left when the user or the system stops the training; SIGTERM ends it with status 143."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread:  # Paddle has put a handler of its own there, which just ends the process
+        before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        logger.warning(
+            "stopped; finished epochs are saved. To go on, give the same command with --resume: %s", run.folder
+        )
+        raise
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
 def predict(model: LMFModel, rows: datasets.Dataset, batch_size: int) -> Predictions:
@@ -128,9 +159,8 @@ def _feature_sizes(rows: datasets.Dataset) -> dict[str, int]:
     return {"audio": types["audio"].length, "video": types["video"].length, "text": types["text"].feature.length}
 
 
-def _fit(
-    config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, emotions: list[str], resume: bool
-) -> LMFTrainer:
+def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resume: bool) -> LMFTrainer:
+    emotions = config.emotions
     seed_everything(config.seed)
     model = LMFModel(_feature_sizes(dataset["train"]), emotions, config.model)
     trainable = sum(int(np.prod(w.shape)) for w in model.weights().values() if not w.stop_gradient)
@@ -182,13 +212,14 @@ def _check_labels(dataset: datasets.DatasetDict, emotions: list[str]) -> None:
         logger.warning("validation has no label for %s: the best epoch is chosen without", ", ".join(lacking))
 
 
-def _check_resumable(run: Run, config: ExperimentConfig) -> None:
-    """Going on is meaningful only with the settings that the run began with."""
+def _check_resumable(run: Run, config: ExperimentConfig, origin: dict[str, str], force: bool) -> None:
     if run.is_complete():
         raise RunError(
             f"{run.folder}: must be an unfinished run to resume, but is complete. Evaluate it, or --overwrite it."
         )
     run.check_same_settings(config)
+    if not force:
+        run.check_origin(origin)
 
 
 class EpochLines:

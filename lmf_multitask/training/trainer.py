@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -19,7 +20,7 @@ from lmf_multitask.config import TrainingConfig
 from lmf_multitask.data.collator import BatchCollator, RowNumbers
 from lmf_multitask.data.schema import column_arrays
 from lmf_multitask.errors import RunError, TrainingError
-from lmf_multitask.files import atomic_folder
+from lmf_multitask.files import atomic_folder, damage, remove_leftovers, write_manifest
 from lmf_multitask.runtime import ignore_noise, quiet_imports
 from lmf_multitask.training.module import TrainingModule
 from lmf_multitask.training.sampler import EpochBatchSampler, LMFPaddleBatchSampler
@@ -28,6 +29,8 @@ with quiet_imports():
     from paddlenlp.trainer import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
     from paddlenlp.trainer.integrations import VisualDLCallback
     from paddlenlp.utils.log import logger as paddlenlp_logger
+
+logger = logging.getLogger(__name__)
 
 _TRAINERS_OWN = ("interval_", "learning_rate", "global_step", "progress_or_epoch")  # of no use in the history
 PROGRESS_FILE = "progress.json"
@@ -54,7 +57,7 @@ def training_arguments(
         "evaluation_strategy": "epoch",
         "save_strategy": "epoch",
         "logging_strategy": "epoch",
-        "save_total_limit": 1,  # and the best one, which rotation never deletes
+        "save_total_limit": 2,  # the last and one to fall back on; and the best one, which rotation never deletes
         "remove_unused_columns": False,
         "disable_tqdm": True,
         "report_to": "none",
@@ -154,6 +157,9 @@ class LMFTrainer(Trainer):
         self._resumed_from = None if checkpoint is None else str(checkpoint)
         with _quiet_paddlenlp():
             try:
+                if self._had_stopped_early():
+                    self._take_best()
+                    return self.history
                 self.train(resume_from_checkpoint=self._resumed_from)
             except ValueError as error:
                 if "Loss contains inf or nan values" in str(error):
@@ -161,7 +167,7 @@ class LMFTrainer(Trainer):
                 raise
             finally:
                 os.environ.pop("TRAINER_GLOBAL_STEP", None)  # Trainer's own message to its children
-        self.model.eval()
+                self.model.eval()
         return self.history
 
     def validate(self) -> dict[str, float]:
@@ -275,6 +281,7 @@ class LMFTrainer(Trainer):
             for file in (stage / name).iterdir():
                 file.rename(folder / file.name)
             shutil.rmtree(stage)
+            write_manifest(folder)
         # Trainer rotates only under a launcher
         self._rotate_checkpoints(use_mtime=True, output_dir=str(root))
 
@@ -283,25 +290,55 @@ class LMFTrainer(Trainer):
         return next(c for c in self.callback_handler.callbacks if isinstance(c, _EpochEnd))
 
     def _last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that is whole, and whose best epoch is; damaged ones are named and passed over."""
         folder = Path(self.args.output_dir)
+        remove_leftovers(folder)
         found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-        return max(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+        for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+            problem = damage(path)
+            if problem is None:
+                best = self._best_checkpoint(path)
+                problem = best and best != path and damage(best)
+                problem = problem and f"that of the best epoch, {best.name}, is damaged: {problem}"
+            if not problem:
+                return path
+            logger.warning("%s: must be a whole checkpoint, but %s. Passed over.", path, problem)
+        return None
+
+    def _best_checkpoint(self, checkpoint: Path) -> Path | None:
+        """Where the best epoch so far was saved; the run directory may have been moved since."""
+        best = _read_json(checkpoint / "trainer_state.json", "best_model_checkpoint")
+        return None if best is None else Path(self.args.output_dir) / Path(best).name
 
     def _restore_progress(self) -> None:
         """After Trainer has loaded weights and optimiser: the history, the patience and the random states."""
-        path = Path(self._resumed_from) / PROGRESS_FILE
-        try:
-            progress = json.loads(path.read_text(encoding="utf-8"))
-            self.history[:] = progress["history"]
-            self._epoch_end.epochs_without_better = progress["epochs_without_better"]
-        except (OSError, ValueError, KeyError) as error:
-            raise RunError(
-                f"{path}: must be a complete record of progress, but {error}. Delete that checkpoint."
-            ) from None
-        best = self.state.best_model_checkpoint
-        if best is not None:  # the run directory may have been moved
-            self.state.best_model_checkpoint = str(Path(self.args.output_dir) / Path(best).name)
+        path = Path(self._resumed_from)
+        self.history[:] = _read_json(path / PROGRESS_FILE, "history")
+        self._epoch_end.epochs_without_better = _read_json(path / PROGRESS_FILE, "epochs_without_better")
+        best = self._best_checkpoint(path)
+        self.state.best_model_checkpoint = best and str(best)
         self._load_rng_state(self._resumed_from)  # Trainer skips this at the boundary of epochs
+
+    def _had_stopped_early(self) -> bool:
+        """Whether the run that is gone on with had already run out of patience."""
+        if self._resumed_from is None or self._epoch_end.patience is None:
+            return False
+        waited = _read_json(Path(self._resumed_from) / PROGRESS_FILE, "epochs_without_better")
+        return waited >= self._epoch_end.patience
+
+    def _take_best(self) -> None:
+        """The weights and the history of a training that had ended, but not been evaluated yet."""
+        checkpoint = Path(self._resumed_from)
+        best = self._best_checkpoint(checkpoint) or checkpoint
+        self.model.set_state_dict(paddle.load(str(best / "model_state.pdparams"), return_numpy=True))
+        self.history[:] = _read_json(checkpoint / PROGRESS_FILE, "history")
+
+
+def _read_json(path: Path, key: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: must tell {key}, but {error}. Delete that checkpoint.") from None
 
 
 class _EpochEnd(TrainerCallback):
@@ -310,7 +347,7 @@ class _EpochEnd(TrainerCallback):
     def __init__(
         self, trainer: LMFTrainer, patience: int | None, on_epoch: Callable[[dict[str, float]], None] | None
     ) -> None:
-        self._trainer, self._patience, self._on_epoch = trainer, patience, on_epoch
+        self._trainer, self.patience, self._on_epoch = trainer, patience, on_epoch
         self.epochs_without_better = 0
         self._best: float | None = None
         self._latest: dict[str, float] = {}
@@ -354,7 +391,7 @@ class _EpochEnd(TrainerCallback):
         self._trainer.history.append(row)
         if self._on_epoch is not None:
             self._on_epoch(row)
-        if self._patience is not None and self.epochs_without_better >= self._patience:
+        if self.patience is not None and self.epochs_without_better >= self.patience:
             control.should_training_stop = True
 
 

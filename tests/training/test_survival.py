@@ -1,0 +1,286 @@
+"""A training that is stopped, killed or damaged goes on to the same bits, or says why it cannot."""
+
+import fcntl
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lmf_multitask.config import ExperimentConfig, ModelConfig, TrainingConfig, recipe_config
+from lmf_multitask.errors import RunError
+from lmf_multitask.files import write_manifest
+from lmf_multitask.runs import Run, settings_from
+from lmf_multitask.training import experiment
+
+FILES = ("history.csv", "predictions.csv", "metrics.json", "model/model.safetensors", "model/config.json")
+
+
+def settings(data, folder, order="seeded", **training):
+    """Small, with dropout on."""
+    if order == "lmf_paddle":
+        config = settings_from(recipe_config("lmf_paddle", "happy"))
+        config.training.epochs, config.training.batch_size, config.model.text_lstm = 6, 32, 16
+    else:
+        config = ExperimentConfig(
+            model=ModelConfig(text_lstm=16, text_hidden=8),
+            training=TrainingConfig(epochs=6, batch_size=32, patience=None),
+        )
+    for name, value in training.items():
+        setattr(config.training, name, value)
+    config.data_path, config.output_dir = str(data), str(folder)
+    return config
+
+
+def bits(folder):
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+class Crash(BaseException):
+    """Nobody catches it by mistake."""
+
+
+def crash_after(monkeypatch, config, epoch):
+    """Runs until the line of that epoch is told, which is before its checkpoint is written."""
+
+    def tell(self, row):
+        if row["epoch"] == epoch:
+            raise Crash
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(experiment.EpochLines, "__call__", tell)
+        experiment.run_experiment(config)
+
+
+@pytest.fixture(scope="module", params=["seeded", "lmf_paddle"])
+def whole(request, sample_path, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param) / "whole"
+    experiment.run_experiment(settings(sample_path, folder, request.param))
+    return request.param, bits(folder)
+
+
+@pytest.mark.parametrize("epoch", [1, 4, 6])
+def test_a_crash_before_a_checkpoint(whole, sample_path, tmp_path, monkeypatch, epoch):
+    order, wanted = whole
+    config = settings(sample_path, tmp_path / "run", order)
+    crash_after(monkeypatch, config, epoch)
+    assert not Run(tmp_path / "run").is_complete()
+    experiment.run_experiment(config, resume=True)
+    assert bits(tmp_path / "run") == wanted
+
+
+def test_a_crash_while_writing_leaves_the_checkpoint_before(whole, sample_path, tmp_path, monkeypatch):
+    from lmf_multitask.training import trainer
+
+    order, wanted = whole
+    config = settings(sample_path, tmp_path / "run", order)
+    written = []
+
+    def crash_in_the_fourth(folder):
+        written.append(folder)
+        if len(written) == 4:
+            raise Crash
+        write_manifest(folder)
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(trainer, "write_manifest", crash_in_the_fourth)
+        experiment.run_experiment(config)
+    left = {path.name for path in (tmp_path / "run/checkpoints").iterdir()}
+    assert {"checkpoint-10", "checkpoint-15"} <= left <= {"checkpoint-5", "checkpoint-10", "checkpoint-15"}
+    (tmp_path / "run/checkpoints/.checkpoint-20.killed.part").mkdir()  # what SIGKILL would leave
+    experiment.run_experiment(config, resume=True)
+    assert bits(tmp_path / "run") == wanted
+    assert not any(path.name.startswith(".") for path in (tmp_path / "run/checkpoints").iterdir())
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "a flipped bit": (lambda folder: flip_a_byte(folder / "optimizer.pdopt"), "optimizer.pdopt differs"),
+    "cut off": (lambda folder: os.truncate(folder / "model_state.pdparams", 99), "model_state.pdparams differs"),
+    "missing": (lambda folder: (folder / "rng_state.pth").unlink(), "rng_state.pth is missing"),
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "manifest.json cannot be read"),
+    "foreign": (lambda folder: (folder / "extra").touch(), "extra is foreign"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_passed_over(sample_path, tmp_path, monkeypatch, caplog, name):
+    do, problem = DAMAGES[name]
+    config = settings(sample_path, tmp_path / "whole")
+    experiment.run_experiment(config)
+    config.output_dir = str(tmp_path / "run")
+    crash_after(monkeypatch, config, 4)
+    newest = tmp_path / "run/checkpoints/checkpoint-15"
+    do(newest)
+    experiment.run_experiment(config, resume=True)
+    assert f"{newest}: must be a whole checkpoint, but {problem}" in caplog.text
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+def test_without_any_whole_checkpoint_it_starts_again(sample_path, tmp_path, monkeypatch, caplog):
+    config = settings(sample_path, tmp_path / "whole")
+    experiment.run_experiment(config)
+    config.output_dir = str(tmp_path / "run")
+    crash_after(monkeypatch, config, 4)
+    for checkpoint in (tmp_path / "run/checkpoints").iterdir():
+        flip_a_byte(checkpoint / "model_state.pdparams")
+    experiment.run_experiment(config, resume=True)
+    assert caplog.text.count("Passed over.") >= 2
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+def test_a_crash_between_early_stopping_and_the_result(sample_path, tmp_path, monkeypatch):
+    config = settings(sample_path, tmp_path / "whole", epochs=40, patience=1, monitor="loss", learning_rate=0.02)
+    experiment.run_experiment(config)
+    epochs = len((tmp_path / "whole/history.csv").read_text().splitlines()) - 1
+    assert epochs < 40
+    config.output_dir = str(tmp_path / "run")
+
+    def crash(*arguments):
+        raise Crash
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(experiment, "predict", crash)
+        experiment.run_experiment(config)
+    told = []
+    monkeypatch.setattr(experiment.EpochLines, "__call__", lambda self, row: told.append(row))
+    experiment.run_experiment(config, resume=True)
+    assert told == []  # nothing was trained again
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+def test_a_moved_run_goes_on(sample_path, tmp_path, monkeypatch):
+    config = settings(sample_path, tmp_path / "whole")
+    experiment.run_experiment(config)
+    config.output_dir = str(tmp_path / "here")
+    crash_after(monkeypatch, config, 4)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    config.output_dir = str(tmp_path / "there")
+    experiment.run_experiment(config, resume=True)
+    assert bits(tmp_path / "there") == bits(tmp_path / "whole")
+
+
+# -- what must not go on
+
+
+def test_other_data_or_versions_are_refused_unless_forced(sample_path, tmp_path, monkeypatch):
+    from lmf_multitask.data.sample import write_sample
+
+    data = write_sample(tmp_path / "data.pkl")
+    config = settings(data, tmp_path / "run")
+    crash_after(monkeypatch, config, 2)
+    origin = json.loads((tmp_path / "run/origin.json").read_text())
+    write_sample(data, seed=1)
+    with pytest.raises(
+        RunError, match=rf"but data was {origin['data']} and is \w+ now. Add --force to go on all the same."
+    ):
+        experiment.run_experiment(config, resume=True)
+    write_sample(data)
+    (tmp_path / "run/origin.json").write_text(json.dumps({**origin, "paddle": "2.6.2"}))
+    with pytest.raises(RunError, match=r"but paddle was 2.6.2 and is 3\.\S+ now"):
+        experiment.run_experiment(config, resume=True)
+    (tmp_path / "run/origin.json").unlink()
+    with pytest.raises(RunError, match="must tell what the run was started with"):
+        experiment.run_experiment(config, resume=True)
+    config.training.learning_rate = 0.5
+    with pytest.raises(RunError, match="but training.learning_rate was 0.001 and is 0.5 now"):
+        experiment.run_experiment(config, resume=True, force=True)
+    config.training.learning_rate = 0.001
+    assert experiment.run_experiment(config, resume=True, force=True)["split"] == "test"
+    with pytest.raises(RunError, match="must be an unfinished run to resume, but is complete"):
+        experiment.run_experiment(config, resume=True)
+
+
+def test_two_processes_on_one_directory(sample_path, tmp_path):
+    (tmp_path / "run").mkdir()
+    holder = os.open(tmp_path / "run", os.O_RDONLY)
+    try:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="must be written by one process at a time, but another is training there"):
+            experiment.run_experiment(settings(sample_path, tmp_path / "run"))
+    finally:
+        os.close(holder)
+    assert list((tmp_path / "run").iterdir()) == []
+    experiment.run_experiment(settings(sample_path, tmp_path / "run", epochs=1))
+
+
+# -- real signals, real limits
+
+
+def start(config, tmp_path, *options, **more):
+    path = tmp_path / "settings.yaml"
+    path.write_text(config.to_yaml())
+    command = [sys.executable, "-m", "lmf_multitask.train", "--config", path, *options]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, **more)
+
+
+def wait_for_epoch(process):
+    for line in process.stderr:
+        if line.startswith("epoch"):
+            return
+    pytest.fail("it ended before its first epoch")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_end_it_with_their_status_and_say_how_to_go_on(sample_path, tmp_path, number, status):
+    process = start(settings(sample_path, tmp_path / "run", epochs=5000), tmp_path)
+    wait_for_epoch(process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert (
+        f"stopped; finished epochs are saved. To go on, give the same command with --resume: {tmp_path / 'run'}" in said
+    )
+    assert "Traceback" not in said
+
+
+def test_a_full_disk(sample_path, tmp_path):
+    """A file-size limit below what the optimiser needs stands for the disk."""
+    limit = 200_000
+    config = settings(sample_path, tmp_path / "run")
+    process = start(config, tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert said.splitlines()[-1].startswith("error: ")
+    assert "File too large" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert list((tmp_path / "run/checkpoints").iterdir()) == []
+    experiment.run_experiment(config, resume=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["seeded", "lmf_paddle"])
+def test_killed_at_random_moments(sample_path, tmp_path, order):
+    """SIGKILL, fifteen times per mode: in steps, between epochs, while saving."""
+    config = settings(sample_path, tmp_path / "whole", order, epochs=150, patience=None)
+    process = start(config, tmp_path)
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    config.output_dir = str(tmp_path / "run")
+    moments = random.Random(7)
+    kills = 0
+    while kills < 15:
+        process = start(config, tmp_path, "--resume")
+        wait_for_epoch(process)
+        time.sleep(moments.uniform(0, 0.4))
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+        if process.returncode == 0:
+            break
+    assert kills == 15, "it ended too early: raise the number of epochs"
+    process = start(config, tmp_path, "--resume")
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
