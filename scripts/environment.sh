@@ -28,7 +28,8 @@ install() {
     local extras=cpu
     [ "${TEST_TOOLS:-no}" = no ] || extras=cpu,test
     echo "installing into .venv (once; some minutes, about 2 GB on disk)" >&2
-    PYTHONWARNINGS=ignore "$python" -m pip install --quiet --disable-pip-version-check --no-input \
+    # pip of Python 3.10 would otherwise build seqeval in a way that fails
+    PYTHONWARNINGS=ignore "$python" -m pip install --use-pep517 --quiet --disable-pip-version-check --no-input \
         --constraint scripts/requirements.lock --editable ".[$extras]"
 }
 
