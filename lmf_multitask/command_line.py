@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import signal
 import sys
@@ -138,6 +139,9 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
     signal.signal(signal.SIGTERM, _end)  # as an exception, so that what is open is closed
     try:
         main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of a pipe has seen enough; nothing is left to be flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UserError, OSError) as error:
         if debug:
             raise
@@ -146,8 +150,6 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
-    except BrokenPipeError:
-        return 0
     return 0
 
 

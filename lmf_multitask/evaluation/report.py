@@ -24,7 +24,7 @@ def results_table(metrics: dict[str, Any]) -> str:
     """
     per_emotion = metrics["emotions"]
     baseline = metrics.get("always_absent", {}).get("emotions", {})
-    published = any(name in LMF_PAPER for name in per_emotion)
+    published = all(name in LMF_PAPER for name in per_emotion)
     separate = metrics.get("mode") == "per_emotion"
     table = Table(
         title=f"{metrics['split']}, {metrics['samples']} clips",
