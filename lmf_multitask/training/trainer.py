@@ -147,14 +147,22 @@ class LMFTrainer(Trainer):
         """
         checkpoint = self._last_checkpoint() if resume else None
         self._resumed_from = None if checkpoint is None else str(checkpoint)
+        self.history, self._logged, self._epoch_end.epochs_without_better = [], {}, 0
+        epochs = self.args.num_train_epochs
+        if checkpoint is not None:
+            self._restore_progress()
+            if self._epoch_end.out_of_patience():  # nothing is left but to take the best weights
+                self.args.num_train_epochs = self.history[-1]["epoch"]
         with _quiet_paddlenlp():
             try:
                 self.train(resume_from_checkpoint=self._resumed_from)
             except ValueError as error:
                 if "Loss contains inf or nan values" in str(error):
-                    raise TrainingError(_not_finite("the training loss", self.state.epoch)) from None
+                    # the last finished step's epoch is a fraction, or the number of the epoch before
+                    raise TrainingError(_not_finite("the training loss", int(self.state.epoch or 0) + 1)) from None
                 raise
             finally:
+                self.args.num_train_epochs = epochs
                 os.environ.pop("TRAINER_GLOBAL_STEP", None)  # Trainer's own message to its children
         self.model.eval()
         return self.history
@@ -280,16 +288,19 @@ class LMFTrainer(Trainer):
         return max(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
 
     def _restore_progress(self) -> None:
-        """After Trainer has loaded weights and optimiser: the history, the patience and the random states."""
+        """The history and the patience of the run that is gone on with."""
         path = Path(self._resumed_from) / PROGRESS_FILE
         try:
             progress = json.loads(path.read_text(encoding="utf-8"))
-            self.history[:] = progress["history"]
+            self.history = progress["history"]
             self._epoch_end.epochs_without_better = progress["epochs_without_better"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"{path}: must be a complete record of progress, but {error}. Delete that checkpoint."
             ) from None
+
+    def _restore_states(self) -> None:
+        """After Trainer has loaded weights and optimiser: the random states, and where the best weights are."""
         best = self.state.best_model_checkpoint
         if best is not None:  # the run directory may have been moved
             self.state.best_model_checkpoint = str(Path(self.args.output_dir) / Path(best).name)
@@ -309,13 +320,13 @@ class _EpochEnd(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         if self._trainer._resumed_from is not None:
-            self._trainer._restore_progress()
-        self._best = state.best_metric
+            self._trainer._restore_states()
+        self._best, self._latest = state.best_metric, {}
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
         for name, weight in model.named_parameters():
             if not bool(paddle.isfinite(weight).all()):
-                raise TrainingError(_not_finite(f"the parameter {name}", state.epoch))
+                raise TrainingError(_not_finite(f"the parameter {name}", round(state.epoch)))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **others: Any) -> None:
         if logs and "loss" in logs:
@@ -346,8 +357,12 @@ class _EpochEnd(TrainerCallback):
         self._trainer.history.append(row)
         if self._on_epoch is not None:
             self._on_epoch(row)
-        if self._patience is not None and self.epochs_without_better >= self._patience:
+        if self.out_of_patience():
             control.should_training_stop = True
+
+    def out_of_patience(self) -> bool:
+        """Whether too many epochs in a row were no better."""
+        return self._patience is not None and self.epochs_without_better >= self._patience
 
 
 class VisualDLLogs(VisualDLCallback):
@@ -359,9 +374,9 @@ class VisualDLLogs(VisualDLCallback):
             self.vdl_writer.add_hparams = lambda *positional, **named: None
 
 
-def _not_finite(what: str, epoch: float) -> str:
+def _not_finite(what: str, epoch: int) -> str:
     return (
-        f"{what} must stay finite, but became NaN or infinite in epoch {int(epoch or 0) + 1}. "
+        f"{what} must stay finite, but became NaN or infinite in epoch {epoch}. "
         "Usual causes: a learning rate that is too high, or features of a very large size (see `lmf data inspect`)."
     )
 
