@@ -108,6 +108,7 @@ class LMFTrainer(Trainer):
             )
         self.history: list[dict[str, float]] = []
         self._logged: dict[str, list[tuple[Any, int]]] = {}
+        self._weighted_losses: list[tuple[paddle.Tensor, paddle.Tensor]] = []
         self._resumed_from: str | None = None
         metrics = None
         if compute_metrics is not None:
@@ -240,7 +241,18 @@ class LMFTrainer(Trainer):
         with paddle.no_grad():
             output = model(inputs)
         loss = output["loss"].detach()
+        if "weight" in output:
+            self._weighted_losses.append((loss, output["weight"]))
         return (loss, None, None) if prediction_loss_only else (loss, output["logits"], inputs.get("labels"))
+
+    def evaluation_loop(self, *positional: Any, metric_key_prefix: str = "eval", **others: Any) -> Any:
+        """Trainer averages the losses of batches by their rows; here by what the module says that they are means over."""
+        self._weighted_losses = []
+        output = super().evaluation_loop(*positional, metric_key_prefix=metric_key_prefix, **others)
+        losses, weights = (np.array([float(pair[i]) for pair in self._weighted_losses]) for i in (0, 1))
+        if weights.sum() > 0:
+            output.metrics[f"{metric_key_prefix}_loss"] = float((losses * weights).sum() / weights.sum())
+        return output
 
     def log(self, logs: dict[str, float], **others: Any) -> None:
         """Adds the epoch's means of what the module logged."""
