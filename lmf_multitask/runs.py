@@ -195,7 +195,7 @@ class Run:
             ) from None
         except (yaml.YAMLError, AttributeError, KeyError, TypeError, UnicodeDecodeError, ConfigError) as error:
             raise RunError(
-                f"{path}: must hold the settings of a run, but {' '.join(str(error).split())[:200]}."
+                f"{path}: must hold the settings of a run, but {' '.join(str(error).split()).rstrip('.')[:200]}."
             ) from None
 
     def load_model(self) -> LMFModel:
