@@ -158,6 +158,15 @@ class TrainingConfig:
         patience = self.patience
         valid = patience is None or (type(patience) is int and patience >= 1)
         rules.check(valid, "training.patience", "a whole number of at least 1 or null", patience)
+        choices = {
+            "loss_reduction": ("mean", "sum"),
+            "monitor": ("loss", "weighted_f1", "positive_f1", "accuracy", "uar"),
+            "visualdl": (True, False),
+        }
+        for name, values in choices.items():
+            value = getattr(self, name)
+            wanted = "one of " + ", ".join(str(choice).lower() for choice in values)
+            rules.check(type(value) is type(values[0]) and value in values, f"training.{name}", wanted, value)
         rules.raise_if_broken()
 
 
@@ -190,7 +199,14 @@ class ExperimentConfig:
         rules.check(
             type(self.seed) is int and 0 <= self.seed < 2**63, "seed", "a whole number from 0 to 2^63 - 1", self.seed
         )
-        rules.check(self.emotions is None or len(self.emotions) > 0, "emotions", "one or more names", self.emotions)
+        names = self.emotions
+        valid = names is None or (isinstance(names, (list, tuple)) and names and all(isinstance(n, str) for n in names))
+        rules.check(bool(valid), "emotions", "a list of one or more names, or null", names)
+        for name in ("data_path", "output_dir"):
+            # an empty shell variable must not train on the built-in sample
+            value = getattr(self, name)
+            rules.check(value is None or (isinstance(value, str) and value != ""), name, "a path or null", value)
+        rules.check(isinstance(self.device, str), "device", "auto, cpu, gpu or gpu:NUMBER", self.device)
         rules.raise_if_broken()
 
     def run_directory(self) -> Path:

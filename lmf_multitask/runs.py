@@ -91,7 +91,9 @@ def settings_from(path: Path) -> ExperimentConfig:
         content.update({name: kind(**content[name]) for name, kind in parts.items()})
         return ExperimentConfig(**content)
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, UnicodeDecodeError, ConfigError) as error:
-        raise RunError(f"{path}: must hold the settings of a run, but {' '.join(str(error).split())[:200]}.") from None
+        raise RunError(
+            f"{path}: must hold the settings of a run, but {' '.join(str(error).split()).rstrip('.')[:200]}."
+        ) from None
 
 
 def seed_folders(folder: str | Path) -> dict[int, Path]:
@@ -123,7 +125,7 @@ class Run:
         Raises:
             RunError: the folder holds another run, or things that are no run's.
         """
-        if not self.folder.exists() or resume:
+        if not self.folder.exists():
             return
         if not self.folder.is_dir():
             raise RunError(f"{self.folder}: must be a folder, but is a file. Choose another --output_dir.")
@@ -134,11 +136,25 @@ class Run:
             raise RunError(
                 f"{self.folder}: must be empty or a run directory, but holds {sorted(found)[0]!r}. Choose another --output_dir."
             )
-        if not overwrite:
+        if overwrite and not resume:
+            self._check_own()
+        elif not resume:
             done = "a complete run" if METRICS_FILE in found else "an unfinished run"
             hint = "" if METRICS_FILE in found else ", --resume to go on with it"
             raise RunError(
                 f"{self.folder}: must be empty, but holds {done}. Choose another --output_dir{hint}, or --overwrite to replace it."
+            )
+
+    def _check_own(self) -> None:
+        """Other programs' folders also have a config.yaml beside a folder `model`: those are not to be emptied."""
+        try:
+            content = yaml.safe_load((self.folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            content = None
+        if not isinstance(content, dict) or not {"data", "model", "training"} <= set(content):
+            raise RunError(
+                f"{self.folder}: must be a run directory to be overwritten, but its {CONFIG_FILE} is not that of a run. "
+                "Choose another --output_dir."
             )
 
     def is_run(self) -> bool:

@@ -123,6 +123,7 @@ def quiet_imports() -> Iterator[None]:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(said):
             ignore_noise()
+            warnings.simplefilter("ignore", DeprecationWarning)  # of third parties among themselves
             yield
     finally:
         for line in said.getvalue().splitlines():

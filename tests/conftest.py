@@ -81,3 +81,45 @@ def sample_path(tmp_path_factory):
     from lmf_multitask.data.sample import write_sample
 
     return write_sample(tmp_path_factory.mktemp("sample") / "sample.pkl")
+
+
+SMALL_MODEL = {
+    "audio_hidden": 4,
+    "video_hidden": 3,
+    "text_lstm": 5,
+    "text_hidden": 4,
+    "fusion_rank": 2,
+    "fusion_dim": 6,
+}
+
+
+def small_experiment(data_path, output_dir, seed=1, emotions=None, model=None, **training):
+    """The settings of a training that takes a moment; dropout stays on."""
+    from lmf_multitask.config import ExperimentConfig, ModelConfig, TrainingConfig
+
+    return ExperimentConfig(
+        data_path=str(data_path),
+        output_dir=str(output_dir),
+        seed=seed,
+        emotions=emotions,
+        device="cpu",
+        model=ModelConfig(**{**SMALL_MODEL, **(model or {})}),
+        training=TrainingConfig(**{"epochs": 4, "batch_size": 8, "learning_rate": 0.01, **training}),
+    )
+
+
+@pytest.fixture(scope="session")
+def corpus_path(tmp_path_factory):
+    """A pickle with 31 / 16 / 19 clips and four emotions; the last training batch of 8 would be a short one."""
+    path = tmp_path_factory.mktemp("corpus") / "corpus.pkl"
+    path.write_bytes(pickle.dumps(to_bytes_keys(make_corpus(rows=(31, 16, 19))), protocol=2))
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(corpus_path, tmp_path_factory):
+    """A finished run on `corpus_path`: its folder, and what `run_experiment` returned. Do not change it."""
+    from lmf_multitask.training.experiment import run_experiment
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    return folder, run_experiment(small_experiment(corpus_path, folder))

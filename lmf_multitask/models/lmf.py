@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from lmf_multitask.config import ModelConfig
+from lmf_multitask.data.schema import check_emotion_name
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.files import atomic_folder
 from lmf_multitask.models.encoders import FeatureEncoder, TextEncoder
@@ -65,16 +66,21 @@ class LMFModel(nn.Layer):
             config: sizes of the network; None takes the defaults.
 
         Raises:
-            ConfigError: no emotion is given, or a size is missing.
+            UserError: the emotions are not one or more different names, or a size is missing or no whole number.
         """
         super().__init__()
         if set(feature_sizes) != {"audio", "video", "text"}:
             raise ConfigError(f"feature_sizes must have audio, video and text, but got {sorted(feature_sizes)}.")
         if not emotions:
             raise ConfigError("emotions must name at least one task, but got none.")
+        if isinstance(emotions, str) or len(set(emotions)) != len(emotions):
+            raise ConfigError(f"emotions must be a list of different names, but got {emotions!r}.")
+        for name, size in feature_sizes.items():
+            if not isinstance(size, (int, np.integer)) or not 1 <= size <= 65536:
+                raise ConfigError(f"feature_sizes must be whole numbers from 1 to 65536, but {name} is {size!r}.")
         config = config or ModelConfig()
         self.feature_sizes = {name: int(feature_sizes[name]) for name in ("audio", "video", "text")}
-        self.emotions = list(emotions)
+        self.emotions = [check_emotion_name(name) for name in emotions]
         self.config = config
         sizes, tasks = self.feature_sizes, len(self.emotions)
         self.audio_encoder = FeatureEncoder(sizes["audio"], config.audio_hidden, config.audio_dropout)
@@ -147,14 +153,14 @@ class LMFModel(nn.Layer):
             model = cls(about["feature_sizes"], about["emotions"], ModelConfig(**about["model"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(
-                f"{folder / CONFIG_FILE}: must describe an LMF model, but {type(error).__name__}: {error}."
+                f"{folder / CONFIG_FILE}: must describe an LMF model, but {type(error).__name__}: {str(error).rstrip('.')}."
             ) from None
         path = folder / WEIGHTS_FILE
         try:
             stored = load_file(path)
         except FileNotFoundError:
             raise RunError(f"{path}: must be there, but is missing. Save the model again.") from None
-        except (SafetensorError, OSError, ValueError) as error:
+        except (SafetensorError, OSError, ValueError, TypeError) as error:  # TypeError: bfloat16, which numpy has not
             raise RunError(f"{path}: must be a complete safetensors file, but {error}. Save the model again.") from None
         try:
             model.load_weights(stored)
@@ -193,7 +199,7 @@ def _read_config(path: Path) -> dict:
         about = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path}: must be there, but is missing. Is this the folder of a saved model?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: must be JSON, but {error}.") from None
     if not isinstance(about, dict) or about.get("model_type") != "lmf":
         raise RunError(f"{path}: must describe a model of the type lmf, but does not.")

@@ -32,7 +32,11 @@ class TrainingModule(nn.Layer):
         raise NotImplementedError
 
     def validation_step(self, batch: Batch) -> dict[str, paddle.Tensor]:
-        """Returns ``loss``, the mean over the batch's rows, and optionally ``logits`` `[B, ...]` for the metrics."""
+        """Returns ``loss``, a mean over the batch, and optionally ``logits`` `[B, ...]` for the metrics.
+
+        Losses of several batches are averaged by the number of rows, or by ``weight`` if that is returned too: a scalar,
+        how many things the mean is over.
+        """
         raise NotImplementedError
 
     def predict_step(self, batch: Batch) -> paddle.Tensor:
@@ -70,10 +74,11 @@ class LMFModule(TrainingModule):
         return total if self.config.loss_reduction == "sum" else total / count
 
     def validation_step(self, batch: Batch) -> dict[str, paddle.Tensor]:
-        """Mean cross entropy over annotated labels, and logits `[B, T, 2]`."""
+        """Mean cross entropy over annotated labels, their number as its weight, and logits `[B, T, 2]`."""
         logits = self._logits(batch)
         total, count = self._cross_entropy(logits, batch["labels"])
-        return {"loss": _mean(total, count), "logits": logits}
+        weight = (batch["labels"] != NOT_ANNOTATED).sum()
+        return {"loss": _mean(total, count), "logits": logits, "weight": weight}
 
     def predict_step(self, batch: Batch) -> paddle.Tensor:
         """Logits `[B, T, 2]`; needs no labels."""

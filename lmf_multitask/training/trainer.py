@@ -115,6 +115,7 @@ class LMFTrainer(Trainer):
             )
         self.history: list[dict[str, float]] = []
         self._logged: dict[str, list[tuple[Any, int]]] = {}
+        self._weighted_losses: list[tuple[paddle.Tensor, paddle.Tensor]] = []
         self._resumed_from: str | None = None
         metrics = None
         if compute_metrics is not None:
@@ -155,17 +156,22 @@ class LMFTrainer(Trainer):
         """
         checkpoint = self._last_checkpoint() if resume else None
         self._resumed_from = None if checkpoint is None else str(checkpoint)
+        self.history, self._logged, self._epoch_end.epochs_without_better = [], {}, 0
+        epochs = self.args.num_train_epochs
+        if checkpoint is not None:
+            self._restore_progress()
+            if self._epoch_end.out_of_patience():  # nothing is left but to take the best weights
+                self.args.num_train_epochs = self.history[-1]["epoch"]
         with _quiet_paddlenlp():
             try:
-                if self._had_stopped_early():
-                    self._take_best()
-                    return self.history
                 self.train(resume_from_checkpoint=self._resumed_from)
             except ValueError as error:
                 if "Loss contains inf or nan values" in str(error):
-                    raise TrainingError(_not_finite("the training loss", self.state.epoch)) from None
+                    # the last finished step's epoch is a fraction, or the number of the epoch before
+                    raise TrainingError(_not_finite("the training loss", int(self.state.epoch or 0) + 1)) from None
                 raise
             finally:
+                self.args.num_train_epochs = epochs
                 os.environ.pop("TRAINER_GLOBAL_STEP", None)  # Trainer's own message to its children
                 self.model.eval()
         return self.history
@@ -246,7 +252,18 @@ class LMFTrainer(Trainer):
         with paddle.no_grad():
             output = model(inputs)
         loss = output["loss"].detach()
+        if "weight" in output:
+            self._weighted_losses.append((loss, output["weight"]))
         return (loss, None, None) if prediction_loss_only else (loss, output["logits"], inputs.get("labels"))
+
+    def evaluation_loop(self, *positional: Any, metric_key_prefix: str = "eval", **others: Any) -> Any:
+        """Trainer averages the losses of batches by their rows; here by what the module says that they are means over."""
+        self._weighted_losses = []
+        output = super().evaluation_loop(*positional, metric_key_prefix=metric_key_prefix, **others)
+        losses, weights = (np.array([float(pair[i]) for pair in self._weighted_losses]) for i in (0, 1))
+        if weights.sum() > 0:
+            output.metrics[f"{metric_key_prefix}_loss"] = float((losses * weights).sum() / weights.sum())
+        return output
 
     def log(self, logs: dict[str, float], **others: Any) -> None:
         """Adds the epoch's means of what the module logged."""
@@ -311,27 +328,16 @@ class LMFTrainer(Trainer):
         return None if best is None else Path(self.args.output_dir) / Path(best).name
 
     def _restore_progress(self) -> None:
-        """After Trainer has loaded weights and optimiser: the history, the patience and the random states."""
-        path = Path(self._resumed_from)
-        self.history[:] = _read_json(path / PROGRESS_FILE, "history")
-        self._epoch_end.epochs_without_better = _read_json(path / PROGRESS_FILE, "epochs_without_better")
-        best = self._best_checkpoint(path)
+        """The history and the patience of the run that is gone on with."""
+        path = Path(self._resumed_from) / PROGRESS_FILE
+        self.history = _read_json(path, "history")
+        self._epoch_end.epochs_without_better = _read_json(path, "epochs_without_better")
+
+    def _restore_states(self) -> None:
+        """After Trainer has loaded weights and optimiser: the random states, and where the best weights are."""
+        best = self._best_checkpoint(Path(self._resumed_from))
         self.state.best_model_checkpoint = best and str(best)
         self._load_rng_state(self._resumed_from)  # Trainer skips this at the boundary of epochs
-
-    def _had_stopped_early(self) -> bool:
-        """Whether the run that is gone on with had already run out of patience."""
-        if self._resumed_from is None or self._epoch_end.patience is None:
-            return False
-        waited = _read_json(Path(self._resumed_from) / PROGRESS_FILE, "epochs_without_better")
-        return waited >= self._epoch_end.patience
-
-    def _take_best(self) -> None:
-        """The weights and the history of a training that had ended, but not been evaluated yet."""
-        checkpoint = Path(self._resumed_from)
-        best = self._best_checkpoint(checkpoint) or checkpoint
-        self.model.set_state_dict(paddle.load(str(best / "model_state.pdparams"), return_numpy=True))
-        self.history[:] = _read_json(checkpoint / PROGRESS_FILE, "history")
 
 
 def _read_json(path: Path, key: str) -> Any:
@@ -347,20 +353,20 @@ class _EpochEnd(TrainerCallback):
     def __init__(
         self, trainer: LMFTrainer, patience: int | None, on_epoch: Callable[[dict[str, float]], None] | None
     ) -> None:
-        self._trainer, self.patience, self._on_epoch = trainer, patience, on_epoch
+        self._trainer, self._patience, self._on_epoch = trainer, patience, on_epoch
         self.epochs_without_better = 0
         self._best: float | None = None
         self._latest: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         if self._trainer._resumed_from is not None:
-            self._trainer._restore_progress()
-        self._best = state.best_metric
+            self._trainer._restore_states()
+        self._best, self._latest = state.best_metric, {}
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
         for name, weight in model.named_parameters():
             if not bool(paddle.isfinite(weight).all()):
-                raise TrainingError(_not_finite(f"the parameter {name}", state.epoch))
+                raise TrainingError(_not_finite(f"the parameter {name}", round(state.epoch)))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **others: Any) -> None:
         if logs and "loss" in logs:
@@ -391,8 +397,12 @@ class _EpochEnd(TrainerCallback):
         self._trainer.history.append(row)
         if self._on_epoch is not None:
             self._on_epoch(row)
-        if self.patience is not None and self.epochs_without_better >= self.patience:
+        if self.out_of_patience():
             control.should_training_stop = True
+
+    def out_of_patience(self) -> bool:
+        """Whether too many epochs in a row were no better."""
+        return self._patience is not None and self.epochs_without_better >= self._patience
 
 
 class VisualDLLogs(VisualDLCallback):
@@ -404,9 +414,9 @@ class VisualDLLogs(VisualDLCallback):
             self.vdl_writer.add_hparams = lambda *positional, **named: None
 
 
-def _not_finite(what: str, epoch: float) -> str:
+def _not_finite(what: str, epoch: int) -> str:
     return (
-        f"{what} must stay finite, but became NaN or infinite in epoch {int(epoch or 0) + 1}. "
+        f"{what} must stay finite, but became NaN or infinite in epoch {epoch}. "
         "Usual causes: a learning rate that is too high, or features of a very large size (see `lmf data inspect`)."
     )
 

@@ -1,0 +1,173 @@
+"""Run directories: which folders are such, and what comes back from them."""
+
+import csv
+import json
+import logging
+import warnings
+
+import numpy as np
+import pytest
+from conftest import small_experiment
+
+from lmf_multitask.config import DataConfig, ExperimentConfig, TrainingConfig
+from lmf_multitask.errors import RunError
+from lmf_multitask.evaluation.predictions import Predictions
+from lmf_multitask.runs import Run, runs_in
+
+
+def make_run(folder, **settings):
+    run = Run(folder)
+    run.start(ExperimentConfig(**settings))
+    return run
+
+
+# -- finding runs
+
+
+def test_a_run_is_itself(tmp_path):
+    make_run(tmp_path / "run")
+    assert [run.folder for run in runs_in(tmp_path / "run")] == [tmp_path / "run"]
+    assert [run.folder for run in runs_in(str(tmp_path / "run"))] == [tmp_path / "run"]
+
+
+def test_the_parent_of_runs_stands_for_all_of_them(tmp_path):
+    for name in ("neutral", "calm", "happy"):
+        make_run(tmp_path / name)
+    (tmp_path / "notes").mkdir()
+    assert [run.folder.name for run in runs_in(tmp_path)] == ["happy", "neutral", "calm"]
+
+
+def test_other_folders_are_refused(tmp_path):
+    with pytest.raises(RunError, match="nowhere: must be a run directory, but there is no such folder. Check the path"):
+        runs_in(tmp_path / "nowhere")
+    with pytest.raises(
+        RunError, match="must be a run directory, but has no config.yaml, nor has any folder in it. Give"
+    ):
+        runs_in(tmp_path)
+
+
+# -- settings
+
+
+def test_settings_come_back(tmp_path):
+    config = small_experiment("a b.pkl", tmp_path, seed=2**62, emotions=["ärger", "sad"], patience=None, epochs=7)
+    config.data = DataConfig(label_column=1, non_finite="error", cache_dir="x")
+    Run(tmp_path).start(config)
+    assert Run(tmp_path).load_config() == config
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "config.yaml: must hold the settings of a run, but"),
+        ("[1, 2]", "config.yaml: must hold the settings of a run, but"),
+        ("a: [", "config.yaml: must hold the settings of a run, but"),
+        ("seed: 1", "config.yaml: must hold the settings of a run, but 'data'"),
+        ("data: 3\nmodel: {}\ntraining: {}", "config.yaml: must hold the settings of a run, but"),
+        ("data: {}\nmodel: {colour: red}\ntraining: {}", "must hold the settings of a run, but .*colour"),
+        (
+            "data: {}\nmodel: {}\ntraining: {epochs: 0}",
+            "must hold .*training.epochs must be .* of at least 1, but got 0",
+        ),
+        ("data: {}\nmodel: {}\ntraining: {}\nsped: 1", "must hold the settings of a run, but .*sped"),
+    ],
+)
+def test_damaged_settings(tmp_path, content, message):
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(RunError, match=message) as caught:
+        Run(tmp_path).load_config()
+    assert "\n" not in str(caught.value)
+    assert ".." not in str(caught.value)
+
+
+def test_missing_settings_and_model(tmp_path):
+    with pytest.raises(RunError, match="must be a run directory, but has no config.yaml. Give the --output_dir"):
+        Run(tmp_path).load_config()
+    with pytest.raises(RunError, match="must hold a trained model, but has no folder 'model'. Let its training finish"):
+        make_run(tmp_path / "run").load_model()
+
+
+# -- making runs (which folders may be taken: see training/test_experiment.py)
+
+
+def test_start_removes_what_an_earlier_run_left_and_nothing_else(tmp_path):
+    run = make_run(tmp_path, seed=1)
+    for name in ("metrics.json", "metrics_validation.json", "history.csv", "predictions.csv", "train.log", "my.txt"):
+        (tmp_path / name).write_text("old")
+    for name in ("model", "checkpoints", "visualdl", "figures"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("old")
+    run.start(ExperimentConfig(seed=2), keep=True)
+    assert (tmp_path / "checkpoints" / "file").exists()
+    run.start(ExperimentConfig(seed=3))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "figures", "my.txt"]
+    assert run.load_config().seed == 3
+
+
+def test_a_link_is_removed_and_not_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "precious").write_text("")
+    run = make_run(tmp_path / "run")
+    (tmp_path / "run" / "model").symlink_to(tmp_path / "elsewhere")
+    run.start(ExperimentConfig())
+    assert (tmp_path / "elsewhere" / "precious").exists()
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_history_has_all_columns(tmp_path):
+    run = make_run(tmp_path)
+    run.write_history([{"epoch": 1, "a": 0.1}, {"epoch": 2, "a": 1 / 3, "b": 2.0}])
+    assert (tmp_path / "history.csv").read_text() == f"epoch,a,b\n1,0.1,\n2,{1 / 3!r},2.0\n"
+
+
+def test_predictions_are_exact(tmp_path):
+    run = make_run(tmp_path)
+    probabilities = np.array([[0.5, 1 / 3], [np.nextafter(np.float32(0.5), np.float32(1)), 1e-7]], "float32")
+    run.write_predictions(Predictions(["a,b", "c"], ["x", "y"], np.array([[1, -100], [0, 1]]), probabilities))
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["id"] == "a,b"
+    assert [rows[0]["x_label"], rows[0]["y_label"]] == ["1", "-100"]
+    assert [[row["x_prediction"], row["y_prediction"]] for row in rows] == [["0", "0"], ["1", "0"]]
+    read = [[np.float32(row[f"{e}_probability"]) for e in "xy"] for row in rows]
+    np.testing.assert_array_equal(np.array(read, "float32"), probabilities)
+
+
+def test_metrics_are_json(tmp_path):
+    path = make_run(tmp_path).write_metrics({"mean": {"uar": None}}, "metrics_train.json")
+    assert json.loads(path.read_text()) == {"mean": {"uar": None}}
+
+
+def test_the_log_holds_what_was_said_inside_the_block(tmp_path):
+    run = make_run(tmp_path)
+    logger = logging.getLogger("lmf_multitask.anything")
+    package = logging.getLogger("lmf_multitask")
+    before = package.level, list(package.handlers)
+    with pytest.raises(ZeroDivisionError), run.logging_to_file():
+        logger.debug("for the file: ä")
+        raise ZeroDivisionError
+    logger.warning("too late")
+    assert (package.level, package.handlers) == before
+    text = (tmp_path / "train.log").read_text(encoding="utf-8")
+    assert "DEBUG for the file: ä" in text
+    assert "too late" not in text
+    with run.logging_to_file():
+        logger.info("going on")
+    assert "for the file" in (tmp_path / "train.log").read_text(encoding="utf-8")
+
+
+def test_captured_warnings_go_to_the_log(tmp_path):
+    run = make_run(tmp_path)
+    with warnings.catch_warnings(), run.logging_to_file():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        try:
+            warnings.warn("mind this", stacklevel=1)
+        finally:
+            logging.captureWarnings(False)
+    assert "mind this" in (tmp_path / "train.log").read_text()
+
+
+def test_training_config_is_what_load_config_gives(tmp_path):
+    make_run(tmp_path, training=TrainingConfig(epochs=3))
+    assert Run(tmp_path).load_config().training == TrainingConfig(epochs=3)

@@ -1,0 +1,466 @@
+"""From settings to a run directory whose files agree with each other."""
+
+import csv
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import yaml
+from conftest import EMOTIONS, make_corpus, shared_file, small_experiment
+from safetensors.numpy import load_file
+
+from lmf_multitask.errors import ConfigError, DataError, RunError, TrainingError, UserError
+from lmf_multitask.runs import Run
+from lmf_multitask.training.experiment import evaluate_runs, run_experiment
+
+import datasets  # isort: skip - paddlenlp must be imported before datasets
+
+FILES = [
+    "checkpoints",
+    "config.yaml",
+    "history.csv",
+    "metrics.json",
+    "model",
+    "origin.json",
+    "predictions.csv",
+    "train.log",
+]
+
+
+def read_rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def contents(folder):
+    """Every file below a folder with its bytes."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def weights(folder):
+    return {name: value.tobytes() for name, value in load_file(folder / "model" / "model.safetensors").items()}
+
+
+def same_run(a, b):
+    assert weights(a) == weights(b)
+    for name in ("metrics.json", "history.csv", "predictions.csv"):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+
+
+# -- what a run leaves
+
+
+def test_run_directory_is_complete(trained):
+    folder, metrics = trained
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    assert json.loads((folder / "metrics.json").read_text()) == metrics
+    assert list(metrics) == ["split", "samples", "seed", "emotions", "mean", "always_absent"]
+    assert (metrics["split"], metrics["samples"], metrics["seed"]) == ("test", 19, 1)
+    assert list(metrics["emotions"]) == list(EMOTIONS)
+    history = read_rows(folder / "history.csv")
+    assert [row["epoch"] for row in history] == ["1", "2", "3", "4"]
+    assert list(history[0])[:4] == ["epoch", "train_loss", "validation_loss", "validation_weighted_f1"]
+    log = (folder / "train.log").read_text()
+    for text in (
+        "4 emotions (happy, sad, angry, neutral), 31 train / 16 validation / 19 test clips",
+        "epoch   4/4",
+        "settings:",
+    ):
+        assert text in log
+
+
+def test_metrics_follow_from_the_predictions(trained):
+    """scikit-learn on predictions.csv gives metrics.json."""
+    folder, metrics = trained
+    rows = read_rows(folder / "predictions.csv")
+    assert [row["id"] for row in rows] == [f"test-{number:05d}" for number in range(19)]
+    means = []
+    for number, emotion in enumerate(EMOTIONS):
+        labels = [int(row[f"{emotion}_label"]) for row in rows]
+        assert labels == [int(index % 4 == number) for index in range(19)]  # make_corpus deals emotions out in turn
+        predicted = [int(row[f"{emotion}_prediction"]) for row in rows]
+        assert predicted == [int(float(row[f"{emotion}_probability"]) > 0.5) for row in rows]
+        figures = metrics["emotions"][emotion]
+        expected = {
+            "weighted_f1": sklearn.metrics.f1_score(labels, predicted, average="weighted", zero_division=0.0),
+            "accuracy": sklearn.metrics.accuracy_score(labels, predicted),
+            "positive_f1": sklearn.metrics.f1_score(labels, predicted, zero_division=0.0),
+            "uar": sklearn.metrics.balanced_accuracy_score(labels, predicted),
+        }
+        means.append(expected)
+        assert figures == pytest.approx({**expected, "support": sum(labels), "annotated": 19}, abs=1e-12)
+        f1 = sklearn.metrics.f1_score(labels, [0] * 19, average="weighted", zero_division=0.0)
+        assert metrics["always_absent"]["emotions"][emotion]["weighted_f1"] == pytest.approx(f1, abs=1e-12)
+    assert metrics["mean"] == pytest.approx({name: np.mean([m[name] for m in means]) for name in means[0]}, abs=1e-12)
+
+
+def test_the_saved_model_is_that_of_the_best_epoch(trained):
+    folder, _ = trained
+    history = read_rows(folder / "history.csv")
+    best = [row for row in history if row["best"] == "1"][-1]
+    assert float(best["validation_weighted_f1"]) == max(float(row["validation_weighted_f1"]) for row in history)
+    copy = folder.parent / "copy-best"
+    shutil.copytree(folder, copy)
+    figures, _ = evaluate_runs(copy, split="validation", device="cpu")
+    shutil.rmtree(copy)
+    assert figures["mean"]["weighted_f1"] == pytest.approx(float(best["validation_weighted_f1"]), abs=1e-12)
+
+
+def test_settings_run_again_to_the_same_bits(trained, tmp_path):
+    folder, _ = trained
+    config = Run(folder).load_config()
+    assert config.emotions == list(EMOTIONS)
+    config.output_dir = str(tmp_path / "again")
+    run_experiment(config)
+    same_run(folder, tmp_path / "again")
+
+
+def test_another_seed_differs(trained, corpus_path, tmp_path):
+    folder, _ = trained
+    run_experiment(small_experiment(corpus_path, tmp_path / "run", seed=2))
+    first, second = weights(folder), weights(tmp_path / "run")
+    assert [name for name in first if first[name] == second[name]] == []
+
+
+def test_batch_size_of_evaluation_does_not_matter(trained, corpus_path, tmp_path):
+    folder, metrics = trained
+    again = run_experiment(small_experiment(corpus_path, tmp_path / "run", eval_batch_size=3))
+    assert again == metrics
+    assert weights(folder) == weights(tmp_path / "run")
+    for one, other in zip(read_rows(folder / "history.csv"), read_rows(tmp_path / "run" / "history.csv")):
+        assert list(map(float, one.values())) == pytest.approx(list(map(float, other.values())), rel=1e-5)
+
+
+def test_evaluation_gives_the_same_figures(trained, tmp_path):
+    folder, metrics = trained
+    shutil.copytree(folder, tmp_path / "run")
+    again, path = evaluate_runs(tmp_path / "run", device="cpu")
+    assert again == metrics
+    assert path == tmp_path / "run" / "metrics_test.json"
+    assert json.loads(path.read_text()) == metrics
+    for split, samples in (("train", 31), ("validation", 16)):
+        figures, path = evaluate_runs(tmp_path / "run", split=split, device="cpu")
+        assert (figures["split"], figures["samples"]) == (split, samples)
+        assert path.name == f"metrics_{split}.json"
+    assert (tmp_path / "run" / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
+
+
+def test_other_data_can_be_evaluated(trained, tmp_path, write_pickle):
+    folder, _ = trained
+    shutil.copytree(folder, tmp_path / "run")
+    other = write_pickle(make_corpus(rows=(8, 8, 12), emotions=("neutral", "happy", "calm", "angry", "sad"), seed=3))
+    figures, _ = evaluate_runs(tmp_path / "run", str(other), device="cpu")
+    assert figures["samples"] == 12
+    assert [figures["emotions"][e]["support"] for e in EMOTIONS] == [3, 2, 2, 3]  # of five emotions in turn
+
+
+def test_wrong_data_for_a_model(trained, tmp_path, write_pickle):
+    folder, _ = trained
+    before = contents(folder)
+    with pytest.raises(
+        DataError, match=r"must have the feature sizes of the model, \{'audio': 5.*, but has .*'audio': 6"
+    ):
+        evaluate_runs(folder, str(write_pickle(make_corpus(audio=6))), device="cpu")
+    with pytest.raises(DataError, match="emotions must be among happy, sad, but got 'angry'"):
+        evaluate_runs(folder, str(write_pickle(make_corpus(emotions=("happy", "sad")))), device="cpu")
+    with pytest.raises(DataError, match="nowhere.pkl: must be a readable file"):
+        evaluate_runs(folder, str(tmp_path / "nowhere.pkl"), device="cpu")
+    with pytest.raises(RunError, match="must be a run directory"):
+        evaluate_runs(tmp_path / "nowhere", device="cpu")
+    assert contents(folder) == before
+
+
+# -- labels
+
+
+def with_gaps(rows=(31, 16, 19)):
+    """Half of the clips are not annotated for sad: its arrays lack them."""
+    tree = make_corpus(rows=rows)
+    for split, content in tree["sad"].items():
+        keep = np.arange(len(content["label"])) % 2 == 1
+        tree["sad"][split] = {name: values[keep] for name, values in content.items()}
+    return tree
+
+
+def test_labels_that_are_missing_are_left_out(tmp_path, write_pickle):
+    path = write_pickle(with_gaps())
+    metrics = run_experiment(small_experiment(path, tmp_path / "run", epochs=2))
+    annotated = {emotion: figures["annotated"] for emotion, figures in metrics["emotions"].items()}
+    assert annotated == {"happy": 19, "sad": 9, "angry": 19, "neutral": 19}
+    rows = read_rows(tmp_path / "run" / "predictions.csv")
+    assert sum(row["sad_label"] == "-100" for row in rows) == 10
+    assert all(0 < float(row["sad_probability"]) < 1 for row in rows)
+    assert all(np.isfinite(float(row["train_loss"])) for row in read_rows(tmp_path / "run" / "history.csv"))
+    again, _ = evaluate_runs(tmp_path / "run", device="cpu")
+    assert again == metrics
+
+
+def test_missing_labels_do_not_tie_the_loss_to_the_batch_size(tmp_path, write_pickle):
+    """The validation loss is the mean over annotated labels, however the clips fall into batches."""
+    path = write_pickle(with_gaps())
+    losses = []
+    for size in (16, 3):
+        folder = tmp_path / str(size)
+        run_experiment(small_experiment(path, folder, epochs=2, eval_batch_size=size, monitor="loss"))
+        losses.append([float(row["validation_loss"]) for row in read_rows(folder / "history.csv")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_labels_of_one_class_are_refused(tmp_path, write_pickle, value):
+    tree = make_corpus()
+    tree["angry"]["train"]["label"] = np.eye(2, dtype=int)[[value] * 12]
+    config = small_experiment(write_pickle(tree), tmp_path / "run")
+    config.data.label_column = 1
+    with pytest.raises(
+        TrainingError,
+        match=f"angry must be present in some clips of train and absent in others, but is present in {12 * value} of 12. Choose",
+    ):
+        run_experiment(config)
+    assert not (tmp_path / "run").exists()
+    config.emotions = ["happy", "sad"]
+    run_experiment(config)
+
+
+def test_validation_without_labels_of_an_emotion_is_said(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    for split, rows in (("train", 12), ("validation", 6), ("test", 6)):
+        columns = {
+            "audio": rng.normal(size=(rows, 3)).tolist(),
+            "video": rng.normal(size=(rows, 2)).tolist(),
+            "text": rng.normal(size=(rows, 4, 3)).tolist(),
+            "happy": [number % 2 for number in range(rows)],
+            "sad": [-100 if split == "validation" else number % 3 // 2 for number in range(rows)],
+        }
+        datasets.Dataset.from_dict(columns).to_parquet(str(tmp_path / "data" / f"{split}.parquet"))
+    with caplog.at_level(logging.WARNING, "lmf_multitask"):
+        run_experiment(small_experiment(tmp_path / "data", tmp_path / "run", epochs=1))
+    assert "validation has no label for sad: the best epoch is chosen without" in caplog.text
+    row = read_rows(tmp_path / "run" / "history.csv")[0]
+    assert row["validation_weighted_f1"] == row["validation_happy_weighted_f1"]
+    assert "validation_sad_weighted_f1" not in row
+
+
+def test_the_papers_model(tmp_path, corpus_path):
+    config = small_experiment(corpus_path, tmp_path / "run", emotions=["sad"], model={"fusion_dim": None}, epochs=2)
+    metrics = run_experiment(config)
+    assert list(metrics["emotions"]) == ["sad"]
+    about = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert (about["emotions"], about["model"]["fusion_dim"]) == (["sad"], None)
+    assert list(read_rows(tmp_path / "run" / "predictions.csv")[0]) == [
+        "id",
+        "sad_label",
+        "sad_probability",
+        "sad_prediction",
+    ]
+
+
+# -- the folder
+
+
+def refused(error, match, folder, call):
+    """The call is refused in one line and changes nothing."""
+    before = contents(folder) if folder.is_dir() else None
+    with pytest.raises(error, match=match) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    if before is None:
+        assert not folder.is_dir()
+    else:
+        assert contents(folder) == before
+
+
+def test_a_run_is_not_overwritten_unasked(trained, corpus_path, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    config = small_experiment(corpus_path, folder, epochs=1)
+    complete = "must be empty, but holds a complete run. Choose another --output_dir, or --overwrite to replace it"
+    refused(RunError, complete, folder, lambda: run_experiment(config))
+    (folder / "metrics.json").unlink()
+    unfinished = "but holds an unfinished run. Choose another --output_dir, --resume to go on with it, or --overwrite"
+    refused(RunError, unfinished, folder, lambda: run_experiment(config))
+    (folder / "notes.txt").write_text("mine")
+    (folder / "metrics_test.json").write_text("{}")
+    run_experiment(config, overwrite=True)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, "notes.txt"])
+    assert len(read_rows(folder / "history.csv")) == 1
+    assert len(list((folder / "checkpoints").iterdir())) == 1
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_of_something_else_is_left_alone(corpus_path, tmp_path, overwrite, resume):
+    folder = tmp_path / "thesis"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "chapter.tex").write_text("years of work")
+    config = small_experiment(corpus_path, folder, epochs=1)
+    refused(
+        RunError,
+        "thesis: must be empty or a run directory, but holds 'model'. Choose another --output_dir",
+        folder,
+        lambda: run_experiment(config, overwrite=overwrite, resume=resume),
+    )
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_file_in_the_place_of_the_folder(corpus_path, tmp_path, resume):
+    (tmp_path / "run").write_text("a file")
+    config = small_experiment(corpus_path, tmp_path / "run")
+    with pytest.raises(RunError, match="run: must be a folder, but is a file. Choose another --output_dir"):
+        run_experiment(config, resume=resume)
+    assert (tmp_path / "run").read_text() == "a file"
+
+
+def test_another_programs_config_is_no_leave_to_empty_its_folder(corpus_path, tmp_path):
+    folder = tmp_path / "project"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "weights.bin").write_text("years of work")
+    (folder / "config.yaml").write_text("model: resnet\n")
+    config = small_experiment(corpus_path, folder, epochs=1)
+    refused(
+        RunError,
+        "project: must be a run directory to be overwritten, but its config.yaml is not that of a run. Choose another",
+        folder,
+        lambda: run_experiment(config, overwrite=True),
+    )
+    refused(
+        RunError,
+        "config.yaml: must hold the settings of a run, but",
+        folder,
+        lambda: run_experiment(config, resume=True),
+    )
+
+
+def test_an_empty_folder_is_used(corpus_path, tmp_path):
+    (tmp_path / "run").mkdir()
+    run_experiment(small_experiment(corpus_path, tmp_path / "run", epochs=1))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == FILES
+
+
+def test_wrong_data_leave_an_earlier_run_as_it_was(trained, tmp_path, write_pickle):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    tree = make_corpus()
+    tree["sad"]["test"]["facet"] = np.zeros((9, 7))
+    config = small_experiment(write_pickle(tree), folder)
+    refused(DataError, "video must have one size everywhere", folder, lambda: run_experiment(config, overwrite=True))
+    config.device = "gpu"
+    refused(UserError, "device must be one that Paddle can use", folder, lambda: run_experiment(config, overwrite=True))
+
+
+# -- going on
+
+
+class Broken(Exception):
+    pass
+
+
+def break_in(monkeypatch, name, after):
+    """The nth call of a function of the experiment breaks the run."""
+    from lmf_multitask.training import experiment
+
+    original, left = getattr(experiment, name), [after]
+
+    def breaks(*positional, **named):
+        left[0] -= 1
+        if left[0] == 0:
+            raise Broken
+        return original(*positional, **named)
+
+    monkeypatch.setattr(experiment, name, breaks)
+
+
+@pytest.mark.parametrize(
+    ("name", "after"),
+    [("_validation_figures", 1), ("_validation_figures", 3), ("predict", 1)],
+)
+def test_a_broken_run_goes_on_to_the_same_bits(trained, corpus_path, tmp_path, monkeypatch, name, after):
+    """Broken before the first checkpoint, between epochs, and before the test."""
+    config = small_experiment(corpus_path, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        break_in(patch, name, after)
+        with pytest.raises(Broken):
+            run_experiment(config)
+    assert (tmp_path / "run" / "config.yaml").exists()
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert run_experiment(config, resume=True) == trained[1]
+    same_run(trained[0], tmp_path / "run")
+
+
+def test_resuming_asks_for_the_same_settings(corpus_path, tmp_path, monkeypatch):
+    config = small_experiment(corpus_path, tmp_path / "run", epochs=2)
+    with monkeypatch.context() as patch:
+        break_in(patch, "_validation_figures", 2)
+        with pytest.raises(Broken):
+            run_experiment(config)
+    for name, other in (
+        ("training.epochs", small_experiment(corpus_path, tmp_path / "run", epochs=3)),
+        ("seed", small_experiment(corpus_path, tmp_path / "run", epochs=2, seed=5)),
+        ("emotions", small_experiment(corpus_path, tmp_path / "run", epochs=2, emotions=["sad"])),
+        ("model.fusion_rank", small_experiment(corpus_path, tmp_path / "run", epochs=2, model={"fusion_rank": 3})),
+    ):
+        refused(
+            RunError,
+            f"must have been started with the same settings to go on with it, but {name} was .* now. Choose another",
+            tmp_path / "run",
+            lambda other=other: run_experiment(other, resume=True),
+        )
+    run_experiment(Run(tmp_path / "run").load_config(), resume=True)
+    refused(
+        RunError,
+        "must be an unfinished run to resume, but is complete. Evaluate it, or --overwrite it",
+        tmp_path / "run",
+        lambda: run_experiment(config, resume=True),
+    )
+
+
+def test_resuming_where_nothing_is_begins(corpus_path, tmp_path):
+    run_experiment(small_experiment(corpus_path, tmp_path / "run", epochs=1), resume=True)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == FILES
+
+
+# -- data of other kinds
+
+
+def test_a_saved_data_set_gives_the_same_run(trained, corpus_path, tmp_path):
+    from lmf_multitask.data.iemocap import load_iemocap
+
+    load_iemocap(corpus_path).save_to_disk(str(tmp_path / "saved"))
+    run_experiment(small_experiment(tmp_path / "saved", tmp_path / "run"))
+    same_run(trained[0], tmp_path / "run")
+
+
+def test_the_built_in_sample(tmp_path):
+    config = small_experiment("x", tmp_path / "run", epochs=1)
+    config.data_path = None
+    metrics = run_experiment(config)
+    assert metrics["samples"] == 80
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data_path"] is None
+    again, _ = evaluate_runs(tmp_path / "run", device="cpu")
+    assert again == metrics
+
+
+@pytest.mark.parametrize(("name", "rows"), [("youtube", 36), ("mmmo", 40)])
+def test_real_features(tmp_path, name, rows):
+    """Features of other corpora, with whole modalities missing, sentinels and constant columns."""
+    path = shared_file(f"data/{name}.pkl")
+    metrics = run_experiment(small_experiment(path, tmp_path / "run", epochs=3, batch_size=16))
+    assert metrics["samples"] == rows
+    losses = [float(row["train_loss"]) for row in read_rows(tmp_path / "run" / "history.csv")]
+    assert np.isfinite(losses).all()
+    again, _ = evaluate_runs(tmp_path / "run", device="cpu")
+    assert again == metrics
+
+
+def test_visualdl_logs(corpus_path, tmp_path):
+    run_experiment(small_experiment(corpus_path, tmp_path / "run", epochs=1, visualdl=True))
+    assert [path.suffix for path in (tmp_path / "run" / "visualdl").iterdir()] == [".log"]
+
+
+def test_wrong_settings_in_python():
+    with pytest.raises(ConfigError, match="training.monitor must be one of .*, but got 'f1'"):
+        small_experiment("x", "y", monitor="f1")

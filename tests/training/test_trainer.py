@@ -1,0 +1,601 @@
+"""`LMFTrainer` drives a module that has nothing to do with emotions: what is promised to users of the class."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import paddle
+import pytest
+from paddle.nn import functional as F
+
+from lmf_multitask.config import TrainingConfig
+from lmf_multitask.errors import TrainingError
+from lmf_multitask.training.module import TrainingModule
+from lmf_multitask.training.trainer import LMFTrainer, training_arguments
+
+import datasets  # isort: skip - paddlenlp must be imported before datasets
+from paddlenlp.trainer import Trainer, TrainerCallback  # isort: skip
+
+ROWS = 21
+
+
+class Toy(TrainingModule):
+    """Two classes from four numbers, with everything that a resumed run must restore: dropout, running statistics."""
+
+    def __init__(self, scheduler=False):
+        super().__init__()
+        self.first, self.norm = paddle.nn.Linear(4, 8), paddle.nn.BatchNorm1D(8)
+        self.dropout, self.last = paddle.nn.Dropout(0.5), paddle.nn.Linear(8, 2)
+        self._with_scheduler = scheduler
+
+    def logits(self, batch):
+        return self.last(self.dropout(F.relu(self.norm(self.first(batch["x"])))))
+
+    def training_step(self, batch):
+        loss = F.cross_entropy(self.logits(batch), batch["labels"])
+        self.log("train_loss", loss, rows=len(batch["labels"]))
+        return loss
+
+    def validation_step(self, batch):
+        logits = self.logits(batch)
+        return {"loss": F.cross_entropy(logits, batch["labels"]), "logits": logits}
+
+    def configure_optimizers(self):
+        if not self._with_scheduler:
+            return paddle.optimizer.Adam(0.01, parameters=self.parameters())
+        self.scheduler = paddle.optimizer.lr.StepDecay(0.01, step_size=4, gamma=0.1)
+        return paddle.optimizer.SGD(self.scheduler, parameters=self.parameters()), self.scheduler
+
+
+def columns(rows=ROWS, seed=0):
+    x = np.random.default_rng(seed).normal(size=(rows, 4)).astype("float32")
+    return {"x": x, "labels": (x[:, 0] * x[:, 1] > 0).astype("int64")}
+
+
+def hf_dataset(rows=ROWS, seed=0):
+    types = datasets.Features(
+        {"x": datasets.Sequence(datasets.Value("float32"), length=4), "labels": datasets.Value("int64")}
+    )
+    return datasets.Dataset.from_dict(columns(rows, seed), features=types)
+
+
+class Pairs(paddle.io.Dataset):
+    """A data set of Paddle's kind: rows are pairs, a collator makes batches of them."""
+
+    def __init__(self, rows=ROWS, seed=0):
+        self.columns = columns(rows, seed)
+
+    def __len__(self):
+        return len(self.columns["x"])
+
+    def __getitem__(self, number):
+        return self.columns["x"][number], self.columns["labels"][number]
+
+
+def collate(rows):
+    return {"x": np.stack([x for x, _ in rows]), "labels": np.array([label for _, label in rows])}
+
+
+def accuracy(logits, labels):
+    return {"accuracy": float((logits.argmax(axis=-1) == labels).mean())}
+
+
+def build(folder, module=None, epochs=4, monitor="accuracy", arguments=None, seed=1, **settings):
+    """A trainer over the toy data; call it inside `unique_names`."""
+    paddle.seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+    module = module or Toy()
+    config = TrainingConfig(epochs=epochs, batch_size=5, monitor=monitor, patience=None)
+    settings = {
+        "train_dataset": hf_dataset(),
+        "validation_dataset": hf_dataset(9, seed=1),
+        "compute_metrics": accuracy,
+        **settings,
+    }
+    return LMFTrainer(module, training_arguments(folder, config, seed=seed, **(arguments or {})), **settings)
+
+
+@pytest.fixture(autouse=True)
+def unique_names():
+    """A process that trains one model, as a command is."""
+    with paddle.utils.unique_name.guard():
+        yield
+
+
+def bits(trainer):
+    return {name: weight.numpy().tobytes() for name, weight in trainer.model.named_parameters()}
+
+
+class Stop(Exception):
+    """What takes the place of a killed process."""
+
+
+class StopAt(TrainerCallback):
+    """Breaks the training at the nth call of an event."""
+
+    def __init__(self, event, number):
+        self.left = number
+        setattr(self, event, self.count)
+
+    def count(self, *_, **__):
+        self.left -= 1
+        if self.left == 0:
+            raise Stop
+
+
+# -- a user's own module on a user's own data
+
+
+def test_trains_on_a_paddle_dataset_with_a_collator(tmp_path):
+    trainer = build(
+        tmp_path,
+        epochs=30,
+        train_dataset=Pairs(),
+        validation_dataset=Pairs(9, seed=1),
+        collator=collate,
+        monitor="loss",
+    )
+    history = trainer.fit()
+    assert [row["epoch"] for row in history] == list(range(1, 31))
+    assert history[-1]["train_loss"] < history[0]["train_loss"] - 0.1
+
+
+def test_both_kinds_of_data_give_the_same_bits(tmp_path):
+    first = build(tmp_path / "a")
+    history = first.fit()
+    with paddle.utils.unique_name.guard():
+        second = build(tmp_path / "b", train_dataset=Pairs(), validation_dataset=Pairs(9, seed=1), collator=collate)
+        assert second.fit() == history
+    assert bits(first) == bits(second)
+
+
+def test_is_a_paddlenlp_trainer_and_calls_its_callbacks(tmp_path):
+    class Witness(TrainerCallback):
+        def __init__(self):
+            self.calls = []
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.calls.append("begin")
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.calls.append(state.global_step)
+
+        def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+            self.calls.append(sorted(name for name in metrics if name in ("eval_loss", "eval_accuracy")))
+
+        def on_save(self, args, state, control, **kwargs):
+            self.calls.append("save")
+
+        def on_train_end(self, args, state, control, **kwargs):
+            self.calls.append("end")
+
+    witness = Witness()
+    trainer = build(tmp_path, epochs=2, callbacks=[witness])
+    assert isinstance(trainer, Trainer)
+    trainer.fit()
+    epoch = [["eval_accuracy", "eval_loss"], "save"]
+    # 21 rows in batches of 5: the last single row joins the fourth batch
+    assert witness.calls == ["begin", 1, 2, 3, 4, *epoch, 5, 6, 7, 8, *epoch, "end"]
+
+
+def test_arguments_of_paddlenlp_win(tmp_path):
+    args = training_arguments(tmp_path, TrainingConfig(epochs=3, batch_size=7), num_train_epochs=9, save_total_limit=4)
+    assert (args.num_train_epochs, args.save_total_limit, args.per_device_train_batch_size) == (9, 4, 7)
+    assert training_arguments(tmp_path, TrainingConfig(monitor="loss")).greater_is_better is False
+    assert training_arguments(tmp_path, TrainingConfig(monitor="uar")).greater_is_better is True
+
+
+def test_max_steps_of_paddlenlp_ends_the_training(tmp_path):
+    trainer = build(tmp_path, epochs=5, arguments={"max_steps": 6})
+    trainer.fit()
+    assert trainer.state.global_step == 6
+
+
+def test_constructor_touches_no_random_generator(tmp_path):
+    build(tmp_path)  # whatever happens once per process has happened
+    random.seed(5)
+    np.random.seed(5)
+    paddle.seed(5)
+    module = Toy()
+    before = random.getstate(), np.random.get_state()[1].tolist(), paddle.get_rng_state()[0].current_seed()
+    expected = paddle.rand([4]).numpy()
+    paddle.seed(5)
+    Toy()
+    LMFTrainer(module, training_arguments(tmp_path, seed=77), train_dataset=hf_dataset())
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[1].tolist() == before[1]
+    assert paddle.get_rng_state()[0].current_seed() == before[2]
+    np.testing.assert_array_equal(paddle.rand([4]).numpy(), expected)
+
+
+def test_more_than_one_process_is_refused():
+    with pytest.raises(
+        TrainingError, match="training must run in one process, but was launched in 2. Start it without a launcher"
+    ):
+        LMFTrainer(Toy(), SimpleNamespace(world_size=2))
+
+
+def test_missing_rows_are_named(tmp_path):
+    with pytest.raises(TrainingError, match="fit must be given rows to train on, but train_dataset is None"):
+        build(tmp_path, train_dataset=None).fit()
+    with pytest.raises(TrainingError, match="validate must be given rows, but validation_dataset is None"):
+        build(
+            tmp_path, validation_dataset=None, arguments={"evaluation_strategy": "no", "load_best_model_at_end": False}
+        ).validate()
+
+
+def test_leaves_the_process_as_it_was(tmp_path):
+    from paddlenlp.utils.log import logger
+
+    level, environment = logger.logger.level, dict(os.environ)
+    build(tmp_path, epochs=1).fit()
+    assert logger.logger.level == level
+    assert dict(os.environ) == environment
+
+
+# -- history, best epoch, patience
+
+
+def test_history_has_a_row_per_epoch(tmp_path):
+    seen = []
+    trainer = build(tmp_path, epochs=3, on_epoch=lambda row: seen.append(dict(row)))
+    history = trainer.fit()
+    assert history is trainer.history
+    assert history == seen
+    assert [list(row) for row in history] == [
+        ["epoch", "train_loss", "validation_loss", "validation_accuracy", "best"]
+    ] * 3
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert history[0]["best"] == 1
+    assert all(type(value) in (int, float) for row in history for value in row.values())
+
+
+def test_a_module_that_logs_nothing_has_its_loss_in_the_history(tmp_path):
+    class Silent(Toy):
+        def log(self, name, value, rows=1):
+            pass
+
+    history = build(tmp_path, Silent(), epochs=1).fit()
+    assert list(history[0]) == ["epoch", "loss", "validation_loss", "validation_accuracy", "best"]
+
+
+def test_logged_means_are_weighted_by_rows(tmp_path):
+    class Sizes(Toy):
+        def training_step(self, batch):
+            rows = len(batch["labels"])
+            self.log("weighted", float(rows), rows=rows)
+            self.log("plain", paddle.to_tensor(float(rows)))
+            self.log("first_only", 3.5) if not self.seen else None
+            self.seen = True
+            return super().training_step(batch)
+
+        def validation_step(self, batch):
+            self.log("weighted", 1000.0)  # the history's means are of training
+            return super().validation_step(batch)
+
+        seen = False
+
+    history = build(tmp_path, Sizes(), epochs=2).fit()
+    assert history[0]["weighted"] == history[1]["weighted"] == pytest.approx((3 * 25 + 36) / 21)
+    assert history[0]["plain"] == pytest.approx(21 / 4)
+    assert history[0]["first_only"] == 3.5
+    assert "first_only" not in history[1]
+
+
+def scripted(values):
+    """Metrics that say what the test wants, one value per evaluation."""
+    values = iter(values)
+    return lambda logits, labels: {"accuracy": next(values)}
+
+
+class Snapshots(TrainerCallback):
+    def __init__(self):
+        self.bits = []
+
+    def on_evaluate(self, args, state, control, model=None, **kwargs):
+        self.bits.append({name: weight.numpy().tobytes() for name, weight in model.named_parameters()})
+
+
+def test_patience_and_best_weights(tmp_path):
+    snapshots = Snapshots()
+    values = [0.5, 0.7, 0.7, 0.6, 0.9, 0.9]  # a tie is no improvement
+    trainer = build(tmp_path, epochs=6, compute_metrics=scripted(values), patience=2, callbacks=[snapshots])
+    history = trainer.fit()
+    assert [row["best"] for row in history] == [1, 1, 0, 0]
+    assert len(set(map(str, snapshots.bits))) == 4
+    assert bits(trainer) == snapshots.bits[1]
+    assert not trainer.model.training
+
+
+def test_without_patience_all_epochs_run(tmp_path):
+    snapshots = Snapshots()
+    values = [0.9, 0.5, 0.4, 0.3, 0.2]
+    trainer = build(tmp_path, epochs=5, compute_metrics=scripted(values), callbacks=[snapshots])
+    assert len(trainer.fit()) == 5
+    assert bits(trainer) == snapshots.bits[0]
+
+
+def test_a_loss_is_better_when_it_is_lower(tmp_path):
+    class Scripted(Toy):
+        losses = iter([3.0, 1.0, 2.0])
+
+        def validation_step(self, batch):
+            return {**super().validation_step(batch), "loss": paddle.to_tensor(next(self.losses))}
+
+    snapshots = Snapshots()
+    trainer = build(tmp_path, Scripted(), epochs=3, monitor="loss", callbacks=[snapshots])
+    assert [(row["validation_loss"], row["best"]) for row in trainer.fit()] == [(3.0, 1), (1.0, 1), (2.0, 0)]
+    assert bits(trainer) == snapshots.bits[1]
+
+
+def test_fitting_again_starts_a_new_history(tmp_path):
+    trainer = build(tmp_path, epochs=2, patience=1, compute_metrics=scripted([0.9, 0.5, 0.3, 0.4]))
+    assert [row["best"] for row in trainer.fit()] == [1, 0]
+    assert [(row["epoch"], row["best"]) for row in trainer.fit()] == [(1, 1), (2, 1)]
+
+
+def test_scheduler_is_advanced_after_every_step(tmp_path):
+    module = Toy(scheduler=True)
+    build(tmp_path, module, epochs=3).fit()  # 12 steps
+    assert module.scheduler.last_epoch == 12
+    assert module.scheduler.get_lr() == pytest.approx(1e-5)
+
+
+# -- evaluation
+
+
+def test_evaluation_equals_arithmetic(tmp_path):
+    trainer = build(tmp_path, epochs=2, arguments={"per_device_eval_batch_size": 4})
+    trainer.fit()
+    for data, figures in (
+        (hf_dataset(9, seed=1), trainer.validate()),
+        (hf_dataset(13, seed=2), trainer.test(hf_dataset(13, seed=2))),
+    ):
+        arrays = data.with_format("numpy")
+        logits = trainer.predict(data)
+        assert logits.shape == (len(data), 2)
+        logs = logits.astype("float64") - np.log(np.exp(logits.astype("float64")).sum(axis=1, keepdims=True))
+        labels = arrays["labels"][:]
+        # over rows, not over batches: 9 rows are 4 + 4 + 1
+        assert figures["loss"] == pytest.approx(-logs[np.arange(len(data)), labels].mean(), rel=1e-5)
+        assert figures["accuracy"] == (logits.argmax(axis=1) == labels).mean()
+    assert (
+        trainer.validate()["accuracy"] == trainer.history[-1]["validation_accuracy"] or not trainer.history[-1]["best"]
+    )
+    assert len(trainer.history) == 2
+
+
+def test_validation_without_metrics_gives_the_loss(tmp_path):
+    trainer = build(tmp_path, epochs=1, monitor="loss", compute_metrics=None)
+    assert list(trainer.fit()[0]) == ["epoch", "train_loss", "validation_loss", "best"]
+    assert trainer.validate()["loss"] == pytest.approx(trainer.history[0]["validation_loss"], rel=1e-6)
+
+
+def test_predictions_need_no_labels(tmp_path):
+    class Unlabelled(Toy):
+        def predict_step(self, batch):
+            return self.logits(batch)
+
+    trainer = build(tmp_path, Unlabelled(), epochs=1)
+    trainer.fit()
+    np.testing.assert_array_equal(trainer.predict(hf_dataset().remove_columns("labels")), trainer.predict(hf_dataset()))
+
+
+# -- what must stop
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 7, 8])
+def test_a_loss_that_is_not_finite_stops(tmp_path, step):
+    class Breaks(Toy):
+        steps = 0
+
+        def training_step(self, batch):
+            self.steps += 1
+            return super().training_step(batch) * (np.inf if self.steps == step else 1.0)
+
+    trainer = build(tmp_path, Breaks(), epochs=3)
+    epoch = 1 if step <= 4 else 2  # four steps each
+    with pytest.raises(
+        TrainingError,
+        match=rf"the training loss must stay finite, but became NaN or infinite in epoch {epoch}\. Usual causes: .*lmf data inspect",
+    ):
+        trainer.fit()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == (["checkpoint-4"] if epoch == 2 else [])
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 8])
+def test_parameters_that_are_not_finite_stop(tmp_path, step):
+    class Breaks(Toy):
+        steps = 0
+
+        def __init__(self):
+            super().__init__()
+            self.unused = paddle.nn.Linear(2, 2)
+
+        def training_step(self, batch):
+            self.steps += 1
+            if self.steps == step:  # as after a NaN that relu has swallowed: the loss stays finite
+                self.unused.weight.set_value(np.full([2, 2], np.nan, "float32"))
+            return super().training_step(batch)
+
+    trainer = build(tmp_path, Breaks(), epochs=3)
+    epoch = 1 if step <= 4 else 2
+    with pytest.raises(
+        TrainingError,
+        match=rf"the parameter unused.weight must stay finite, but became NaN or infinite in epoch {epoch}\. Usual",
+    ):
+        trainer.fit()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == (["checkpoint-4"] if epoch == 2 else [])
+
+
+def test_other_errors_pass(tmp_path):
+    class Breaks(Toy):
+        def training_step(self, batch):
+            raise ValueError("something else")
+
+    with pytest.raises(ValueError, match="^something else$"):
+        build(tmp_path, Breaks()).fit()
+
+
+# -- checkpoints and resuming
+
+
+def names(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def test_rotation_keeps_the_best_the_last_and_one_to_fall_back_on(tmp_path):
+    class Folders(TrainerCallback):
+        seen = []
+
+        def on_save(self, args, state, control, **kwargs):
+            self.seen.append(names(args.output_dir))
+
+    folders = Folders()
+    values = [0.5, 0.9, 0.1, 0.2, 0.3]
+    build(tmp_path, epochs=5, compute_metrics=scripted(values), callbacks=[folders]).fit()
+    expected = [{4}, {4, 8}, {8, 12}, {8, 16}, {8, 20}]
+    assert [{int(name.removeprefix("checkpoint-")) for name in seen} for seen in folders.seen] == expected
+
+
+def uninterrupted(folder, **settings):
+    with paddle.utils.unique_name.guard():
+        trainer = build(folder, **settings)
+        history = trainer.fit()
+    return bits(trainer), history
+
+
+def resumed(folder, stop, **settings):
+    """Runs until `stop` breaks it, then goes on as another process would: everything built anew, other random states."""
+    with paddle.utils.unique_name.guard(), pytest.raises(Stop):
+        build(folder, callbacks=[stop], **settings).fit()
+    with paddle.utils.unique_name.guard():
+        trainer = build(folder, **settings)
+        if any(Path(folder).glob("checkpoint-*")):
+            np.random.seed(99)
+            paddle.seed(99)
+            random.seed(99)
+        history = trainer.fit(resume=True)
+    return bits(trainer), history
+
+
+@pytest.mark.parametrize(
+    ("event", "number"),
+    [
+        ("on_step_end", 2),  # before the first checkpoint
+        ("on_save", 1),
+        ("on_epoch_begin", 2),
+        ("on_step_end", 7),  # within an epoch
+        ("on_evaluate", 3),  # before the third checkpoint
+        ("on_save", 4),  # all epochs done, best weights not yet restored
+        ("on_train_end", 1),
+    ],
+)
+def test_a_broken_run_goes_on_to_the_same_bits(tmp_path, event, number):
+    weights, history = uninterrupted(tmp_path / "whole")
+    again = resumed(tmp_path / "broken", StopAt(event, number))
+    assert again[1] == history
+    assert again[0] == weights
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_broken_run_stops_as_early(tmp_path, number):
+    """Patience counts across the break, and a run that had already stopped is not trained further."""
+
+    def fit(folder, stop=None, resume=False):
+        by_epoch = {4: 0.5, 8: 0.7, 12: 0.6, 16: 0.65, 20: 0.9, 24: 0.9}
+        callbacks = [] if stop is None else [stop]
+        trainer = build(
+            folder,
+            epochs=6,
+            patience=2,
+            callbacks=callbacks,
+            compute_metrics=lambda logits, labels: {"accuracy": by_epoch[trainer.state.global_step]},
+        )
+        trainer.fit(resume=resume)
+        return bits(trainer), trainer.history
+
+    whole = fit(tmp_path / "whole")
+    assert [row["best"] for row in whole[1]] == [1, 1, 0, 0]
+    with paddle.utils.unique_name.guard(), pytest.raises(Stop):
+        fit(tmp_path / "broken", StopAt("on_save", number))
+    with paddle.utils.unique_name.guard():
+        again = fit(tmp_path / "broken", resume=True)
+    assert again[1] == whole[1]
+    assert again[0] == whole[0]
+
+
+def test_a_moved_run_goes_on(tmp_path):
+    weights, history = uninterrupted(tmp_path / "whole")
+    with paddle.utils.unique_name.guard(), pytest.raises(Stop):
+        build(tmp_path / "broken", callbacks=[StopAt("on_save", 3)]).fit()
+    (tmp_path / "broken").rename(tmp_path / "moved")
+    with paddle.utils.unique_name.guard():
+        trainer = build(tmp_path / "moved")
+        assert trainer.fit(resume=True) == history
+    assert bits(trainer) == weights
+
+
+def test_a_checkpoint_that_was_being_written_does_not_count(tmp_path, monkeypatch):
+    weights, history = uninterrupted(tmp_path / "whole")
+    save, calls = paddle.save, []
+
+    def full_disk(value, path, *rest, **named):
+        calls.append(path)
+        if "checkpoint-12" in str(path) and "optimizer" in str(path):
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        return save(value, path, *rest, **named)
+
+    with monkeypatch.context() as patch, paddle.utils.unique_name.guard():
+        patch.setattr(paddle, "save", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            build(tmp_path / "broken").fit()
+    assert any("checkpoint-12" in str(path) for path in calls)
+    assert all(name in ("checkpoint-4", "checkpoint-8") for name in names(tmp_path / "broken"))
+    with paddle.utils.unique_name.guard():
+        trainer = build(tmp_path / "broken")
+        assert trainer.fit(resume=True) == history
+    assert bits(trainer) == weights
+
+
+def test_resuming_without_a_checkpoint_begins(tmp_path):
+    weights, history = uninterrupted(tmp_path / "a")
+    trainer = build(tmp_path / "b")
+    assert trainer.fit(resume=True) == history
+    assert bits(trainer) == weights
+
+
+PROCESS = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+sys.path.insert(0, {here!r})
+import test_trainer
+from paddlenlp.trainer import TrainerCallback
+
+class Kill(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+test_trainer.build({folder!r}, callbacks=[Kill()]).fit()
+"""
+
+
+def test_a_killed_process_goes_on_to_the_same_bits(tmp_path):
+    weights, history = uninterrupted(tmp_path / "whole")
+    here = Path(__file__).resolve().parent
+    code = PROCESS.format(here=str(here), tests=str(here.parent), folder=str(tmp_path / "killed"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert "checkpoint-8" in names(tmp_path / "killed")
+    with paddle.utils.unique_name.guard():
+        trainer = build(tmp_path / "killed")
+        assert trainer.fit(resume=True) == history
+    assert bits(trainer) == weights
