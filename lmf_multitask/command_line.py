@@ -54,15 +54,14 @@ class CommandParser(jsonargparse.ArgumentParser):
         key = re.search(r'Parser key "(.+?)":\s*(.*)', message, re.DOTALL)
         if key:
             detail = key[2]
+            alone = re.match(r"Unable to load config (\S+)", detail)
+            if alone:
+                return f"{key[1]} must hold settings by name, but got {alone[1]}. See --help."
             value = re.search(r"(?:Given value|Got value): (.*)", detail)
             types = re.search(r"Subtypes: \[(.*)\]", detail) or re.search(r"Expected an? (.*?)\. Got", detail)
             if value and types:
-                wanted = re.sub(
-                    r"<class '(\w+)'>|typing\.|NoneType",
-                    lambda m: m[1] or ("null" if m[0] == "NoneType" else ""),
-                    types[1],
-                )
-                return f"{key[1]} must be {wanted.replace('int', 'a whole number').replace('float', 'a number')}, but got {value[1]}."
+                wanted = _in_words(types[1])
+                return f"{key[1]} must be {wanted}, but got {value[1]}."
             return f"{key[1]}: {' '.join(detail.split())}"
         return " ".join(message.split())
 
@@ -74,6 +73,15 @@ class CommandParser(jsonargparse.ArgumentParser):
             best = (by_end or close)[0]
             return f"{text}. Did you mean {(best if text.startswith('unknown option') else best.removeprefix('--'))!r}?"
         return f"{text}. See --help."
+
+
+def _in_words(types: str) -> str:
+    """Types as jsonargparse writes them, for people who do not know Python."""
+    types = re.sub(r"<class '(\w+)'>|typing\.", lambda match: match[1] or "", types)
+    types = re.sub(r"Literal\[(.*?)\]", r"one of \1", types)
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "str": "text"}
+    types = re.sub(r"\b(int|float|bool|NoneType|str)\b", lambda match: words[match[1]], types)
+    return re.sub(r", null$", " or null", types)
 
 
 def add_experiment_options(parser: CommandParser) -> None:
@@ -104,14 +112,28 @@ def with_found_configs(arguments: Sequence[str]) -> list[str]:
     return found
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a name that is given twice is an error, not a silent choice of the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """The mapping, if its keys differ."""
+        keys = [key.value for key, _ in node.value]
+        twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"{twice!r} is given twice")
+        return super().construct_mapping(node, deep)
+
+
 def _checked_config(name: str) -> str:
     path = find_config(name)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: must be YAML, but {' '.join(str(error).split())[:200]}.") from None
+        raise ConfigError(f"{path}: must be YAML, but {' '.join(str(error).split()).rstrip('.')[:200]}.") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold settings by name, but holds {str(content)[:40]!r}. See a shipped config.")
+    if not isinstance(content.get("emotions"), (list, type(None))):
+        raise ConfigError(f"{path}: emotions must be a list of names, but got {content['emotions']!r}. Write [a, b].")
     return str(path)
 
 

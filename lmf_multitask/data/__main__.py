@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Literal
 
 from lmf_multitask.command_line import CommandParser, run
 
@@ -12,9 +13,7 @@ def main(arguments: Sequence[str]) -> None:
     """Parses and calls one of the two."""
     inspect = CommandParser(prog="lmf data inspect", description="What is in a data file, in one screen.")
     inspect.add_argument("file", metavar="FILE", help="pickle, folder of save_to_disk, or folder of Parquet files")
-    inspect.add_argument(
-        "--label_column", type=int, choices=[0, 1], help='which column of one-hot labels means "present"'
-    )
+    inspect.add_argument("--label_column", type=Literal[0, 1], help='which column of one-hot labels means "present"')
     inspect.add_argument("--cache_dir", help="folder of the Arrow cache; default: that of datasets")
     sample = CommandParser(prog="lmf data sample", description="Write the built-in sample of made-up clips.")
     sample.add_argument("file", metavar="FILE", help="the pickle to write")
