@@ -10,6 +10,8 @@ from lmf_multitask import __version__
 COMMANDS = {
     "train": ("lmf_multitask.train", "train one model on several emotions, and test it"),
     "evaluate": ("lmf_multitask.evaluate", "figures of a trained run on a split"),
+    "export": ("lmf_multitask.export", "a trained run as static models: Paddle Inference, ONNX"),
+    "infer": ("lmf_multitask.infer", "probabilities of a file's clips, from an exported model or a run"),
     "data": ("lmf_multitask.data.__main__", "inspect a data file, or write the sample"),
 }
 
