@@ -39,6 +39,9 @@ def main(arguments: Sequence[str]) -> None:
         help="half, or thresholds fitted on validation: positive_f1, uar",
     )
     parser.add_argument(
+        "--calibrated", action="store_true", help="probabilities with the temperatures that were fitted on validation"
+    )
+    parser.add_argument(
         "--benchmark",
         nargs="?",
         const=True,
@@ -59,8 +62,10 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--batch_size must be at least 1, but got {size}.")
     if options.data_path is None and not options.benchmark:
         raise ConfigError("--data_path must name the clips to predict, but is not given. Give it, or only --benchmark.")
-    predictor = Predictor(options.model_dir, options.backend, options.device, options.threads)
-    thresholds = predictor.description.thresholds(options.thresholds)
+    predictor = Predictor(
+        options.model_dir, options.backend, options.device, options.threads, calibrated=options.calibrated
+    )
+    thresholds = predictor.thresholds(options.thresholds)
     rows = options.data_path and open_features(options.data_path, None if options.all else options.split)
     if options.benchmark:
         from lmf_multitask.deployment.benchmark import BATCH_SIZES, benchmark_rows, time_predictor, timing_table

@@ -38,8 +38,9 @@ class Calibration:
     """What was fitted on validation after training (``model/calibration.json`` of a run).
 
     Attributes:
-        temperature: T numbers; an emotion's logits are divided by its own before the softmax.
-        thresholds: criterion -> T probabilities above which an emotion counts as present.
+        temperature: T numbers; to calibrate an emotion's probabilities, its logits are divided by its own.
+        thresholds: figure -> T plain (not calibrated) probabilities above which an emotion counts as present, fitted for
+            that figure.
     """
 
     temperature: tuple[float, ...]
@@ -68,9 +69,16 @@ class Calibration:
         try:
             if not isinstance(content, dict):
                 raise ValueError(f"it holds a {type(content).__name__}")
-            if content.get("emotions") != list(emotions):
-                raise ValueError(f"its emotions are {content.get('emotions')!r} and the model's are {list(emotions)!r}")
+            named = content.get("emotions")
+            if isinstance(named, dict) and all(isinstance(one, dict) for one in named.values()):
+                content = _by_figure(named)
+            if content["emotions"] != list(emotions):
+                raise ValueError(f"its emotions are {content['emotions']!r} and the model's are {list(emotions)!r}")
             return cls.checked(content.get("temperature"), content.get("thresholds", {}), len(emotions))
+        except KeyError as error:
+            raise RunError(
+                f"{path}: must be the calibration of this model, but {error} is missing. Calibrate the run again."
+            ) from None
         except ValueError as error:
             raise RunError(
                 f"{path}: must be the calibration of this model, but {error}. Calibrate the run again."
@@ -95,6 +103,16 @@ class Calibration:
         return cls(values, found)
 
 
+def _by_figure(named: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Emotion -> its temperature and thresholds, turned into one list of T numbers for each."""
+    figures = list(dict.fromkeys(figure for one in named.values() for figure in one.get("thresholds") or {}))
+    return {
+        "emotions": list(named),
+        "temperature": [one["temperature"] for one in named.values()],
+        "thresholds": {figure: [one["thresholds"][figure] for one in named.values()] for figure in figures},
+    }
+
+
 def _numbers(values: Any, tasks: int, name: str) -> tuple[float, ...]:
     good = isinstance(values, list) and len(values) == tasks
     if not good or not all(type(v) in (int, float) and math.isfinite(v) for v in values):
@@ -110,7 +128,7 @@ class ExportedModel:
         name: ``multitask``, or the emotion of a model of its own; the files are called after it.
         emotions: its outputs, in order.
         formats: which of ``paddle`` and ``onnx`` are there.
-        calibration: temperatures (already inside the model) and thresholds.
+        calibration: temperatures (which are not inside the model) and thresholds.
     """
 
     name: str
@@ -155,8 +173,13 @@ class ModelDescription:
         """The formats that every model has."""
         return tuple(form for form in FORMATS if all(form in model.formats for model in self.models))
 
+    @property
+    def temperature(self) -> list[float]:
+        """T temperatures, in the order of the emotions."""
+        return [value for model in self.models for value in model.calibration.temperature]
+
     def thresholds(self, criterion: str) -> list[float]:
-        """T probabilities above which an emotion counts as present.
+        """T plain probabilities above which an emotion counts as present.
 
         Args:
             criterion: ``half``: one half for all; or the name of fitted thresholds.
@@ -194,7 +217,7 @@ class ModelDescription:
                 "dtype": "float32",
                 "shape": ["batch", 2],
                 "columns": ["absent", "present"],
-                "meaning": "probabilities, temperature included; the rows sum to one",
+                "meaning": "probabilities, as the network gives them (temperatures are not applied); the rows sum to one",
             },
             "text": {"words": self.words, "padding": self.padding, "padding_is_read": True},
             "cleaning": {"non_finite": self.non_finite},

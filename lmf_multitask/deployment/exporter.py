@@ -119,19 +119,15 @@ def _read_some(path: str, sizes: Mapping[str, int] | None, most: int) -> KnownDa
 
 
 class _ProbabilityModel(paddle.nn.Layer):
-    """The network, its temperatures and the softmax: one output per emotion."""
+    """The network and the softmax: one output per emotion."""
 
-    def __init__(self, model: LMFModel, temperature: Sequence[float]) -> None:
+    def __init__(self, model: LMFModel) -> None:
         super().__init__()
         self.model = model
-        self._scaled = any(value != 1.0 for value in temperature)
-        self.register_buffer("temperature", paddle.to_tensor([[value] for value in temperature], "float32"))
 
     def forward(self, audio: paddle.Tensor, video: paddle.Tensor, text: paddle.Tensor) -> list[paddle.Tensor]:
         """As `LMFModel.forward` -> T probabilities, float32 `[B, 2]` each: absent, present."""
         logits = self.model(audio, video, text)
-        if self._scaled:
-            logits = logits / self.temperature
         return paddle.unbind(paddle.nn.functional.softmax(logits, axis=-1), axis=1)
 
 
@@ -169,7 +165,7 @@ def export_runs(
         for model, calibration in zip(models, calibrations):
             name = model.emotions[0] if len(model.emotions) == 1 else "multitask"
             exported.append(ExportedModel(name, tuple(model.emotions), tuple(formats), calibration))
-            _write_model(model, calibration, folder, name, formats)
+            _write_model(model, folder, name, formats)
         description = ModelDescription(
             feature_sizes=models[0].feature_sizes,
             words=data.words,
@@ -183,7 +179,7 @@ def export_runs(
         if not check:
             return Export(description, {}, 0)
         batches = _batches(data, models[0].feature_sizes)
-        differences = {form: _difference(folder, form, models, calibrations, batches) for form in formats}
+        differences = {form: _difference(folder, form, models, batches) for form in formats}
     return Export(description, differences, sum(len(batch["audio"]) for batch in batches))
 
 
@@ -213,12 +209,11 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
-def probabilities(model: LMFModel, calibration: Calibration, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What an export of this model must give: softmax of the logits over the temperatures, float64 `[N, T, 2]`."""
+def probabilities(model: LMFModel, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What an export of this model must give: the softmax of its logits, float64 `[N, T, 2]`."""
     model.eval()
     with paddle.no_grad():
         logits = model(*(paddle.to_tensor(batch[name]) for name in MODALITIES)).numpy().astype(np.float64)
-    logits /= np.array(calibration.temperature)[:, None]
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
@@ -249,17 +244,17 @@ def _check_together(runs: Sequence[Run], models: Sequence[LMFModel]) -> None:
 # -- writing
 
 
-def _write_model(model: LMFModel, calibration: Calibration, folder: Path, name: str, formats: Sequence[str]) -> None:
+def _write_model(model: LMFModel, folder: Path, name: str, formats: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         place = folder if "paddle" in formats else Path(scratch)
-        _write_paddle(model, calibration, place / name)
+        _write_paddle(model, place / name)
         if "onnx" in formats:
             _write_onnx(place / name, folder / f"{name}.onnx")
 
 
-def _write_paddle(model: LMFModel, calibration: Calibration, path: Path) -> None:
+def _write_paddle(model: LMFModel, path: Path) -> None:
     """Writes ``PATH.json`` and ``PATH.pdiparams``."""
-    layer = _ProbabilityModel(model, calibration.temperature)
+    layer = _ProbabilityModel(model)
     layer.eval()
     sizes = model.feature_sizes
     spec = [
@@ -372,17 +367,13 @@ def _batches(data: KnownData, sizes: Mapping[str, int]) -> list[dict[str, np.nda
 
 
 def _difference(
-    folder: Path,
-    form: str,
-    models: Sequence[LMFModel],
-    calibrations: Sequence[Calibration],
-    batches: Sequence[Mapping[str, np.ndarray]],
+    folder: Path, form: str, models: Sequence[LMFModel], batches: Sequence[Mapping[str, np.ndarray]]
 ) -> float:
     predictor = Predictor(folder, backend=form, device="cpu")
     differences = []
     for batch in batches:
         got = predictor.predict_both(**batch)
-        expected = np.concatenate([probabilities(m, c, batch) for m, c in zip(models, calibrations)], axis=1)
+        expected = np.concatenate([probabilities(model, batch) for model in models], axis=1)
         differences.append(np.abs(got - expected).max())
     largest = float(np.max(differences))  # NaN if one is
     if not largest <= TOLERANCE:

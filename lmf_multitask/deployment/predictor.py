@@ -53,6 +53,7 @@ class Predictor:
         backend: Backend = "auto",
         device: str = "auto",
         threads: int = 1,
+        calibrated: bool = False,
     ) -> None:
         """Loads the model.
 
@@ -63,6 +64,8 @@ class Predictor:
                 smaller), otherwise paddle.
             device: ``cpu``, ``gpu``, or ``auto`` (a GPU if the back end can use one).
             threads: of the math library, per running prediction; more than one is slower for models of this size.
+            calibrated: whether the probabilities are calibrated with the temperatures that were fitted on validation; no
+                decision at one half changes.
 
         Raises:
             RunError: the folder is neither, or its files are damaged; the back end is not there.
@@ -71,6 +74,7 @@ class Predictor:
             raise ConfigError(f"backend must be auto, paddle or onnx, but got {backend!r}.")
         if device not in ("auto", "cpu", "gpu"):
             raise ConfigError(f"device must be auto, cpu or gpu, but got {device!r}.")
+        self.calibrated = calibrated
         if type(threads) is not int or threads < 1:
             raise ConfigError(f"threads must be a whole number of at least 1, but got {threads!r}.")
         folder = Path(model_dir).expanduser()
@@ -122,7 +126,23 @@ class Predictor:
         inputs = self.checked(audio, video, text)
         if not len(inputs[0]):
             return np.empty((0, len(self.emotions), 2), np.float32)
-        return np.stack([output for session in self._sessions for output in session(inputs)], axis=1)
+        both = np.stack([output for session in self._sessions for output in session(inputs)], axis=1)
+        return scaled(both, self.description.temperature) if self.calibrated else both
+
+    def thresholds(self, criterion: str = "half") -> list[float]:
+        """T probabilities of this predictor above which an emotion counts as present.
+
+        Args:
+            criterion: ``half``, or the figure that they were fitted for on validation (``positive_f1``, ``uar``).
+
+        Raises:
+            RunError: the model has none of that name.
+        """
+        plain = self.description.thresholds(criterion)
+        if not self.calibrated:
+            return plain
+        pairs = np.array([[1 - value, value] for value in plain], np.float64)
+        return scaled(pairs[None], self.description.temperature)[0, :, 1].tolist()
 
     def checked(self, audio: np.ndarray, video: np.ndarray, text: np.ndarray) -> list[np.ndarray]:
         """The three arrays as the model takes them: float32, together in memory, finite; or a `DataError` that says why not."""
@@ -174,6 +194,14 @@ class Predictor:
     def _rule(self, modality: str) -> str:
         sizes = ["rows" if size == "batch" else str(size) for size in self.description.shape(modality)]
         return f"[{', '.join(sizes)}]"
+
+
+def scaled(both: np.ndarray, temperature: Sequence[float]) -> np.ndarray:
+    """Probabilities `[N, T, 2]` whose logits are divided by T temperatures; of the same type."""
+    smallest = np.finfo(both.dtype).smallest_subnormal
+    logarithms = np.log(np.maximum(both, smallest).astype(np.float64)) / np.asarray(temperature, np.float64)[:, None]
+    powers = np.exp(logarithms - logarithms.max(axis=-1, keepdims=True))
+    return (powers / powers.sum(axis=-1, keepdims=True)).astype(both.dtype)
 
 
 def _holds_runs(folder: Path) -> bool:

@@ -77,20 +77,46 @@ def test_both_formats_in_one_folder(multitask_run, tmp_path):
     assert names(tmp_path / "out") == ["lmf_model.json", "multitask.json", "multitask.onnx", "multitask.pdiparams"]
 
 
-def test_temperatures_are_inside_the_model(tmp_path):
-    temperature = [0.5, 1.0, 2.0, 3.5]
-    calibration = {"emotions": list(EMOTIONS), "temperature": temperature, "thresholds": {"uar": [0.1, 0.2, 0.3, 0.4]}}
-    run = make_run(tmp_path / "run", calibration=calibration)
+def by_emotion(calibration):
+    """The same calibration as the evaluation writes it."""
+    return {
+        "format": 1,
+        "fitted_on": "validation",
+        "emotions": {
+            name: {
+                "temperature": calibration["temperature"][t],
+                "thresholds": {figure: values[t] for figure, values in calibration["thresholds"].items()},
+                "rows": 9,
+                "reason": None,
+            }
+            for t, name in enumerate(calibration["emotions"])
+        },
+    }
+
+
+@pytest.mark.parametrize("form", [dict, by_emotion])
+def test_calibration_travels_with_the_model(tmp_path, form):
+    temperature, uar = [0.5, 1.0, 2.0, 3.5], [0.1, 0.2, 0.3, 0.4]
+    calibration = {"emotions": list(EMOTIONS), "temperature": temperature, "thresholds": {"uar": uar}}
+    run = make_run(tmp_path / "run", calibration=form(calibration))
     export_runs([run], tmp_path / "out")
-    rows = make_rows()
-    predictor = Predictor(tmp_path / "out")
+    about = json.loads((tmp_path / "out" / "lmf_model.json").read_text())["models"][0]
+    assert (about["temperature"], about["thresholds"]) == (temperature, {"uar": uar})
+    rows = make_rows(40)
+    plain, calibrated = Predictor(tmp_path / "out"), Predictor(tmp_path / "out", calibrated=True)
+    np.testing.assert_allclose(plain.predict_both(**rows), expected_probabilities(run, rows), atol=1e-6)
     np.testing.assert_allclose(
-        predictor.predict_both(**rows), expected_probabilities(run, rows, temperature), atol=1e-6
+        calibrated.predict_both(**rows), expected_probabilities(run, rows, temperature), atol=1e-6
     )
-    assert predictor.description.thresholds("uar") == [0.1, 0.2, 0.3, 0.4]
-    assert predictor.description.thresholds("half") == [0.5] * 4
+    assert plain.thresholds("uar") == uar
+    for criterion in ("half", "uar"):  # the decisions are the same ones
+        decisions = [p.predict(**rows) > p.thresholds(criterion) for p in (plain, calibrated)]
+        assert 0 < decisions[0].mean() < 1
+        np.testing.assert_array_equal(*decisions)
+    # sigmoid(logit(0.3) / 2) by hand: logit = -0.8472979, half of it -0.4236489
+    assert calibrated.thresholds("uar")[2] == pytest.approx(0.3956439)
     with pytest.raises(RunError, match="the thresholds must be among half, uar, but got 'f1'"):
-        predictor.description.thresholds("f1")
+        plain.thresholds("f1")
 
 
 def test_training_is_not_disturbed_by_names(multitask_run, tmp_path):
@@ -211,6 +237,12 @@ def test_an_earlier_export_is_replaced_and_nothing_else(multitask_run, separate_
         ([], r"must be the calibration of this model, but it holds a list"),
         (
             {"emotions": ["sad"], "temperature": [1.0]},
+            r"but its emotions are \['sad'\] and the model's are \['happy'\]",
+        ),
+        ({}, r"but 'emotions' is missing"),
+        ({"emotions": {"happy": {"thresholds": {}}}}, r"but 'temperature' is missing"),
+        (
+            {"emotions": {"sad": {"temperature": 1.0}}},
             r"but its emotions are \['sad'\] and the model's are \['happy'\]",
         ),
         ({"emotions": ["happy"], "temperature": [0.0]}, r"but its temperature is \[0.0\] and must be above 0"),
