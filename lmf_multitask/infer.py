@@ -19,7 +19,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("model_dir", metavar="MODEL_DIR", help="what lmf export wrote, or a run directory")
     parser.add_argument(
         "--data_path",
-        help="pickle, .npz or Parquet file, folder of save_to_disk or of Parquet files; labels are not needed",
+        help="pickle, .npz or Parquet file, folder of save_to_disk or of Parquet files; labels are not needed "
+        "(default: the built-in sample)",
     )
     parser.add_argument("--split", choices=list(SPLITS), default="test", help="default: test")
     parser.add_argument("--all", action="store_true", help="every split that is there, one after another")
@@ -60,13 +61,17 @@ def main(arguments: Sequence[str]) -> None:
     size = BATCH_SIZE if options.batch_size is None else options.batch_size
     if size < 1:
         raise ConfigError(f"--batch_size must be at least 1, but got {size}.")
-    if options.data_path is None and not options.benchmark:
-        raise ConfigError("--data_path must name the clips to predict, but is not given. Give it, or only --benchmark.")
     predictor = Predictor(
         options.model_dir, options.backend, options.device, options.threads, calibrated=options.calibrated
     )
     thresholds = predictor.thresholds(options.thresholds)
-    rows = options.data_path and open_features(options.data_path, None if options.all else options.split)
+    path = options.data_path
+    if path is None and not options.benchmark:
+        from lmf_multitask.data.sample import builtin_sample
+
+        path = builtin_sample()
+        print("without --data_path: these are the made-up clips of the built-in sample")
+    rows = path and open_features(path, None if options.all else options.split)
     if options.benchmark:
         from lmf_multitask.deployment.benchmark import BATCH_SIZES, benchmark_rows, time_predictor, timing_table
 

@@ -69,10 +69,6 @@ def test_from_training_to_probabilities(lmf, trained, sample_path, tmp_path):
             "error: .: must be a run directory, but has no config.yaml, nor has any folder in it. Give the --output_dir of a training.\n",
         ),
         (
-            ["infer", "."],
-            "error: --data_path must name the clips to predict, but is not given. Give it, or only --benchmark.\n",
-        ),
-        (
             ["infer", ".", "--benchmark"],
             "error: .: must be an exported model, but has no lmf_model.json. Export a run with `lmf export`.\n",
         ),
