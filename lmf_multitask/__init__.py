@@ -22,6 +22,7 @@ _HOMES = {
     "training_arguments": "lmf_multitask.training.trainer",
     "run_experiment": "lmf_multitask.training.experiment",
     "multitask_figures": "lmf_multitask.evaluation.metrics",
+    "Predictor": "lmf_multitask.deployment.predictor",
     "UserError": "lmf_multitask.errors",
 }
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from lmf_multitask.config import ExperimentConfig, ModelConfig, TrainingConfig
     from lmf_multitask.data.iemocap import load_iemocap
     from lmf_multitask.data.sample import write_sample
+    from lmf_multitask.deployment.predictor import Predictor
     from lmf_multitask.errors import UserError
     from lmf_multitask.evaluation.metrics import multitask_figures
     from lmf_multitask.models.fusion import LowRankFusion

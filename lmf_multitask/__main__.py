@@ -11,6 +11,8 @@ COMMANDS = {
     "train": ("lmf_multitask.train", "train one model on several emotions, or one for each, and test"),
     "evaluate": ("lmf_multitask.evaluate", "figures of a trained run on a split"),
     "convert": ("lmf_multitask.convert", "another LMF code's checkpoint -> a run directory"),
+    "export": ("lmf_multitask.export", "a trained run as static models: Paddle Inference, ONNX"),
+    "infer": ("lmf_multitask.infer", "probabilities of a file's clips, from an exported model or a run"),
     "data": ("lmf_multitask.data.__main__", "inspect a data file, or write the sample"),
 }
 

@@ -9,7 +9,7 @@ Shape letters: N rows (clips), T emotions, L words, D feature dimensions.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -39,6 +39,9 @@ SPLIT_KEYS = {"train": ("train",), "validation": ("valid", "validation", "dev", 
 
 _MINORITY_EMOTIONS = (*IEMOCAP_EMOTIONS, "excited", "frustrated", "surprised", "fearful", "disgusted", "disgust")
 """IEMOCAP's emotions, each present in fewer than half of the clips."""
+
+
+_DIGEST_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -76,29 +79,41 @@ class PickledCorpus:
         label_column: which of the two label columns means "present"; None where the file stores plain 0 and 1.
         label_reason: the evidence for that, in words.
         stored_dtypes: what each modality is stored as.
+        splits: the splits that were read.
     """
 
-    def __init__(self, path: str | Path, label_column: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        label_column: int | None = None,
+        *,
+        splits: Sequence[str] | None = SPLITS,
+        with_labels: bool = True,
+    ) -> None:
         """Reads the structure and the labels, checks both, and joins the emotions' rows.
 
         Args:
             path: the pickle.
             label_column: 0 or 1 forces which column of one-hot labels means "present"; None decides by evidence.
+            splits: which splits must be there and are read; None takes those that every emotion has.
+            with_labels: False does without labels (they may be missing): all clips count as not annotated.
 
         Raises:
             DataError: the file is missing, hostile, damaged, or not of this layout.
         """
         self.path = Path(path)
-        self._arrays = self._checked_structure(read_pickle(self.path))
+        self._with_labels = with_labels
+        self._arrays = self._checked_structure(read_pickle(self.path), splits)
+        self.splits = tuple(next(iter(self._arrays.values())))
         self.emotions = sort_emotions(list(self._arrays))
         self.stored_dtypes = {
             modality: " and ".join(
-                sorted({str(splits[s][modality].dtype) for splits in self._arrays.values() for s in SPLITS})
+                sorted({str(splits[s][modality].dtype) for splits in self._arrays.values() for s in self.splits})
             )
             for modality in MODALITIES
         }
-        labels = {e: {s: self._labels(e, s) for s in SPLITS} for e in self.emotions}
-        joined = {s: self._join(s, {e: labels[e][s] for e in self.emotions}) for s in SPLITS}
+        labels = {e: {s: self._labels(e, s) for s in self.splits} for e in self.emotions}
+        joined = {s: self._join(s, {e: labels[e][s] for e in self.emotions}) for s in self.splits}
         self.label_column, self.label_reason = self._find_label_column(
             [j.labels for j in joined.values()], label_column
         )
@@ -106,7 +121,7 @@ class PickledCorpus:
 
     def width(self, modality: str) -> tuple[int, ...]:
         """Size of one clip's features: `(D,)`, or `(L, D)` for text."""
-        return tuple(self._arrays[self.emotions[0]]["train"][modality].shape[1:])
+        return tuple(self._arrays[self.emotions[0]][self.splits[0]][modality].shape[1:])
 
     def features(self, split: str, modality: str) -> np.ndarray:
         """Reads one modality of one split: float32 `[N, D]`, or `[N, L, D]` for text, a fresh array."""
@@ -122,12 +137,33 @@ class PickledCorpus:
             out[chosen] = source[rows.position[chosen]]
         return out
 
+    def blocks(self, split: str, count: int) -> Iterator[dict[str, np.ndarray]]:
+        """Reads a split in pieces of at most `count` clips: modality -> float32 `[n, D]`, or `[n, L, D]` for text.
+
+        Only the piece is in memory, unless the pickle stores an array as text (protocol 0, and Python 3 up to protocol 2)
+        or in Fortran's order.
+        """
+        rows = self.rows[split]
+        rows_of = {
+            (index, modality): self._row_reader(self.emotions[index], split, modality)
+            for index in np.unique(rows.emotion)
+            for modality in MODALITIES
+        }
+        for start in range(0, len(rows), count):
+            emotion, position = rows.emotion[start : start + count], rows.position[start : start + count]
+            breaks = np.flatnonzero((np.diff(emotion) != 0) | (np.diff(position) != 1)) + 1
+            runs = [(emotion[run[0]], position[run[0]], position[run[-1]] + 1) for run in _split(len(emotion), breaks)]
+            parts = {m: [rows_of[index, m](begin, end) for index, begin, end in runs] for m in MODALITIES}
+            yield {m: found[0] if len(found) == 1 else np.concatenate(found) for m, found in parts.items()}
+
     # -- structure
 
     def _fail(self, message: str) -> DataError:
         return DataError(f"{self.path}: {message}")
 
-    def _checked_structure(self, tree: object) -> dict[str, dict[str, dict[str, StoredArray | np.ndarray]]]:
+    def _checked_structure(
+        self, tree: object, wanted: Sequence[str] | None
+    ) -> dict[str, dict[str, dict[str, StoredArray | np.ndarray]]]:
         if not isinstance(tree, Mapping):
             raise self._fail(
                 f"must hold data[emotion][split][feature], but holds a {type(tree).__name__}. Check the file."
@@ -148,6 +184,10 @@ class PickledCorpus:
             raise self._fail(
                 f"must hold data[emotion][split][feature], but no emotion is in it (found {keys}). Check the file."
             )
+        if wanted is None:
+            wanted = [s for s in SPLITS if all(any(n in value for n in SPLIT_KEYS[s]) for value in emotions.values())]
+            if not wanted:
+                raise self._fail(f"must have a split that every emotion has ({', '.join(SPLITS)}), but has none.")
         found = {}
         for emotion, splits in emotions.items():
             try:
@@ -157,6 +197,7 @@ class PickledCorpus:
             found[emotion] = {
                 split: self._checked_split(emotion, split, self._pick(splits, names, f"[{emotion!r}]", "split"))
                 for split, names in SPLIT_KEYS.items()
+                if split in wanted
             }
         self._check_equal_widths(found)
         return found
@@ -178,6 +219,8 @@ class PickledCorpus:
             )
         arrays = {}
         for name, keys in FEATURE_KEYS.items():
+            if name == "labels" and not self._with_labels:
+                continue
             value = self._pick(content, keys, where, "feature")
             here = f"data{where}[{name!r}]"
             if not isinstance(value, StoredArray):
@@ -199,7 +242,7 @@ class PickledCorpus:
         counts = {name: value.shape[0] if value.shape else 0 for name, value in arrays.items()}
         if len(set(counts.values())) > 1:
             raise self._fail(f"data{where} must have the same number of rows in every feature, but has {counts}.")
-        if counts["labels"] == 0:
+        if counts["text"] == 0:
             raise self._fail(f"data{where} must have at least one row, but is empty. Give every split some clips.")
         return arrays
 
@@ -224,10 +267,25 @@ class PickledCorpus:
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is counted with the others
             return self._array(emotion, split, modality).astype(np.float32)
 
+    def _row_reader(self, emotion: str, split: str, modality: str) -> Callable[[int, int], np.ndarray]:
+        """(start, stop) -> float32 rows; an array that can only be read as a whole is read once."""
+        stored = self._arrays[emotion][split][modality]
+        if isinstance(stored, StoredArray) and not stored.has_rows:
+            stored = stored.read()
+
+        def read(start: int, stop: int) -> np.ndarray:
+            rows = stored.read_rows(start, stop) if isinstance(stored, StoredArray) else stored[start:stop]
+            with np.errstate(over="ignore"):
+                return rows.astype(np.float32)
+
+        return read
+
     # -- labels
 
     def _labels(self, emotion: str, split: str) -> np.ndarray:
         """Int64 `[N, 2]`: column c is 1 where label column c is set (a plain 0/1 label stands in column 1)."""
+        if not self._with_labels:
+            return np.full((self._arrays[emotion][split]["text"].shape[0], 2), NOT_ANNOTATED, np.int64)
         here = f"data[{emotion!r}][{split!r}]['labels']"
         stored = self._array(emotion, split, "labels")
         values = stored.astype(np.float64)
@@ -249,8 +307,10 @@ class PickledCorpus:
 
     def _find_label_column(self, labels: list[np.ndarray], forced: int | None) -> tuple[int | None, str]:
         """Decides which one-hot column means "present", from int64 `[N, T, 2]` arrays (-100 where not annotated)."""
-        widths = {len(self._arrays[e][s]["labels"].shape) for e in self.emotions for s in SPLITS}
-        last = {self._arrays[e][s]["labels"].shape[-1] for e in self.emotions for s in SPLITS}
+        if not self._with_labels:
+            return None, "labels were not read"
+        widths = {len(self._arrays[e][s]["labels"].shape) for e in self.emotions for s in self.splits}
+        last = {self._arrays[e][s]["labels"].shape[-1] for e in self.emotions for s in self.splits}
         if widths == {1} or last == {1}:
             return None, "labels are stored as 0 and 1"
         if forced is not None:
@@ -314,18 +374,25 @@ class PickledCorpus:
         )
 
     def _digests(self, split: str) -> dict[str, list[bytes]]:
-        """One fingerprint per clip and emotion, over all three modalities; one array in memory at a time."""
+        """One fingerprint per clip and emotion, over all three modalities; some rows in memory at a time."""
         found: dict[str, list[list[bytes]]] = {emotion: [] for emotion in self.emotions}
         for modality in MODALITIES:
             known: dict[int, list[bytes]] = {}
             for emotion in self.emotions:
                 stored = self._arrays[emotion][split][modality]
                 if id(stored) not in known:  # arrays shared inside the pickle are read once
-                    known[id(stored)] = _row_digests(self._read(emotion, split, modality))
+                    read, count = self._row_reader(emotion, split, modality), stored.shape[0]
+                    starts = range(0, count, _DIGEST_ROWS)
+                    known[id(stored)] = [d for n in starts for d in _row_digests(read(n, n + _DIGEST_ROWS))]
                 found[emotion].append(known[id(stored)])
         return {
             e: [hashlib.sha256(b"".join(parts)).digest()[:16] for parts in zip(*lists)] for e, lists in found.items()
         }
+
+
+def _split(count: int, breaks: np.ndarray) -> list[np.ndarray]:
+    """0 ... count - 1 in runs that begin at the breaks."""
+    return np.split(np.arange(count), breaks)
 
 
 def _row_digests(features: np.ndarray) -> list[bytes]:

@@ -157,18 +157,42 @@ class StoredArray:
         Raises:
             DataError: the file has changed since it was opened, or the numbers are damaged.
         """
-        size = math.prod(self.shape) * self._stored.itemsize
-        raw = np.empty(size, np.uint8)
-        if isinstance(self._payload, _Span):
-            self._payload.read_into(raw)
+        return self._decoded(self._payload, self.shape, "F" if self._fortran else "C")
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether `read_rows` can read some rows without reading all of them."""
+        plain = isinstance(self._payload, bytes) or self._payload.coding is None
+        return bool(self.shape) and plain and (not self._fortran or len(self.shape) == 1) and self._stored.itemsize > 0
+
+    def read_rows(self, start: int, stop: int) -> np.ndarray:
+        """Some rows, as ``read()[start:stop]`` gives them; only these are read where `has_rows` holds.
+
+        Raises:
+            DataError: the file has changed since it was opened, or the numbers are damaged.
+        """
+        if not self.has_rows:
+            return self.read()[start:stop]
+        start, stop, _ = slice(start, stop).indices(self.shape[0])
+        shape = (max(stop - start, 0), *self.shape[1:])
+        row = math.prod(self.shape[1:]) * self._stored.itemsize
+        begin, size = start * row, shape[0] * row
+        payload = self._payload
+        part = payload[begin : begin + size] if isinstance(payload, bytes) else payload.part(begin, size)
+        return self._decoded(part, shape, "C")
+
+    def _decoded(self, payload: bytes | _Span, shape: tuple[int, ...], order: str) -> np.ndarray:
+        raw = np.empty(math.prod(shape) * self._stored.itemsize, np.uint8)
+        if isinstance(payload, _Span):
+            payload.read_into(raw)
         else:
-            raw[:] = np.frombuffer(self._payload, np.uint8)
+            raw[:] = np.frombuffer(payload, np.uint8)
         # a bool of another byte than 0 and 1 would be undefined
         flat = raw != 0 if self._stored.kind == "b" else raw.view(self._stored) if self._stored.itemsize else raw
         if not self._stored.itemsize:
-            return np.zeros(self.shape, self.dtype)
-        shaped = flat.reshape(self.shape, order="F" if self._fortran else "C")
-        return np.ascontiguousarray(shaped.astype(self.dtype, copy=False)).reshape(self.shape)
+            return np.zeros(shape, self.dtype)
+        shaped = flat.reshape(shape, order=order)
+        return np.ascontiguousarray(shaped.astype(self.dtype, copy=False)).reshape(shape)
 
 
 # -- the machine
@@ -190,6 +214,10 @@ class _Span:
     def encoded(self) -> _Span:
         """Text that stands for bytes, a character each (Python 3 writes bytes so under protocols 0 to 2)."""
         return _Span(self._path, self._offset, self._size, f"latin-1 in {self.coding}")
+
+    def part(self, begin: int, size: int) -> _Span:
+        """Some of the bytes of a payload that stands in the file as it is."""
+        return _Span(self._path, self._offset + begin, size)
 
     def read_into(self, out: np.ndarray) -> None:
         """Fills `out`, uint8, with the decoded bytes."""

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from collections.abc import Sequence as Names
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -92,14 +92,19 @@ def column_array(dataset: datasets.Dataset, name: str) -> np.ndarray:
     Raises:
         DataError: the column's rows differ in length, or hold something else than numbers.
     """
-    import pyarrow as pa
-
     if len(dataset) == 0:
         raise DataError(f"column {name!r} must have at least one row, but the data set is empty. Check the split.")
     if dataset._indices is not None:
         dataset = dataset.flatten_indices()
+    return table_column(dataset.data, name)
+
+
+def table_column(table: Any, name: str) -> np.ndarray:
+    """One column of an Arrow table that is not empty, as a numpy array `[rows, ...]`; see `column_array`."""
+    import pyarrow as pa
+
     shape, parts = None, []
-    for chunk in dataset.data.column(name).chunks:
+    for chunk in table.column(name).chunks:
         if isinstance(chunk, pa.ExtensionArray):
             chunk = chunk.storage
         sizes = [len(chunk)]
@@ -131,7 +136,7 @@ def column_array(dataset: datasets.Dataset, name: str) -> np.ndarray:
         zero_copy = not pa.types.is_boolean(chunk.type)
         parts.append(chunk.to_numpy(zero_copy_only=zero_copy))
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return whole.reshape((len(dataset), *shape))
+    return whole.reshape((len(table), *shape))
 
 
 def fingerprint(splits: Mapping[str, datasets.Dataset]) -> str:

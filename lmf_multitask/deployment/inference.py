@@ -1,0 +1,173 @@
+"""A file of clips -> probabilities on disk, in pieces, so that memory stays flat however long the file is.
+
+Shape letters: N rows (clips), T tasks (emotions).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lmf_multitask.data.features import FeatureRows
+from lmf_multitask.data.schema import IEMOCAP_EMOTIONS, MODALITIES
+from lmf_multitask.deployment.predictor import Predictor
+from lmf_multitask.errors import DataError
+from lmf_multitask.files import atomic_write
+
+PREDICTIONS_FILE = "predictions.csv"
+BATCH_SIZE = 64
+"""Clips per forward pass: the fastest of 1 to 1024 on the CPUs that were measured; more only takes more memory."""
+
+
+@dataclass
+class InferenceReport:
+    """What was done.
+
+    Attributes:
+        rows: clips predicted.
+        missing: modality -> clips whose features of it are all zero or not finite.
+        non_finite: modality -> single numbers that were NaN or infinite and became 0.
+        seconds: for reading, predicting and writing.
+        files: what was written.
+    """
+
+    rows: int = 0
+    missing: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MODALITIES, 0))
+    non_finite: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MODALITIES, 0))
+    seconds: float = 0.0
+    files: list[Path] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """The report for a terminal."""
+        found = [f"{self.rows:,} clips in {self.seconds:.2f} s"]
+        for modality in MODALITIES:
+            if self.missing[modality]:
+                found.append(f"{modality} is missing (all zero or not finite) in {self.missing[modality]:,} clips")
+            if self.non_finite[modality]:
+                found.append(f"{modality} has {self.non_finite[modality]:,} NaN or infinite numbers, set to 0")
+        return [*found, f"written: {', '.join(map(str, self.files))}"]
+
+
+def infer_file(
+    predictor: Predictor,
+    rows: FeatureRows,
+    output_dir: str | Path,
+    batch_size: int = BATCH_SIZE,
+    thresholds: Sequence[float] | None = None,
+) -> InferenceReport:
+    """Writes ``EMOTION_prob.npy``, float32 `[N, 2]` (absent, present), per emotion, and ``predictions.csv``.
+
+    Args:
+        predictor: the model.
+        rows: the clips, see `lmf_multitask.data.features.open_features`.
+        output_dir: folder of the results; all files appear at the end, or none.
+        batch_size: clips per forward pass.
+        thresholds: T probabilities above which an emotion counts as present; None takes one half.
+
+    Raises:
+        DataError: the clips do not fit the model.
+    """
+    emotions = predictor.emotions
+    thresholds = [0.5] * len(emotions) if thresholds is None else list(thresholds)
+    check_sizes(predictor, rows.shapes)
+    output_dir = Path(output_dir).expanduser()
+    report, started = InferenceReport(), time.perf_counter()
+    paths = [output_dir / f"{emotion}_prob.npy" for emotion in emotions]
+    four_way = set(emotions) == set(IEMOCAP_EMOTIONS)
+    with ExitStack() as stack:
+        table = stack.enter_context(atomic_write(output_dir / PREDICTIONS_FILE))
+        arrays = [stack.enter_context(atomic_write(path)) for path in paths]
+        for file in arrays:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (rows.count, 2)}
+            np.lib.format.write_array_header_1_0(file, header)
+        columns = [f"{emotion}_{part}" for emotion in emotions for part in ("probability", "prediction")]
+        table.write(_csv([["id", "missing", *columns, *(["four_way"] if four_way else [])]]))
+        for ids, block in rows.blocks(batch_size):
+            missing = _note_gaps(block, report)
+            both = predictor.predict_both(**block)
+            for t, file in enumerate(arrays):
+                file.write(np.ascontiguousarray(both[:, t], "<f4").tobytes())
+            table.write(_csv(_table(ids, missing, both[:, :, 1], emotions, thresholds, four_way)))
+            report.rows += len(ids)
+        if report.rows != rows.count:
+            raise DataError(
+                f"the file must have the {rows.count} clips that it announces, but has {report.rows}. Write it again."
+            )
+    report.files = [*paths, output_dir / PREDICTIONS_FILE]
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def check_sizes(predictor: Predictor, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Makes sure that clips of these sizes fit the model.
+
+    Raises:
+        DataError: they do not.
+    """
+    sizes = predictor.description.feature_sizes
+    found = {modality: shapes[modality][-1] for modality in MODALITIES}
+    if found != dict(sizes):
+        raise DataError(
+            f"the clips must have the feature sizes of the model, {dict(sizes)}, but have {found}. Extract the features alike."
+        )
+    words = predictor.description.words
+    if words is not None and shapes["text"][0] != words:
+        raise DataError(
+            f"the clips must have {words} words as the training data, but have {shapes['text'][0]}. "
+            "Pad or cut every text to that length."
+        )
+
+
+def _note_gaps(block: Mapping[str, np.ndarray], report: InferenceReport) -> list[str]:
+    """Counts what is missing; returns, for each clip, the names of its missing modalities joined by ``+``."""
+    gaps = []
+    for modality in MODALITIES:
+        values = block[modality].reshape(len(block[modality]), -1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            clean = np.isfinite(values.sum())
+        if not clean:
+            report.non_finite[modality] += int((~np.isfinite(values)).sum())
+        # most clips show a number among their first 64, and are settled by them
+        gap = ~_says_something(values[:, :64])
+        gap[gap] = ~_says_something(values[gap])
+        report.missing[modality] += int(gap.sum())
+        gaps.append(gap)
+    if not any(gap.any() for gap in gaps):
+        return [""] * len(gaps[0])
+    return ["+".join(name for name, gap in zip(MODALITIES, row) if gap) for row in zip(*gaps)]
+
+
+def _says_something(values: np.ndarray) -> np.ndarray:
+    return ((values != 0) & np.isfinite(values)).any(axis=1)
+
+
+def _table(
+    ids: Sequence[str],
+    missing: Sequence[str],
+    present: np.ndarray,
+    emotions: Sequence[str],
+    thresholds: Sequence[float],
+    four_way: bool,
+) -> list[list[str]]:
+    decisions = present > np.asarray(thresholds, np.float32)
+    best = present.argmax(axis=1)
+    rows = []
+    for number, clip in enumerate(ids):
+        row = [clip, missing[number]]
+        for probability, decision in zip(present[number].tolist(), decisions[number].tolist()):
+            row += [f"{probability:.9g}", str(int(decision))]
+        rows.append([*row, emotions[best[number]]] if four_way else row)
+    return rows
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue().encode()

@@ -1,0 +1,86 @@
+"""Predict the clips of a file with an exported model or a run: EMOTION_prob.npy and predictions.csv.
+
+Each EMOTION_prob.npy is float32 [clips, 2]: the probabilities that the emotion is absent and present.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from lmf_multitask.command_line import CommandParser, run
+from lmf_multitask.data.schema import SPLITS
+from lmf_multitask.runtime import tune_cpu
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses, predicts, says what was written."""
+    parser = CommandParser(prog="lmf infer", description=__doc__)
+    parser.add_argument("model_dir", metavar="MODEL_DIR", help="what lmf export wrote, or a run directory")
+    parser.add_argument(
+        "--data_path",
+        help="pickle, .npz or Parquet file, folder of save_to_disk or of Parquet files; labels are not needed "
+        "(default: the built-in sample)",
+    )
+    parser.add_argument("--split", choices=list(SPLITS), default="test", help="default: test")
+    parser.add_argument("--all", action="store_true", help="every split that is there, one after another")
+    parser.add_argument("--output_dir", default="out_prob", help="folder to write; default: out_prob")
+    parser.add_argument("--batch_size", type=int, help="clips per forward pass; default: 64")
+    parser.add_argument(
+        "--backend", choices=["auto", "paddle", "onnx"], default="auto", help="auto: onnx where it is there"
+    )
+    parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="auto: a GPU if there is one")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of the math library; default: 1, the fastest that was measured"
+    )
+    parser.add_argument(
+        "--thresholds",
+        default="half",
+        metavar="NAME",
+        help="half, or thresholds fitted on validation: positive_f1, uar",
+    )
+    parser.add_argument(
+        "--calibrated", action="store_true", help="probabilities with the temperatures that were fitted on validation"
+    )
+    parser.add_argument(
+        "--benchmark",
+        nargs="?",
+        const=True,
+        default=False,
+        type=bool,
+        help="also measure the speed; without --data_path on made-up clips",
+    )
+    options = parser.parse_args(arguments)
+
+    tune_cpu(threads=options.threads)
+    from lmf_multitask.data.features import open_features
+    from lmf_multitask.deployment.inference import BATCH_SIZE, infer_file
+    from lmf_multitask.deployment.predictor import Predictor
+    from lmf_multitask.errors import ConfigError
+
+    size = BATCH_SIZE if options.batch_size is None else options.batch_size
+    if size < 1:
+        raise ConfigError(f"--batch_size must be at least 1, but got {size}.")
+    predictor = Predictor(
+        options.model_dir, options.backend, options.device, options.threads, calibrated=options.calibrated
+    )
+    thresholds = predictor.thresholds(options.thresholds)
+    path = options.data_path
+    if path is None and not options.benchmark:
+        from lmf_multitask.data.sample import builtin_sample
+
+        path = builtin_sample()
+        print("without --data_path: these are the made-up clips of the built-in sample")
+    rows = path and open_features(path, None if options.all else options.split)
+    if options.benchmark:
+        from lmf_multitask.deployment.benchmark import BATCH_SIZES, benchmark_rows, time_predictor, timing_table
+
+        sizes = BATCH_SIZES if options.batch_size is None else (size,)
+        print(timing_table(predictor, time_predictor(predictor, benchmark_rows(predictor, rows), sizes)))
+    if rows:
+        report = infer_file(predictor, rows, options.output_dir, size, thresholds)
+        print("\n".join(report.lines()))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,285 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import EMOTIONS
+
+from lmf_multitask.deployment.exporter import export_runs
+from lmf_multitask.deployment.predictor import Predictor
+from lmf_multitask.errors import ConfigError, DataError, RunError
+
+from .conftest import expected_probabilities, make_rows, make_run
+
+
+@pytest.fixture(scope="module", params=["paddle", "onnx"])
+def predictor(request):
+    return Predictor(request.getfixturevalue("exported" if request.param == "paddle" else "exported_onnx"))
+
+
+def loaded_modules(code):
+    """Runs code in a fresh process; the top-level modules that it loaded."""
+    script = f"{code}\nimport sys; print('MODULES', *sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, env=environment, check=True
+    )
+    return set(done.stdout.rpartition("MODULES ")[2].split())
+
+
+# -- what it gives
+
+
+@pytest.mark.parametrize("count", [1, 2, 33])
+def test_probabilities_are_those_of_the_trained_network(predictor, multitask_run, count):
+    rows = make_rows(count)
+    expected = expected_probabilities(multitask_run, rows)
+    both = predictor.predict_both(**rows)
+    assert both.shape == (count, 4, 2)
+    assert both.dtype == np.float32
+    np.testing.assert_allclose(both, expected, atol=1e-6)
+    np.testing.assert_allclose(both.sum(axis=2), 1, atol=1e-6)
+    present = predictor.predict(**rows)
+    assert present.shape == (count, 4)
+    np.testing.assert_array_equal(present, both[:, :, 1])
+
+
+def test_says_what_it_is(predictor):
+    assert predictor.emotions == list(EMOTIONS)
+    assert predictor.device == "cpu"
+    assert predictor.settings()["backend"] == predictor.backend
+
+
+def test_nothing_in_nothing_out(predictor):
+    assert predictor.predict(**make_rows(0)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "int32", "list"])
+def test_other_numbers_are_converted(predictor, dtype):
+    rows = {name: np.round(values) for name, values in make_rows().items()}
+    given = {name: values.tolist() if dtype == "list" else values.astype(dtype) for name, values in rows.items()}
+    np.testing.assert_array_equal(predictor.predict(**given), predictor.predict(**rows))
+
+
+def test_memory_order_does_not_matter(predictor):
+    rows = make_rows()
+    given = {name: np.asfortranarray(values) for name, values in rows.items()}
+    np.testing.assert_array_equal(predictor.predict(**given), predictor.predict(**rows))
+
+
+def test_what_is_not_finite_counts_as_zero(predictor):
+    rows = make_rows()
+    dirty = {name: values.copy() for name, values in rows.items()}
+    for name in rows:
+        rows[name].reshape(7, -1)[2, :2] = 0
+        dirty[name].reshape(7, -1)[2, 0] = np.nan
+        dirty[name].reshape(7, -1)[2, 1] = np.inf
+    before = {name: values.copy() for name, values in dirty.items()}
+    np.testing.assert_array_equal(predictor.predict(**dirty), predictor.predict(**rows))
+    for name in dirty:  # the caller's arrays are left alone
+        np.testing.assert_array_equal(dirty[name], before[name])
+
+
+def test_opposite_infinities_and_large_numbers(predictor):
+    rows = make_rows()
+    rows["audio"][0, 0], rows["audio"][0, 1] = np.inf, -np.inf
+    assert np.isfinite(predictor.predict(**rows)).all()
+    rows = make_rows()
+    rows["audio"] = rows["audio"].astype("float64")
+    rows["audio"][0, 0] = 1e300
+    assert np.isfinite(predictor.predict(**rows)).all()
+
+
+def test_a_run_that_refuses_what_is_not_finite(tmp_path):
+    run = make_run(tmp_path / "run")
+    text = (run.folder / "config.yaml").read_text()
+    (run.folder / "config.yaml").write_text(text.replace("non_finite: zero", "non_finite: error"))
+    export_runs([run], tmp_path / "out")
+    rows = make_rows()
+    rows["video"][1, 0] = np.nan
+    with pytest.raises(DataError, match="video must be finite, but has 1 NaN or infinite values"):
+        Predictor(tmp_path / "out").predict(**rows)
+
+
+# -- what it refuses
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"audio": np.zeros((7, 6))}, r"audio must have the shape \[rows, 5\], but got \[7, 6\]\."),
+        ({"audio": np.zeros(5)}, r"audio must have the shape \[rows, 5\], but got \[5\]\."),
+        (
+            {"video": np.zeros((6, 4))},
+            r"audio, video and text must have the same number of rows, but have \{'audio': 7, 'video': 6, 'text': 7\}",
+        ),
+        (
+            {"text": np.zeros((7, 5, 3))},
+            r"text must have the shape \[rows, 6, 3\], but got \[7, 5, 3\]\. Pad or cut every text to 6 words",
+        ),
+        ({"text": np.zeros((7, 6, 4))}, r"text must have the shape \[rows, 6, 3\], but got \[7, 6, 4\]\.$"),
+        ({"text": np.zeros((7, 6))}, r"text must have the shape \[rows, 6, 3\], but got \[7, 6\]\.$"),
+        ({"audio": np.full((7, 5), "a")}, r"audio must be an array of numbers \[rows, 5\], but got the type <U1"),
+        ({"audio": np.zeros((7, 5), complex)}, r"audio must be an array of numbers .* type complex128"),
+        ({"audio": np.zeros((7, 5), bool)}, r"audio must be an array of numbers .* type bool"),
+        ({"audio": None}, r"audio must be an array of numbers .* type object"),
+        ({"audio": [[1.0], [1.0, 2.0]]}, r"audio must be an array \[rows, 5\], but its rows differ in length"),
+    ],
+)
+def test_wrong_input_is_told_what_is_expected(predictor, change, message):
+    with pytest.raises(DataError, match=message):
+        predictor.predict(**{**make_rows(), **change})
+
+
+def test_no_words_at_all(tmp_path):
+    run = make_run(tmp_path / "run")
+    export_runs([run], tmp_path / "out")
+    with pytest.raises(DataError, match=r"text must have the shape \[rows, words, 3\], but got \[7, 0, 3\]"):
+        Predictor(tmp_path / "out").predict(**make_rows(words=0))
+
+
+@pytest.mark.parametrize("name", ["multitask.json", "multitask.pdiparams"])
+def test_damaged_files_are_noticed(exported, tmp_path, name):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(
+        RunError, match=rf"{name}: must have the sha256 that lmf_model.json tells, but has \w+\.\.\. It is damaged"
+    ):
+        Predictor(folder, backend="paddle")
+    (folder / name).unlink()
+    with pytest.raises(RunError, match=f"{name}: must be there and readable, but No such file"):
+        Predictor(folder, backend="paddle")
+
+
+def test_no_model_there(tmp_path):
+    with pytest.raises(RunError, match="must be an exported model, but has no lmf_model.json"):
+        Predictor(tmp_path)
+    (tmp_path / "lmf_model.json").write_text("{")
+    with pytest.raises(RunError, match="lmf_model.json: must be JSON"):
+        Predictor(tmp_path)
+
+
+def test_back_ends_and_devices(exported, exported_onnx):
+    with pytest.raises(
+        RunError, match="must hold the format onnx, but has paddle. Export it: lmf export --format onnx"
+    ):
+        Predictor(exported, backend="onnx")
+    with pytest.raises(RunError, match="must hold the format paddle, but has onnx"):
+        Predictor(exported_onnx, backend="paddle")
+    with pytest.raises(ConfigError, match="backend must be auto, paddle or onnx, but got 'torch'"):
+        Predictor(exported, backend="torch")
+    with pytest.raises(ConfigError, match="device must be auto, cpu or gpu, but got 'tpu'"):
+        Predictor(exported, device="tpu")
+    with pytest.raises(ConfigError, match="threads must be a whole number of at least 1, but got 0"):
+        Predictor(exported, threads=0)
+
+
+def test_a_gpu_that_is_not_there(exported):
+    import paddle
+
+    if paddle.is_compiled_with_cuda():
+        pytest.skip("this Paddle knows GPUs")
+    with pytest.raises(
+        RunError, match="device must be one that the back end paddle can use, but got 'gpu' and it finds none"
+    ):
+        Predictor(exported, device="gpu")
+
+
+# -- run directories
+
+
+def test_a_run_directory_is_as_good(multitask_run, separate_runs):
+    rows = make_rows()
+    np.testing.assert_allclose(
+        Predictor(multitask_run.folder).predict_both(**rows), expected_probabilities(multitask_run, rows), atol=1e-6
+    )
+    assert Predictor(separate_runs).emotions == list(EMOTIONS)
+
+
+# -- threads
+
+
+def test_threads_get_their_own_answers(predictor):
+    """Each thread predicts other rows again and again; a shared buffer would mix them up."""
+    inputs = [make_rows(1 + number % 3, seed=number) for number in range(8)]
+    expected = [predictor.predict(**rows) for rows in inputs]
+    wrong, barrier = [], threading.Barrier(8)
+
+    def work(number):
+        barrier.wait()
+        for _ in range(50):
+            if not np.array_equal(predictor.predict(**inputs[number]), expected[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_files_may_be_replaced_while_in_use(exported, multitask_run, tmp_path):
+    """A thread that comes later still gets the model that was loaded."""
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    predictor = Predictor(folder)
+    rows = make_rows()
+    export_runs([make_run(tmp_path / "other", seed=9)], folder)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(predictor.predict_both(**rows)))
+    thread.start()
+    thread.join()
+    np.testing.assert_allclose(found[0], expected_probabilities(multitask_run, rows), atol=1e-6)
+
+
+def test_nothing_is_left_in_the_temporary_folder(exported, tmp_path):
+    code = f"from lmf_multitask.deployment.predictor import Predictor; Predictor({str(exported)!r})"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, check=True, capture_output=True)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("lmf-")] == []
+
+
+# -- what it loads
+
+
+def test_importing_loads_no_framework():
+    loaded = loaded_modules(
+        "import lmf_multitask.deployment.predictor, lmf_multitask.deployment.inference, lmf_multitask.data.features"
+    )
+    assert not {"paddle", "paddlenlp", "datasets", "onnxruntime", "pyarrow"} & loaded
+
+
+def test_paddle_back_end_needs_neither_paddlenlp_nor_datasets(exported):
+    code = f"""
+import numpy as np
+from lmf_multitask import Predictor
+Predictor({str(exported)!r}).predict(np.zeros((1, 5)), np.zeros((1, 4)), np.zeros((1, 6, 3)))"""
+    loaded = loaded_modules(code)
+    assert "paddle" in loaded
+    assert not {"paddlenlp", "datasets", "onnxruntime"} & loaded
+
+
+def test_onnx_back_end_does_not_even_need_paddle(exported_onnx):
+    code = f"""
+import numpy as np
+from lmf_multitask import Predictor
+Predictor({str(exported_onnx)!r}).predict(np.zeros((1, 5)), np.zeros((1, 4)), np.zeros((1, 6, 3)))"""
+    loaded = loaded_modules(code)
+    assert "onnxruntime" in loaded
+    assert not {"paddle", "paddlenlp", "datasets", "paddle2onnx"} & loaded
+
+
+def test_a_description_without_models_is_refused(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    about = json.loads((folder / "lmf_model.json").read_text())
+    about["models"] = []
+    (folder / "lmf_model.json").write_text(json.dumps(about))
+    with pytest.raises(RunError, match=r"must describe an exported model, but its emotions are \[\]"):
+        Predictor(folder)
