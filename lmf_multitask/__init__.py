@@ -22,6 +22,7 @@ _HOMES = {
     "training_arguments": "lmf_multitask.training.trainer",
     "run_experiment": "lmf_multitask.training.experiment",
     "multitask_figures": "lmf_multitask.evaluation.metrics",
+    "evaluate_predictions": "lmf_multitask.evaluation.assessment",
     "UserError": "lmf_multitask.errors",
 }
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from lmf_multitask.data.iemocap import load_iemocap
     from lmf_multitask.data.sample import write_sample
     from lmf_multitask.errors import UserError
+    from lmf_multitask.evaluation.assessment import evaluate_predictions
     from lmf_multitask.evaluation.metrics import multitask_figures
     from lmf_multitask.models.fusion import LowRankFusion
     from lmf_multitask.models.lmf import LMFModel

@@ -10,6 +10,8 @@ from lmf_multitask import __version__
 COMMANDS = {
     "train": ("lmf_multitask.train", "train one model on several emotions, and test it"),
     "evaluate": ("lmf_multitask.evaluate", "figures of a trained run on a split"),
+    "compare": ("lmf_multitask.compare", "are the differences between runs real?"),
+    "report": ("lmf_multitask.report", "a page with tables and pictures of a run, or of several"),
     "data": ("lmf_multitask.data.__main__", "inspect a data file, or write the sample"),
 }
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from lmf_multitask.command_line import CommandParser, run
 from lmf_multitask.runtime import tune_cpu
 
+THRESHOLDS = ("positive_f1", "uar")
+
 
 def main(arguments: Sequence[str]) -> None:
     """Parses, evaluates, prints the table."""
@@ -16,15 +18,28 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--data_path", help="other data than the run was trained on")
     parser.add_argument("--split", choices=["train", "validation", "test"], default="test", help="default: test")
     parser.add_argument("--device", default="auto", help="auto, cpu, gpu or gpu:NUMBER")
+    parser.add_argument(
+        "--calibrated", action="store_true", help="also show the figures of probabilities calibrated on validation"
+    )
+    parser.add_argument(
+        "--threshold",
+        choices=["0.5", *THRESHOLDS],
+        default="0.5",
+        help="also show decisions at the thresholds that were best on validation for this figure; default: 0.5 only",
+    )
     options = parser.parse_args(arguments)
 
     tune_cpu()
-    from lmf_multitask.evaluation.report import results_table
-    from lmf_multitask.training.experiment import evaluate_run
+    from lmf_multitask.evaluation.report import full_tables
+    from lmf_multitask.reporting import evaluate_runs
 
-    metrics, path = evaluate_run(options.run_dir, options.data_path, options.split, options.device)
-    print(results_table(metrics))
-    print(f"written: {path}")
+    needs = options.calibrated or options.threshold != "0.5"
+    metrics, paths = evaluate_runs(
+        options.run_dir, options.data_path, options.split, options.device, need_calibration=needs
+    )
+    print(full_tables(metrics, calibrated=options.calibrated, threshold=options.threshold))
+    for path in paths:
+        print(f"written: {path}")
 
 
 if __name__ == "__main__":

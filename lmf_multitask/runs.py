@@ -6,6 +6,7 @@ checkpoints/      to go on with an unfinished training
 metrics.json      figures on test; its presence says that the run is complete
 history.csv       one row per epoch
 predictions.csv   one row per test clip
+report.html       everything to look at, in one file; its pictures also in plots/
 train.log         everything that was said
 
 The parent of per-emotion runs holds such a directory per emotion, under its name, and a joined metrics.json.
@@ -35,7 +36,11 @@ if TYPE_CHECKING:
     from lmf_multitask.models.lmf import LMFModel
 
 CONFIG_FILE, METRICS_FILE, LOG_FILE = "config.yaml", "metrics.json", "train.log"
-CONTENTS = (CONFIG_FILE, METRICS_FILE, LOG_FILE, "model", "checkpoints", "history.csv", "predictions.csv", "visualdl")
+REPORT_FILE, PLOTS_FOLDER = "report.html", "plots"
+CONTENTS = (
+    CONFIG_FILE, METRICS_FILE, LOG_FILE, "model", "checkpoints", "history.csv", "predictions.csv", "visualdl",
+    REPORT_FILE, PLOTS_FOLDER,
+)  # fmt: skip
 
 
 def runs_in(folder: str | Path) -> list[Run]:

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,10 @@ from lmf_multitask.config import ExperimentConfig
 from lmf_multitask.data.sample import builtin_sample
 from lmf_multitask.data.schema import MODALITIES, NOT_ANNOTATED, column_array, column_arrays, emotion_names
 from lmf_multitask.errors import DataError, RunError, TrainingError
-from lmf_multitask.evaluation.metrics import always_absent, multitask_figures, present_probability
+from lmf_multitask.evaluation.assessment import assess
+from lmf_multitask.evaluation.baselines import fit_linear_baseline, prevalence
+from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration, fit_calibration
+from lmf_multitask.evaluation.metrics import multitask_figures, present_probability
 from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.runs import CONFIG_FILE, METRICS_FILE, Run
 from lmf_multitask.runtime import seed_everything, select_device
@@ -69,9 +73,15 @@ def run_experiment(config: ExperimentConfig, *, overwrite: bool = False, resume:
         with paddle.utils.unique_name.guard():  # names that a resumed optimiser finds again
             trainer = _fit(config, run, dataset, emotions, resume)
         model = trainer.model.model
-        metrics = evaluate_model(model, dataset["test"], "test", config.seed, config.training.eval_batch_size)
+        batch_size = config.training.eval_batch_size
+        calibration = calibrate_model(model, dataset["validation"], batch_size)
+        baselines = baseline_probabilities(dataset, "test", emotions)
+        metrics = evaluate_model(
+            model, dataset["test"], "test", config.seed, batch_size, calibration=calibration, baselines=baselines
+        )
         run.write_history(trainer.history)
         model.save_pretrained(run.folder / "model")
+        calibration.save(run.folder / "model")
         probabilities = metrics.pop("probabilities")
         test = dataset["test"]
         run.write_predictions(test["id"], column_array(test, "labels"), probabilities, emotions)
@@ -89,26 +99,80 @@ def load_data(config: ExperimentConfig) -> datasets.DatasetDict:
     )
 
 
-def evaluate_model(model: LMFModel, rows: datasets.Dataset, split: str, seed: int, batch_size: int) -> dict[str, Any]:
-    """Figures of a model on one split, in the form of ``metrics.json``, and the ``probabilities`` `[N, T]` behind them."""
+def evaluate_model(
+    model: LMFModel,
+    rows: datasets.Dataset,
+    split: str,
+    seed: int,
+    batch_size: int,
+    *,
+    calibration: Calibration | None = None,
+    baselines: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Figures of a model on one split, in the form of ``metrics.json``, and the ``probabilities`` `[N, T]` behind them.
+
+    Args:
+        model: the trained model.
+        rows: the split.
+        split: its name.
+        seed: of the training.
+        batch_size: clips per forward pass.
+        calibration: fitted on validation; its figures stand beside the plain ones.
+        baselines: name -> probabilities `[N, T]` on the same rows.
+    """
     columns = column_arrays(rows)
     probabilities = model.predict_probabilities({name: columns[name] for name in MODALITIES}, batch_size)
-    figures = multitask_figures(columns["labels"], probabilities, model.emotions)
-    baseline = always_absent(columns["labels"], model.emotions)
+    figures = assess(
+        columns["labels"],
+        probabilities,
+        model.emotions,
+        split=split,
+        seed=seed,
+        calibration=calibration,
+        baselines=baselines,
+    )
+    return {**figures, "probabilities": probabilities}
+
+
+def calibrate_model(model: LMFModel, validation: datasets.Dataset, batch_size: int) -> Calibration:
+    """Temperatures and thresholds of a model's heads, from validation rows."""
+    columns = column_arrays(validation)
+    probabilities = model.predict_probabilities({name: columns[name] for name in MODALITIES}, batch_size)
+    return fit_calibration(columns["labels"], probabilities, model.emotions)
+
+
+def baseline_probabilities(dataset: datasets.DatasetDict, split: str, emotions: Sequence[str]) -> dict[str, np.ndarray]:
+    """What the baselines of `evaluation.baselines`, fitted on train and validation, say of a split: name -> `[N, T]`.
+
+    Fitting takes less than a second with IEMOCAP's clips, so that nothing is kept.
+    """
+    columns = {name: column_arrays(dataset[name]) for name in {"train", "validation", split}}
+    share = prevalence(columns["train"]["labels"])
+    linear = fit_linear_baseline(columns["train"], columns["validation"], emotions)
     return {
-        "split": split,
-        "samples": len(rows),
-        "seed": seed,
-        **figures,
-        "always_absent": baseline,
-        "probabilities": probabilities,
+        "prevalence": np.tile(share, (len(dataset[split]), 1)),
+        "logistic_regression": linear.predict_probabilities(columns[split]),
     }
 
 
 def evaluate_run(
-    folder: str | Path, data_path: str | None = None, split: str = "test", device: str = "auto"
+    folder: str | Path,
+    data_path: str | None = None,
+    split: str = "test",
+    device: str = "auto",
+    *,
+    need_calibration: bool = False,
 ) -> tuple[dict, Path]:
     """Figures of a trained run on any data that have its emotions and feature sizes; writes ``metrics_SPLIT.json``.
+
+    Baselines stand beside them only on the data that the run was trained on.
+
+    Args:
+        folder: the run directory.
+        data_path: other data than the run's own.
+        split: of the data.
+        device: where to compute.
+        need_calibration: refuse a run that has none.
 
     Returns:
         The figures, and the file that holds them.
@@ -120,14 +184,26 @@ def evaluate_run(
     config = run.load_config()
     select_device(device)
     model = run.load_model()
+    calibration = None
+    if need_calibration or (run.folder / "model" / CALIBRATION_FILE).exists():
+        calibration = Calibration.load(run.folder / "model")
     config = dataclasses.replace(config, data_path=data_path or config.data_path, emotions=model.emotions)
-    rows = load_data(config)[split]
+    dataset = load_data(config)
+    rows = dataset[split]
     sizes = _feature_sizes(rows)
     if sizes != model.feature_sizes:
         raise DataError(
             f"{config.data_path}: must have the feature sizes of the model, {model.feature_sizes}, but has {sizes}."
         )
-    metrics = evaluate_model(model, rows, split, config.seed, config.training.eval_batch_size)
+    metrics = evaluate_model(
+        model,
+        rows,
+        split,
+        config.seed,
+        config.training.eval_batch_size,
+        calibration=calibration,
+        baselines=None if data_path else baseline_probabilities(dataset, split, model.emotions),
+    )
     del metrics["probabilities"]
     return metrics, run.write_metrics(metrics, f"metrics_{split}.json")
 
