@@ -48,6 +48,7 @@ def prepare_process(debug: bool = False) -> None:
         logger.setLevel(logging.DEBUG)
         logger.handlers[:] = [handler]
         logger.propagate = False
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # tells when it builds its list of fonts
 
 
 def tune_cpu(threads: int | None = None) -> None:
