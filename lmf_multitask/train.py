@@ -20,6 +20,7 @@ def main(arguments: Sequence[str]) -> None:
         "--overwrite", action="store_true", help="replace a run that is already in the output directory"
     )
     parser.add_argument("--resume", action="store_true", help="go on with an unfinished run in the output directory")
+    parser.add_argument("--no_report", action="store_true", help="do not write report.html and plots/")
     options = parser.parse_args(with_found_configs(arguments))
     config = experiment_from(parser, options)
 
@@ -31,6 +32,10 @@ def main(arguments: Sequence[str]) -> None:
     print(results_table(metrics))
     if config.data_path is None:
         print(SAMPLE_NOTE)
+    if not options.no_report:
+        from lmf_multitask.reporting import report_runs
+
+        print(f"report: {report_runs(config.run_directory())}")
     print(f"run directory: {config.run_directory()}")
 
 

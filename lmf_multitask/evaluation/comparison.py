@@ -146,7 +146,7 @@ class Comparison:
 
     def verdict(self) -> str:
         """The outcome in a sentence per pair."""
-        return " ".join(_sentence(pair, self.rows) for pair in self.pairs)
+        return " ".join(_sentence(pair) for pair in self.pairs)
 
     def as_text(self) -> str:
         """For a terminal."""
@@ -259,18 +259,14 @@ def _corrected(pairs: list[Pair]) -> list[Pair]:
     ]
 
 
-def _sentence(pair: Pair, rows: int) -> str:
+def _sentence(pair: Pair) -> str:
     verdicts: dict[str, list[str]] = {}
     for emotion, one in pair.emotions.items():
         verdicts.setdefault(one.verdict(pair.first, pair.second), []).append(emotion)
-    head = f"{pair.second} against {pair.first}: "
-    if len(verdicts) == 1 and len(pair.emotions) > 1:
-        return (
-            f"{head}{next(iter(verdicts))}, on any emotion."
-            if "no difference" in next(iter(verdicts))
-            else (f"{head}{next(iter(verdicts))}, on every emotion.")
-        )
-    return head + "; ".join(f"{verdict} ({', '.join(names)})" for verdict, names in verdicts.items()) + "."
+    if len(pair.emotions) > 1:
+        verdicts.setdefault(pair.mean.verdict(pair.first, pair.second), []).append("mean weighted F1")
+    parts = [f"{verdict} ({', '.join(names)})" for verdict, names in verdicts.items()]
+    return f"{pair.second} against {pair.first}: {'; '.join(parts)}."
 
 
 def _difference(value: float | None, found: Sequence[float] | None) -> str:

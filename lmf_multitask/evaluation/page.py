@@ -101,7 +101,7 @@ def _write(folder: Path, name: str, pictures: Sequence[Picture], **content: Any)
         lstrip_blocks=True,
     )
     environment.filters["data_uri"] = _data_uri
-    page = environment.get_template("report.html.j2").render(**content)
+    page = environment.get_template("report.html.j2").render(words=tables.WORDS, **content)
     with atomic_folder(folder / PLOTS_FOLDER) as plots:
         for picture in pictures:
             (plots / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")
@@ -189,9 +189,9 @@ def _sections(assessment: Assessment, pictures: dict[str, Picture]) -> list[Sect
         sections.append(
             Section(
                 "Modalities",
-                "Each modality is replaced in the test rows, and the change of the probability taken; shares are of the "
-                "sum over the three. Zeros are outside of what the model was trained on for video and text means; the train "
-                "mean is inside: where both columns agree, believe them.",
+                "Each modality is replaced in the test rows, and the change of the probabilities taken; shares are of the "
+                "sum over the three, averaged over clips. All zeros may be unlike anything in train; the mean of train is "
+                "not. Believe what both say.",
                 shown("modalities"),
                 [_modality_table(assessment)],
             )

@@ -68,6 +68,7 @@ _STYLE = {
     "lines.linewidth": 1.8,
     "svg.hashsalt": "lmf",  # the same picture gives the same file
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.08,
 }
 
 
@@ -195,9 +196,11 @@ def learning_pictures(assessment: Assessment) -> list[Picture]:
         _mark_epoch(panel, kept.pop())
     panel.set(xlabel="epoch (marked: the one kept)", ylabel="weighted F1, validation")
     panel.xaxis.get_major_locator().set_params(integer=True)
-    panel.legend(loc="best", ncols=2)
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     learning = _finish(figure, "learning", "Validation weighted F1 per epoch", f"Learning curves. {'; '.join(said)}.")
-    figure, panels = _grid(len(assessment.curves), 3.0)
+    figure, panels = _grid(len(assessment.curves), 3.4)
+    if len(panels) == 1:
+        figure.set_size_inches(WIDTH, 3.4)  # as its neighbour
     for panel, (name, curves) in zip(panels, assessment.curves.items()):
         for number, (kind, values) in enumerate(curves.losses.items()):
             panel.plot(curves.epochs, values, color=SERIES[number], linestyle=DASHES[number], label=kind)
@@ -217,8 +220,8 @@ def learning_pictures(assessment: Assessment) -> list[Picture]:
 def _mark_epoch(panel: Axes, epoch: int) -> None:
     panel.axvline(epoch, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.4)
     panel.annotate(
-        f"kept: {epoch}", (epoch, 1), xycoords=("data", "axes fraction"), xytext=(-3, -2), textcoords="offset points",
-        ha="right", va="top", color=MUTED, fontsize=9.5,
+        f"kept: {epoch}", (epoch, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
+        ha="center", va="bottom", color=MUTED, fontsize=9.5, annotation_clip=False,
     )  # fmt: skip
 
 
@@ -370,7 +373,9 @@ def modality_picture(assessment: Assessment) -> Picture | None:
                     place = (bar.get_x() + bar.get_width() / 2, bar.get_y() + bar.get_height() / 2)
                     panel.text(*place, f"{value:.0%}", ha="center", va="center", fontsize=9, color="#111111", bbox=box)
             start += share
-        panel.set(title=f"replaced by {'zeros' if kind == 'zeros' else 'the train mean'}", xlim=(0, 1.0))
+        panel.set(
+            title=f"replaced by {'zeros' if kind == 'zeros' else 'the train mean'}", xlim=(0, 1.0), xticks=(0, 0.5, 1)
+        )
         panel.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
         panel.grid(axis="y", visible=False)
     panels[0].invert_yaxis()

@@ -30,6 +30,9 @@ HEADS = {
 }
 """What tables call each figure of ``metrics.json``."""
 
+WORDS = ("verdict", "model", "emotion", "truth")
+"""Heads of columns that hold words; so does every first column."""
+
 BASELINE_NAMES = {
     "always_absent": "always absent",
     "prevalence": "prevalence",
@@ -56,10 +59,10 @@ class TextTable:
     note: str = ""
 
     def as_text(self) -> str:
-        """For a terminal: the first column and verdicts left, the others right."""
+        """For a terminal: words left, numbers right."""
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column, head in enumerate(self.heads):
-            table.add_column(head, justify="left" if column == 0 or head == "verdict" else "right", no_wrap=True)
+            table.add_column(head, justify="left" if column == 0 or head in WORDS else "right", no_wrap=True)
         for row in self.rows:
             table.add_row(*row)
         buffer = io.StringIO()
