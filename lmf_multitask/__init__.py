@@ -23,6 +23,7 @@ _HOMES = {
     "run_experiment": "lmf_multitask.training.experiment",
     "multitask_figures": "lmf_multitask.evaluation.metrics",
     "Predictor": "lmf_multitask.deployment.predictor",
+    "evaluate_predictions": "lmf_multitask.evaluation.assessment",
     "UserError": "lmf_multitask.errors",
 }
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from lmf_multitask.data.sample import write_sample
     from lmf_multitask.deployment.predictor import Predictor
     from lmf_multitask.errors import UserError
+    from lmf_multitask.evaluation.assessment import evaluate_predictions
     from lmf_multitask.evaluation.metrics import multitask_figures
     from lmf_multitask.models.fusion import LowRankFusion
     from lmf_multitask.models.lmf import LMFModel

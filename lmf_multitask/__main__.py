@@ -13,6 +13,8 @@ COMMANDS = {
     "convert": ("lmf_multitask.convert", "another LMF code's checkpoint -> a run directory"),
     "export": ("lmf_multitask.export", "a trained run as static models: Paddle Inference, ONNX"),
     "infer": ("lmf_multitask.infer", "probabilities of a file's clips, from an exported model or a run"),
+    "compare": ("lmf_multitask.compare", "are the differences between runs real?"),
+    "report": ("lmf_multitask.report", "a page with tables and pictures of a run, or of several"),
     "data": ("lmf_multitask.data.__main__", "inspect a data file, or write the sample"),
 }
 

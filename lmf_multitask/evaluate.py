@@ -4,27 +4,52 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from lmf_multitask.command_line import CommandParser, run
 from lmf_multitask.runtime import tune_cpu
+
+THRESHOLDS = ("positive_f1", "uar")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parses, evaluates, prints the table."""
     parser = CommandParser(prog="lmf evaluate", description=__doc__)
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="the output directory of a training (of either mode)")
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="the output directory of a training of any kind")
     parser.add_argument("--data_path", help="other data than the run was trained on")
     parser.add_argument("--split", choices=["train", "validation", "test"], default="test", help="default: test")
     parser.add_argument("--device", default="auto", help="auto, cpu, gpu or gpu:NUMBER")
+    parser.add_argument(
+        "--calibrated", action="store_true", help="also show the figures of probabilities calibrated on validation"
+    )
+    parser.add_argument(
+        "--threshold",
+        choices=["0.5", *THRESHOLDS],
+        default="0.5",
+        help="also show decisions at the thresholds that were best on validation for this figure; default: 0.5 only",
+    )
     options = parser.parse_args(arguments)
 
     tune_cpu()
-    from lmf_multitask.evaluation.report import results_table
-    from lmf_multitask.training.experiment import evaluate_runs
+    from lmf_multitask.evaluation.report import full_tables
+    from lmf_multitask.evaluation.tables import seed_table
+    from lmf_multitask.reporting import evaluate_runs
+    from lmf_multitask.runs import seed_folders
+    from lmf_multitask.several import write_seed_summary
 
-    metrics, path = evaluate_runs(options.run_dir, options.data_path, options.split, options.device)
-    print(results_table(metrics))
-    print(f"written: {path}")
+    needs = options.calibrated or options.threshold != "0.5"
+    chosen = (options.data_path, options.split, options.device)
+    seeds = seed_folders(options.run_dir)
+    if seeds:
+        results = [evaluate_runs(place, *chosen, need_calibration=needs)[0] for place in seeds.values()]
+        name = f"seeds_{options.split}.json"
+        print(seed_table(write_seed_summary(Path(options.run_dir), results, name)))
+        print(f"written: {Path(options.run_dir) / name}")
+        return
+    metrics, paths = evaluate_runs(options.run_dir, *chosen, need_calibration=needs)
+    print(full_tables(metrics, calibrated=options.calibrated, threshold=options.threshold))
+    for path in paths:
+        print(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def train_all(
-    experiments: dict[str, ExperimentConfig], jobs: int | None = None, overwrite: bool = False
+    experiments: dict[str, ExperimentConfig], jobs: int | None = None, overwrite: bool = False, report: bool = False
 ) -> dict[str, str]:
     """Trains every experiment into its run directory; complete runs are kept, unfinished ones gone on with.
 
@@ -37,6 +37,7 @@ def train_all(
         experiments: name to show -> settings, resolved, each with an ``output_dir`` of its own.
         jobs: how many run at a time; None takes one per core.
         overwrite: train anew what is already there.
+        report: also write the page of each.
 
     Returns:
         What failed: name -> reason, in one line.
@@ -68,8 +69,8 @@ def train_all(
         def train(name: str, config: ExperimentConfig) -> str | None:
             settings = Path(folder) / f"{name.replace('/', '-')}.yaml"
             settings.write_text(config.to_yaml(), encoding="utf-8")
-            how = "--overwrite" if overwrite else "--resume"
-            command = [sys.executable, "-m", "lmf_multitask.train", "--config", str(settings), how]
+            options = ["--overwrite" if overwrite else "--resume", *([] if report else ["--no_report"])]
+            command = [sys.executable, "-m", "lmf_multitask.train", "--config", str(settings), *options]
             return children.run(command, lambda line: screen.show(name, line))
 
         outcomes = list(pool.map(train, wanted, wanted.values()))

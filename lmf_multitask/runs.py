@@ -7,6 +7,7 @@ checkpoints/      to go on with an unfinished training
 metrics.json      figures on test; its presence says that the run is complete
 history.csv       one row per epoch
 predictions.csv   one row per test clip
+report.html       everything to look at, in one file; its pictures also in plots/
 train.log         everything that was said
 
 The parent of per-emotion runs holds such a directory per emotion, under its name, and a joined metrics.json.
@@ -36,23 +37,15 @@ from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.files import remove_leftovers, write_text
 
 if TYPE_CHECKING:
-    from lmf_multitask.evaluation.predictions import Predictions
     from lmf_multitask.models.lmf import LMFModel
 
 CONFIG_FILE, METRICS_FILE, LOG_FILE = "config.yaml", "metrics.json", "train.log"
 PREDICTIONS_FILE, ORIGIN_FILE = "predictions.csv", "origin.json"
+REPORT_FILE, PLOTS_FOLDER = "report.html", "plots"
 CONTENTS = (
-    CONFIG_FILE,
-    ORIGIN_FILE,
-    METRICS_FILE,
-    LOG_FILE,
-    PREDICTIONS_FILE,
-    "model",
-    "checkpoints",
-    "history.csv",
-    "visualdl",
-)
-_PARTS = ("label", "probability", "prediction")  # per emotion in predictions.csv
+    CONFIG_FILE, ORIGIN_FILE, METRICS_FILE, LOG_FILE, PREDICTIONS_FILE, "model", "checkpoints", "history.csv", "visualdl",
+    REPORT_FILE, PLOTS_FOLDER,
+)  # fmt: skip
 
 
 def runs_in(folder: str | Path) -> list[Run]:
@@ -302,14 +295,19 @@ class Run:
         columns = list(dict.fromkeys(name for row in history for name in row))
         self._write_csv("history.csv", columns, [[row.get(name, "") for name in columns] for row in history])
 
-    def write_predictions(self, predictions: Predictions) -> None:
-        """One row per clip: id, and per emotion label, probability and prediction."""
-        columns = ["id", *(f"{emotion}_{part}" for emotion in predictions.emotions for part in _PARTS)]
+    def write_predictions(
+        self, ids: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, emotions: Sequence[str]
+    ) -> None:
+        """One row per clip: id, and per emotion label, probability and prediction (`[N, T]` arrays)."""
+        columns = ["id"] + [
+            f"{emotion}_{part}" for emotion in emotions for part in ("label", "probability", "prediction")
+        ]
         rows = []
-        for clip, labels, probabilities in zip(predictions.ids, predictions.labels, predictions.probabilities):
+        for number, clip in enumerate(ids):
             row: list[Any] = [clip]
-            for label, probability in zip(labels, probabilities):
-                row += [int(label), f"{probability:.9g}", int(probability > 0.5)]
+            for t in range(len(emotions)):
+                probability = float(probabilities[number, t])
+                row += [int(labels[number, t]), f"{probability:.9g}", int(probability > 0.5)]
             rows.append(row)
         self._write_csv(PREDICTIONS_FILE, columns, rows)
 
@@ -339,27 +337,6 @@ class Run:
                 f"{self.folder}: must be a run directory, but has no {CONFIG_FILE}. Give the --output_dir of a training."
             )
         return settings_from(self.folder / CONFIG_FILE)
-
-    def load_predictions(self) -> Predictions:
-        """What `write_predictions` wrote, exactly.
-
-        Raises:
-            RunError: there is none, or it is damaged.
-        """
-        from lmf_multitask.evaluation.predictions import Predictions
-
-        path = self.folder / PREDICTIONS_FILE
-        try:
-            with path.open(newline="", encoding="utf-8") as file:
-                head, *rows = csv.reader(file)
-            emotions = [column.removesuffix(f"_{_PARTS[0]}") for column in head[1 :: len(_PARTS)]]
-            labels = np.array([row[1 :: len(_PARTS)] for row in rows], np.int64)
-            probabilities = np.array([row[2 :: len(_PARTS)] for row in rows], np.float32)
-        except FileNotFoundError:
-            raise RunError(f"{path}: must be there, but is missing. Let the training finish first.") from None
-        except (ValueError, UnicodeDecodeError) as error:
-            raise RunError(f"{path}: must hold a row per clip, but {error}. Train or evaluate again.") from None
-        return Predictions([row[0] for row in rows], emotions, labels, probabilities)
 
     def load_model(self) -> LMFModel:
         """The trained model, in evaluation mode.

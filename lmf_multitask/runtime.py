@@ -30,10 +30,11 @@ _NOISE = (
     "When training, we now always track global mean and variance",  # Paddle, at every batch normalisation
 )
 
-_BANNER = (
-    "WARNING: OMP_NUM_THREADS set to",
+_LINES = (
+    "WARNING: OMP_NUM_THREADS set to",  # Paddle prints it for two threads or more
     "PLEASE USE OMP_NUM_THREADS WISELY",
-)  # Paddle prints it for two threads or more
+    "Detected that datasets module was imported before paddlenlp",  # concerns downloads, which nothing here does
+)
 
 
 def prepare_process(debug: bool = False) -> None:
@@ -49,6 +50,7 @@ def prepare_process(debug: bool = False) -> None:
         logger.setLevel(logging.DEBUG)
         logger.handlers[:] = [handler]
         logger.propagate = False
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # tells when it builds its list of fonts
 
 
 def tune_cpu(threads: int | None = None) -> None:
@@ -127,7 +129,7 @@ def quiet_imports() -> Iterator[None]:
             yield
     finally:
         for line in said.getvalue().splitlines():
-            if not line.startswith(_BANNER):
+            if not any(known in line for known in _LINES):
                 print(line, file=sys.stderr)
 
 

@@ -14,12 +14,13 @@ from lmf_multitask.config import ExperimentConfig
 from lmf_multitask.data.loading import load_data
 from lmf_multitask.data.schema import IEMOCAP_EMOTIONS, emotion_names
 from lmf_multitask.errors import RunError
-from lmf_multitask.evaluation.predictions import join_predictions
+from lmf_multitask.evaluation.statistics import seed_summary
 from lmf_multitask.launcher import train_all
-from lmf_multitask.runs import CONFIG_FILE, METRICS_FILE, Run, runs_in
+from lmf_multitask.runs import CONFIG_FILE, METRICS_FILE, REPORT_FILE, Run
 
 logger = logging.getLogger(__name__)
 
+SEEDS_FILE = "seeds.json"
 Mode = Literal["multitask", "per_emotion"]
 
 
@@ -30,10 +31,14 @@ class Outcome:
     Attributes:
         results: content of ``metrics.json`` of each seed (under None where no seeds were given); of complete runs only.
         failures: name -> reason, in one line.
+        summary: what the seeds say together, see `statistics.seed_summary`; None without seeds, or while none is complete.
+        reports: the pages that were written.
     """
 
     results: dict[int | None, dict[str, Any]]
     failures: dict[str, str]
+    summary: dict[str, Any] | None
+    reports: list[Path]
 
 
 def train_several(
@@ -45,11 +50,13 @@ def train_several(
     seeds: Sequence[int] | None = None,
     jobs: int | None = None,
     overwrite: bool = False,
+    report: bool = True,
 ) -> Outcome:
     """Trains in ``folder/EMOTION``, ``folder/seedN`` or ``folder/seedN/EMOTION``, each in a process of its own.
 
     What is complete already is kept, what is unfinished is gone on with, and the failure of one does not stop the others.
-    The models of the emotions are joined in ``metrics.json`` and ``predictions.csv`` beside them.
+    The models of the emotions are joined in ``metrics.json`` and ``predictions.csv`` beside them; seeds are summed up in
+    ``seeds.json``.
 
     Args:
         mode: one model for all emotions, or one for each.
@@ -59,6 +66,7 @@ def train_several(
         seeds: instead of the settings' own; None takes those.
         jobs: how many trainings run at a time; None takes one per core.
         overwrite: train anew what is already there.
+        report: also write the pages.
 
     Raises:
         UserError: the data, the settings or the folder do not allow it; nothing has been started then.
@@ -78,28 +86,43 @@ def train_several(
         for seed, place in places.items():
             config = dataclasses.replace(base, seed=base.seed if seed is None else seed)
             _add(experiments, folder, place, config, emotions)
-    failures = train_all(experiments, jobs, overwrite)
+    # separate models get one page together
+    failures = train_all(experiments, jobs, overwrite, report=report and mode == "multitask")
     result_of = join_runs if mode == "per_emotion" else _result
     results = {seed: result_of(place) for seed, place in places.items()}
-    return Outcome({seed: metrics for seed, metrics in results.items() if metrics is not None}, failures)
+    results = {seed: metrics for seed, metrics in results.items() if metrics is not None}
+    if report and mode == "per_emotion":
+        from lmf_multitask.reporting import report_runs
+
+        for seed in results:
+            report_runs(places[seed], complete_only=True)
+    pages = [places[seed] / REPORT_FILE for seed in results if (places[seed] / REPORT_FILE).is_file()]
+    complete = [metrics for metrics in results.values() if len(metrics["emotions"]) == len(emotions)]
+    summary = write_seed_summary(folder, complete) if seeds and complete else None
+    return Outcome(results, failures, summary, pages)
 
 
 def join_runs(folder: Path) -> dict[str, Any] | None:
-    """Joins the complete per-emotion runs in a folder: writes metrics.json and predictions.csv there, returns the figures.
+    """Joins the complete per-emotion runs in a folder: writes metrics.json and predictions.csv there.
 
-    None if there is none.
+    Returns:
+        The content of metrics.json; None if no run is complete.
     """
-    started = any(folder.glob(f"*/{CONFIG_FILE}"))
-    complete = [run for run in runs_in(folder) if run.is_complete()] if started else []
-    if not complete:
+    if not any(Run(path.parent).is_complete() for path in folder.glob(f"*/{CONFIG_FILE}")):
         return None
-    seeds = {run.load_config().seed for run in complete}
-    predictions = join_predictions([run.load_predictions() for run in complete])
-    metrics = {"mode": "per_emotion", **predictions.metrics("test", seeds.pop() if len(seeds) == 1 else None)}
-    parent = Run(folder)
-    parent.write_predictions(predictions)
-    parent.write_metrics(metrics)
-    return metrics
+    from lmf_multitask.reporting import assess_runs
+
+    found, parent = assess_runs(folder, complete_only=True), Run(folder)
+    parent.write_predictions(found.ids, found.labels, found.probabilities, found.emotions)
+    parent.write_metrics(found.metrics)
+    return found.metrics
+
+
+def write_seed_summary(folder: Path, results: Sequence[dict[str, Any]], name: str = SEEDS_FILE) -> dict[str, Any]:
+    """Sums up the figures of several seeds; writes seeds.json into their parent and returns its content."""
+    summary = seed_summary(results)
+    Run(folder).write_metrics(summary, name)
+    return summary
 
 
 def _result(folder: Path) -> dict[str, Any] | None:

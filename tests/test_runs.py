@@ -11,7 +11,6 @@ from conftest import small_experiment
 
 from lmf_multitask.config import DataConfig, ExperimentConfig, TrainingConfig
 from lmf_multitask.errors import RunError
-from lmf_multitask.evaluation.predictions import Predictions
 from lmf_multitask.runs import Run, runs_in
 
 
@@ -123,7 +122,7 @@ def test_history_has_all_columns(tmp_path):
 def test_predictions_are_exact(tmp_path):
     run = make_run(tmp_path)
     probabilities = np.array([[0.5, 1 / 3], [np.nextafter(np.float32(0.5), np.float32(1)), 1e-7]], "float32")
-    run.write_predictions(Predictions(["a,b", "c"], ["x", "y"], np.array([[1, -100], [0, 1]]), probabilities))
+    run.write_predictions(["a,b", "c"], np.array([[1, -100], [0, 1]]), probabilities, ["x", "y"])
     with (tmp_path / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows[0]["id"] == "a,b"

@@ -1,17 +1,17 @@
-"""Figures as a table for a terminal."""
+"""Figures as text for a terminal."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from lmf_multitask.evaluation import tables
 from lmf_multitask.evaluation.metrics import FIGURES
 from lmf_multitask.evaluation.published import LMF_PADDLE, LMF_PAPER
-
-_HEADS = {"weighted_f1": "weighted F1", "accuracy": "accuracy", "positive_f1": "present F1", "uar": "UAR"}
 
 
 def results_table(metrics: dict[str, Any]) -> str:
@@ -36,23 +36,27 @@ def results_table(metrics: dict[str, Any]) -> str:
     table.add_column("emotion")
     table.add_column("present", justify="right")
     for figure in FIGURES:
-        table.add_column(_HEADS[figure], justify="right")
+        table.add_column(tables.HEADS[figure], justify="right")
     if baseline:
         table.add_column("always absent*", justify="right")
     if published:
         table.add_column("LMF paper**", justify="right")
         table.add_column("LMF_Paddle**", justify="right")
     for name, figures in per_emotion.items():
-        row = [name, f"{figures['support']}/{figures['annotated']}", *(_number(figures[figure]) for figure in FIGURES)]
+        row = [
+            name,
+            f"{figures['support']}/{figures['annotated']}",
+            *(tables.number(figures[figure]) for figure in FIGURES),
+        ]
         if baseline:
-            row.append(_number(baseline[name]["weighted_f1"]))
+            row.append(tables.number(baseline[name]["weighted_f1"]))
         if published:
             ours = figures["weighted_f1"] if separate else None
             row += [_beside(source.get(name), ours) for source in (LMF_PAPER, LMF_PADDLE)]
         table.add_row(*row)
     if len(per_emotion) > 1:
-        row = ["mean", "", *(_number(metrics["mean"][figure]) for figure in FIGURES)]
-        row += [_number(metrics["always_absent"]["mean"]["weighted_f1"])] if baseline else []
+        row = ["mean", "", *(tables.number(metrics["mean"][figure]) for figure in FIGURES)]
+        row += [tables.number(metrics["always_absent"]["mean"]["weighted_f1"])] if baseline else []
         table.add_row(*row, style="bold")
     notes = ["*  weighted F1 of never seeing the emotion, on these clips"] if baseline else []
     if published:
@@ -65,9 +69,32 @@ def results_table(metrics: dict[str, Any]) -> str:
     return "\n".join([line.rstrip() for line in buffer.getvalue().splitlines()] + notes)
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
 def _beside(published: float | None, ours: float | None) -> str:
-    return _number(published) if published is None or ours is None else f"{published:.3f} ({ours - published:+.3f})"
+    if published is None or ours is None:
+        return tables.number(published)
+    return f"{published:.3f} ({ours - published:+.3f})"
+
+
+def full_tables(metrics: Mapping[str, Any], *, calibrated: bool = False, threshold: str = "0.5") -> str:
+    """`results_table` and everything else that ``metrics.json`` holds, as text for a terminal.
+
+    Args:
+        metrics: as `assessment.assess` gives them; what is absent is left out.
+        calibrated: also the figures of the calibrated probabilities.
+        threshold: ``positive_f1`` or ``uar`` for the figures at the thresholds fitted for them too; ``0.5`` for none.
+    """
+    found: list[tables.TextTable | None] = []
+    if metrics.get("intervals"):
+        found += [tables.intervals_table(metrics), tables.further_table(metrics)]
+    if calibrated and metrics.get("calibrated"):
+        found.append(tables.calibrated_table(metrics))
+    if threshold != "0.5" and metrics.get("thresholds"):
+        found.append(tables.thresholds_table(metrics, threshold))
+    found += [
+        tables.exclusive_table(metrics),
+        tables.baseline_table(metrics),
+        tables.published_table({"this model": metrics}),
+    ]
+    parts = [results_table(dict(metrics)), *(one.as_text() for one in found if one is not None)]
+    parts.append(tables.undefined_lines(metrics))
+    return "\n\n".join(part for part in parts if part)

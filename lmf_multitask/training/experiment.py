@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,12 @@ import paddle
 from lmf_multitask.config import ExperimentConfig
 from lmf_multitask.data.schema import MODALITIES, NOT_ANNOTATED, column_array, column_arrays, emotion_names, fingerprint
 from lmf_multitask.errors import DataError, RunError, TrainingError
+from lmf_multitask.evaluation.assessment import assess
+from lmf_multitask.evaluation.baselines import fit_linear_baseline, prevalence
+from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration, fit_calibration
 from lmf_multitask.evaluation.metrics import multitask_figures, present_probability
-from lmf_multitask.evaluation.predictions import Predictions, join_predictions
 from lmf_multitask.models.lmf import LMFModel
-from lmf_multitask.runs import Run, runs_in
+from lmf_multitask.runs import Run
 from lmf_multitask.runtime import seed_everything, select_device, surroundings
 from lmf_multitask.training.module import LMFModule
 from lmf_multitask.training.trainer import LMFTrainer, VisualDLLogs, training_arguments
@@ -79,11 +81,15 @@ def _train_and_test(config: ExperimentConfig, run: Run, dataset: datasets.Datase
     with paddle.utils.unique_name.guard():  # names that a resumed optimiser finds again
         trainer = _fit(config, run, dataset, resume)
     model = trainer.model.model
-    predictions = predict(model, dataset["test"], config.training.eval_batch_size)
-    metrics = predictions.metrics("test", config.seed)
+    batch_size, test = config.training.eval_batch_size, dataset["test"]
+    calibration = calibrate_model(model, dataset["validation"], batch_size)
+    baselines = baseline_probabilities(dataset, "test", model.emotions)
+    metrics = evaluate_model(model, test, "test", config.seed, batch_size, calibration=calibration, baselines=baselines)
+    probabilities = metrics.pop("probabilities")
     run.write_history(trainer.history)
     model.save_pretrained(run.folder / "model")
-    run.write_predictions(predictions)
+    calibration.save(run.folder / "model")
+    run.write_predictions(test["id"], column_array(test, "labels"), probabilities, model.emotions)
     run.write_metrics(metrics)
     logger.debug("done in %.1f seconds", time.monotonic() - started)
     return metrics
@@ -107,51 +113,113 @@ def _told_how_to_go_on(run: Run) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def predict(model: LMFModel, rows: datasets.Dataset, batch_size: int) -> Predictions:
-    """A model's probabilities for every clip of a split, beside its labels."""
+def evaluate_model(
+    model: LMFModel,
+    rows: datasets.Dataset,
+    split: str,
+    seed: int,
+    batch_size: int,
+    *,
+    calibration: Calibration | None = None,
+    baselines: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Figures of a model on one split, in the form of ``metrics.json``, and the ``probabilities`` `[N, T]` behind them.
+
+    Args:
+        model: the trained model.
+        rows: the split.
+        split: its name.
+        seed: of the training.
+        batch_size: clips per forward pass.
+        calibration: fitted on validation; its figures stand beside the plain ones.
+        baselines: name -> probabilities `[N, T]` on the same rows.
+    """
     columns = column_arrays(rows)
     probabilities = model.predict_probabilities({name: columns[name] for name in MODALITIES}, batch_size)
-    return Predictions(list(rows["id"]), model.emotions, columns["labels"], probabilities)
+    figures = assess(
+        columns["labels"],
+        probabilities,
+        model.emotions,
+        split=split,
+        seed=seed,
+        calibration=calibration,
+        baselines=baselines,
+    )
+    return {**figures, "probabilities": probabilities}
 
 
-def evaluate_runs(
-    folder: str | Path, data_path: str | None = None, split: str = "test", device: str = "auto"
-) -> tuple[dict[str, Any], Path]:
-    """Figures of a trained run, or of the per-emotion runs in a folder, on any data with their emotions and feature sizes.
+def calibrate_model(model: LMFModel, validation: datasets.Dataset, batch_size: int) -> Calibration:
+    """Temperatures and thresholds of a model's heads, from validation rows."""
+    columns = column_arrays(validation)
+    probabilities = model.predict_probabilities({name: columns[name] for name in MODALITIES}, batch_size)
+    return fit_calibration(columns["labels"], probabilities, model.emotions)
 
-    Writes ``metrics_SPLIT.json`` into each run directory, and into the parent of per-emotion runs.
+
+def baseline_probabilities(dataset: datasets.DatasetDict, split: str, emotions: Sequence[str]) -> dict[str, np.ndarray]:
+    """What the baselines of `evaluation.baselines`, fitted on train and validation, say of a split: name -> `[N, T]`.
+
+    Fitting takes less than a second with IEMOCAP's clips, so that nothing is kept.
+    """
+    columns = {name: column_arrays(dataset[name]) for name in {"train", "validation", split}}
+    share = prevalence(columns["train"]["labels"])
+    linear = fit_linear_baseline(columns["train"], columns["validation"], emotions)
+    return {
+        "prevalence": np.tile(share, (len(dataset[split]), 1)),
+        "logistic_regression": linear.predict_probabilities(columns[split]),
+    }
+
+
+def evaluate_run(
+    folder: str | Path,
+    data_path: str | None = None,
+    split: str = "test",
+    device: str = "auto",
+    *,
+    need_calibration: bool = False,
+) -> tuple[dict, Path]:
+    """Figures of a trained run on any data that have its emotions and feature sizes; writes ``metrics_SPLIT.json``.
+
+    Baselines stand beside them only on the data that the run was trained on.
+
+    Args:
+        folder: the run directory.
+        data_path: other data than the run's own.
+        split: of the data.
+        device: where to compute.
+        need_calibration: refuse a run that has none.
 
     Returns:
         The figures, and the file that holds them.
 
     Raises:
-        UserError: the folder holds no trained run, or the data do not fit the model.
+        UserError: the folder is no trained run, or the data do not fit the model.
     """
+    run = Run(folder)
+    config = run.load_config()
     select_device(device)
-    name, parent, parts, seeds = f"metrics_{split}.json", Run(folder), [], set()
-    for run in runs_in(folder):
-        config = run.load_config()
-        predictions = _evaluate_run(run, dataclasses.replace(config, data_path=data_path or config.data_path), split)
-        metrics = predictions.metrics(split, config.seed)
-        path = run.write_metrics(metrics, name)
-        parts.append(predictions)
-        seeds.add(config.seed)
-    if run.folder == parent.folder:
-        return metrics, path
-    joined = join_predictions(parts).metrics(split, seeds.pop() if len(seeds) == 1 else None)
-    metrics = {"mode": "per_emotion", **joined}
-    return metrics, parent.write_metrics(metrics, name)
-
-
-def _evaluate_run(run: Run, config: ExperimentConfig, split: str) -> Predictions:
     model = run.load_model()
-    rows = load_data(dataclasses.replace(config, emotions=model.emotions))[split]
+    calibration = None
+    if need_calibration or (run.folder / "model" / CALIBRATION_FILE).exists():
+        calibration = Calibration.load(run.folder / "model")
+    config = dataclasses.replace(config, data_path=data_path or config.data_path, emotions=model.emotions)
+    dataset = load_data(config)
+    rows = dataset[split]
     sizes = _feature_sizes(rows)
     if sizes != model.feature_sizes:
         raise DataError(
             f"{config.data_path}: must have the feature sizes of the model, {model.feature_sizes}, but has {sizes}."
         )
-    return predict(model, rows, config.training.eval_batch_size)
+    metrics = evaluate_model(
+        model,
+        rows,
+        split,
+        config.seed,
+        config.training.eval_batch_size,
+        calibration=calibration,
+        baselines=None if data_path else baseline_probabilities(dataset, split, model.emotions),
+    )
+    del metrics["probabilities"]
+    return metrics, run.write_metrics(metrics, f"metrics_{split}.json")
 
 
 def _feature_sizes(rows: datasets.Dataset) -> dict[str, int]:

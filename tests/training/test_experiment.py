@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from lmf_multitask.errors import ConfigError, DataError, RunError, TrainingError, UserError
 from lmf_multitask.runs import Run
-from lmf_multitask.training.experiment import evaluate_runs, run_experiment
+from lmf_multitask.training.experiment import evaluate_run, run_experiment
 
 import datasets  # isort: skip - paddlenlp must be imported before datasets
 
@@ -104,7 +104,7 @@ def test_the_saved_model_is_that_of_the_best_epoch(trained):
     assert float(best["validation_weighted_f1"]) == max(float(row["validation_weighted_f1"]) for row in history)
     copy = folder.parent / "copy-best"
     shutil.copytree(folder, copy)
-    figures, _ = evaluate_runs(copy, split="validation", device="cpu")
+    figures, _ = evaluate_run(copy, split="validation", device="cpu")
     shutil.rmtree(copy)
     assert figures["mean"]["weighted_f1"] == pytest.approx(float(best["validation_weighted_f1"]), abs=1e-12)
 
@@ -137,12 +137,12 @@ def test_batch_size_of_evaluation_does_not_matter(trained, corpus_path, tmp_path
 def test_evaluation_gives_the_same_figures(trained, tmp_path):
     folder, metrics = trained
     shutil.copytree(folder, tmp_path / "run")
-    again, path = evaluate_runs(tmp_path / "run", device="cpu")
+    again, path = evaluate_run(tmp_path / "run", device="cpu")
     assert again == metrics
     assert path == tmp_path / "run" / "metrics_test.json"
     assert json.loads(path.read_text()) == metrics
     for split, samples in (("train", 31), ("validation", 16)):
-        figures, path = evaluate_runs(tmp_path / "run", split=split, device="cpu")
+        figures, path = evaluate_run(tmp_path / "run", split=split, device="cpu")
         assert (figures["split"], figures["samples"]) == (split, samples)
         assert path.name == f"metrics_{split}.json"
     assert (tmp_path / "run" / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
@@ -152,7 +152,7 @@ def test_other_data_can_be_evaluated(trained, tmp_path, write_pickle):
     folder, _ = trained
     shutil.copytree(folder, tmp_path / "run")
     other = write_pickle(make_corpus(rows=(8, 8, 12), emotions=("neutral", "happy", "calm", "angry", "sad"), seed=3))
-    figures, _ = evaluate_runs(tmp_path / "run", str(other), device="cpu")
+    figures, _ = evaluate_run(tmp_path / "run", str(other), device="cpu")
     assert figures["samples"] == 12
     assert [figures["emotions"][e]["support"] for e in EMOTIONS] == [3, 2, 2, 3]  # of five emotions in turn
 
@@ -163,13 +163,13 @@ def test_wrong_data_for_a_model(trained, tmp_path, write_pickle):
     with pytest.raises(
         DataError, match=r"must have the feature sizes of the model, \{'audio': 5.*, but has .*'audio': 6"
     ):
-        evaluate_runs(folder, str(write_pickle(make_corpus(audio=6))), device="cpu")
+        evaluate_run(folder, str(write_pickle(make_corpus(audio=6))), device="cpu")
     with pytest.raises(DataError, match="emotions must be among happy, sad, but got 'angry'"):
-        evaluate_runs(folder, str(write_pickle(make_corpus(emotions=("happy", "sad")))), device="cpu")
+        evaluate_run(folder, str(write_pickle(make_corpus(emotions=("happy", "sad")))), device="cpu")
     with pytest.raises(DataError, match="nowhere.pkl: must be a readable file"):
-        evaluate_runs(folder, str(tmp_path / "nowhere.pkl"), device="cpu")
+        evaluate_run(folder, str(tmp_path / "nowhere.pkl"), device="cpu")
     with pytest.raises(RunError, match="must be a run directory"):
-        evaluate_runs(tmp_path / "nowhere", device="cpu")
+        evaluate_run(tmp_path / "nowhere", device="cpu")
     assert contents(folder) == before
 
 
@@ -194,7 +194,7 @@ def test_labels_that_are_missing_are_left_out(tmp_path, write_pickle):
     assert sum(row["sad_label"] == "-100" for row in rows) == 10
     assert all(0 < float(row["sad_probability"]) < 1 for row in rows)
     assert all(np.isfinite(float(row["train_loss"])) for row in read_rows(tmp_path / "run" / "history.csv"))
-    again, _ = evaluate_runs(tmp_path / "run", device="cpu")
+    again, _ = evaluate_run(tmp_path / "run", device="cpu")
     assert again == metrics
 
 
@@ -440,7 +440,7 @@ def test_the_built_in_sample(tmp_path):
     metrics = run_experiment(config)
     assert metrics["samples"] == 80
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data_path"] is None
-    again, _ = evaluate_runs(tmp_path / "run", device="cpu")
+    again, _ = evaluate_run(tmp_path / "run", device="cpu")
     assert again == metrics
 
 
@@ -452,7 +452,7 @@ def test_real_features(tmp_path, name, rows):
     assert metrics["samples"] == rows
     losses = [float(row["train_loss"]) for row in read_rows(tmp_path / "run" / "history.csv")]
     assert np.isfinite(losses).all()
-    again, _ = evaluate_runs(tmp_path / "run", device="cpu")
+    again, _ = evaluate_run(tmp_path / "run", device="cpu")
     assert again == metrics
 
 

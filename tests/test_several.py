@@ -169,6 +169,85 @@ def test_one_failure_does_not_stop_the_others(tmp_path):
     assert Run(tmp_path / "runs/excited").load_config().seed == 1  # the recipe's default
 
 
+@pytest.fixture(scope="module")
+def seeds(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "seeds"
+    done = command(
+        "train", "--data_path", data, "--output_dir", folder, *SMALL, "--seeds", "3", "1", "--emotions", "sad", "happy"
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_a_run_directory_per_seed_and_a_summary(seeds, data):
+    folder, done = seeds
+    assert sorted(path.name for path in folder.iterdir()) == ["seed1", "seed3", "seeds.json"]
+    summary = json.loads((folder / "seeds.json").read_text())
+    assert (summary["split"], summary["seeds"], list(summary["emotions"])) == ("test", [3, 1], ["sad", "happy"])
+    figures = [
+        json.loads((folder / f"seed{n}/metrics.json").read_text())["emotions"]["sad"]["accuracy"] for n in (3, 1)
+    ]
+    found = summary["emotions"]["sad"]["accuracy"]
+    assert found["mean"] == pytest.approx(np.mean(figures))
+    assert found["sd"] == pytest.approx(np.std(figures, ddof=1))
+    assert Run(folder / "seed3").load_config().seed == 3
+    assert "seed1  epoch   1/2" in done.stderr
+    assert f"run directory: {folder}" in done.stdout
+    again = command(
+        "train", "--data_path", data, "--output_dir", folder, *SMALL, "--seeds", "3", "1", "--emotions", "sad", "happy"
+    )
+    assert "seed3 is complete already" in again.stderr
+    assert again.stdout == done.stdout
+
+
+def test_a_seed_of_several_is_the_run_of_that_seed(seeds, data, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = (
+        "--data_path",
+        data,
+        "--output_dir",
+        tmp_path / "alone",
+        *SMALL,
+        "--seed",
+        "1",
+        "--emotions",
+        "sad",
+        "happy",
+    )
+    done = command("train", *options, env=environment)
+    assert done.returncode == 0, done.stderr
+    for name in ("model/model.safetensors", "history.csv", "predictions.csv"):
+        assert (tmp_path / "alone" / name).read_bytes() == (seeds[0] / "seed1" / name).read_bytes()
+
+
+def test_evaluate_sums_up_the_seeds(seeds):
+    folder, done = seeds
+    again = command("evaluate", folder)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[0] == done.stdout.splitlines()[0]
+    before, after = (json.loads((folder / name).read_text()) for name in ("seeds.json", "seeds_test.json"))
+    assert {**after, "seeds": None, "emotions": None, "mean": None}.keys() == before.keys()
+    assert sorted(after["seeds"]) == sorted(before["seeds"])
+    assert after["emotions"]["sad"]["accuracy"] == pytest.approx(before["emotions"]["sad"]["accuracy"])
+    (folder / "seeds_test.json").unlink()
+
+
+@pytest.mark.slow
+def test_seeds_of_separate_models(data, tmp_path):
+    done = train(data, tmp_path / "runs", "--emotions", "sad", "happy", "--seeds", "1", "2")
+    assert done.returncode == 0, done.stderr
+    for seed in (1, 2):
+        for emotion in ("sad", "happy"):
+            config = Run(tmp_path / f"runs/seed{seed}/{emotion}").load_config()
+            assert (config.seed, config.emotions) == (seed, [emotion])
+        joined = json.loads((tmp_path / f"runs/seed{seed}/metrics.json").read_text())
+        assert (joined["mode"], joined["seed"], list(joined["emotions"])) == ("per_emotion", seed, ["happy", "sad"])
+    assert json.loads((tmp_path / "runs/seeds.json").read_text())["seeds"] == [1, 2]
+    again = command("evaluate", tmp_path / "runs", "--split", "validation")
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "runs/seeds_validation.json").read_text())["split"] == "validation"
+
+
 @pytest.mark.slow
 def test_a_stopped_command_leaves_no_process_and_goes_on_to_the_same_bits(trained, data, tmp_path):
     folder = tmp_path / "stopped"
@@ -202,8 +281,14 @@ def test_a_stopped_command_leaves_no_process_and_goes_on_to_the_same_bits(traine
     ("options", "message"),
     [
         (["--jobs", "0", "--mode", "per_emotion"], "--jobs must be a whole number of at least 1, but got 0."),
-        (["--jobs", "2"], "--jobs must come with --mode per_emotion, but the mode is multitask. Leave it out."),
-        (["--recipe", "paper"], "--recipe must come with --mode per_emotion, but the mode is multitask. Leave it out."),
+        (["--jobs", "2"], "--jobs must come with --mode per_emotion or --seeds, but does not. Leave it out."),
+        (["--recipe", "paper"], "--recipe must come with --mode per_emotion, but does not. Leave it out."),
+        (
+            ["--recipe", "paper", "--seeds", "1"],
+            "--recipe must come with --mode per_emotion, but the mode is multitask.",
+        ),
+        (["--seeds", "1", "1"], "--seeds must be different whole numbers of at least 0, but got 1, 1."),
+        (["--seeds", "-1"], "--seeds"),
         (["--recipe", "papers", "--mode", "per_emotion"], "invalid choice: 'papers' (choose from"),
         (["--mode", "per_emotion", "--emotions", "hapy"], "but got 'hapy'. Did you mean 'happy'?"),
     ],

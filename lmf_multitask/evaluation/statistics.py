@@ -1,0 +1,287 @@
+"""How sure a figure is: bootstrap over rows, exact McNemar test, Holm's correction, t-interval over seeds.
+
+Shape letters: N rows (clips), T tasks (emotions), R resamples, S runs (seeds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from lmf_multitask.data.schema import NOT_ANNOTATED
+from lmf_multitask.errors import DataError
+from lmf_multitask.evaluation.metrics import FIGURES, exclusive_rows, one_of_many_figures
+
+LEVEL = 0.95
+RESAMPLES = 2000
+INTERVAL_FIGURES = (*FIGURES, "macro_f1", "auroc", "average_precision", "brier")
+EXCLUSIVE_FIGURES = ("weighted_accuracy", "unweighted_accuracy", "macro_f1")
+FEW_ROWS = 20
+"""A class of fewer rows can be missing from a resample; of 20, it is with a probability of 2e-9."""
+
+
+def bootstrap_weights(labels: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """How often each row is drawn in each resample of the rows.
+
+    Rows are drawn with replacement from all rows. Emotions with a class of 1 to 19 rows are kept from losing it: rows are then
+    drawn within groups of equal labels of those emotions (stratified).
+
+    Args:
+        labels: int `[N, T]`, 1, 0 or -100.
+        resamples: R.
+        seed: of the draws.
+
+    Returns:
+        float32 `[R, N]`, whole numbers; each row sums to N.
+    """
+    labels = np.asarray(labels)
+    rng = np.random.default_rng(seed)
+    sizes = np.array([(labels == value).sum(axis=0) for value in (0, 1)])
+    rare = np.flatnonzero((sizes > 0).all(axis=0) & (sizes.min(axis=0) < FEW_ROWS))
+    strata = np.zeros(len(labels), np.int64)
+    if len(rare):
+        _, strata = np.unique(labels[:, rare], axis=0, return_inverse=True)
+        strata = strata.ravel()
+    weights = np.zeros((resamples, len(labels)), np.float32)
+    first = np.arange(resamples)[:, None]
+    for group in range(int(strata.max(initial=0)) + 1):
+        rows = np.flatnonzero(strata == group)
+        drawn = rng.integers(0, len(rows), size=(resamples, len(rows)))
+        counts = np.bincount((first * len(rows) + drawn).ravel(), minlength=resamples * len(rows))
+        weights[:, rows] = counts.reshape(resamples, len(rows))
+    return weights
+
+
+def weighted_figures(
+    labels: np.ndarray, probabilities: np.ndarray, present: np.ndarray, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The figures of `INTERVAL_FIGURES` of every emotion in every resample.
+
+    Args:
+        labels: int `[N, T]`.
+        probabilities: float `[N, T]`.
+        present: bool `[N, T]`, the decisions.
+        weights: float32 `[R, N]`, how often each row counts.
+
+    Returns:
+        figure -> float64 `[R, T]`; NaN where the emotion's labels leave a figure undefined.
+    """
+    known, true = labels != NOT_ANNOTATED, labels == 1
+    false = known & ~true
+    cells = [true & present, false & present, true & ~present, false & ~present]
+    tp, fp, fn, tn = np.split(
+        (weights @ np.concatenate(cells, axis=1).astype(np.float32)).astype(np.float64), 4, axis=1
+    )
+    positives, negatives, total = tp + fn, fp + tn, tp + fp + fn + tn
+    with np.errstate(divide="ignore", invalid="ignore"):
+        f1 = np.where(2 * tp + fp + fn > 0, 2 * tp / (2 * tp + fp + fn), 0.0)
+        f1_absent = np.where(2 * tn + fp + fn > 0, 2 * tn / (2 * tn + fp + fn), 0.0)
+        found = {
+            "weighted_f1": (f1 * positives + f1_absent * negatives) / total,
+            "accuracy": (tp + tn) / total,
+            "positive_f1": np.where(positives > 0, f1, np.nan),
+            "uar": (tp / positives + tn / negatives) / 2,
+            "macro_f1": np.where((positives > 0) & (negatives > 0), (f1 + f1_absent) / 2, np.nan),
+            "brier": (weights @ np.where(known, (probabilities - true) ** 2, 0).astype(np.float32)) / total,
+        }
+    auroc, precision = np.full_like(tp, np.nan), np.full_like(tp, np.nan)
+    for t in range(labels.shape[1]):
+        if true[:, t].any() and false[:, t].any():
+            rows = known[:, t]
+            auroc[:, t], precision[:, t] = _ranking_figures(true[rows, t], probabilities[rows, t], weights[:, rows])
+    return {**found, "auroc": auroc, "average_precision": precision}
+
+
+def _ranking_figures(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Area under ROC and average precision, `[R]` each, of scores `[N]` with row weights `[R, N]`; ties count half."""
+    order = np.argsort(-scores, kind="stable")
+    true, scores = true[order], scores[order]
+    starts = np.flatnonzero(np.concatenate([[True], scores[1:] != scores[:-1]]))
+    drawn = weights[:, order]
+    here_all = np.add.reduceat(drawn, starts, axis=1)
+    here_true = np.add.reduceat(drawn * true, starts, axis=1)
+    up_to_true, up_to_all = here_true.cumsum(axis=1), here_all.cumsum(axis=1)
+    positives = up_to_true[:, -1].astype(np.float64)
+    negatives = up_to_all[:, -1] - positives
+    pairs = ((here_all - here_true) * (up_to_true - here_true / 2)).sum(axis=1, dtype=np.float64)
+    precision = (here_true * up_to_true / np.maximum(up_to_all, 1)).sum(axis=1, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return pairs / (positives * negatives), precision / positives
+
+
+def interval(values: np.ndarray, level: float = LEVEL) -> list[float] | None:
+    """The middle `level` of resampled values `[R]` (percentile interval); None if any is undefined."""
+    if not len(values) or not np.isfinite(values).all():
+        return None
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return [float(low), float(high)]
+
+
+def figure_intervals(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    emotions: Sequence[str],
+    *,
+    ranked: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """95% bootstrap intervals over rows, at the plain decision "above one half".
+
+    They tell what other test rows would have changed; not what another training seed would have.
+
+    Args:
+        labels: int `[N, T]`.
+        probabilities: float `[N, T]`.
+        emotions: names of the T columns.
+        ranked: float `[N, T]`, what the decision among exclusive emotions goes by; None: `probabilities`.
+        resamples: R.
+        seed: of the draws.
+
+    Returns:
+        ``level``, ``resamples``, ``seed``; ``emotions``: name -> figure -> [low, high] or None where undefined;
+        ``mean``: the same of the means; ``exclusive``: of the decision among all, where labels are exclusive.
+    """
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
+    weights = bootstrap_weights(labels, resamples, seed)
+    drawn = weighted_figures(labels, probabilities, probabilities > 0.5, weights)
+    found: dict[str, Any] = {"level": LEVEL, "resamples": resamples, "seed": seed}
+    found["emotions"] = {
+        name: {figure: interval(drawn[figure][:, t]) for figure in INTERVAL_FIGURES} for t, name in enumerate(emotions)
+    }
+    found["mean"] = {figure: interval(mean_over_tasks(drawn[figure])) for figure in INTERVAL_FIGURES}
+    rows = exclusive_rows(labels)
+    if rows is not None:
+        confusion = _resampled_confusion(labels, probabilities if ranked is None else ranked, rows, weights)
+        complete = bool((labels[rows] == 1).any(axis=0).all()) and bool((confusion.sum(axis=2) > 0).all())
+        of_all = one_of_many_figures(confusion)
+        found["exclusive"] = {
+            name: interval(of_all[name]) if complete or name == "weighted_accuracy" else None
+            for name in EXCLUSIVE_FIGURES
+        }
+    return found
+
+
+def mean_over_tasks(values: np.ndarray) -> np.ndarray:
+    """`[R, T]` -> `[R]`, over the emotions where the figure is defined; empty if it is so nowhere."""
+    defined = np.isfinite(values).all(axis=0)
+    return values[:, defined].mean(axis=1) if defined.any() else np.empty(0)
+
+
+def _resampled_confusion(labels: np.ndarray, ranked: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    tasks = labels.shape[1]
+    cell = labels[rows].argmax(axis=1) * tasks + ranked[rows].argmax(axis=1)
+    return (weights[:, rows] @ np.eye(tasks * tasks, dtype=np.float32)[cell]).reshape(-1, tasks, tasks)
+
+
+def paired_differences(
+    labels: np.ndarray, first: np.ndarray, second: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Resampled differences second - first, both on the same drawn rows.
+
+    Args:
+        labels: int `[N, T]`.
+        first: float `[N, T]`, probabilities of one model.
+        second: float `[N, T]`, of the other.
+        resamples: R.
+        seed: of the draws.
+
+    Returns:
+        figure -> float64 `[R, T]`.
+    """
+    weights = bootstrap_weights(labels, resamples, seed)
+    drawn = [weighted_figures(labels, p, p > 0.5, weights) for p in (np.asarray(first), np.asarray(second))]
+    return {figure: drawn[1][figure] - drawn[0][figure] for figure in INTERVAL_FIGURES}
+
+
+def mcnemar_exact(first_right: np.ndarray, second_right: np.ndarray) -> tuple[int, int, float]:
+    """McNemar's exact test of two classifiers on the same rows.
+
+    Args:
+        first_right: bool `[N]`, where one classifier is right.
+        second_right: bool `[N]`, where the other is.
+
+    Returns:
+        Rows that only the first has right, rows that only the second has right, and the two-sided probability of a split
+        at least so uneven if both err equally often (1 without any such row).
+    """
+    first_right, second_right = np.asarray(first_right, bool), np.asarray(second_right, bool)
+    only_first, only_second = int((first_right & ~second_right).sum()), int((~first_right & second_right).sum())
+    if only_first + only_second == 0:
+        return 0, 0, 1.0
+    return only_first, only_second, float(stats.binomtest(only_first, only_first + only_second).pvalue)
+
+
+def holm(probabilities: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: p-values of several tests, such that the chance of any false alarm stays the level."""
+    values = np.asarray(probabilities, np.float64)
+    order = np.argsort(values, kind="stable")
+    factors = len(values) - np.arange(len(values))
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(np.maximum.accumulate(values[order] * factors), 1.0)
+    return corrected.tolist()
+
+
+def t_interval(values: Sequence[float], level: float = LEVEL) -> dict[str, Any]:
+    """Mean, standard deviation (n - 1) and Student's interval of the mean; the last two None for one value."""
+    array = np.asarray(values, np.float64)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return {"mean": mean, "sd": None, "interval": None, "runs": len(array)}
+    sd = float(array.std(ddof=1))
+    half = float(stats.t.ppf((1 + level) / 2, len(array) - 1)) * sd / np.sqrt(len(array))
+    return {"mean": mean, "sd": sd, "interval": [float(mean - half), float(mean + half)], "runs": len(array)}
+
+
+def seed_summary(list_of_metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What several seeds of one training say together.
+
+    Args:
+        list_of_metrics: S contents of ``metrics.json``, of the same emotions on the same split.
+
+    Returns:
+        ``split``, ``samples``, ``seeds``; ``emotions``: name -> figure -> ``mean``, ``sd``, ``interval`` (95%, Student's) and
+        ``runs`` (how many seeds define the figure); ``mean``: the same of the means over emotions; ``exclusive``: of the
+        decision among all, where every run has it. A figure that no run defines is None.
+
+    Raises:
+        DataError: there are none, or they are not of the same emotions, split and number of clips.
+    """
+    if not list_of_metrics:
+        raise DataError("a summary of seeds must have at least one run, but got none.")
+    first = list_of_metrics[0]
+    for other in list_of_metrics[1:]:
+        for name, here, there in (
+            ("emotions", list(first["emotions"]), list(other["emotions"])),
+            ("split", first["split"], other["split"]),
+            ("samples", first["samples"], other["samples"]),
+        ):
+            if here != there:
+                raise DataError(f"runs to summarise must have the same {name}, but got {here} and {there}.")
+    found: dict[str, Any] = {
+        "split": first["split"],
+        "samples": first["samples"],
+        "seeds": [metrics.get("seed") for metrics in list_of_metrics],
+        "emotions": {
+            emotion: _summary([metrics["emotions"][emotion] for metrics in list_of_metrics])
+            for emotion in first["emotions"]
+        },
+        "mean": _summary([metrics["mean"] for metrics in list_of_metrics]),
+    }
+    if all(metrics.get("exclusive") for metrics in list_of_metrics):
+        found["exclusive"] = _summary([metrics["exclusive"] for metrics in list_of_metrics])
+    return found
+
+
+def _summary(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    summary = {}
+    for name in figures[0]:
+        values = [one.get(name) for one in figures]
+        defined = [value for value in values if value is not None]
+        if name in ("support", "annotated", "rows") or any(not isinstance(value, float) for value in defined):
+            continue
+        summary[name] = t_interval(defined) if defined else None
+    return summary
