@@ -190,8 +190,8 @@ def _sections(assessment: Assessment, pictures: dict[str, Picture]) -> list[Sect
             Section(
                 "Modalities",
                 "Each modality is replaced in the test rows, and the change of the probabilities taken; shares are of the "
-                "sum over the three, averaged over clips. All zeros may be unlike anything in train; the mean of train is "
-                "not. Believe what both say.",
+                "sum over the three, averaged over clips. Zeros may be unlike anything in train, its mean is less so: "
+                "believe what both say.",
                 shown("modalities"),
                 [_modality_table(assessment)],
             )

@@ -209,7 +209,8 @@ def published_table(ours: Mapping[str, Mapping[str, Any]]) -> TextTable | None:
         ["model", *chosen],
         rows,
         len(ours) == 1,
-        f"Second-hand: recalled from the papers' tables, not seen. Measured here: {', '.join(ours)}.",
+        f"Second-hand: recalled from the papers' tables, not seen. Measured here: {', '.join(ours)}. "
+        "Figures compare only on the same 938 clips.",
     )
 
 

@@ -1,0 +1,179 @@
+"""Trained runs to figures, comparison and page, through the commands."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import make_corpus
+
+from lmf_multitask import compare, evaluate, report
+from lmf_multitask.command_line import run
+from lmf_multitask.config import DataConfig, ExperimentConfig, ModelConfig, TrainingConfig
+from lmf_multitask.evaluation.calibration import Calibration
+from lmf_multitask.reporting import assess_runs, learning_curves, modality_effects
+from lmf_multitask.training.experiment import run_experiment
+
+ROWS = (48, 40, 40)
+
+
+def settings(path, output_dir, cache_dir, **changes):
+    return ExperimentConfig(
+        data_path=str(path),
+        output_dir=str(output_dir),
+        device="cpu",
+        data=DataConfig(cache_dir=str(cache_dir)),
+        model=ModelConfig(4, 3, 5, 4, fusion_rank=2, fusion_dim=6),
+        training=TrainingConfig(epochs=3, batch_size=16),
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A multi-task run, a second seed of it, and a parent of two per-emotion runs, on one file."""
+    import pickle
+
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "data.pkl").write_bytes(pickle.dumps(make_corpus(ROWS), protocol=2))
+    for name, changes in {
+        "multitask": {},
+        "seed2": {"seed": 2},
+        "separate/happy": {"emotions": ["happy"]},
+        "separate/sad": {"emotions": ["sad"]},
+    }.items():
+        run_experiment(settings(folder / "data.pkl", folder / name, folder / "cache", **changes))
+    return folder
+
+
+def test_a_run_holds_its_figures_and_calibration(trained):
+    metrics = json.loads((trained / "multitask" / "metrics.json").read_text())
+    assert metrics["calibration"]["fitted_on"] == "validation"
+    assert set(metrics["baselines"]) == {"prevalence", "logistic_regression"}
+    assert metrics["exclusive"]["rows"] == 40
+    assert list(Calibration.load(trained / "multitask" / "model").emotions) == ["happy", "sad", "angry", "neutral"]
+
+
+def test_test_labels_change_no_calibration(trained, write_pickle, tmp_path):
+    corpus = make_corpus(ROWS)
+    for splits in corpus.values():
+        splits["test"]["label"] = np.roll(splits["test"]["label"], 1, axis=0)
+    run_experiment(settings(write_pickle(corpus, bytes_keys=False), tmp_path / "run", tmp_path / "cache"))
+    files = [folder / "model" / "calibration.json" for folder in (trained / "multitask", tmp_path / "run")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    figures = [json.loads((f.parent.parent / "metrics.json").read_text())["mean"] for f in files]
+    assert figures[0] != figures[1]
+
+
+def test_evaluate_gives_the_figures_of_training(trained, capsys):
+    assert run(evaluate.main, [str(trained / "multitask"), "--calibrated", "--threshold", "positive_f1"]) == 0
+    text = capsys.readouterr().out
+    assert "after calibration" in text
+    assert "best present F1 on validation" in text
+    before = json.loads((trained / "multitask" / "metrics.json").read_text())
+    after = json.loads((trained / "multitask" / "metrics_test.json").read_text())
+    assert after["emotions"] == before["emotions"]
+    assert after["intervals"] == before["intervals"]
+
+
+def test_evaluate_takes_per_emotion_runs_together(trained, capsys):
+    assert run(evaluate.main, [str(trained / "separate"), "--split", "validation"]) == 0
+    assert "validation, 40 clips" in capsys.readouterr().out
+    joined = json.loads((trained / "separate" / "metrics_validation.json").read_text())
+    for emotion in ("happy", "sad"):
+        own = json.loads((trained / "separate" / emotion / "metrics_validation.json").read_text())
+        assert joined["emotions"][emotion] == own["emotions"][emotion]
+    assert joined["exclusive"] is None
+
+
+def test_calibration_that_is_not_there(trained, tmp_path, capsys):
+    shutil.copytree(trained / "multitask", tmp_path / "run")
+    (tmp_path / "run" / "model" / "calibration.json").unlink()
+    assert run(evaluate.main, [str(tmp_path / "run"), "--calibrated", "--split", "train"]) == 2
+    assert (
+        "calibration.json: must be there, but is missing. Train again, or leave calibration out."
+        in capsys.readouterr().err
+    )
+    assert not (tmp_path / "run" / "metrics_train.json").exists()
+    assert run(evaluate.main, [str(tmp_path / "run")]) == 0
+
+
+def test_compare_between_modes_and_with_anybodys_file(trained, tmp_path, capsys):
+    lines = (trained / "seed2" / "predictions.csv").read_text()
+    (tmp_path / "theirs.csv").write_text(lines)
+    paths = [trained / "multitask", trained / "separate", tmp_path / "theirs.csv"]
+    assert run(compare.main, [str(path) for path in paths]) == 0
+    text = capsys.readouterr().out
+    assert "separate minus multitask" in text
+    assert "theirs.csv minus multitask" in text
+    assert "multitask: angry, neutral left out, because not all others have it" in text
+    assert "LMF_Paddle" in text
+    assert run(compare.main, [str(trained / "multitask"), str(trained / "nowhere")]) == 2
+    assert "must be a run directory, but there is no such folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "losses"), [("multitask", 1), ("separate", 2)])
+def test_report_of_a_run(trained, tmp_path, capsys, name, losses):
+    assert run(report.main, [str(trained / name), "--output_dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"written: {tmp_path / 'report.html'}\n"
+    text = (tmp_path / "report.html").read_text()
+    for part in ("Modalities", "Learning", "python -m lmf_multitask.train --config", "stored as", "fusion_rank: 2"):
+        assert part in text, part
+    assert text.count("validation loss from") == losses
+    assert (tmp_path / "plots" / "modalities.svg").exists()
+
+
+def test_report_of_several_runs(trained, tmp_path, capsys):
+    runs = [str(trained / "multitask"), str(trained / "separate")]
+    assert run(report.main, [*runs, "--output_dir", str(tmp_path)]) == 0
+    assert (tmp_path / "comparison.html").exists()
+    assert run(report.main, [*runs, "--data_path", "x.pkl"]) == 2
+    assert "--data_path must be given with one RUN_DIR, but there are several" in capsys.readouterr().err
+
+
+def test_learning_curves_mark_the_kept_epoch(tmp_path):
+    (tmp_path / "history.csv").write_text(
+        "epoch,train_loss,validation_loss,validation_weighted_f1,validation_sad_weighted_f1,best\n"
+        "1,0.7,0.6,0.5,0.4,1\n2,0.6,0.5,0.6,0.7,1\n3,0.5,0.6,0.5,0.6,0\n"
+    )
+    curves = learning_curves(tmp_path)
+    assert (curves.epochs, curves.kept) == ([1, 2, 3], 2)
+    assert curves.weighted_f1 == {"sad": [0.4, 0.7, 0.6]}
+    assert curves.losses == {"train": [0.7, 0.6, 0.5], "validation": [0.6, 0.5, 0.6]}
+    assert learning_curves(tmp_path / "nowhere") is None
+
+
+class AudioOnly:
+    """A model whose probability is its first audio number."""
+
+    emotions = ["a"]
+
+    def predict_probabilities(self, features, batch_size):
+        return features["audio"][:, :1]
+
+
+def test_modality_effects_by_hand():
+    rows = {
+        "audio": np.array([[0.9], [0.2]], np.float32),
+        "video": np.ones((2, 1), np.float32),
+        "text": np.ones((2, 3, 1), np.float32),
+        "labels": np.array([[1], [0]]),
+    }
+    train = {**rows, "audio": np.array([[0.4], [0.8]], np.float32)}
+    found = modality_effects([AudioOnly()], train, rows, rows["audio"], 8)
+    zeros, mean = found["zeros"]["a"], found["mean"]["a"]
+    assert zeros["audio"]["change"] == pytest.approx((0.9 + 0.2) / 2)
+    assert mean["audio"]["change"] == pytest.approx((0.3 + 0.4) / 2)  # the mean of train is 0.6
+    assert (zeros["audio"]["share"], zeros["video"]["share"]) == (1.0, 0.0)
+    assert zeros["text"]["weighted_f1"] == 1.0
+    assert zeros["audio"]["weighted_f1"] == pytest.approx(1 / 3)  # all absent: F1 of absent 2/3, of half the clips
+
+
+def test_runs_of_different_data_are_no_group(trained, tmp_path):
+    from lmf_multitask.errors import RunError
+
+    shutil.copytree(trained / "separate", tmp_path / "group")
+    config = tmp_path / "group" / "sad" / "config.yaml"
+    config.write_text(config.read_text().replace("data.pkl", "other.pkl"))
+    with pytest.raises(RunError, match="must be trained on the data of .* but is not. Give one of them"):
+        assess_runs(tmp_path / "group")
