@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": ("lmf_multitask.evaluate", "figures of a trained run on a split"),
     "export": ("lmf_multitask.export", "a trained run as static models: Paddle Inference, ONNX"),
     "infer": ("lmf_multitask.infer", "probabilities of a file's clips, from an exported model or a run"),
+    "serve": ("lmf_multitask.serve", "an HTTP service of an exported model or a run, with a page to try it"),
     "data": ("lmf_multitask.data.__main__", "inspect a data file, or write the sample"),
 }
 
