@@ -89,12 +89,13 @@ def cpu_settings(processor: str | None = None, cores: int | None = None) -> dict
     vendor = _processor_vendor() if processor is None else processor
     if "AMD" not in vendor:
         return {}
-    threads = (
-        (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-        if cores is None
-        else cores
-    )
+    threads = usable_cores() if cores is None else cores
     return {"MKL_DEBUG_CPU_TYPE": "5", "OMP_NUM_THREADS": str(threads)}
+
+
+def usable_cores() -> int:
+    """Number of cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor_vendor() -> str:
