@@ -15,6 +15,7 @@ COMMANDS = {
     "infer": ("lmf_multitask.infer", "probabilities of a file's clips, from an exported model or a run"),
     "compare": ("lmf_multitask.compare", "are the differences between runs real?"),
     "report": ("lmf_multitask.report", "a page with tables and pictures of a run, or of several"),
+    "serve": ("lmf_multitask.serve", "an HTTP service of an exported model or a run, with a page to try it"),
     "data": ("lmf_multitask.data.__main__", "inspect a data file, or write the sample"),
 }
 

@@ -33,6 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="of the math library; default: 1, the fastest that was measured"
     )
+    parser.add_argument("--workers", type=int, help="batches side by side; default: one per core with onnx, else 1")
     parser.add_argument(
         "--thresholds",
         default="half",
@@ -58,6 +59,8 @@ def main(arguments: Sequence[str]) -> None:
     from lmf_multitask.deployment.predictor import Predictor
     from lmf_multitask.errors import ConfigError
 
+    if options.workers is not None and options.workers < 1:
+        raise ConfigError(f"--workers must be at least 1, but got {options.workers}.")
     size = BATCH_SIZE if options.batch_size is None else options.batch_size
     if size < 1:
         raise ConfigError(f"--batch_size must be at least 1, but got {size}.")
@@ -78,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
         sizes = BATCH_SIZES if options.batch_size is None else (size,)
         print(timing_table(predictor, time_predictor(predictor, benchmark_rows(predictor, rows), sizes)))
     if rows:
-        report = infer_file(predictor, rows, options.output_dir, size, thresholds)
+        report = infer_file(predictor, rows, options.output_dir, size, thresholds, options.workers)
         print("\n".join(report.lines()))
 
 

@@ -63,6 +63,13 @@ def builtin_sample() -> Path:
     return path if path.exists() else write_sample(path)
 
 
+def sample_clips(count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Some made-up clips of the same kind: ``audio`` `[N, 74]`, ``video``, ``text``, and ``emotion`` `[N]`, an index of the four."""
+    drawn = _draw_split(np.random.RandomState(seed), count)
+    features = {"audio": drawn["covarep"], "video": drawn["facet"], "text": drawn["glove"]}
+    return {**features, "emotion": drawn["label"][:, :, 1].argmax(axis=0)}
+
+
 def _draw_split(rng: np.random.RandomState, rows: int) -> dict[str, np.ndarray]:
     emotion = rng.choice(4, size=rows, p=PREVALENCE)
     valence, arousal = VALENCE[emotion], AROUSAL[emotion]

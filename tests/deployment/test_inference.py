@@ -7,7 +7,7 @@ from conftest import EMOTIONS, shared_file
 from lmf_multitask.data.features import open_features
 from lmf_multitask.deployment.benchmark import benchmark_rows, time_predictor, timing_table
 from lmf_multitask.deployment.exporter import export_runs
-from lmf_multitask.deployment.inference import infer_file
+from lmf_multitask.deployment.inference import infer_file, predict_blocks
 from lmf_multitask.deployment.predictor import Predictor
 from lmf_multitask.errors import DataError
 from lmf_multitask.runs import runs_in
@@ -52,6 +52,29 @@ def test_files(predictor, multitask_run, tmp_path, batch_size):
         for t, emotion in enumerate(EMOTIONS):
             assert float(row[f"{emotion}_probability"]) == pytest.approx(expected[number, t, 1], abs=1e-6)
             assert row[f"{emotion}_prediction"] == str(int(expected[number, t, 1] > 0.5))
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_batches_side_by_side_come_in_order(predictor, tmp_path, workers):
+    source = save(tmp_path / "x.npz", **make_rows(50))
+    for name, count in (("one", 1), ("many", workers)):
+        infer_file(predictor, source, tmp_path / name, batch_size=3, workers=count)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "many" / path.name).read_bytes()
+
+
+def test_only_a_few_batches_are_read_ahead(predictor):
+    read = []
+
+    def blocks():
+        for number in range(100):
+            read.append(number)
+            yield [str(number)], make_rows(1, seed=number)
+
+    for number, ((ids, _), both) in enumerate(predict_blocks(predictor, blocks(), 3)):
+        assert ids == [str(number)]
+        assert both.shape == (1, 4, 2)
+        assert len(read) <= number + 1 + 2 * 3
 
 
 def test_the_clips_are_those_of_the_run(predictor, multitask_run, corpus_path, tmp_path):

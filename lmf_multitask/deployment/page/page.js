@@ -1,0 +1,133 @@
+"use strict";
+
+const get = (id) => document.getElementById(id);
+let answer = null; // of the last request
+let row = 0; // the clip of it that is shown
+let asked = 0; // so that a late answer never replaces a newer one
+let samples = [];
+
+function element(name, className, text) {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+function say(text, bad = false) {
+  get("message").textContent = text;
+  get("message").classList.toggle("bad", bad);
+}
+
+function show() {
+  const bars = get("bars");
+  bars.replaceChildren();
+  get("verdict").textContent = "";
+  const count = answer ? answer.probabilities.length : 0;
+  get("pager").hidden = count < 2;
+  get("legend").hidden = count === 0;
+  if (count === 0) return;
+  get("position").textContent = `clip ${row + 1} of ${count}`;
+  get("previous").disabled = row === 0;
+  get("next").disabled = row === count - 1;
+  answer.emotions.forEach((emotion, index) => {
+    const probability = answer.probabilities[row][index];
+    const item = element("li", answer.present[row][index] ? "present" : "");
+    const percent = `${(100 * probability).toFixed(1)} %`;
+    const name = element("div", "name");
+    name.append(element("span", "", emotion), element("span", "value", percent));
+    const track = element("div", "track");
+    track.setAttribute("role", "meter");
+    track.setAttribute("aria-label", emotion);
+    track.setAttribute("aria-valuemin", "0");
+    track.setAttribute("aria-valuemax", "100");
+    track.setAttribute("aria-valuenow", (100 * probability).toFixed(1));
+    const fill = element("div", "fill");
+    fill.style.width = `${100 * probability}%`;
+    track.append(fill, element("div", "half"));
+    item.append(name, track);
+    bars.append(item);
+  });
+  if (answer.four_way) get("verdict").textContent = `If it must be one of them: ${answer.four_way[row]}.`;
+}
+
+async function predict(body, type, what) {
+  const mine = ++asked;
+  say(`Asking the model about ${what} …`);
+  let found = null;
+  let trouble = "";
+  try {
+    const response = await fetch("/predict", { method: "POST", headers: { "Content-Type": type }, body });
+    const content = await response.json();
+    if (response.ok) found = content;
+    else trouble = content.error;
+  } catch {
+    trouble = "The service does not answer. Is it still running?";
+  }
+  if (mine !== asked) return;
+  answer = found;
+  row = 0;
+  if (found) say(`The model's view of ${what}:`);
+  else say(trouble, true);
+  show();
+}
+
+function takeFile(file) {
+  if (!file) return;
+  get("sample").value = "";
+  predict(file, "application/x-npz", file.name);
+}
+
+async function start() {
+  get("sample").addEventListener("change", () => {
+    const chosen = samples[get("sample").value];
+    if (!chosen) return;
+    const told = `${chosen.name} (drawn as ${chosen.emotion})`;
+    predict(JSON.stringify(chosen.clip), "application/json", told);
+  });
+  get("file").addEventListener("change", () => {
+    takeFile(get("file").files[0]);
+    get("file").value = ""; // the same file may be chosen again
+  });
+  const drop = get("drop");
+  for (const event of ["dragenter", "dragover"]) {
+    drop.addEventListener(event, (e) => {
+      e.preventDefault();
+      drop.classList.add("over");
+    });
+  }
+  for (const event of ["dragleave", "drop"]) drop.addEventListener(event, () => drop.classList.remove("over"));
+  drop.addEventListener("drop", (e) => {
+    e.preventDefault();
+    takeFile(e.dataTransfer.files[0]);
+  });
+  get("previous").addEventListener("click", () => { row -= 1; show(); });
+  get("next").addEventListener("click", () => { row += 1; show(); });
+
+  try {
+    const model = await (await fetch("/model")).json();
+    const sizes = { audio: model.inputs.audio.shape, video: model.inputs.video.shape, text: model.inputs.text.shape };
+    const words = model.text.words ?? "words";
+    get("expects").append(
+      element("li", "", `audio: [clips, ${sizes.audio[1]}]`),
+      element("li", "", `video: [clips, ${sizes.video[1]}]`),
+      element("li", "", `text: [clips, ${words}, ${sizes.text[2]}]`),
+    );
+    get("about").textContent = `Low-rank Multimodal Fusion, ${model.emotions.length} emotions, ${model.settings.backend} on ${model.settings.device}`;
+    samples = (await (await fetch("/samples")).json()).samples;
+    samples.forEach((sample, index) => {
+      const option = element("option", "", `${sample.name} – drawn as ${sample.emotion}`);
+      option.value = index;
+      get("sample").append(option);
+    });
+    get("samples").hidden = samples.length === 0;
+    const wanted = new URLSearchParams(location.search).get("sample"); // a link to one of them: /?sample=3
+    if (samples[wanted - 1]) {
+      get("sample").value = wanted - 1;
+      get("sample").dispatchEvent(new Event("change"));
+    }
+  } catch {
+    say("The service does not answer. Is it still running?", true);
+  }
+}
+
+start();

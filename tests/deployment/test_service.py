@@ -1,0 +1,331 @@
+import io
+import json
+import pickle
+import re
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+from conftest import EMOTIONS
+
+pytest.importorskip("fastapi", reason="needs the extra serve")
+pytest.importorskip("prometheus_client", reason="needs the extra serve")
+pytest.importorskip("uvicorn", reason="needs the extra serve")
+pytest.importorskip("httpx", reason="needs httpx")
+
+import httpx
+import uvicorn
+
+from lmf_multitask.deployment.predictor import Predictor
+from lmf_multitask.deployment.service import Limits, create_app
+from lmf_multitask.errors import ConfigError
+
+from .conftest import make_rows, make_run
+
+
+class Service(httpx.Client):
+    """The application behind a real server on a free port of this machine, and a client of it."""
+
+    def __init__(self, app):
+        self.app = app
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]})
+        super().__init__(base_url=f"http://127.0.0.1:{self._listener.getsockname()[1]}", timeout=30)
+
+    def __enter__(self):
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self._server.should_exit = True
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.fixture(scope="module")
+def predictor(exported):
+    return Predictor(exported)
+
+
+@pytest.fixture(scope="module")
+def client(predictor):
+    with Service(create_app(predictor, Limits(body_bytes=100_000, rows=16))) as client:
+        yield client
+
+
+def as_json(rows):
+    return {name: values.tolist() for name, values in rows.items()}
+
+
+def as_npz(rows, save=np.savez):
+    buffer = io.BytesIO()
+    save(buffer, **rows)
+    return buffer.getvalue()
+
+
+def post_npz(client, content, kind="application/x-npz"):
+    return client.post("/predict", content=content, headers={"Content-Type": kind})
+
+
+# -- answers
+
+
+@pytest.mark.parametrize("form", ["json", "npz", "compressed"])
+def test_answers_are_the_predictors(client, predictor, form):
+    rows = make_rows(5)
+    if form == "json":
+        response = client.post("/predict", json=as_json(rows))
+    else:
+        response = post_npz(client, as_npz(rows, np.savez if form == "npz" else np.savez_compressed))
+    assert response.status_code == 200
+    answer = response.json()
+    expected = predictor.predict(**rows)
+    assert answer["emotions"] == list(EMOTIONS)
+    np.testing.assert_allclose(answer["probabilities"], expected, rtol=1e-6)
+    assert answer["present"] == (expected > 0.5).tolist()
+    assert answer["four_way"] == [EMOTIONS[index] for index in expected.argmax(axis=1)]
+
+
+@pytest.mark.parametrize("kind", ["application/zip", "application/octet-stream", "Application/X-NPZ; charset=binary"])
+def test_other_names_for_npz(client, kind):
+    assert post_npz(client, as_npz(make_rows(1)), kind).status_code == 200
+
+
+def test_nan_counts_as_zero(client):
+    rows = as_json(make_rows(1))
+    rows["audio"][0][0] = 0.0
+    zero = client.post("/predict", json=rows).json()
+    rows["audio"][0][0] = float("nan")
+    dirty = client.post("/predict", content=json.dumps(rows), headers={"Content-Type": "application/json"}).json()
+    assert zero == dirty
+
+
+def test_many_at_once_get_their_own_answers(client, predictor):
+    inputs = [make_rows(1 + n % 3, seed=n) for n in range(24)]
+    answers = [None] * len(inputs)
+
+    def ask(n):
+        answers[n] = client.post("/predict", json=as_json(inputs[n])).json()["probabilities"]
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(len(inputs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for rows, answer in zip(inputs, answers):
+        np.testing.assert_allclose(answer, predictor.predict(**rows), atol=1e-6)
+
+
+# -- what is refused
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows.pop("text"), "the body must be an object with audio, video and text, but has ['audio', 'video']."),
+        (lambda rows: rows.update(more=1), "the body must be an object with audio, video and text, but has ['audio', 'more', 'text', 'video']."),
+        (lambda rows: rows.update(audio=3), "audio must be a list of clips, but is 3."),
+        (lambda rows: rows.update(audio=[]), "audio must have the shape [rows, 5], but got [0]."),
+        (lambda rows: rows["audio"][0].pop(), "audio must have the shape [rows, 5], but got [1, 4]."),
+        (lambda rows: rows["text"][0].pop(), "text must have the shape [rows, 6, 3], but got [1, 5, 3]. Pad or cut every text to 6 words, as the training data are."),
+        (lambda rows: rows["audio"].append([0.0] * 5), "audio, video and text must have the same number of rows, but have {'audio': 2, 'video': 1, 'text': 1}."),
+        (lambda rows: rows["audio"][0].__setitem__(0, None), "audio must be an array of numbers [rows, 5], but got the type object."),
+        (lambda rows: rows["audio"][0].__setitem__(0, "1"), "audio must be an array of numbers [rows, 5], but got the type <U32."),
+        (lambda rows: rows["audio"][0].__setitem__(0, 10**400), "audio must be an array of numbers [rows, 5], but got the type object."),
+        (lambda rows: rows["audio"][0].__setitem__(0, [1]), "audio must be an array [rows, 5], but its rows differ in length."),
+    ],
+)  # fmt: skip
+def test_wrong_json(client, change, message):
+    rows = as_json(make_rows(1))
+    change(rows)
+    response = client.post("/predict", json=rows)
+    assert (response.status_code, response.json()) == (422, {"error": message})
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 60_000, b"\xff", b"[1]", b"null"])
+def test_broken_json(client, body):
+    response = client.post("/predict", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 422
+    assert response.json()["error"].startswith("the body must be")
+
+
+def test_a_pickle_is_never_read(client, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    hostile = pickle.dumps(Bomb())
+    for kind in ("application/x-npz", "application/octet-stream"):
+        response = post_npz(client, hostile, kind)
+        assert (response.status_code, response.json()["error"]) == (
+            422,
+            "the body: must be an .npz file, but is no zip archive. Write it with numpy.savez.",
+        )
+    for kind in ("application/python-pickle", "text/plain"):
+        response = post_npz(client, hostile, kind)
+        assert response.status_code == 415
+        assert "the content type must be application/json or" in response.json()["error"]
+    content = as_npz({**make_rows(1), "audio": np.array([[Bomb()] * 5], object)})
+    response = post_npz(client, content)
+    assert (response.status_code, response.json()["error"]) == (
+        422,
+        "the body: audio must be an array of numbers, but holds Python objects. Save it as float32.",
+    )
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_too_many_clips(client):
+    for response in (client.post("/predict", json=as_json(make_rows(17))), post_npz(client, as_npz(make_rows(17)))):
+        assert response.status_code == 422
+        assert response.json() == {"error": "a request must have from 1 to 16 clips, but has 17. Split it."}
+    assert client.post("/predict", json=as_json(make_rows(16))).status_code == 200
+
+
+def test_too_large_a_body_announced_or_not(client):
+    def pieces():
+        for _ in range(30):
+            yield b" " * 10_000
+
+    message = {"error": "the body must have at most 100,000 bytes, but has more. Send fewer clips at a time."}
+    for content in (b" " * 100_001, pieces()):
+        response = client.post("/predict", content=content, headers={"Content-Type": "application/json"})
+        assert (response.status_code, response.json()) == (413, message)
+
+
+def test_a_zip_bomb(client):
+    rows = make_rows(1)
+    rows["text"] = np.zeros((100_000, 6, 3), "float32")
+    content = as_npz(rows, np.savez_compressed)
+    assert len(content) < 100_000
+    response = post_npz(client, content)
+    assert response.status_code == 422
+    rows["audio"], rows["video"] = np.zeros((100_000, 5)), np.zeros((100_000, 4))
+    response = post_npz(client, as_npz(rows, np.savez_compressed))
+    assert response.status_code == 422
+    assert "must hold at most" in response.json()["error"]
+
+
+def test_a_full_queue_and_too_many_requests(predictor, monkeypatch):
+    release, entered = threading.Event(), threading.Event()
+
+    def slow(*arrays):
+        entered.set()
+        release.wait(10)
+        return np.zeros((len(arrays[0]), 4), "float32")
+
+    monkeypatch.setattr(predictor, "predict", slow)
+    with Service(create_app(predictor, Limits(rows=8, queue_rows=4, requests=3))) as client:
+        statuses = {}
+
+        def ask(name, count):
+            statuses[name] = client.post("/predict", json=as_json(make_rows(count)))
+
+        threads = [threading.Thread(target=ask, args=("in work", 1))]
+        threads[0].start()
+        entered.wait(10)
+        threads.append(threading.Thread(target=ask, args=("waiting", 4)))
+        threads[1].start()
+        service = client.app.state.service
+        while service._batcher.waiting_rows < 4:
+            pass
+        full = client.post("/predict", json=as_json(make_rows(1)))
+        assert full.status_code == 429
+        assert full.headers["Retry-After"] == "1"
+        assert full.json() == {"error": "the queue must hold at most 4 clips, but is full. Try again in a moment."}
+        service._in_work += 1
+        many = client.post("/predict", json=as_json(make_rows(1)))
+        assert (many.status_code, many.json()["error"]) == (
+            429,
+            "at most 3 requests must be in work, but more are. Try again in a moment.",
+        )
+        service._in_work -= 1
+        assert "lmf_waiting_rows 4.0" in client.get("/metrics").text
+        release.set()
+        for thread in threads:
+            thread.join()
+        assert {name: response.status_code for name, response in statuses.items()} == {"in work": 200, "waiting": 200}
+
+
+def test_a_stopping_service_refuses(predictor):
+    with Service(create_app(predictor)) as client:
+        service = client.app.state.service
+        service.stopping = service._batcher._closing = True
+        assert client.get("/health").status_code == 503
+        response = client.post("/predict", json=as_json(make_rows(1)))
+        assert response.status_code == 503
+        assert "the service is stopping" in response.json()["error"]
+
+
+def test_limits_are_checked():
+    with pytest.raises(ConfigError, match="rows must be above 0, but got 0"):
+        Limits(rows=0)
+
+
+# -- the other paths
+
+
+def test_health_and_model(client, predictor):
+    assert client.get("/health").json() == {"status": "ok"}
+    about = client.get("/model").json()
+    assert about["emotions"] == list(EMOTIONS)
+    assert about["limits"]["rows"] == 16
+    assert about["settings"]["backend"] == "paddle"
+
+
+def test_openapi_describes_the_body(client):
+    document = client.get("/openapi.json").json()
+    body = document["paths"]["/predict"]["post"]["requestBody"]["content"]
+    assert set(body) == {"application/json", "application/x-npz", "application/zip", "application/octet-stream"}
+    text = body["application/json"]["schema"]["properties"]["text"]["items"]
+    assert (text["minItems"], text["maxItems"]) == (6, 6)
+    assert set(document["paths"]["/predict"]["post"]["responses"]) == {"200", "408", "413", "415", "422", "429", "503"}
+    assert client.get("/docs").status_code == 200
+
+
+def test_metrics_count(client):
+    def count(status):
+        found = re.search(
+            rf'lmf_answers_total{{path="/predict",status="{status}"}} ([\d.]+)', client.get("/metrics").text
+        )
+        return float(found[1]) if found else 0.0
+
+    before = count(200), count(415)
+    client.post("/predict", json=as_json(make_rows(2)))
+    client.post("/predict", content=b"", headers={"Content-Type": "text/plain"})
+    assert (count(200), count(415)) == (before[0] + 1, before[1] + 1)
+    for number in range(3):
+        client.get(f"/nothing/{number}")
+    assert 'path="other",status="404"} ' in client.get("/metrics").text
+    assert "/nothing" not in client.get("/metrics").text
+
+
+def test_unknown_paths_answer_in_the_same_form(client):
+    response = client.get("/nothing")
+    assert (response.status_code, response.json()) == (404, {"error": "GET /nothing: Not Found"})
+    assert client.get("/predict").status_code == 405
+
+
+def test_page_needs_nothing_from_elsewhere(client):
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["content-security-policy"] == "default-src 'self'"
+    for name in re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text):
+        assert client.get(name).status_code == 200
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+
+
+def test_samples_where_the_sizes_are_iemocaps(client, tmp_path):
+    assert client.get("/samples").json() == {"samples": []}
+    run = make_run(tmp_path / "run", sizes={"audio": 74, "video": 35, "text": 300})
+    with Service(create_app(Predictor(run.folder))) as other:
+        samples = other.get("/samples").json()["samples"]
+        assert len(samples) == 12
+        assert {sample["emotion"] for sample in samples} <= set(EMOTIONS)
+        assert other.post("/predict", json=samples[0]["clip"]).status_code == 200
