@@ -279,8 +279,8 @@ def test_shipped_configs_parse(path):
             assert getattr(getattr(config, part), name) == value, f"{part}.{name}"
     lines = path.read_text().splitlines()
     header = lines[: next(number for number, line in enumerate(lines) if not line.startswith("#"))]
-    assert any("ommand: " in line for line in header)
-    assert any("esult" in line for line in header)
+    assert any("Command: " in line for line in header)
+    assert any("Result: " in line or "Measured" in line for line in header)
 
 
 def test_multitask_config_states_the_defaults():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import lmf_multitask
+import lmf_multitask.__main__
 
 PACKAGE = Path(lmf_multitask.__file__).parent
 MODULES = {
@@ -30,7 +30,9 @@ ROOMS = {
     "training": {"runs", "evaluation", "models", "data", "config", "runtime", "files", "errors"},
     "deployment": {"runs", "evaluation", "models", "data", "config", "runtime", "files", "errors"},
 }
-COMMANDS = {"train", "evaluate", "export", "infer", "convert", "__main__", "data.__main__"}
+COMMANDS = {module.removeprefix("lmf_multitask.") for module, _ in lmf_multitask.__main__.COMMANDS.values()} | {
+    "__main__"
+}
 
 
 def room_of(module):
