@@ -116,6 +116,17 @@ def test_another_seed_differs(trained, corpus_path, tmp_path):
     assert [name for name in first if first[name] == second[name]] == []
 
 
+def test_the_seed_gives_the_first_weights(corpus_path, tmp_path):
+    """Hardly trained at all, runs of two seeds differ by what they began with, and not by the order of the clips only."""
+    found = []
+    for seed in (1, 2):
+        folder = tmp_path / str(seed)
+        run_experiment(small_experiment(corpus_path, folder, seed=seed, epochs=1, learning_rate=1e-9))
+        found.append(load_file(folder / "model" / "model.safetensors"))
+    for name in ("text_encoder.linear.weight", "fusion.factors.0", "heads.weight"):
+        assert np.abs(found[0][name] - found[1][name]).mean() > 0.01, name
+
+
 def test_batch_size_of_evaluation_does_not_matter(trained, corpus_path, tmp_path):
     folder, metrics = trained
     again = run_experiment(small_experiment(corpus_path, tmp_path / "run", eval_batch_size=3))
