@@ -11,6 +11,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from pathlib import Path
 
+# processes that tests start in other folders run this checkout, whatever is installed
+os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+
 import numpy as np
 import pytest
 

@@ -279,8 +279,8 @@ def test_shipped_configs_parse(path):
             assert getattr(getattr(config, part), name) == value, f"{part}.{name}"
     lines = path.read_text().splitlines()
     header = lines[: next(number for number, line in enumerate(lines) if not line.startswith("#"))]
-    assert any("ommand: " in line for line in header)
-    assert any("easured" in line or "ublished" in line for line in header)
+    assert any("Command: " in line for line in header)
+    assert any("ublished" in line or "easured" in line for line in header)
 
 
 def test_multitask_config_states_the_defaults():
