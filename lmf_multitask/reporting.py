@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
 
 from lmf_multitask import __version__
 from lmf_multitask.config import ExperimentConfig
@@ -24,8 +23,11 @@ from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration
 from lmf_multitask.evaluation.metrics import binary_figures
 from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.runs import Run, runs_in
-from lmf_multitask.runtime import select_device
+from lmf_multitask.runtime import quiet_imports, select_device
 from lmf_multitask.training.experiment import baseline_probabilities, evaluate_run
+
+with quiet_imports():
+    import paddle
 
 from lmf_multitask.data.loading import SAMPLE_NOTE, load_data  # isort: skip - paddlenlp must be imported before datasets
 

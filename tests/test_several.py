@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from lmf_multitask.config import ExperimentConfig
 from lmf_multitask.errors import RunError
+from lmf_multitask.evaluation.predictions import read_predictions
 from lmf_multitask.launcher import _Children, train_all
 from lmf_multitask.runs import Run, runs_in
 from lmf_multitask.several import join_runs
@@ -74,7 +75,9 @@ def trained(data, tmp_path_factory):
 
 def test_a_run_directory_per_emotion_and_one_result(trained):
     folder, done = trained
-    assert sorted(path.name for path in folder.iterdir()) == ["happy", "metrics.json", "predictions.csv", "sad"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "happy", "metrics.json", "plots", "predictions.csv", "report.html", "sad",
+    ]  # fmt: skip
     seeds = {"happy": 2967694878, "sad": 2290532931}
     joined = json.loads((folder / "metrics.json").read_text())
     assert (joined["mode"], joined["split"], joined["samples"], joined["seed"]) == ("per_emotion", "test", 16, None)
@@ -88,7 +91,7 @@ def test_a_run_directory_per_emotion_and_one_result(trained):
             None,
             2,
         )
-        own = run.load_predictions()
+        own = read_predictions(run.folder / "predictions.csv")
         decided = own.probabilities[:, 0] > 0.5
         figures = joined["emotions"][emotion]
         assert figures["weighted_f1"] == pytest.approx(
@@ -96,6 +99,7 @@ def test_a_run_directory_per_emotion_and_one_result(trained):
         )
         assert figures["accuracy"] == pytest.approx(accuracy_score(own.labels[:, 0], decided))
         assert figures == json.loads((run.folder / "metrics.json").read_text())["emotions"][emotion]
+        assert not (run.folder / "report.html").exists()  # one page shows them together
     mean = np.mean([figures["weighted_f1"] for figures in joined["emotions"].values()])
     assert joined["mean"]["weighted_f1"] == pytest.approx(mean)
     assert "0.858 (" in done.stdout
@@ -110,7 +114,7 @@ def test_evaluate_does_all_of_them(trained, data):
     folder, done = trained
     again = command("evaluate", folder)
     assert again.returncode == 0, again.stderr
-    table = done.stdout.split("run directory")[0]
+    table = done.stdout.split("report: ")[0]
     assert again.stdout.startswith(table)
     joined, written = (json.loads((folder / name).read_text()) for name in ("metrics.json", "metrics_test.json"))
     assert joined == written
@@ -193,6 +197,7 @@ def test_a_run_directory_per_seed_and_a_summary(seeds, data):
     assert Run(folder / "seed3").load_config().seed == 3
     assert "seed1  epoch   1/2" in done.stderr
     assert f"run directory: {folder}" in done.stdout
+    assert f"report: {folder / 'seed1/report.html'}" in done.stdout
     again = command(
         "train", "--data_path", data, "--output_dir", folder, *SMALL, "--seeds", "3", "1", "--emotions", "sad", "happy"
     )
@@ -228,7 +233,9 @@ def test_evaluate_sums_up_the_seeds(seeds):
     before, after = (json.loads((folder / name).read_text()) for name in ("seeds.json", "seeds_test.json"))
     assert {**after, "seeds": None, "emotions": None, "mean": None}.keys() == before.keys()
     assert sorted(after["seeds"]) == sorted(before["seeds"])
-    assert after["emotions"]["sad"]["accuracy"] == pytest.approx(before["emotions"]["sad"]["accuracy"])
+    for name in ("mean", "sd"):
+        found = [summary["emotions"]["sad"]["accuracy"][name] for summary in (before, after)]
+        assert found[0] == pytest.approx(found[1])
     (folder / "seeds_test.json").unlink()
 
 

@@ -50,7 +50,7 @@ def test_run_directory_is_complete(trained):
     folder, metrics = trained
     assert {path.name for path in folder.iterdir()} >= FILES
     assert json.loads((folder / "metrics.json").read_text()) == metrics
-    assert list(metrics) == ["split", "samples", "seed", "emotions", "mean", "always_absent"]
+    assert list(metrics)[:6] == ["split", "samples", "seed", "emotions", "mean", "always_absent"]
     assert (metrics["split"], metrics["samples"], metrics["seed"]) == ("test", 19, 1)
     assert list(metrics["emotions"]) == list(EMOTIONS)
     history = read_rows(folder / "history.csv")
@@ -83,11 +83,13 @@ def test_metrics_follow_from_the_predictions(trained):
             "positive_f1": sklearn.metrics.f1_score(labels, predicted, zero_division=0.0),
             "uar": sklearn.metrics.balanced_accuracy_score(labels, predicted),
         }
-        means.append(expected)
-        assert figures == pytest.approx({**expected, "support": sum(labels), "annotated": 19}, abs=1e-12)
+        means.append(dict(expected))
+        expected |= {"support": sum(labels), "annotated": 19}
+        assert {name: figures[name] for name in expected} == pytest.approx(expected, abs=1e-12)
         f1 = sklearn.metrics.f1_score(labels, [0] * 19, average="weighted", zero_division=0.0)
         assert metrics["always_absent"]["emotions"][emotion]["weighted_f1"] == pytest.approx(f1, abs=1e-12)
-    assert metrics["mean"] == pytest.approx({name: np.mean([m[name] for m in means]) for name in means[0]}, abs=1e-12)
+    expected = {name: np.mean([m[name] for m in means]) for name in means[0]}
+    assert {name: metrics["mean"][name] for name in expected} == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_saved_model_is_that_of_the_best_epoch(trained):
@@ -381,7 +383,7 @@ def break_in(monkeypatch, name, after):
 
 @pytest.mark.parametrize(
     ("name", "after"),
-    [("_validation_figures", 1), ("_validation_figures", 3), ("predict", 1)],
+    [("_validation_figures", 1), ("_validation_figures", 3), ("calibrate_model", 1)],
 )
 def test_a_broken_run_goes_on_to_the_same_bits(trained, corpus_path, tmp_path, monkeypatch, name, after):
     """Broken before the first checkpoint, between epochs, and before the test."""

@@ -19,7 +19,9 @@ from lmf_multitask.files import write_manifest
 from lmf_multitask.runs import Run, settings_from
 from lmf_multitask.training import experiment
 
-FILES = ("history.csv", "predictions.csv", "metrics.json", "model/model.safetensors", "model/config.json")
+FILES = (
+    "history.csv", "predictions.csv", "metrics.json", "model/model.safetensors", "model/config.json", "model/calibration.json",
+)  # fmt: skip
 
 
 def settings(data, folder, order="seeded", **training):
@@ -99,6 +101,14 @@ def test_a_crash_while_writing_leaves_the_checkpoint_before(whole, sample_path, 
     assert not any(path.name.startswith(".") for path in (tmp_path / "run/checkpoints").iterdir())
 
 
+@pytest.fixture(scope="module")
+def wanted(sample_path, tmp_path_factory):
+    """What a run without a break gives."""
+    folder = tmp_path_factory.mktemp("wanted") / "whole"
+    experiment.run_experiment(settings(sample_path, folder))
+    return bits(folder)
+
+
 def flip_a_byte(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -115,29 +125,25 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_passed_over(sample_path, tmp_path, monkeypatch, caplog, name):
+def test_a_damaged_checkpoint_is_named_and_passed_over(wanted, sample_path, tmp_path, monkeypatch, caplog, name):
     do, problem = DAMAGES[name]
-    config = settings(sample_path, tmp_path / "whole")
-    experiment.run_experiment(config)
-    config.output_dir = str(tmp_path / "run")
+    config = settings(sample_path, tmp_path / "run")
     crash_after(monkeypatch, config, 4)
     newest = tmp_path / "run/checkpoints/checkpoint-15"
     do(newest)
     experiment.run_experiment(config, resume=True)
     assert f"{newest}: must be a whole checkpoint, but {problem}" in caplog.text
-    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+    assert bits(tmp_path / "run") == wanted
 
 
-def test_without_any_whole_checkpoint_it_starts_again(sample_path, tmp_path, monkeypatch, caplog):
-    config = settings(sample_path, tmp_path / "whole")
-    experiment.run_experiment(config)
-    config.output_dir = str(tmp_path / "run")
+def test_without_any_whole_checkpoint_it_starts_again(wanted, sample_path, tmp_path, monkeypatch, caplog):
+    config = settings(sample_path, tmp_path / "run")
     crash_after(monkeypatch, config, 4)
     for checkpoint in (tmp_path / "run/checkpoints").iterdir():
         flip_a_byte(checkpoint / "model_state.pdparams")
     experiment.run_experiment(config, resume=True)
     assert caplog.text.count("Passed over.") >= 2
-    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+    assert bits(tmp_path / "run") == wanted
 
 
 def test_a_crash_between_early_stopping_and_the_result(sample_path, tmp_path, monkeypatch):
@@ -151,7 +157,7 @@ def test_a_crash_between_early_stopping_and_the_result(sample_path, tmp_path, mo
         raise Crash
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(experiment, "predict", crash)
+        patch.setattr(experiment, "calibrate_model", crash)
         experiment.run_experiment(config)
     told = []
     monkeypatch.setattr(experiment.EpochLines, "__call__", lambda self, row: told.append(row))
@@ -160,15 +166,13 @@ def test_a_crash_between_early_stopping_and_the_result(sample_path, tmp_path, mo
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
 
 
-def test_a_moved_run_goes_on(sample_path, tmp_path, monkeypatch):
-    config = settings(sample_path, tmp_path / "whole")
-    experiment.run_experiment(config)
-    config.output_dir = str(tmp_path / "here")
+def test_a_moved_run_goes_on(wanted, sample_path, tmp_path, monkeypatch):
+    config = settings(sample_path, tmp_path / "here")
     crash_after(monkeypatch, config, 4)
     shutil.move(tmp_path / "here", tmp_path / "there")
     config.output_dir = str(tmp_path / "there")
     experiment.run_experiment(config, resume=True)
-    assert bits(tmp_path / "there") == bits(tmp_path / "whole")
+    assert bits(tmp_path / "there") == wanted
 
 
 # -- what must not go on
