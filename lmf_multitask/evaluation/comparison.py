@@ -14,11 +14,12 @@ import numpy as np
 
 from lmf_multitask.data.schema import NOT_ANNOTATED
 from lmf_multitask.errors import DataError
-from lmf_multitask.evaluation.metrics import all_figures
+from lmf_multitask.evaluation.metrics import all_figures, exclusive_rows
 from lmf_multitask.evaluation.predictions import Predictions, shared_ids
 from lmf_multitask.evaluation.statistics import (
     LEVEL,
     RESAMPLES,
+    bootstrap_weights,
     figure_intervals,
     holm,
     interval,
@@ -75,12 +76,28 @@ class Pair:
         second: name of the other.
         emotions: name -> difference.
         mean: difference of the means over emotions.
+        decision: difference of the decision among all emotions (its figure is ``weighted_accuracy``); None where labels
+            are not exclusive. Its test is one of its own, not corrected.
     """
 
     first: str
     second: str
     emotions: dict[str, Difference]
     mean: Difference
+    decision: Difference | None = None
+
+    def decision_line(self) -> str:
+        """The decision among all emotions in a sentence; empty where labels are not exclusive."""
+        one = self.decision
+        if one is None:
+            return ""
+        winner = self.second if (one.only_second or 0) > (one.only_first or 0) else self.first
+        verdict = f"{winner} errs less" if one.p < 1 - LEVEL else f"no difference that {one.rows} rows can show"
+        figures = _difference(one.differences["weighted_accuracy"], one.intervals["weighted_accuracy"])
+        return (
+            f"One of {len(self.emotions)} (highest plain probability): WA {figures}, right alone {one.only_first} : "
+            f"{one.only_second}, McNemar p {_probability(one.p)}: {verdict}."
+        )
 
 
 @dataclass(frozen=True)
@@ -137,6 +154,7 @@ class Comparison:
             heads = ["emotion", "weighted F1", "present F1", "right alone", "McNemar p", "Holm", "verdict"]
             title = f"{pair.second} minus {pair.first}, 95% intervals of the paired difference"
             note = f"Right alone: clips that only {pair.first} : only {pair.second} has right."
+            note = " ".join(part for part in (note, pair.decision_line()) if part)
             found.append(TextTable(title, heads, rows, len(entries) > 1, note))
         return found
 
@@ -200,15 +218,17 @@ def _common_labels(models: Sequence[Predictions]) -> np.ndarray:
     labelled = [model for model in models if model.labelled]
     if not labelled:
         raise DataError("one of the models to compare must have labels, but none has. Give a run directory among them.")
-    labels = labelled[0].labels
+    labels = labelled[0].labels.copy()
     for other in labelled[1:]:
-        different = np.argwhere(labels != other.labels)
+        both = (labels != NOT_ANNOTATED) & (other.labels != NOT_ANNOTATED)
+        different = np.argwhere(both & (labels != other.labels))
         if len(different):
             row, t = different[0]
             raise DataError(
                 f"{other.source}: labels must be those of {labelled[0].source}, but {other.emotions[t]} of {other.ids[row]!r} "
                 f"is {other.labels[row, t]}, not {labels[row, t]}. Compare models on the same rows."
             )
+        labels = np.where(labels == NOT_ANNOTATED, other.labels, labels)  # a file may have labels of some emotions only
     return labels
 
 
@@ -240,7 +260,25 @@ def _pair(
         _differences(ours["mean"], theirs["mean"]),
         {figure: interval(mean_over_tasks(drawn[figure])) for figure in COMPARED},
     )
-    return Pair(first.name, second.name, found, mean)
+    return Pair(first.name, second.name, found, mean, _decision(labels, first, second, resamples, seed))
+
+
+def _decision(
+    labels: np.ndarray, first: Predictions, second: Predictions, resamples: int, seed: int
+) -> Difference | None:
+    rows = exclusive_rows(labels)
+    if rows is None:
+        return None
+    truth = labels[rows].argmax(axis=1)
+    right = [model.probabilities[rows].argmax(axis=1) == truth for model in (first, second)]
+    gain = right[1].astype(np.float32) - right[0]
+    weights = bootstrap_weights(labels, resamples, seed)[:, rows]
+    return Difference(
+        int(rows.sum()),
+        {"weighted_accuracy": float(gain.mean())},
+        {"weighted_accuracy": interval((weights @ gain / weights.sum(axis=1)).astype(np.float64))},
+        *mcnemar_exact(*right),
+    )
 
 
 def _differences(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float | None]:

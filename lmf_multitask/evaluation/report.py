@@ -64,6 +64,8 @@ def results_table(metrics: dict[str, Any]) -> str:
         notes.append(
             f"** weighted F1 published for IEMOCAP's 938 test clips, one model per emotion; not measured here{difference}"
         )
+    if metrics.get("baselines", {}).get("logistic_regression"):
+        notes.append(tables.verdict_on_linear(metrics))
     buffer = io.StringIO()
     Console(file=buffer, width=120, no_color=True).print(table)
     return "\n".join([line.rstrip() for line in buffer.getvalue().splitlines()] + notes)
@@ -95,6 +97,7 @@ def full_tables(metrics: Mapping[str, Any], *, calibrated: bool = False, thresho
         tables.baseline_table(metrics),
         tables.published_table({"this model": metrics}),
     ]
-    parts = [results_table(dict(metrics)), *(one.as_text() for one in found if one is not None)]
+    first = {name: value for name, value in metrics.items() if name != "baselines"}  # they have a table of their own
+    parts = [results_table(first), *(one.as_text() for one in found if one is not None)]
     parts.append(tables.undefined_lines(metrics))
     return "\n\n".join(part for part in parts if part)

@@ -175,10 +175,13 @@ def verdict_on_linear(metrics: Mapping[str, Any]) -> str:
     if mean["difference"] is not None and mean["interval"] is not None:
         low, high = mean["interval"]
         word = "ahead of" if low > 0 else "behind" if high < 0 else "not shown to beat"
+        which = "weighted F1" if len(ahead["emotions"]) == 1 else "the mean weighted F1"
         parts.append(
-            f"The network is {word} logistic regression on the mean weighted F1 "
+            f"The network is {word} logistic regression on {which} "
             f"(difference {mean['difference']:+.3f} [{low:+.3f}, {high:+.3f}])"
         )
+    if len(ahead["emotions"]) == 1 and parts:
+        better, worse, open_ = [], [], []  # said already
     if better:
         parts.append(f"better on {', '.join(better)}")
     if worse:
@@ -189,14 +192,13 @@ def verdict_on_linear(metrics: Mapping[str, Any]) -> str:
 
 
 def published_table(ours: Mapping[str, Mapping[str, Any]]) -> TextTable | None:
-    """Weighted F1 that others published for IEMOCAP's emotions, and ours; None where no emotion is one of them.
+    """Weighted F1 that others published for IEMOCAP's emotions, and ours; None unless all are.
 
     Args:
         ours: name of a model -> its figures.
     """
-    emotions = dict.fromkeys(name for figures in ours.values() for name in figures["emotions"])
-    chosen = [name for name in emotions if name in LMF_PAPER]
-    if not chosen:
+    chosen = list(dict.fromkeys(name for figures in ours.values() for name in figures["emotions"]))
+    if any(name not in LMF_PAPER for name in chosen):
         return None
     rows = [
         [row.name + (" (second-hand)" if row.second_hand else ""), *(number(row.weighted_f1[e]) for e in chosen)]

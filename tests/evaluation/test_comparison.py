@@ -129,6 +129,36 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     assert [one.name for one in found] == ["one/seed1", "two/seed1"]
 
 
+def test_labels_of_some_emotions_are_enough(model, tmp_path):
+    labels, probabilities = made_up()
+    partial = labels.copy()
+    partial[:, 1] = -100
+    found = compare(
+        [read_predictions(write(tmp_path / "p.csv", partial, probabilities), "p"), model("a")], resamples=50
+    )
+    assert found.figures["p"]["emotions"]["sad"]["support"] == labels[:, 1].sum()
+
+
+def test_the_decision_among_exclusive_emotions(tmp_path):
+    truth = np.arange(40) % 2
+    labels = np.eye(2, dtype=int)[truth]
+    good = np.where(labels == 1, 0.3, 0.2)  # no head says present, yet the higher one is right
+    bad = good.copy()
+    bad[:10] = bad[:10, ::-1]
+    models = [
+        read_predictions(write(tmp_path / f"{name}.csv", labels, p), name) for name, p in (("bad", bad), ("good", good))
+    ]
+    pair = compare(models, resamples=300).pairs[0]
+    assert pair.decision.differences["weighted_accuracy"] == pytest.approx(0.25)
+    assert (pair.decision.only_first, pair.decision.only_second) == (0, 10)
+    assert pair.decision.p == pytest.approx(2 / 2**10)
+    low, high = pair.decision.intervals["weighted_accuracy"]
+    assert 0.08 < low < 0.25 < high < 0.42
+    assert "One of 2 (highest plain probability): WA +0.250" in compare(models, resamples=50).as_text()
+    assert pair.decision_line().endswith("McNemar p 0.002: good errs less.")
+    assert pair.emotions["happy"].verdict("bad", "good") == "no difference that 40 rows can show"
+
+
 def test_what_cannot_be_compared(model, tmp_path):
     with pytest.raises(DataError, match="must have at least two models, but got 1"):
         compare([model("a")])
