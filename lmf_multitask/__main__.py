@@ -11,6 +11,7 @@ COMMANDS = {
     "train": ("lmf_multitask.train", "train one model on several emotions, or one for each, and test"),
     "evaluate": ("lmf_multitask.evaluate", "figures of a trained run on a split"),
     "convert": ("lmf_multitask.convert", "another LMF code's checkpoint -> a run directory"),
+    "doctor": ("lmf_multitask.doctor", "versions, devices, settings in force, and whether the installation works"),
     "data": ("lmf_multitask.data.__main__", "inspect a data file, or write the sample"),
 }
 

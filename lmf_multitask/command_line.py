@@ -143,6 +143,13 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
             raise
         sys.stderr.write(f"error: {describe_error(error)}\n")
         return 2
+    except ModuleNotFoundError as error:
+        if debug or error.name != "paddle":
+            raise
+        from lmf_multitask.installation import MISSING_PADDLE
+
+        sys.stderr.write(f"error: {MISSING_PADDLE}\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
