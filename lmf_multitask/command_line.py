@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import signal
 import sys
@@ -15,6 +16,8 @@ import yaml
 from lmf_multitask.config import ExperimentConfig, find_config
 from lmf_multitask.errors import ConfigError, UserError
 
+LIST_OPTIONS = ("--model.modalities",)
+
 
 class CommandParser(jsonargparse.ArgumentParser):
     """A jsonargparse parser whose errors are one line and name the nearest right spelling."""
@@ -22,6 +25,13 @@ class CommandParser(jsonargparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         """Takes argparse's settings; option names must be written out."""
         super().__init__(allow_abbrev=False, **settings)
+
+    def parse_args(self, args: Sequence[str] | None = None, **settings: Any) -> Any:
+        """As argparse; settings that are lists take their values side by side, too: ``--model.modalities audio text``."""
+        given = list(sys.argv[1:] if args is None else args)
+        for option in LIST_OPTIONS:
+            given = _joined_values(given, option)
+        return super().parse_args(given, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends the process with status 2 and one line on stderr."""
@@ -73,6 +83,25 @@ class CommandParser(jsonargparse.ArgumentParser):
             best = (by_end or close)[0]
             return f"{text}. Did you mean {(best if text.startswith('unknown option') else best.removeprefix('--'))!r}?"
         return f"{text}. See --help."
+
+
+def _joined_values(arguments: list[str], option: str) -> list[str]:
+    """``--option a b`` -> ``--option=["a", "b"]``, which is how jsonargparse takes a list inside a group."""
+    found: list[str] = []
+    values: list[str] | None = None
+    for argument in [*arguments, "--"]:
+        if values is not None and not argument.startswith("--"):
+            values.append(argument)
+            continue
+        if values is not None:
+            one_list = len(values) == 1 and values[0].startswith("[")
+            found.append(f"{option}={values[0] if one_list else json.dumps(values)}")
+            values = None
+        if argument == option:
+            values = []
+        else:
+            found.append(argument)
+    return found[:-1]
 
 
 def add_experiment_options(parser: CommandParser) -> None:
