@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": ("lmf_multitask.evaluate", "figures of a trained run on a split"),
     "convert": ("lmf_multitask.convert", "another LMF code's checkpoint -> a run directory"),
     "doctor": ("lmf_multitask.doctor", "versions, devices, settings in force, and whether the installation works"),
+    "benchmark": ("lmf_multitask.benchmark", "speed, size and distance from the limit, beside other fusions"),
     "data": ("lmf_multitask.data.__main__", "inspect a data file, or write the sample"),
 }
 
