@@ -53,15 +53,17 @@ class Effort:
         steps: training steps per measurement.
         clips: rows of the made-up data.
         growth: how many points of each growth curve, from the smallest.
+        shortest: seconds that a measurement takes at least.
     """
 
     rounds: int = 11
     steps: int = 8
     clips: int = 1024
     growth: int | None = None
+    shortest: float = 0.02
 
 
-QUICK = Effort(rounds=2, steps=1, clips=128, growth=2)
+QUICK = Effort(rounds=2, steps=1, clips=128, growth=2, shortest=0.0)
 
 
 @dataclass(frozen=True)
@@ -151,10 +153,10 @@ class Loop:
         return clips
 
 
-def in_turn(tasks: Mapping[str, Callable[[], int]], rounds: int, shortest: float = 0.02) -> dict[str, list[float]]:
+def in_turn(tasks: Mapping[str, Callable[[], int]], effort: Effort) -> dict[str, list[float]]:
     """Seconds per unit of each task, which returns how many units it did: A B C, A B C, ...
 
-    A first round warms up, and tells how often a short task must be repeated to take `shortest` seconds; such a task is
+    A first round warms up, and tells how often a short task must be repeated to take `effort.shortest`; such a task is
     done once more before its time is taken, since the one before it has emptied the processor's caches.
     """
     found: dict[str, list[float]] = {name: [] for name in tasks}
@@ -162,8 +164,8 @@ def in_turn(tasks: Mapping[str, Callable[[], int]], rounds: int, shortest: float
     for name, task in tasks.items():
         start = time.perf_counter()
         task()
-        repeats[name] = min(max(1, round(shortest / (time.perf_counter() - start))), 100)
-    for _ in range(rounds):
+        repeats[name] = min(max(1, round(effort.shortest / (time.perf_counter() - start))), 100)
+    for _ in range(effort.rounds):
         for name, task in tasks.items():
             if repeats[name] > 1:
                 task()
@@ -247,9 +249,9 @@ def compare(effort: Effort, on_round: Callable[[str], None] = lambda text: None)
             latency[f"{name}/{number}"] = lambda loop=loop: sum(loop.infer(1) for _ in range(effort.steps))
     products = {"large": _product(64 * WORDS, 300, 512), "small": _product(64, 128, 512)}
     on_round("training")
-    trained = in_turn({**training, **products}, effort.rounds)
+    trained = in_turn({**training, **products}, effort)
     on_round("inference")
-    inferred, waited = in_turn(inference, effort.rounds), in_turn(latency, effort.rounds)
+    inferred, waited = in_turn(inference, effort), in_turn(latency, effort)
 
     def spread(values: dict[str, list[float]], name: str) -> Spread:
         return Spread.of(np.sum([values[f"{name}/{n}"] for n in range(len(loops[name]))], axis=0))
@@ -364,7 +366,7 @@ def _fusion_curves(points: Mapping[tuple[str, int], tuple[list[int], int]], effo
 
         memory[fusion, x] = tensor_memory(build)
         tasks[f"{fusion}/{x}"] = made[0]
-    seconds = in_turn(tasks, effort.rounds)
+    seconds = in_turn(tasks, effort)
     for (fusion, x), (hidden, rank) in points.items():
         curve = curves[fusion]
         curve.x.append(x)
@@ -388,5 +390,5 @@ def _step_curve(points: Mapping[int, tuple[int, int, int]], effort: Effort) -> C
         curve.x.append(x)
         curve.bytes.append(tensor_memory(build))
         tasks[str(x)] = lambda loop=made[0]: loop.train(1)
-    curve.seconds = [Spread.of(values) for values in in_turn(tasks, effort.rounds).values()]
+    curve.seconds = [Spread.of(values) for values in in_turn(tasks, effort).values()]
     return curve

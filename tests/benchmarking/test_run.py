@@ -14,7 +14,7 @@ def test_quick(tmp_path, capsys, monkeypatch):
     from lmf_multitask.benchmarking import run as whole
     from lmf_multitask.benchmarking.measure import Effort
 
-    monkeypatch.setattr(whole, "QUICK", Effort(rounds=1, steps=1, clips=64, growth=2))
+    monkeypatch.setattr(whole, "QUICK", Effort(rounds=1, steps=1, clips=64, growth=2, shortest=0.0))
     assert run(main, ["--quick", "--output_dir", str(tmp_path / "out")]) == 0
     text = capsys.readouterr().out
     assert "--quick: not to be quoted" in text
@@ -30,7 +30,7 @@ def test_quick(tmp_path, capsys, monkeypatch):
 
 
 def test_everything_in_turn():
-    from lmf_multitask.benchmarking.measure import in_turn
+    from lmf_multitask.benchmarking.measure import Effort, in_turn
 
     done = []
 
@@ -38,7 +38,7 @@ def test_everything_in_turn():
         done.append(name)
         return 2
 
-    found = in_turn({"a": lambda: task("a"), "b": lambda: task("b")}, rounds=3, shortest=0.0)
+    found = in_turn({"a": lambda: task("a"), "b": lambda: task("b")}, Effort(rounds=3, shortest=0.0))
     assert "".join(done) == "ab" + "ab" * 3
     assert {name: len(values) for name, values in found.items()} == {"a": 3, "b": 3}
 
