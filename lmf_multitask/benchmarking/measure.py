@@ -26,7 +26,7 @@ with quiet_imports():
 
 SIZES = {"audio": 74, "video": 35, "text": 300}
 WORDS = 20
-TEST_CLIPS = 938  # IEMOCAP's, in one batch
+TEST_CLIPS = 938  # IEMOCAP's
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ class Loop:
         return steps * self._batch
 
     def infer(self, clips: int) -> int:
-        """Probabilities of the first clips in one batch; returns their number."""
-        self.module.model.predict_probabilities({n: v[:clips] for n, v in self._data.items()}, batch_size=clips)
+        """Probabilities of the first clips, in batches of the default size; returns their number."""
+        self.module.model.predict_probabilities({name: values[:clips] for name, values in self._data.items()})
         return clips
 
 

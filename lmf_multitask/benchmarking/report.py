@@ -162,7 +162,7 @@ def _draw_bars(axes: list[Any], comparison: Comparison) -> None:
     colours = ["#1f77b4" if name.startswith("LMF") else "#b0b0b0" for name in names]
     panels = {
         "training, clips per second": [1 / result.training.median for result in results],
-        "inference, clips per second, one large batch": [1 / result.inference.median for result in results],
+        "inference, clips per second": [1 / result.inference.median for result in results],
         "trainable parameters": [result.cost.parameters for result in results],
         f"a training step's share of {comparison.large.median / 1e9:.0f} GFLOP/s": [comparison.share(n) for n in names],
     }

@@ -116,12 +116,12 @@ class LMFModel(nn.Layer):
         """Every weight and running statistic once, by name (``state_dict`` lists the LSTM's twice)."""
         return dict(self.named_parameters())
 
-    def predict_probabilities(self, features: Mapping[str, np.ndarray], batch_size: int = 1024) -> np.ndarray:
+    def predict_probabilities(self, features: Mapping[str, np.ndarray], batch_size: int = 256) -> np.ndarray:
         """Probability that each emotion is present, in evaluation mode.
 
         Args:
             features: ``audio`` float32 `[N, 74]`, ``video`` `[N, 35]`, ``text`` `[N, L, 300]` (IEMOCAP's sizes).
-            batch_size: clips per forward pass.
+            batch_size: clips per forward pass; much larger ones no longer fit into a processor's caches and are slower.
 
         Returns:
             float32 `[N, T]`.
