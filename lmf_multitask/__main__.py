@@ -16,6 +16,8 @@ COMMANDS = {
     "compare": ("lmf_multitask.compare", "are the differences between runs real?"),
     "report": ("lmf_multitask.report", "a page with tables and pictures of a run, or of several"),
     "serve": ("lmf_multitask.serve", "an HTTP service of an exported model or a run, with a page to try it"),
+    "doctor": ("lmf_multitask.doctor", "versions, devices, settings in force, and whether the installation works"),
+    "benchmark": ("lmf_multitask.benchmark", "speed, size and distance from the limit, beside other fusions"),
     "data": ("lmf_multitask.data.__main__", "inspect a data file, or write the sample"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import signal
@@ -16,6 +17,8 @@ import yaml
 from lmf_multitask.config import ExperimentConfig, find_config
 from lmf_multitask.errors import ConfigError, UserError
 
+LIST_OPTIONS = ("--model.modalities",)
+
 
 class CommandParser(jsonargparse.ArgumentParser):
     """A jsonargparse parser whose errors are one line and name the nearest right spelling."""
@@ -23,6 +26,13 @@ class CommandParser(jsonargparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         """Takes argparse's settings; option names must be written out."""
         super().__init__(allow_abbrev=False, **settings)
+
+    def parse_args(self, args: Sequence[str] | None = None, **settings: Any) -> Any:
+        """As argparse; settings that are lists take their values side by side, too: ``--model.modalities audio text``."""
+        given = list(sys.argv[1:] if args is None else args)
+        for option in LIST_OPTIONS:
+            given = _joined_values(given, option)
+        return super().parse_args(given, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends the process with status 2 and one line on stderr."""
@@ -82,6 +92,25 @@ def _in_words(types: str) -> str:
     words = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "str": "text"}
     types = re.sub(r"\b(int|float|bool|NoneType|str)\b", lambda match: words[match[1]], types)
     return re.sub(r", null$", " or null", types)
+
+
+def _joined_values(arguments: list[str], option: str) -> list[str]:
+    """``--option a b`` -> ``--option=["a", "b"]``, which is how jsonargparse takes a list inside a group."""
+    found: list[str] = []
+    values: list[str] | None = None
+    for argument in [*arguments, "--"]:
+        if values is not None and not argument.startswith("--"):
+            values.append(argument)
+            continue
+        if values is not None:
+            one_list = len(values) == 1 and values[0].startswith("[")
+            found.append(f"{option}={values[0] if one_list else json.dumps(values)}")
+            values = None
+        if argument == option:
+            values = []
+        else:
+            found.append(argument)
+    return found[:-1]
 
 
 def add_experiment_options(parser: CommandParser) -> None:
@@ -168,6 +197,13 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
         if debug:
             raise
         sys.stderr.write(f"error: {describe_error(error)}\n")
+        return 2
+    except ModuleNotFoundError as error:
+        if debug or error.name != "paddle":
+            raise
+        from lmf_multitask.installation import MISSING_PADDLE
+
+        sys.stderr.write(f"error: {MISSING_PADDLE}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

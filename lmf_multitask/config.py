@@ -53,6 +53,9 @@ class DataConfig:
         rules.raise_if_broken()
 
 
+_MODALITIES = ("audio", "video", "text")
+
+
 @dataclass
 class ModelConfig:
     """Sizes of the network; those of the features come from the data.
@@ -65,9 +68,12 @@ class ModelConfig:
         audio_dropout: probability that an audio feature is dropped in training
         video_dropout: probability that a video feature is dropped in training
         text_dropout: probability that a number of the LSTM's last state is dropped in training
-        fusion_rank: number R of rank-1 terms of the fusion
+        fusion_rank: number R of rank-1 terms of the fusion lmf; the others have none
         fusion_dim: numbers K that the fusion gives to the heads; null: no heads, the fusion gives the logits (the paper's model)
         factor_init: first values of the fusion's factors: variance keeps the size of what passes, xavier is LMF_Paddle's
+        fusion: lmf low-rank; tfn full tensor; concat hidden vectors side by side; late mean of the modalities' own probabilities
+        modalities: one or more of audio, video, text; the network has no part for the others
+        text_stop: the LSTM's state is taken after the padding (the papers' way), or after each clip's last word
     """
 
     audio_hidden: int = 32
@@ -80,9 +86,21 @@ class ModelConfig:
     fusion_rank: int = 8
     fusion_dim: int | None = 64
     factor_init: Literal["variance", "xavier"] = "variance"
+    fusion: Literal["lmf", "tfn", "concat", "late"] = "lmf"
+    modalities: list[str] = field(default_factory=lambda: list(_MODALITIES))
+    text_stop: Literal["padding", "last_word"] = "padding"
 
     def __post_init__(self) -> None:
         rules = _Rules()
+        chosen = self.modalities
+        known = isinstance(chosen, (list, tuple)) and len(chosen) > 0 and all(name in _MODALITIES for name in chosen)
+        rule = f"one or more of {', '.join(_MODALITIES)}, each once"
+        rules.check(known and len(set(chosen)) == len(chosen), "model.modalities", rule, chosen)
+        if known:
+            self.modalities = [name for name in _MODALITIES if name in chosen]
+        for name, values in (("fusion", ("lmf", "tfn", "concat", "late")), ("text_stop", ("padding", "last_word"))):
+            value = getattr(self, name)
+            rules.check(value in values, f"model.{name}", f"{', '.join(values[:-1])} or {values[-1]}", value)
         for name in ("audio_hidden", "video_hidden", "text_lstm", "text_hidden", "fusion_rank"):
             value = getattr(self, name)
             rules.check(

@@ -22,3 +22,7 @@ class RunError(UserError):
 
 class TrainingError(UserError):
     """Training cannot go on or cannot give a meaningful result."""
+
+
+class InstallationError(UserError):
+    """The installation lacks something, or what is installed does not work."""

@@ -22,7 +22,7 @@ from lmf_multitask.data.schema import check_emotion_name
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.files import atomic_folder
 from lmf_multitask.models.encoders import FeatureEncoder, TextEncoder
-from lmf_multitask.models.fusion import LowRankFusion
+from lmf_multitask.models.fusion import ConcatFusion, LateFusion, LowRankFusion, TensorFusion
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -47,7 +47,9 @@ class LMFModel(nn.Layer):
     """Audio, video and text features -> two logits per emotion.
 
     Several emotions share the encoders and the fusion, and each has a head of its own. With ``fusion_dim`` null there
-    are no heads: the fusion gives the logits itself, which for one emotion is the paper's model exactly.
+    are no heads: the fusion gives the logits itself, which for one emotion is the paper's model exactly. Late fusion never
+    has heads: there each modality decides by itself. A network of fewer modalities is given all three features, too, and
+    does not look at the others.
 
     Attributes:
         emotions: names of the T tasks, in the order of the logits.
@@ -66,7 +68,8 @@ class LMFModel(nn.Layer):
             config: sizes of the network; None takes the defaults.
 
         Raises:
-            UserError: the emotions are not one or more different names, or a size is missing or no whole number.
+            UserError: the emotions are not one or more different names, a size is missing or no whole number, or full tensor
+                fusion would be too large.
         """
         super().__init__()
         if set(feature_sizes) != {"audio", "video", "text"}:
@@ -83,16 +86,36 @@ class LMFModel(nn.Layer):
         self.emotions = [check_emotion_name(name) for name in emotions]
         self.config = config
         sizes, tasks = self.feature_sizes, len(self.emotions)
-        self.audio_encoder = FeatureEncoder(sizes["audio"], config.audio_hidden, config.audio_dropout)
-        self.video_encoder = FeatureEncoder(sizes["video"], config.video_hidden, config.video_dropout)
-        self.text_encoder = TextEncoder(sizes["text"], config.text_lstm, config.text_hidden, config.text_dropout)
-        hidden = (config.audio_hidden, config.video_hidden, config.text_hidden)
-        self.fusion = LowRankFusion(hidden, config.fusion_rank, config.fusion_dim or 2 * tasks, config.factor_init)
-        self.heads = EmotionHeads(tasks, config.fusion_dim) if config.fusion_dim else None
+        if "audio" in config.modalities:
+            self.audio_encoder = FeatureEncoder(sizes["audio"], config.audio_hidden, config.audio_dropout)
+        if "video" in config.modalities:
+            self.video_encoder = FeatureEncoder(sizes["video"], config.video_hidden, config.video_dropout)
+        if "text" in config.modalities:
+            last_word = config.text_stop == "last_word"
+            self.text_encoder = TextEncoder(
+                sizes["text"], config.text_lstm, config.text_hidden, config.text_dropout, last_word
+            )
+        hidden = [getattr(config, f"{name}_hidden") for name in config.modalities]
+        self.fusion = _fusion(config, hidden, tasks)
+        self.heads = EmotionHeads(tasks, config.fusion_dim) if config.fusion_dim and config.fusion != "late" else None
 
-    def forward(self, audio: paddle.Tensor, video: paddle.Tensor, text: paddle.Tensor) -> paddle.Tensor:
-        """Audio `[B, 74]`, video `[B, 35]`, text `[B, L, 300]` (float32, IEMOCAP's sizes) -> logits, float32 `[B, T, 2]`."""
-        hidden = (self.audio_encoder(audio), self.video_encoder(video), self.text_encoder(text))
+    def forward(
+        self,
+        audio: paddle.Tensor | None = None,
+        video: paddle.Tensor | None = None,
+        text: paddle.Tensor | None = None,
+    ) -> paddle.Tensor:
+        """Audio `[B, 74]`, video `[B, 35]`, text `[B, L, 300]` (float32, IEMOCAP's sizes) -> logits, float32 `[B, T, 2]`.
+
+        What the network has no part for is not looked at and may be None (in a static export it must be).
+        """
+        hidden = []
+        if "audio" in self.config.modalities:
+            hidden.append(self.audio_encoder(audio))
+        if "video" in self.config.modalities:
+            hidden.append(self.video_encoder(video))
+        if "text" in self.config.modalities:
+            hidden.append(self.text_encoder(text))
         fused = self.fusion(hidden)
         return fused.reshape([-1, len(self.emotions), 2]) if self.heads is None else self.heads(fused)
 
@@ -100,12 +123,12 @@ class LMFModel(nn.Layer):
         """Every weight and running statistic once, by name (``state_dict`` lists the LSTM's twice)."""
         return dict(self.named_parameters())
 
-    def predict_probabilities(self, features: Mapping[str, np.ndarray], batch_size: int = 1024) -> np.ndarray:
+    def predict_probabilities(self, features: Mapping[str, np.ndarray], batch_size: int = 256) -> np.ndarray:
         """Probability that each emotion is present, in evaluation mode.
 
         Args:
             features: ``audio`` float32 `[N, 74]`, ``video`` `[N, 35]`, ``text`` `[N, L, 300]` (IEMOCAP's sizes).
-            batch_size: clips per forward pass.
+            batch_size: clips per forward pass; much larger ones no longer fit into a processor's caches and are slower.
 
         Returns:
             float32 `[N, T]`.
@@ -192,6 +215,17 @@ class LMFModel(nn.Layer):
                 raise RunError(f"{name} must be finite, but holds NaN or infinity.")
         for name, value in own.items():
             value.set_value(stored[name])
+
+
+def _fusion(config: ModelConfig, hidden: Sequence[int], tasks: int) -> nn.Layer:
+    dim = config.fusion_dim or 2 * tasks
+    if config.fusion == "tfn":
+        return TensorFusion(hidden, dim)
+    if config.fusion == "concat":
+        return ConcatFusion(hidden, dim, relu=config.fusion_dim is not None)
+    if config.fusion == "late":
+        return LateFusion(hidden, tasks)
+    return LowRankFusion(hidden, config.fusion_rank, dim, config.factor_init)
 
 
 def _read_config(path: Path) -> dict:

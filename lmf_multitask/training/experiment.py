@@ -27,7 +27,7 @@ from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.runs import Run
 from lmf_multitask.runtime import seed_everything, select_device, surroundings
 from lmf_multitask.training.module import LMFModule
-from lmf_multitask.training.trainer import LMFTrainer, VisualDLLogs, training_arguments
+from lmf_multitask.training.trainer import ONE_PROCESS, LMFTrainer, VisualDLLogs, training_arguments
 
 from lmf_multitask.data.loading import load_data  # isort: skip - paddlenlp must be imported before datasets
 
@@ -56,6 +56,8 @@ def run_experiment(
         UserError: the data, the settings or the directory do not allow it; nothing has been written then.
         TrainingError: the training broke down; the run directory is left unfinished.
     """
+    if paddle.distributed.get_world_size() > 1:  # LMFTrainer refuses it too, but by then there would be a run directory
+        raise TrainingError(ONE_PROCESS.format(paddle.distributed.get_world_size()))
     run = Run(config.run_directory())
     run.check_free(overwrite, resume)
     select_device(config.device)

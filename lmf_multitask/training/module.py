@@ -97,6 +97,7 @@ class LMFModule(TrainingModule):
             {"params": [w for name, w in named if ".factors." in name], "learning_rate": factor_rate},
             {"params": [w for name, w in named if ".factors." not in name], "learning_rate": rate},
         ]
+        groups = [group for group in groups if group["params"]]  # only low-rank fusion has factors
         clip = None if config.max_grad_norm is None else nn.ClipGradByGlobalNorm(config.max_grad_norm)
         return paddle.optimizer.Adam(1.0, parameters=groups, weight_decay=float(config.weight_decay), grad_clip=clip)
 

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _TRAINERS_OWN = ("interval_", "learning_rate", "global_step", "progress_or_epoch")  # of no use in the history
 PROGRESS_FILE = "progress.json"
+ONE_PROCESS = "training must run in one process, but was launched in {}. Start it without a launcher."
 
 
 def training_arguments(
@@ -110,9 +111,7 @@ class LMFTrainer(Trainer):
             callbacks: further callbacks of PaddleNLP's kind.
         """
         if args.world_size > 1:
-            raise TrainingError(
-                f"training must run in one process, but was launched in {args.world_size}. Start it without a launcher."
-            )
+            raise TrainingError(ONE_PROCESS.format(args.world_size))
         self.history: list[dict[str, float]] = []
         self._logged: dict[str, list[tuple[Any, int]]] = {}
         self._weighted_losses: list[tuple[paddle.Tensor, paddle.Tensor]] = []
