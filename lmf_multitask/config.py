@@ -32,6 +32,14 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
+def _is_path(value: object) -> bool:
+    """Whether it can name a file, and be noted in the run's YAML."""
+    try:
+        return isinstance(value, str) and "\0" not in value and bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 @dataclass
 class DataConfig:
     """How the data file is read.
@@ -50,6 +58,8 @@ class DataConfig:
         rules = _Rules()
         rules.check(self.label_column in (None, 0, 1), "data.label_column", "0, 1 or null", self.label_column)
         rules.check(self.non_finite in ("zero", "error"), "data.non_finite", "zero or error", self.non_finite)
+        cache = self.cache_dir
+        rules.check(cache is None or _is_path(cache), "data.cache_dir", "a path in UTF-8 or null", cache)
         rules.raise_if_broken()
 
 
@@ -191,6 +201,9 @@ class ExperimentConfig:
             type(self.seed) is int and 0 <= self.seed < 2**63, "seed", "a whole number from 0 to 2^63 - 1", self.seed
         )
         rules.check(self.emotions is None or len(self.emotions) > 0, "emotions", "one or more names", self.emotions)
+        for name in ("data_path", "output_dir"):
+            value = getattr(self, name)
+            rules.check(value is None or _is_path(value), name, "a path in UTF-8 or null", value)
         rules.raise_if_broken()
 
     def run_directory(self) -> Path:

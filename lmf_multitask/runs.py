@@ -34,6 +34,7 @@ from lmf_multitask.config import DataConfig, ExperimentConfig, ModelConfig, Trai
 from lmf_multitask.data.schema import check_emotion_name, sort_emotions
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.files import remove_leftovers, write_text
+from lmf_multitask.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
     from lmf_multitask.evaluation.predictions import Predictions
@@ -71,12 +72,19 @@ def runs_in(folder: str | Path) -> list[Run]:
         names = ", ".join(path.name for path in seeds.values())
         raise RunError(f"{folder}: must be one run or one per emotion, but holds several seeds. Give one of {names}.")
     found = {path.parent.name: Run(path.parent) for path in folder.glob(f"*/{CONFIG_FILE}")}
+    for run in found.values():
+        _check_no_link(run.folder)
     if not found:
         raise RunError(
             f"{folder}: must be a run directory, but has no {CONFIG_FILE}, nor has any folder in it. "
             "Give the --output_dir of a training."
         )
     return [found[name] for name in sort_emotions(list(found))]
+
+
+def _check_no_link(path: Path) -> None:
+    if path.is_symlink():
+        raise RunError(f"{path}: must lie in its folder itself, but is a link. Put there what it leads to.")
 
 
 def settings_from(path: Path) -> ExperimentConfig:
@@ -86,7 +94,7 @@ def settings_from(path: Path) -> ExperimentConfig:
         RunError: the file is damaged.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         parts = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
         content.update({name: kind(**content[name]) for name, kind in parts.items()})
         return ExperimentConfig(**content)
@@ -221,7 +229,10 @@ class Run:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
-        if not keep:
+        if keep:
+            for name in CONTENTS:
+                _check_no_link(self.folder / name)
+        else:
             for name in CONTENTS:
                 path = self.folder / name
                 if path.is_dir() and not path.is_symlink():
@@ -339,11 +350,16 @@ class Run:
             emotions = [column.removesuffix(f"_{_PARTS[0]}") for column in head[1 :: len(_PARTS)]]
             labels = np.array([row[1 :: len(_PARTS)] for row in rows], np.int64)
             probabilities = np.array([row[2 :: len(_PARTS)] for row in rows], np.float32)
+            ids = [row[0] for row in rows]
+            for emotion in emotions:
+                check_emotion_name(emotion)
+            if labels.shape != probabilities.shape or labels.shape != (len(ids), len(emotions)):
+                raise ValueError(f"it has {len(emotions)} emotions and {list(labels.shape)} labels")
         except FileNotFoundError:
             raise RunError(f"{path}: must be there, but is missing. Let the training finish first.") from None
-        except (ValueError, UnicodeDecodeError) as error:
+        except (ValueError, IndexError, csv.Error) as error:
             raise RunError(f"{path}: must hold a row per clip, but {error}. Train or evaluate again.") from None
-        return Predictions([row[0] for row in rows], emotions, labels, probabilities)
+        return Predictions(ids, emotions, labels, probabilities)
 
     def load_model(self) -> LMFModel:
         """The trained model, in evaluation mode.

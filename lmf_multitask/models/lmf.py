@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import paddle
 from paddle import nn
 from paddle.nn.initializer import Constant, XavierUniform
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from lmf_multitask.config import ModelConfig
@@ -25,6 +26,59 @@ from lmf_multitask.models.fusion import LowRankFusion
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+
+
+MOST_WEIGHTS = 1 << 28
+"""A larger network, 1 GiB of weights, is refused: it is a slip of the keyboard or a damaged file."""
+
+
+def weight_shapes(feature_sizes: Mapping[str, int], tasks: int, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight of an `LMFModel`, by name, without building it.
+
+    Args:
+        feature_sizes: ``audio``, ``video`` and ``text``: the features' last dimension.
+        tasks: T.
+        config: sizes of the network.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in ("audio", "video"):
+        size, hidden = feature_sizes[name], getattr(config, f"{name}_hidden")
+        shapes.update({f"{name}_encoder.norm.{part}": (size,) for part in ("weight", "bias", "_mean", "_variance")})
+        for number, width in ((1, size), (2, hidden), (3, hidden)):
+            shapes[f"{name}_encoder.linear_{number}.weight"] = (width, hidden)
+            shapes[f"{name}_encoder.linear_{number}.bias"] = (hidden,)
+    gates, dim = 4 * config.text_lstm, config.fusion_dim or 2 * tasks
+    for kind, width in (("ih", feature_sizes["text"]), ("hh", config.text_lstm)):
+        shapes[f"text_encoder.lstm.weight_{kind}_l0"] = (gates, width)
+        shapes[f"text_encoder.lstm.bias_{kind}_l0"] = (gates,)
+    shapes["text_encoder.linear.weight"] = (config.text_lstm, config.text_hidden)
+    shapes["text_encoder.linear.bias"] = (config.text_hidden,)
+    for number, hidden in enumerate((config.audio_hidden, config.video_hidden, config.text_hidden)):
+        shapes[f"fusion.factors.{number}"] = (config.fusion_rank, hidden + 1, dim)
+    shapes["fusion.rank_weights"], shapes["fusion.bias"] = (1, config.fusion_rank), (1, dim)
+    if config.fusion_dim:
+        shapes["heads.weight"], shapes["heads.bias"] = (tasks, config.fusion_dim, 2), (tasks, 1, 2)
+    return shapes
+
+
+def check_shapes(stored: Mapping[str, tuple[str, Sequence[int]]], wanted: Mapping[str, Sequence[int]]) -> None:
+    """Compares the shapes in a file with those of a network.
+
+    Args:
+        stored: name -> type and shape.
+        wanted: name -> shape, see `weight_shapes`.
+
+    Raises:
+        RunError: a weight is missing, foreign, or of another shape.
+    """
+    missing, foreign = sorted(set(wanted) - set(stored)), sorted(set(stored) - set(wanted))
+    if missing or foreign:
+        told = [[name[:60] for name in names[:5]] or "none" for names in (missing, foreign)]
+        raise RunError(f"weights must be those of the model, but {told[0]} are missing and {told[1]} are foreign.")
+    for name, shape in wanted.items():
+        kind, found = stored[name]
+        if list(found) != list(shape):
+            raise RunError(f"{name} must be float32 {list(shape)}, but is {kind} {list(found)}.")
 
 
 class EmotionHeads(nn.Layer):
@@ -77,6 +131,11 @@ class LMFModel(nn.Layer):
         self.emotions = list(emotions)
         self.config = config
         sizes, tasks = self.feature_sizes, len(self.emotions)
+        count = sum(math.prod(shape) for shape in weight_shapes(sizes, tasks, config).values())
+        if count > MOST_WEIGHTS:
+            raise ConfigError(
+                f"a network must have at most {MOST_WEIGHTS:,} weights, but these sizes make {count:,}. Choose smaller ones."
+            )
         self.audio_encoder = FeatureEncoder(sizes["audio"], config.audio_hidden, config.audio_dropout)
         self.video_encoder = FeatureEncoder(sizes["video"], config.video_hidden, config.video_dropout)
         self.text_encoder = TextEncoder(sizes["text"], config.text_lstm, config.text_hidden, config.text_dropout)
@@ -143,6 +202,7 @@ class LMFModel(nn.Layer):
         """
         folder = Path(folder)
         about = _read_config(folder / CONFIG_FILE)
+        _check_sizes(folder / WEIGHTS_FILE, about)  # a large claim would be built before the weights are looked at
         try:
             model = cls(about["feature_sizes"], about["emotions"], ModelConfig(**about["model"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -186,6 +246,21 @@ class LMFModel(nn.Layer):
                 raise RunError(f"{name} must be finite, but holds NaN or infinity.")
         for name, value in own.items():
             value.set_value(stored[name])
+
+
+def _check_sizes(path: Path, about: dict) -> None:
+    """Whether the file's header has the shapes that the description asks for; what cannot be told is left to loading."""
+    try:
+        wanted = weight_shapes(about["feature_sizes"], len(about["emotions"]), ModelConfig(**about["model"]))
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            stored = {n: (s.get_dtype().replace("F32", "float32"), s.get_shape()) for n, s in slices.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
+        return
+    try:
+        check_shapes(stored, wanted)
+    except RunError as error:
+        raise RunError(f"{path}: {error}") from None
 
 
 def _read_config(path: Path) -> dict:
