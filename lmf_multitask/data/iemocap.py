@@ -266,7 +266,7 @@ def _checked(
             if modality not in part.column_names:
                 raise DataError(f"{split} must have the columns audio, video and text, but has {part.column_names}.")
             values = column_array(part, modality).astype(np.float32)
-            if values.ndim != (3 if modality == "text" else 2):
+            if values.ndim != (3 if modality == "text" else 2) or 0 in values.shape:
                 rule = "a list of word vectors" if modality == "text" else "a list of numbers"
                 raise DataError(
                     f"{modality} must be {rule} in every row, but {split} has rows of the shape {values.shape[1:]}."
@@ -361,7 +361,7 @@ def _sizes(shapes: dict[str, tuple[int, ...]]) -> str:
 
 def _first_line(error: BaseException) -> str:
     cause = error.__cause__ or error
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0][:200]
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")[:200]
 
 
 # -- emotions
