@@ -6,6 +6,7 @@ Both name their parameters alike; the sizes are read off the tensors. No code is
 from __future__ import annotations
 
 import lzma
+import math
 import struct
 import tokenize
 import zipfile
@@ -179,12 +180,29 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
                     f"{path}: must unpack to at most 1 GiB and {_MOST_COMPRESSED} times its size, but claims {claimed:,} bytes. "
                     "Is it a checkpoint?"
                 )
+            for member in archive.infolist():
+                _check_member(archive, member)
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except RunError:
         raise
     except _DAMAGES as error:
         raise RunError(f"{path}: must be an .npz file of arrays, but {' '.join(str(error).split())}.") from None
+
+
+def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Whether a member is an array of the size that it claims: numpy makes room for what is claimed before it reads."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"{member.filename[:60]} has the unknown version {version}")
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError(f"{member.filename[:60]} holds Python objects")
+    size = math.prod(shape) * max(dtype.itemsize, 1)
+    if min(shape, default=0) < 0 or size > member.file_size:
+        raise ValueError(f"{member.filename[:60]} claims {size:,} bytes and has {member.file_size:,}")
 
 
 def _read_pytorch(path: Path) -> Any:

@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from lmf_multitask.config import ModelConfig
-from lmf_multitask.errors import ConfigError, RunError
+from lmf_multitask.data.schema import check_emotion_name
+from lmf_multitask.errors import ConfigError, DataError, RunError
 from lmf_multitask.files import atomic_folder
 from lmf_multitask.models.encoders import FeatureEncoder, TextEncoder
 from lmf_multitask.models.fusion import LowRankFusion
@@ -268,8 +269,14 @@ def _read_config(path: Path) -> dict:
         about = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path}: must be there, but is missing. Is this the folder of a saved model?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: must be JSON, but {error}.") from None
     if not isinstance(about, dict) or about.get("model_type") != "lmf":
         raise RunError(f"{path}: must describe a model of the type lmf, but does not.")
+    emotions = about.get("emotions")
+    try:
+        if not isinstance(emotions, list) or len({check_emotion_name(name) for name in emotions}) != len(emotions):
+            raise DataError("the emotions are no list of different names")
+    except DataError as error:
+        raise RunError(f"{path}: must describe an LMF model, but {error}") from None
     return about
