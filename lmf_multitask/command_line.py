@@ -16,6 +16,7 @@ import yaml
 
 from lmf_multitask.config import ExperimentConfig, find_config
 from lmf_multitask.errors import ConfigError, UserError
+from lmf_multitask.strict_yaml import read_yaml
 
 LIST_OPTIONS = ("--model.modalities",)
 
@@ -38,7 +39,7 @@ class CommandParser(jsonargparse.ArgumentParser):
         """Ends the process with status 2 and one line on stderr."""
         if "--debug" in sys.argv and ex is not None:
             raise ex
-        sys.stderr.write(f"error: {self._one_line(message)}\n")
+        sys.stderr.write(f"error: {_printable(self._one_line(message))}\n")
         sys.exit(2)
 
     def _known_options(self) -> list[str]:
@@ -156,8 +157,8 @@ class _StrictLoader(yaml.SafeLoader):
 def _checked_config(name: str) -> str:
     path = find_config(name)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = read_yaml(path, _StrictLoader)
+    except yaml.YAMLError as error:
         raise ConfigError(f"{path}: must be YAML, but {' '.join(str(error).split()).rstrip('.')[:200]}.") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold settings by name, but holds {str(content)[:40]!r}. See a shipped config.")
@@ -205,6 +206,17 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
 
         sys.stderr.write(f"error: {MISSING_PADDLE}\n")
         return 2
+    except (MemoryError, RecursionError) as error:  # the checks of sizes and depths come first; this is behind them
+        if debug:
+            raise
+        what = "memory" if isinstance(error, MemoryError) else "nesting"
+        sys.stderr.write(f"error: the input must fit into this machine, but its {what} does not. Use a smaller one.\n")
+        return 2
+    except RuntimeError as error:
+        if debug or "home directory" not in str(error):  # what pathlib says of ~nobody
+            raise
+        sys.stderr.write("error: a path that begins with ~ must name a user, but this one has no home directory.\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
@@ -219,5 +231,10 @@ def describe_error(error: Exception) -> str:
     """One line for the user: our own messages as they are, the system's with the file they concern."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}."
-    return " ".join(str(error).split())
+        return _printable(f"{where}{error.strerror}.")
+    return _printable(" ".join(str(error).split()))
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal would obey: a file's names may hold control characters."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

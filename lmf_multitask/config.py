@@ -32,6 +32,14 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
+def _is_path(value: object) -> bool:
+    """Whether it can name a file, and be noted in the run's YAML."""
+    try:
+        return isinstance(value, str) and "\0" not in value and bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 @dataclass
 class DataConfig:
     """How the data file is read.
@@ -50,6 +58,8 @@ class DataConfig:
         rules = _Rules()
         rules.check(self.label_column in (None, 0, 1), "data.label_column", "0, 1 or null", self.label_column)
         rules.check(self.non_finite in ("zero", "error"), "data.non_finite", "zero or error", self.non_finite)
+        cache = self.cache_dir
+        rules.check(cache is None or _is_path(cache), "data.cache_dir", "a path in UTF-8 or null", cache)
         rules.raise_if_broken()
 
 
@@ -223,7 +233,7 @@ class ExperimentConfig:
         for name in ("data_path", "output_dir"):
             # an empty shell variable must not train on the built-in sample
             value = getattr(self, name)
-            rules.check(value is None or (isinstance(value, str) and value != ""), name, "a path or null", value)
+            rules.check(value is None or _is_path(value), name, "a path in UTF-8 or null", value)
         rules.check(isinstance(self.device, str), "device", "auto, cpu, gpu or gpu:NUMBER", self.device)
         rules.raise_if_broken()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,7 +16,12 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Opens a temporary file beside `path` for writing bytes; it takes the path's place when the block ends without error."""
+    """Opens a temporary file beside `path` for writing bytes; it takes the path's place when the block ends without error.
+
+    A link is replaced, not followed; a device or a pipe is neither.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "must be a file that may be replaced, but is a device or a pipe", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     temporary = Path(name)
@@ -55,8 +61,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 _flush(Path(folder) / name)
             _flush(Path(folder))
         old = path.with_name(f".{path.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if path.exists():
+        _remove(old)
+        if os.path.lexists(path):
             path.rename(old)
         try:
             temporary.rename(path)
@@ -65,7 +71,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 old.rename(path)
             raise
         _flush(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -75,10 +81,15 @@ def remove_leftovers(folder: Path) -> None:
     """Removes what a killed process was writing into a folder."""
     for pattern in (".*.part", ".*.old"):
         for path in folder.glob(pattern):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, a folder with all that is in it, or a link, but not what that leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 MANIFEST = "manifest.json"

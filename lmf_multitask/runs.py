@@ -35,6 +35,7 @@ from lmf_multitask.config import DataConfig, ExperimentConfig, ModelConfig, Trai
 from lmf_multitask.data.schema import check_emotion_name, sort_emotions
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.files import remove_leftovers, write_text
+from lmf_multitask.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
     from lmf_multitask.models.lmf import LMFModel
@@ -64,12 +65,19 @@ def runs_in(folder: str | Path) -> list[Run]:
         names = ", ".join(path.name for path in seeds.values())
         raise RunError(f"{folder}: must be one run or one per emotion, but holds several seeds. Give one of {names}.")
     found = {path.parent.name: Run(path.parent) for path in folder.glob(f"*/{CONFIG_FILE}")}
+    for run in found.values():
+        _check_no_link(run.folder)
     if not found:
         raise RunError(
             f"{folder}: must be a run directory, but has no {CONFIG_FILE}, nor has any folder in it. "
             "Give the --output_dir of a training."
         )
     return [found[name] for name in sort_emotions(list(found))]
+
+
+def _check_no_link(path: Path) -> None:
+    if path.is_symlink():
+        raise RunError(f"{path}: must lie in its folder itself, but is a link. Put there what it leads to.")
 
 
 def settings_from(path: Path) -> ExperimentConfig:
@@ -79,7 +87,7 @@ def settings_from(path: Path) -> ExperimentConfig:
         RunError: the file is damaged.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         parts = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
         content.update({name: kind(**content[name]) for name, kind in parts.items()})
         return ExperimentConfig(**content)
@@ -230,7 +238,10 @@ class Run:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
-        if not keep:
+        if keep:
+            for name in CONTENTS:
+                _check_no_link(self.folder / name)
+        else:
             for name in CONTENTS:
                 path = self.folder / name
                 if path.is_dir() and not path.is_symlink():

@@ -37,6 +37,9 @@ FEATURE_KEYS = {
 
 SPLIT_KEYS = {"train": ("train",), "validation": ("valid", "validation", "dev", "val"), "test": ("test",)}
 
+MOST_EMOTIONS, MOST_LABELS = 256, 5_000_000
+"""More emotions, or more labels (clips times emotions) in a split, are refused: a pickle can name one array again and again."""
+
 _MINORITY_EMOTIONS = (*IEMOCAP_EMOTIONS, "excited", "frustrated", "surprised", "fearful", "disgusted", "disgust")
 """IEMOCAP's emotions, each present in fewer than half of the clips."""
 
@@ -184,6 +187,10 @@ class PickledCorpus:
             raise self._fail(
                 f"must hold data[emotion][split][feature], but no emotion is in it (found {keys}). Check the file."
             )
+        if len(emotions) > MOST_EMOTIONS:
+            raise self._fail(
+                f"must hold at most {MOST_EMOTIONS} emotions, but holds {len(emotions):,}. Check the file."
+            )
         if wanted is None:
             wanted = [s for s in SPLITS if all(any(n in value for n in SPLIT_KEYS[s]) for value in emotions.values())]
             if not wanted:
@@ -200,7 +207,15 @@ class PickledCorpus:
                 if split in wanted
             }
         self._check_equal_widths(found)
+        for split in SPLITS:
+            self._check_count(split, sum(arrays[split]["labels"].shape[0] for arrays in found.values()))
         return found
+
+    def _check_count(self, split: str, labels: int) -> None:
+        if labels > MOST_LABELS:
+            raise self._fail(
+                f"must hold at most {MOST_LABELS:,} labels in {split}, but holds {labels:,}. Check the file."
+            )
 
     def _pick(self, mapping: Mapping, names: tuple[str, ...], where: str, what: str) -> object:
         present = [name for name in names if name in mapping]
@@ -357,6 +372,7 @@ class PickledCorpus:
                 if number == len(sources):
                     sources.append((index, position))
                 table[index][position] = number
+        self._check_count(split, len(sources) * len(self.emotions))
         joined = np.full((len(sources), len(self.emotions), 2), NOT_ANNOTATED, np.int64)
         positions = np.full((len(sources), len(self.emotions)), -1, np.int32)
         for index, emotion in enumerate(self.emotions):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets.exceptions import DatasetGenerationError
 
 from lmf_multitask.data.corpus import PickledCorpus
 from lmf_multitask.data.report import NonFinitePolicy, clean, describe
+from lmf_multitask.data.safe_pickle import check_regular_file
 from lmf_multitask.data.schema import (
     MODALITIES,
     NOT_ANNOTATED,
@@ -129,6 +132,7 @@ class Iemocap(datasets.ArrowBasedBuilder):
 def _load_pickle(
     path: Path, label_column: int | None, non_finite: NonFinitePolicy, cache_dir: object
 ) -> datasets.DatasetDict:
+    check_regular_file(path)
     try:
         with path.open("rb") as file:
             sha256 = (
@@ -181,10 +185,7 @@ def _load_folder(
     folder: Path, emotions: Sequence[str] | None, non_finite: NonFinitePolicy, cache_dir: object
 ) -> datasets.DatasetDict:
     if (folder / "dataset_dict.json").is_file():
-        try:
-            loaded = datasets.load_from_disk(str(folder))
-        except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
-            raise DataError(f"{folder}: must be a saved data set, but {_first_line(error)}. Save it again.") from None
+        loaded = _load_saved(folder)
     else:
         missing = [f"{split}.parquet" for split in SPLITS if not (folder / f"{split}.parquet").is_file()]
         if missing:
@@ -196,18 +197,55 @@ def _load_folder(
         for split in SPLITS:
             source = folder / f"{split}.parquet"
             try:
+                _check_parquet_size(source)
                 loaded[split] = datasets.Dataset.from_parquet(str(source), cache_dir=cache_dir and str(cache_dir))
-            except (OSError, ValueError, DatasetGenerationError, pa.ArrowInvalid) as error:
+            except DataError:
+                raise
+            except (*_DAMAGES, DatasetGenerationError) as error:
                 raise DataError(
                     f"{source}: must be a Parquet file, but {_first_line(error)}. Write it again."
                 ) from None
-    absent = [split for split in SPLITS if split not in loaded]
-    if absent:
-        raise DataError(f"{folder}: must have the splits {', '.join(SPLITS)}, but {', '.join(absent)} is missing.")
     try:
         return _checked(datasets.DatasetDict({split: loaded[split] for split in SPLITS}), folder, emotions, non_finite)
     except DataError as error:
         raise DataError(f"{folder}: {error}") from None
+
+
+_DAMAGES = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, pa.ArrowException)
+"""What `datasets` and pyarrow raise on files that are not what they expect."""
+
+
+def _load_saved(folder: Path) -> datasets.DatasetDict:
+    """What save_to_disk wrote; its splits are read from their own folders, whatever its JSON files say."""
+    absent = [split for split in SPLITS if not (folder / split).is_dir()]
+    if absent:
+        raise DataError(
+            f"{folder}: must be a saved data set with the splits {', '.join(SPLITS)}, but {', '.join(absent)} is missing."
+        )
+    loaded = datasets.DatasetDict()
+    for split in SPLITS:
+        source = folder / split
+        try:
+            state = json.loads((source / "state.json").read_text(encoding="utf-8"))
+            names = [part["filename"] for part in state["_data_files"]]
+            if any(Path(name).name != name or (source / name).is_symlink() for name in names):
+                raise ValueError("it refers to files outside of it")
+            loaded[split] = datasets.Dataset.load_from_disk(str(source))
+            loaded[split].data.validate(full=True)  # or a damaged offset would make pyarrow read foreign memory
+        except _DAMAGES as error:
+            raise DataError(f"{source}: must be a saved data set, but {_first_line(error)}. Save it again.") from None
+    return loaded
+
+
+def _check_parquet_size(path: Path) -> None:
+    """A repeated value takes no place in a Parquet file, but all of it in memory and in the cache."""
+    about, size = pq.read_metadata(path), path.stat().st_size
+    groups = [about.row_group(number) for number in range(about.num_row_groups)]
+    values = sum(group.column(number).num_values for group in groups for number in range(group.num_columns))
+    if values > max(1 << 24, 100 * size):
+        raise DataError(
+            f"{path}: must hold at most 100 values per byte, but holds {values:,} in {size:,}. Check the file."
+        )
 
 
 def _checked(
@@ -216,6 +254,8 @@ def _checked(
     """A user's own data in the types that the package works with; unchanged (memory-mapped) where they already are."""
     names = _label_names(loaded["train"], emotions)
     ready = loaded["train"].info.description if emotion_names(loaded["train"]) == names else ""
+    if not isinstance(ready, str) or not ready.replace("\n", "").isprintable():
+        ready = ""
     facts: dict[str, dict] = {}
     labels: dict[str, np.ndarray] = {}
     result = datasets.DatasetDict()
@@ -226,7 +266,7 @@ def _checked(
             if modality not in part.column_names:
                 raise DataError(f"{split} must have the columns audio, video and text, but has {part.column_names}.")
             values = column_array(part, modality).astype(np.float32)
-            if values.ndim != (3 if modality == "text" else 2):
+            if values.ndim != (3 if modality == "text" else 2) or 0 in values.shape:
                 rule = "a list of word vectors" if modality == "text" else "a list of numbers"
                 raise DataError(
                     f"{modality} must be {rule} in every row, but {split} has rows of the shape {values.shape[1:]}."
@@ -243,11 +283,7 @@ def _checked(
             )
         types = dataset_features(*shapes["audio"], *shapes["video"], *shapes["text"], names)
         if dirty or part.features != types:
-            ids = (
-                list(map(str, part["id"]))
-                if "id" in part.column_names
-                else [f"{split}-{n:05d}" for n in range(len(part))]
-            )
+            ids = _ids(part, split)
             part = datasets.Dataset(
                 datasets.table.InMemoryTable(_table(ids, arrays, labels[split], types)), split=part.split
             )
@@ -258,12 +294,27 @@ def _checked(
     return result
 
 
+def _ids(part: datasets.Dataset, split: str) -> list[str]:
+    """As they are stored: what a column's type says of decoding (an image is fetched from where it is) is not followed."""
+    if "id" not in part.column_names:
+        return [f"{split}-{n:05d}" for n in range(len(part))]
+    if part._indices is not None:
+        part = part.flatten_indices()
+    column = part.data.column("id")
+    kind = column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+        raise DataError(f"column 'id' of {split} must hold text or whole numbers, but holds {kind}. Convert it.")
+    return list(map(str, column.to_pylist()))
+
+
 def _label_names(part: datasets.Dataset, emotions: Sequence[str] | None) -> list[str]:
     """The emotions of the label columns: as the data set names them, as its columns are called, or as the user says."""
     if "labels" not in part.column_names:
         others = [name for name in part.column_names if name not in ("id", *MODALITIES)]
         names = [
-            name for name in others if getattr(part.features[name], "dtype", "").startswith(("int", "uint", "bool"))
+            name
+            for name in others
+            if str(getattr(part.features[name], "dtype", "")).startswith(("int", "uint", "bool"))
         ]
         if not names:
             raise DataError(
@@ -272,7 +323,9 @@ def _label_names(part: datasets.Dataset, emotions: Sequence[str] | None) -> list
         return [check_emotion_name(name) for name in names]
     named = emotion_names(part)
     if named is not None:
-        return named
+        if len(set(named)) != len(named):
+            raise DataError(f"emotions must be different, but the data name {', '.join(named)[:80]!r}. Rename them.")
+        return [check_emotion_name(name) for name in named]
     count = column_array(part, "labels").shape[-1]
     if emotions is None or len(emotions) != count:
         given = "none is given" if emotions is None else f"{len(emotions)} are"
@@ -308,7 +361,7 @@ def _sizes(shapes: dict[str, tuple[int, ...]]) -> str:
 
 def _first_line(error: BaseException) -> str:
     cause = error.__cause__ or error
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0][:200]
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")[:200]
 
 
 # -- emotions

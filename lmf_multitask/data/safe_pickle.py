@@ -13,6 +13,7 @@ import codecs
 import math
 import os
 import re
+import stat
 import struct
 import warnings
 from collections.abc import Callable
@@ -30,6 +31,7 @@ MOST_OBJECTS = 5_000_000
 """More single objects than this are refused: data belong into arrays, and memory is finite."""
 
 _MOST_DIMENSIONS = 32
+_LONGEST_KEY = 1000
 _KINDS_OF_FILE = {
     b"version https://git-lfs": "is a Git LFS pointer, not the file itself. Run `git lfs pull`",
     b"<": "is a web page or XML. Download the file itself",
@@ -60,6 +62,7 @@ def read_pickle(path: str | Path) -> Any:
         DataError: the file is missing, no pickle, damaged, or names anything but plain data; nothing of it was run.
     """
     path = Path(path)
+    check_regular_file(path)
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -67,6 +70,22 @@ def read_pickle(path: str | Path) -> Any:
             return _Machine(path, file, size).run()
     except OSError as error:
         raise DataError(f"{path}: must be a readable file, but {error.strerror}. Check the path.") from None
+
+
+def check_regular_file(path: Path) -> None:
+    """Makes sure that reading a path comes to an end: pipes and devices need not.
+
+    Raises:
+        DataError: it is something else than a file or a folder.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return  # opening it says what is wrong
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DataError(
+            f"{path}: must be a regular file, but is a pipe or a device. Write its content to a file first."
+        )
 
 
 def to_array(value: Any, limit: int) -> np.ndarray:
@@ -87,6 +106,8 @@ def _stacked(value: Any, limit: int, depth: int) -> tuple[np.ndarray, int]:
         limit -= math.prod(value.shape)
         if limit < 0:
             raise ValueError("repeats its parts beyond all measure")
+        if depth and value.dtype.kind not in "biufc":  # before it is read: a short list can repeat a long text
+            raise ValueError("holds text")
         return value.read(), limit
     if not isinstance(value, (list, tuple)) or depth == 4:
         raise ValueError(f"holds {_in_words(value)}")
@@ -106,8 +127,6 @@ def _stacked(value: Any, limit: int, depth: int) -> tuple[np.ndarray, int]:
     shapes = {part.shape for part in parts}
     if len(shapes) > 1:
         raise ValueError(f"its rows differ in shape, {' and '.join(str(list(s)) for s in sorted(shapes)[:2])}")
-    if any(part.dtype.kind not in "biufc" for part in parts):
-        raise ValueError("holds text")
     return np.stack(parts), limit
 
 
@@ -144,6 +163,8 @@ class StoredArray:
         stored = dtype.dtype
         if math.prod(max(n, 1) for n in shape) * max(stored.itemsize, 1) >= 2**62:
             raise _Refused("gives an array an impossible shape")
+        if not stored.itemsize and math.prod(shape) > 1:  # takes no bytes in the file, but some in memory
+            raise _Refused("has an array of an unusual type")
         size = math.prod(shape) * stored.itemsize
         exact = isinstance(payload, bytes) or payload.coding is None
         if (len(payload) != size) if exact else (len(payload) < size):
@@ -308,6 +329,7 @@ class _Machine:
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
+        self._keys: dict[bytes, str] = {}
         self._arrays: list[StoredArray] = []
         self._objects = 0
         self._made_bytes = 0
@@ -443,7 +465,19 @@ class _Machine:
         if type(self._stack[-1]) is not dict or len(items) % 2:
             raise _Refused("sets items of what is no dict")
         for key, value in zip(items[::2], items[1::2]):
-            self._stack[-1][_key(key)] = value
+            self._stack[-1][self._key(key)] = value
+
+    def _key(self, key: Any) -> Any:
+        """A dict's key: bytes become text, once; what could make a dict slow or large or print badly is refused."""
+        if isinstance(key, (bytes, str)) and len(key) > _LONGEST_KEY:
+            raise _Refused(f"has a key of {len(key):,} characters")
+        if isinstance(key, bytes):
+            if key not in self._keys:  # decoded again for every dict, a key would take memory beyond the file's size
+                self._keys[key] = _decoded_key(key)
+            return self._keys[key]
+        if isinstance(key, str) or key is None or (isinstance(key, (bool, int, float)) and abs(key) < 2**53):
+            return key
+        raise _Refused("has a key that is neither text nor a number")
 
     # globals
 
@@ -550,7 +584,7 @@ class _Machine:
         if isinstance(items, dict):
             self._count(len(items))
             return dict(items)
-        return {_key(key): value for key, value in self._new_list(items)}
+        return {self._key(key): value for key, value in self._new_list(items)}
 
 
 def _text(value: Any) -> str:
@@ -562,13 +596,11 @@ def _text(value: Any) -> str:
     raise _Refused("has no name where one must stand")
 
 
-def _key(key: Any) -> Any:
-    """A dict's key: bytes become text; what could make a dict slow or print badly is refused."""
-    if isinstance(key, bytes):
-        return key.decode("utf-8", "backslashreplace")
-    if isinstance(key, str) or key is None or (isinstance(key, (bool, int, float)) and abs(key) < 2**53):
-        return key
-    raise _Refused("has a key that is neither text nor a number")
+def _decoded_key(key: bytes) -> str:
+    try:
+        return key.decode("utf-8")
+    except UnicodeDecodeError:
+        return key.decode("latin-1")
 
 
 def _printable(text: str) -> str:

@@ -5,7 +5,12 @@ Both name their parameters alike; the sizes are read off the tensors. No code is
 
 from __future__ import annotations
 
+import lzma
+import math
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +22,17 @@ from lmf_multitask.data.safe_pickle import StoredArray, read_pickle
 from lmf_multitask.data.schema import check_emotion_name
 from lmf_multitask.errors import RunError
 from lmf_multitask.models.lmf import LMFModel
+from lmf_multitask.models.sizes import check_shapes, weight_shapes
 
 _LARGEST = 1 << 30  # bytes; the released checkpoints have 1.8 MB
+
+_MOST_COMPRESSED = 200  # times; weights hardly compress, zeros do
+
+_DAMAGES = (
+    *(ValueError, OSError, EOFError, MemoryError, KeyError, TypeError, RuntimeError, SyntaxError, struct.error),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError, OverflowError),
+)
+"""What zipfile and numpy raise on damaged files; a NotImplementedError and a RecursionError are RuntimeErrors."""
 
 _NAMES = {
     "audio_factor": "fusion.factors.0",
@@ -72,6 +86,8 @@ def convert_checkpoint(path: str | Path, emotion: str, dropouts: Mapping[str, fl
             "video": weights["video_encoder.linear_1.weight"].shape[0],
             "text": weights["text_encoder.lstm.weight_ih_l0"].shape[1],
         }
+        # before anything of these sizes is built
+        check_shapes({n: ("float32", v.shape) for n, v in weights.items()}, weight_shapes(features, 1, config))
         model = LMFModel(features, [emotion], config)
         model.load_weights(weights)
     except (RunError, ValueError, IndexError) as error:
@@ -102,7 +118,11 @@ def _named_as_ours(stored: dict[str, np.ndarray], path: Path) -> dict[str, np.nd
         stored = _from_pytorch(stored)
     foreign, missing = sorted(set(stored) - set(_NAMES)), sorted(set(_NAMES) - set(stored))
     if foreign or missing:
-        wrong = [f"{what} {', '.join(names[:3])}" for what, names in (("has", foreign), ("lacks", missing)) if names]
+        wrong = [
+            f"{what} {', '.join(name[:60] for name in names[:3])}"
+            for what, names in (("has", foreign), ("lacks", missing))
+            if names
+        ]
         raise RunError(
             f"{path}: must hold the {len(_NAMES)} parameters of one LMF network, but {' and '.join(wrong)}. "
             "Give a state dict of LMF_Paddle's or of the original code."
@@ -118,7 +138,9 @@ def _without_lstm_copies(stored: dict[str, np.ndarray], path: Path) -> dict[str,
             continue
         first = name.replace(".rnn.0.cell.", ".rnn.") + "_l0"
         if not np.array_equal(kept.setdefault(first, values), values):
-            raise RunError(f"{path}: {name} must equal {first}, but differs. The checkpoint is damaged: get it again.")
+            raise RunError(
+                f"{path}: {name[:60]} must equal {first[:60]}, but differs. The checkpoint is damaged: get it again."
+            )
     return kept
 
 
@@ -153,14 +175,35 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > _LARGEST:
-                raise RunError(f"{path}: must unpack to at most 1 GiB, but claims more. Is it a checkpoint?")
+            claimed = sum(member.file_size for member in archive.infolist())
+            if claimed > min(_LARGEST, _MOST_COMPRESSED * path.stat().st_size):
+                raise RunError(
+                    f"{path}: must unpack to at most 1 GiB and {_MOST_COMPRESSED} times its size, but claims {claimed:,} bytes. "
+                    "Is it a checkpoint?"
+                )
+            for member in archive.infolist():
+                _check_member(archive, member)
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, MemoryError) as error:
-        if isinstance(error, RunError):
-            raise
+    except RunError:
+        raise
+    except _DAMAGES as error:
         raise RunError(f"{path}: must be an .npz file of arrays, but {' '.join(str(error).split())}.") from None
+
+
+def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Whether a member is an array of the size that it claims: numpy makes room for what is claimed before it reads."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"{member.filename[:60]} has the unknown version {version}")
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError(f"{member.filename[:60]} holds Python objects")
+    size = math.prod(shape) * max(dtype.itemsize, 1)
+    if min(shape, default=0) < 0 or size > member.file_size:
+        raise ValueError(f"{member.filename[:60]} claims {size:,} bytes and has {member.file_size:,}")
 
 
 def _read_pytorch(path: Path) -> Any:
@@ -188,7 +231,8 @@ def _arrays(content: Any, path: Path) -> dict[str, np.ndarray]:
         raise RunError(
             f"{path}: must hold parameters by name, but holds a {type(content).__name__}. Save a state dict."
         )
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
+    read: dict[int, np.ndarray] = {}  # a pickle can name one array again and again
     for name, value in content.items():
         if name == "StructuredToParameterName@@":  # Paddle's own note of its internal names
             continue
@@ -196,10 +240,11 @@ def _arrays(content: Any, path: Path) -> dict[str, np.ndarray]:
             raise RunError(
                 f"{path}: must hold an array for every parameter, but {str(name)[:60]!r} is none. Save a state dict."
             )
-        array = value.read() if isinstance(value, StoredArray) else value
-        if array.dtype.kind not in "fiu":
+        if value.dtype.kind not in "fiu":
             raise RunError(
-                f"{path}: parameter {name[:60]!r} must hold numbers, but holds {array.dtype}. Save a state dict."
+                f"{path}: parameter {name[:60]!r} must hold numbers, but holds {value.dtype}. Save a state dict."
             )
-        arrays[name] = array
+        if isinstance(value, StoredArray) and id(value) not in read:
+            read[id(value)] = value.read()
+        arrays[name] = read.get(id(value), value)
     return arrays

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,15 +15,16 @@ import numpy as np
 import paddle
 from paddle import nn
 from paddle.nn.initializer import Constant, XavierUniform
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from lmf_multitask.config import ModelConfig
 from lmf_multitask.data.schema import check_emotion_name
-from lmf_multitask.errors import ConfigError, RunError
+from lmf_multitask.errors import ConfigError, DataError, RunError
 from lmf_multitask.files import atomic_folder
 from lmf_multitask.models.encoders import FeatureEncoder, TextEncoder
 from lmf_multitask.models.fusion import ConcatFusion, LateFusion, LowRankFusion, TensorFusion
+from lmf_multitask.models.sizes import MOST_WEIGHTS, check_shapes, weight_shapes
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -86,6 +88,11 @@ class LMFModel(nn.Layer):
         self.emotions = [check_emotion_name(name) for name in emotions]
         self.config = config
         sizes, tasks = self.feature_sizes, len(self.emotions)
+        count = sum(math.prod(shape) for shape in weight_shapes(sizes, tasks, config).values())
+        if count > MOST_WEIGHTS and config.fusion != "tfn":  # which says so itself
+            raise ConfigError(
+                f"a network must have at most {MOST_WEIGHTS:,} weights, but these sizes make {count:,}. Choose smaller ones."
+            )
         if "audio" in config.modalities:
             self.audio_encoder = FeatureEncoder(sizes["audio"], config.audio_hidden, config.audio_dropout)
         if "video" in config.modalities:
@@ -172,6 +179,7 @@ class LMFModel(nn.Layer):
         """
         folder = Path(folder)
         about = _read_config(folder / CONFIG_FILE)
+        _check_sizes(folder / WEIGHTS_FILE, about)  # a large claim would be built before the weights are looked at
         try:
             model = cls(about["feature_sizes"], about["emotions"], ModelConfig(**about["model"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -228,6 +236,21 @@ def _fusion(config: ModelConfig, hidden: Sequence[int], tasks: int) -> nn.Layer:
     return LowRankFusion(hidden, config.fusion_rank, dim, config.factor_init)
 
 
+def _check_sizes(path: Path, about: dict) -> None:
+    """Whether the file's header has the shapes that the description asks for; what cannot be told is left to loading."""
+    try:
+        wanted = weight_shapes(about["feature_sizes"], len(about["emotions"]), ModelConfig(**about["model"]))
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            stored = {n: (s.get_dtype().replace("F32", "float32"), s.get_shape()) for n, s in slices.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
+        return
+    try:
+        check_shapes(stored, wanted)
+    except RunError as error:
+        raise RunError(f"{path}: {error}") from None
+
+
 def _read_config(path: Path) -> dict:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
@@ -237,4 +260,10 @@ def _read_config(path: Path) -> dict:
         raise RunError(f"{path}: must be JSON, but {error}.") from None
     if not isinstance(about, dict) or about.get("model_type") != "lmf":
         raise RunError(f"{path}: must describe a model of the type lmf, but does not.")
+    emotions = about.get("emotions")
+    try:
+        if not isinstance(emotions, list) or len({check_emotion_name(name) for name in emotions}) != len(emotions):
+            raise DataError("the emotions are no list of different names")
+    except DataError as error:
+        raise RunError(f"{path}: must describe an LMF model, but {error}") from None
     return about

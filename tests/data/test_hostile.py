@@ -1,0 +1,340 @@
+"""Small files that ask for much memory or time, or for another place: each was tried as a file before it was refused."""
+
+import json
+import os
+import pickle
+import struct
+import time
+import tracemalloc
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import make_corpus
+
+from lmf_multitask import load_iemocap
+from lmf_multitask.data import corpus as corpus_module
+from lmf_multitask.data.safe_pickle import StoredArray, read_pickle, to_array
+from lmf_multitask.data.sample import write_sample
+from lmf_multitask.data.schema import dataset_features
+from lmf_multitask.errors import DataError
+
+GIGABYTE = 1 << 30
+
+
+def text(content):
+    return b"X" + struct.pack("<I", len(content)) + content
+
+
+def array_then(array, rest):
+    """A pickle that remembers an array as number 99 and goes on with `rest`."""
+    return pickle.dumps(array, protocol=2)[:-1] + b"q\x63" + rest + b"."
+
+
+LONG_KEY = b"T" + struct.pack("<i", 60_000) + b"\xff" * 60_000 + b"q\x00"
+KEY = b"T" + struct.pack("<i", 900) + b"\xff" * 900 + b"q\x00"
+LAUGHS = (
+    b"\x80\x02"
+    + text(b"lol")
+    + b"q\x00"
+    + b"".join(b"(" + b"h%c" % n * 10 + b"tq%c" % (n + 1) for n in range(40))
+    + b"."
+)
+
+SMALL_AND_GREEDY = {
+    # a long key, decoded again for each of many dicts: minutes and gigabytes
+    "a long key in many dicts": (LONG_KEY + b"0" + b"}h\x00Ns" * 3000 + b"N.", "has a key of 60,000 characters"),
+    "a key in many dicts": (KEY + b"0" + b"(" + b"}h\x00Ns" * 3000 + b"l.", None),
+    "a long text key": (b"}" + text(b"a" * 2000) + b"Ns.", "has a key of 2,000 characters"),
+    "one text of no length": (pickle.dumps(np.bytes_(b"")), None),
+    "laughs": (LAUGHS, None),
+    "a pickle in a pickle in bytes": (pickle.dumps(pickle.dumps(pickle.dumps([np.zeros(9)]))), None),
+    "nested lists": (b"\x80\x02" + b"(" * 30_000 + b"l" * 30_000 + b".", None),
+    "nested tuples": (b"\x80\x02N" + b"\x85" * 50_000 + b".", None),
+    "nested dicts": (b"\x80\x02" + b"}N" * 30_000 + b"N" + b"s" * 30_000 + b".", None),
+    "names in chains": (b"\x80\x04" + text(b"numpy") + text(b"ndarray.__init__.__globals__") + b"\x93.", "names numpy.ndarray.__init__"),
+    "an attribute of a name": (b"cbuiltins\ngetattr\n(cnumpy\nndarray\nS'tofile'\ntR.", "names builtins.getattr"),
+    "numpy.load": (b"cnumpy\nload\n(S'x.npy'\nNI01\ntR.", "names numpy.load"),
+    "a two-byte extension": (b"\x80\x02\x83\x01\x00.", "names an extension of the copyreg module"),
+    "a four-byte extension": (b"\x80\x02\x84\x01\x00\x00\x00.", "names an extension of the copyreg module"),
+    "a persistent id in a dict": (b"(dS'a'\nPhttp://example.org\ns.", "refers to data outside the file"),
+    "a memo number of 400 digits": (b"Np" + b"9" * 390 + b"\n.", None),
+    "a memo number of 4 billion": (b"\x80\x02Nr\xff\xff\xff\xffj\xff\xff\xff\xff.", None),
+    "a frame of a gigabyte": (b"\x80\x04\x95" + struct.pack("<Q", GIGABYTE) + b"N.", None),
+}  # fmt: skip
+for _code, _form in ((b"T", "<i"), (b"B", "<I"), (b"X", "<I"), (b"\x8d", "<Q"), (b"\x8e", "<Q"), (b"\x96", "<Q")):
+    SMALL_AND_GREEDY[f"a gigabyte after {_code!r}"] = (
+        b"\x80\x05" + _code + struct.pack(_form, GIGABYTE) + b"x" * 90 + b".",
+        "ends too early: 1,073,741,824 bytes are announced, 91 are left",
+    )
+for _shape in (b"J\x00\x00\x00\x40\x85", b"J\x00\x00\x01\x00J\x00\x40\x00\x00\x86"):
+    SMALL_AND_GREEDY[f"an array of a gigabyte {_shape!r}"] = (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01" + _shape
+        + b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x08abcdefghtb.",
+        "where it takes 1,073,741,824",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SMALL_AND_GREEDY)
+def test_small_files_stay_small_and_quick(tmp_path, name):
+    content, message = SMALL_AND_GREEDY[name]
+    path = tmp_path / "data.pkl"
+    path.write_bytes(content)
+    tracemalloc.start()
+    start = time.perf_counter()
+    try:
+        value = read_pickle(path)
+        assert message is None, "it was read"
+        if isinstance(value, StoredArray):
+            value.read()
+    except DataError as error:
+        assert message is not None, error
+        assert message in str(error)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 1_000_000 + 150 * len(content)
+    assert time.perf_counter() - start < 2
+
+
+def test_arrays_of_no_bytes_are_not_built(tmp_path):
+    content = pickle.dumps(np.zeros(2**16, "S1"), protocol=2)
+    content = content.replace(b"S1", b"S0", 1).replace(struct.pack("<i", 2**16), struct.pack("<i", 2**30), 1)
+    start = content.index(b"X\x00\x00\x01\x00")  # the payload, as text that stands for bytes
+    content = content[:start] + b"X\x00\x00\x00\x00" + content[start + 5 + 2**16 :]
+    path = tmp_path / "data.pkl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="must be a"):
+        read_pickle(path)
+
+
+def test_a_text_that_a_list_repeats_is_not_read_again_and_again(tmp_path):
+    path = tmp_path / "data.pkl"
+    path.write_bytes(array_then(np.array([b"x" * 65_000]), b"0(" + b"h\x63" * 20_000 + b"l"))
+    tree = read_pickle(path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="holds text"):
+            to_array(tree, limit=100_000)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+# -- one array under many names
+
+
+def test_too_many_emotions_are_refused(write_pickle):
+    splits = make_corpus()["sad"]
+    path = write_pickle({f"e{n}": splits for n in range(257)})
+    with pytest.raises(DataError, match="must hold at most 256 emotions, but holds 257. Check the file."):
+        load_iemocap(path)
+
+
+def test_too_many_labels_are_refused(write_pickle, monkeypatch):
+    monkeypatch.setattr(corpus_module, "MOST_LABELS", 100)
+    same = make_corpus()["sad"]
+    path = write_pickle({f"e{n}": same for n in range(9)})
+    with pytest.raises(DataError, match="must hold at most 100 labels in train, but holds 108. Check the file."):
+        load_iemocap(path)
+    # 6 emotions with 12 clips each are 72; as none is shared, the table of their labels has 72 x 6
+    different = {f"e{n}": make_corpus(seed=n)["sad"] for n in range(6)}
+    with pytest.raises(DataError, match="must hold at most 100 labels in train, but holds 432."):
+        load_iemocap(write_pickle(different))
+
+
+# -- what is no file
+
+
+def test_pipes_and_devices_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pkl")
+    for path in (tmp_path / "pipe.pkl", "/dev/zero"):
+        for read in (load_iemocap, read_pickle):
+            with pytest.raises(DataError, match="must be a regular file, but is a pipe or a device"):
+                read(path)
+    with pytest.raises(OSError, match="must be a file that may be replaced, but is a device or a pipe"):
+        write_sample("/dev/null")
+
+
+# -- folders
+
+
+def saved_columns(rows, emotions=("calm", "tense")):
+    rng = np.random.default_rng(rows)
+    return {
+        "id": [f"clip-{n}" for n in range(rows)],
+        "audio": rng.normal(size=(rows, 3)).tolist(),
+        "video": rng.normal(size=(rows, 2)).tolist(),
+        "text": rng.normal(size=(rows, 4, 5)).tolist(),
+        "labels": [[(row + k) % 2 for k in range(len(emotions))] for row in range(rows)],
+    }
+
+
+def saved(folder, emotions=("calm", "tense"), form="saved", change=lambda columns, features: (columns, features)):
+    """A data set as `save_to_disk` or pandas would leave it, with these emotions."""
+    parts = datasets.DatasetDict()
+    for split, rows in (("train", 6), ("validation", 4), ("test", 5)):
+        columns, features = change(saved_columns(rows, emotions), dataset_features(3, 2, 4, 5, emotions))
+        parts[split] = datasets.Dataset.from_dict(columns, features)
+    folder.mkdir(exist_ok=True)
+    if form == "saved":
+        parts.save_to_disk(str(folder))
+    else:
+        for split, rows in parts.items():
+            rows.to_parquet(str(folder / f"{split}.parquet"))
+    return folder
+
+
+@pytest.mark.parametrize("form", ["saved", "parquet"])
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", "a/b", "a\x1b[2Jb", "x" * 65, ""])
+def test_emotions_that_a_data_set_names_are_checked_before_they_name_folders(tmp_path, form, name):
+    with pytest.raises(DataError, match="an emotion's name must consist of"):
+        load_iemocap(saved(tmp_path / "data", ["calm", name], form))
+
+
+@pytest.mark.parametrize("form", ["saved", "parquet"])
+def test_emotions_of_one_name_are_refused(tmp_path, form):
+    with pytest.raises(DataError, match="emotions must be different, but the data name 'calm, calm'"):
+        load_iemocap(saved(tmp_path / "data", ["calm", "calm"], form))
+
+
+def edit_json(path, change):
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(change(content)))
+
+
+HOSTILE_FOLDERS = {
+    "arrow files elsewhere": (
+        lambda folder: edit_json(folder / "train/state.json", lambda s: s | {"_data_files": [{"filename": "../../x.arrow"}]}),
+        "train: must be a saved data set, but it refers to files outside of it",
+    ),
+    "an absolute arrow file": (
+        lambda folder: edit_json(folder / "test/state.json", lambda s: s | {"_data_files": [{"filename": "/etc/passwd"}]}),
+        "test: must be a saved data set, but it refers to files outside of it",
+    ),
+    "a link as arrow file": (
+        lambda folder: ((folder / "x").write_text(""), (folder / "train/l.arrow").symlink_to(folder / "x"),
+                        edit_json(folder / "train/state.json", lambda s: s | {"_data_files": [{"filename": "l.arrow"}]})),
+        "train: must be a saved data set, but it refers to files outside of it",
+    ),
+    "a state of another kind": (lambda folder: (folder / "train/state.json").write_text("[1]"), "train: must be a saved data set, but"),
+    "a state nested deeply": (lambda folder: (folder / "train/state.json").write_text("[" * 100_000), "train: must be a saved data set, but"),
+    "files of another kind": (lambda folder: edit_json(folder / "train/state.json", lambda s: s | {"_data_files": 7}), "train: must be"),
+    "an unknown type of column": (
+        lambda folder: edit_json(folder / "train/dataset_info.json", lambda i: i | {"features": {"audio": {"_type": "Malware"}}}),
+        "train: must be a saved data set, but",
+    ),
+    "columns of another kind": (lambda folder: edit_json(folder / "train/dataset_info.json", lambda i: i | {"features": [1]}), "must be"),
+    "no info": (lambda folder: (folder / "train/dataset_info.json").unlink(), "train: must be a saved data set, but"),
+    "an arrow file cut off": (
+        lambda folder: os.truncate(next((folder / "train").glob("*.arrow")), 700), "train: must be a saved data set, but",
+    ),
+    "an empty arrow file": (
+        lambda folder: os.truncate(next((folder / "train").glob("*.arrow")), 0), "train: must be a saved data set, but",
+    ),
+    "no test": (lambda folder: (folder / "test").rename(folder / "tset"), "with the splits train, validation, test, but test is missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE_FOLDERS)
+def test_saved_data_sets(tmp_path, name):
+    do, message = HOSTILE_FOLDERS[name]
+    folder = saved(tmp_path / "data")
+    do(folder)
+    with pytest.raises(DataError, match=message) as caught:
+        load_iemocap(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_saved_index_beyond_the_rows_is_refused(tmp_path):
+    """pyarrow believes what an Arrow file says of itself; text whose place lies outside the file must not be read."""
+    folder = saved(tmp_path / "data")
+    path = next((folder / "train").glob("*.arrow"))
+    content = path.read_bytes()
+    offsets = struct.pack("<7i", 0, 6, 12, 18, 24, 30, 36)
+    assert offsets in content
+    path.write_bytes(content.replace(offsets, struct.pack("<7i", 0, 6, 12, 18, 24, 30, 2**30)))
+    with pytest.raises(DataError, match="train: must be a saved data set, but"):
+        load_iemocap(folder)
+
+
+def test_a_description_that_a_terminal_would_obey_is_not_told(tmp_path):
+    folder = saved(tmp_path / "data")
+    for split in ("train", "validation", "test"):
+        edit_json(folder / split / "dataset_info.json", lambda info: info | {"description": "\x1b]0;mine\x07"})
+    assert "\x1b" not in load_iemocap(folder)["train"].info.description
+
+
+def test_ids_are_read_as_they_are_stored(tmp_path):
+    """A column of images would be fetched from where its rows say."""
+
+    def images(columns, features):
+        columns["id"] = [{"bytes": None, "path": "/etc/hostname"}] * len(columns["id"])
+        features["id"] = datasets.Image()
+        return columns, features
+
+    with pytest.raises(DataError, match="column 'id' of train must hold text or whole numbers, but holds struct"):
+        load_iemocap(saved(tmp_path / "data", change=images))
+
+    def numbers(columns, features):
+        columns["id"] = [7 + n for n in range(len(columns["id"]))]
+        features["id"] = datasets.Value("int16")
+        return columns, features
+
+    assert list(load_iemocap(saved(tmp_path / "numbers", change=numbers))["test"]["id"]) == ["7", "8", "9", "10", "11"]
+
+
+def write_parquet(folder, **columns):
+    folder.mkdir(exist_ok=True)
+    for split in ("train", "validation", "test"):
+        pq.write_table(pa.table(columns), folder / f"{split}.parquet")
+    return folder
+
+
+def test_parquet_that_unfolds_beyond_all_measure(tmp_path):
+    zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(20_000_000, np.float32)), 1000)
+    folder = write_parquet(tmp_path / "data", audio=zeros)
+    assert (folder / "train.parquet").stat().st_size < 200_000
+    with pytest.raises(
+        DataError, match="train.parquet: must hold at most 100 values per byte, but holds 20,000,000 in"
+    ):
+        load_iemocap(folder)
+
+
+NUMBERS = [[1.0, 2.0]] * 3
+WRONG_PARQUET = {
+    "structures": ({"audio": [{"a": 1}] * 3}, "column 'audio' must hold numbers, but holds struct"),
+    "maps": ({"audio": pa.array([[("a", 1)]] * 3, pa.map_(pa.string(), pa.int32()))}, "train.parquet: must be a Parquet file, but Arrow type map"),
+    "dates": ({"audio": pa.array([1] * 3, pa.timestamp("s"))}, "column 'audio' must hold numbers, but holds timestamp"),
+    "nothing": ({"audio": [None] * 3}, "column 'audio' must"),
+    "missing numbers": ({"audio": [[1.0, None]] * 3}, "column 'audio' must have no empty values, but got 3"),
+    "missing rows": ({"audio": [[1.0], None, [1.0]]}, "column 'audio' must have rows of one length"),
+    "lists in lists": ({"audio": [[[1.0]]] * 3}, "audio must be a list of numbers in every row"),
+    "empty lists": ({"audio": pa.array([[]] * 3, pa.list_(pa.float32()))}, r"rows of the shape \(0,\)"),
+    "text": ({"audio": ["loud"] * 3}, "column 'audio' must hold numbers, but holds"),
+    "labels of three": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3, "calm": [0, 1, 2]}, "labels must be 1, 0 or -100"),
+    "no labels": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3}, "must have a column 'labels' or one 0/1 column per emotion"),
+    "a path for an emotion": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3, "../x": [0, 1, 1]}, "an emotion's name must consist"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_PARQUET)
+def test_parquet_of_other_types(tmp_path, name):
+    columns, message = WRONG_PARQUET[name]
+    if "calm" not in columns and name not in ("no labels", "a path for an emotion"):
+        columns = columns | {"calm": [0, 1, 0]}
+    with pytest.raises(DataError, match=message) as caught:
+        load_iemocap(write_parquet(tmp_path / "data", **columns))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cut", [0, 3, 50, 200, -1])
+def test_parquet_cut_off(tmp_path, cut):
+    folder = saved(tmp_path / "data", form="parquet")
+    path = folder / "train.parquet"
+    os.truncate(path, cut if cut >= 0 else path.stat().st_size + cut)
+    with pytest.raises(DataError, match="train.parquet: must be a Parquet file, but") as caught:
+        load_iemocap(folder)
+    assert "\n" not in str(caught.value)
