@@ -8,13 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lmf_multitask.command_line import CommandParser, run
-
-if TYPE_CHECKING:
-    from lmf_multitask.evaluation.predictions import Predictions
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -26,44 +21,13 @@ def main(arguments: Sequence[str]) -> None:
 
     from lmf_multitask.evaluation.comparison import compare
     from lmf_multitask.evaluation.tables import published_table
+    from lmf_multitask.runs import predictions_of
 
     comparison = compare(predictions_of([options.first, *options.others]))
     print(comparison.as_text())
     published = published_table(comparison.figures)
     if published is not None:
         print(f"\n{published.as_text()}")
-
-
-def predictions_of(paths: Sequence[str]) -> list[Predictions]:
-    """What each run directory, parent of per-emotion runs, or CSV file predicts, under the shortest names that differ.
-
-    Raises:
-        UserError: a path is none of these.
-    """
-    from lmf_multitask.evaluation.predictions import PREDICTIONS_FILE, join_emotions, read_predictions
-    from lmf_multitask.runs import runs_in
-
-    found = []
-    for name, path in zip(_short_names(paths), map(Path, paths)):
-        if path.is_file():
-            found.append(read_predictions(path, name))
-            continue
-        if path.is_dir() and (path / PREDICTIONS_FILE).is_file():
-            found.append(read_predictions(path / PREDICTIONS_FILE, name))  # our own, or a folder of `lmf infer`
-            continue
-        runs = runs_in(path)
-        parts = [read_predictions(one.folder / PREDICTIONS_FILE) for one in runs]
-        found.append(join_emotions(parts, name, path))
-    return found
-
-
-def _short_names(paths: Sequence[str]) -> list[str]:
-    whole = [Path(path).expanduser().absolute() for path in paths]
-    for length in (1, 2, 3):
-        names = ["/".join(path.parts[-length:]) for path in whole]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in whole]
 
 
 if __name__ == "__main__":

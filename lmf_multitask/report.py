@@ -23,10 +23,10 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
 
     if len(options.run_dirs) > 1:
-        from lmf_multitask.compare import predictions_of
         from lmf_multitask.errors import ConfigError
         from lmf_multitask.evaluation.comparison import compare
         from lmf_multitask.evaluation.page import write_comparison
+        from lmf_multitask.runs import predictions_of
 
         if options.data_path:
             raise ConfigError("--data_path must be given with one RUN_DIR, but there are several. Leave it out.")

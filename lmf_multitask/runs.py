@@ -38,6 +38,7 @@ from lmf_multitask.files import remove_leftovers, write_text
 from lmf_multitask.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
+    from lmf_multitask.evaluation.predictions import Predictions
     from lmf_multitask.models.lmf import LMFModel
 
 CONFIG_FILE, METRICS_FILE, LOG_FILE = "config.yaml", "metrics.json", "train.log"
@@ -78,6 +79,37 @@ def runs_in(folder: str | Path) -> list[Run]:
 def _check_no_link(path: Path) -> None:
     if path.is_symlink():
         raise RunError(f"{path}: must lie in its folder itself, but is a link. Put there what it leads to.")
+
+
+def predictions_of(paths: Sequence[str]) -> list[Predictions]:
+    """What each run directory, parent of per-emotion runs, or CSV file predicts, under the shortest names that differ.
+
+    Raises:
+        UserError: a path is none of these.
+    """
+    from lmf_multitask.evaluation.predictions import join_emotions, read_predictions
+
+    found = []
+    for name, path in zip(_short_names(paths), map(Path, paths)):
+        if path.is_file():
+            found.append(read_predictions(path, name))
+            continue
+        if path.is_dir() and (path / PREDICTIONS_FILE).is_file():
+            found.append(read_predictions(path / PREDICTIONS_FILE, name))  # our own, or a folder of `lmf infer`
+            continue
+        runs = runs_in(path)
+        parts = [read_predictions(one.folder / PREDICTIONS_FILE) for one in runs]
+        found.append(join_emotions(parts, name, path))
+    return found
+
+
+def _short_names(paths: Sequence[str]) -> list[str]:
+    whole = [Path(path).expanduser().absolute() for path in paths]
+    for length in (1, 2, 3):
+        names = ["/".join(path.parts[-length:]) for path in whole]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in whole]
 
 
 def settings_from(path: Path) -> ExperimentConfig:

@@ -40,6 +40,27 @@ RULES = [
         ["variance", "xavier"],
         "model.factor_init must be variance or xavier",
     ),
+    (
+        ModelConfig,
+        "fusion",
+        ["tensor", None],
+        ["lmf", "tfn", "concat", "late"],
+        "model.fusion must be lmf, tfn, concat or late",
+    ),
+    (
+        ModelConfig,
+        "text_stop",
+        ["end", None],
+        ["padding", "last_word"],
+        "model.text_stop must be padding or last_word",
+    ),
+    (
+        ModelConfig,
+        "modalities",
+        [[], ["smell"], ["audio", "audio"], "audio", None],
+        [["text"], ["audio", "video", "text"]],
+        "model.modalities must be one or more of audio, video, text, each once",
+    ),
     *(
         (
             ModelConfig,
@@ -117,8 +138,8 @@ RULES = [
         [None, ["a"]],
         "emotions must be a list of one or more names, or null",
     ),
-    (ExperimentConfig, "data_path", ["", 3], [None, "x.pkl"], "data_path must be a path or null"),
-    (ExperimentConfig, "output_dir", [""], [None, "x"], "output_dir must be a path or null"),
+    (ExperimentConfig, "data_path", ["", 3], [None, "x.pkl"], "data_path must be a path in UTF-8 or null"),
+    (ExperimentConfig, "output_dir", [""], [None, "x"], "output_dir must be a path in UTF-8 or null"),
     (ExperimentConfig, "device", [None, 0], ["cpu"], "device must be auto, cpu, gpu or gpu:NUMBER"),
 ]
 
@@ -252,7 +273,7 @@ def test_wrong_files(tmp_path, capsys, content, message):
         (["--seed", "one"], "seed must be a whole number, but got one."),
         (["--training.learning_rate", "fast"], "training.learning_rate must be a number, but got fast."),
         (["--seed", "-1"], "seed must be a whole number from 0 to 2^63 - 1, but got -1."),
-        (["--data_path", ""], "data_path must be a path or null, but got ''."),
+        (["--data_path", ""], "data_path must be a path in UTF-8 or null, but got ''."),
         (["--model", "3"], "model must hold settings by name, but got '3'. See --help."),
         (["--config", "nowhere"], "--config must be a YAML file, but nowhere is none. Shipped ones are"),
         (["--config=nowhere"], "--config must be a YAML file, but nowhere is none. Shipped ones are"),

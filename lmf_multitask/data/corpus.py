@@ -207,8 +207,8 @@ class PickledCorpus:
                 if split in wanted
             }
         self._check_equal_widths(found)
-        for split in SPLITS:
-            self._check_count(split, sum(arrays[split]["labels"].shape[0] for arrays in found.values()))
+        for split in wanted:
+            self._check_count(split, sum(arrays[split]["audio"].shape[0] for arrays in found.values()))
         return found
 
     def _check_count(self, split: str, labels: int) -> None:

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from lmf_multitask.config import ModelConfig
 from lmf_multitask.data.schema import check_emotion_name
-from lmf_multitask.errors import ConfigError, DataError, RunError
+from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.files import atomic_folder
 from lmf_multitask.models.encoders import FeatureEncoder, TextEncoder
 from lmf_multitask.models.fusion import ConcatFusion, LateFusion, LowRankFusion, TensorFusion
@@ -74,18 +74,10 @@ class LMFModel(nn.Layer):
                 fusion would be too large.
         """
         super().__init__()
-        if set(feature_sizes) != {"audio", "video", "text"}:
-            raise ConfigError(f"feature_sizes must have audio, video and text, but got {sorted(feature_sizes)}.")
-        if not emotions:
-            raise ConfigError("emotions must name at least one task, but got none.")
-        if isinstance(emotions, str) or len(set(emotions)) != len(emotions):
-            raise ConfigError(f"emotions must be a list of different names, but got {emotions!r}.")
-        for name, size in feature_sizes.items():
-            if not isinstance(size, (int, np.integer)) or not 1 <= size <= 65536:
-                raise ConfigError(f"feature_sizes must be whole numbers from 1 to 65536, but {name} is {size!r}.")
+        _check_tasks(feature_sizes, emotions)
         config = config or ModelConfig()
         self.feature_sizes = {name: int(feature_sizes[name]) for name in ("audio", "video", "text")}
-        self.emotions = [check_emotion_name(name) for name in emotions]
+        self.emotions = list(emotions)
         self.config = config
         sizes, tasks = self.feature_sizes, len(self.emotions)
         count = sum(math.prod(shape) for shape in weight_shapes(sizes, tasks, config).values())
@@ -179,14 +171,18 @@ class LMFModel(nn.Layer):
         """
         folder = Path(folder)
         about = _read_config(folder / CONFIG_FILE)
-        _check_sizes(folder / WEIGHTS_FILE, about)  # a large claim would be built before the weights are looked at
+        path = folder / WEIGHTS_FILE
         try:
-            model = cls(about["feature_sizes"], about["emotions"], ModelConfig(**about["model"]))
+            sizes, emotions, config = about["feature_sizes"], about["emotions"], ModelConfig(**about["model"])
+            _check_tasks(sizes, emotions)
+            _check_header(path, weight_shapes(sizes, len(emotions), config))  # before what may be huge is built
+            model = cls(sizes, emotions, config)
+        except RunError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(
                 f"{folder / CONFIG_FILE}: must describe an LMF model, but {type(error).__name__}: {str(error).rstrip('.')}."
             ) from None
-        path = folder / WEIGHTS_FILE
         try:
             stored = load_file(path)
         except FileNotFoundError:
@@ -236,10 +232,23 @@ def _fusion(config: ModelConfig, hidden: Sequence[int], tasks: int) -> nn.Layer:
     return LowRankFusion(hidden, config.fusion_rank, dim, config.factor_init)
 
 
-def _check_sizes(path: Path, about: dict) -> None:
-    """Whether the file's header has the shapes that the description asks for; what cannot be told is left to loading."""
+def _check_tasks(feature_sizes: Mapping[str, int], emotions: Sequence[str]) -> None:
+    if set(feature_sizes) != {"audio", "video", "text"}:
+        raise ConfigError(f"feature_sizes must have audio, video and text, but got {sorted(feature_sizes)}.")
+    for name, size in feature_sizes.items():
+        if not isinstance(size, (int, np.integer)) or not 1 <= size <= 65536:
+            raise ConfigError(f"feature_sizes must be whole numbers from 1 to 65536, but {name} is {size!r}.")
+    if not isinstance(emotions, (list, tuple)) or len(set(map(str, emotions))) != len(emotions):
+        raise ConfigError(f"emotions must be a list of different names, but got {str(emotions)[:80]!r}.")
+    if not emotions:
+        raise ConfigError("emotions must name at least one task, but got none.")
+    for name in emotions:
+        check_emotion_name(name)
+
+
+def _check_header(path: Path, wanted: Mapping[str, Sequence[int]]) -> None:
+    """Whether the file's header has the shapes of the network; what cannot be told is left to loading."""
     try:
-        wanted = weight_shapes(about["feature_sizes"], len(about["emotions"]), ModelConfig(**about["model"]))
         with safe_open(path, framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
             stored = {n: (s.get_dtype().replace("F32", "float32"), s.get_shape()) for n, s in slices.items()}
@@ -260,10 +269,4 @@ def _read_config(path: Path) -> dict:
         raise RunError(f"{path}: must be JSON, but {error}.") from None
     if not isinstance(about, dict) or about.get("model_type") != "lmf":
         raise RunError(f"{path}: must describe a model of the type lmf, but does not.")
-    emotions = about.get("emotions")
-    try:
-        if not isinstance(emotions, list) or len({check_emotion_name(name) for name in emotions}) != len(emotions):
-            raise DataError("the emotions are no list of different names")
-    except DataError as error:
-        raise RunError(f"{path}: must describe an LMF model, but {error}") from None
     return about

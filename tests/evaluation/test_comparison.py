@@ -3,11 +3,11 @@ import csv
 import numpy as np
 import pytest
 
-from lmf_multitask.compare import predictions_of
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.comparison import compare
 from lmf_multitask.evaluation.metrics import binary_figures
 from lmf_multitask.evaluation.predictions import join_emotions, read_predictions
+from lmf_multitask.runs import predictions_of
 
 EMOTIONS = ("happy", "sad")
 
