@@ -146,7 +146,7 @@ def figures_picture(metrics: Mapping[str, Any]) -> Picture:
     """Headline figures with intervals, baselines beside them."""
     shown = ("weighted_f1", "positive_f1", "uar", "auroc")
     emotions = list(metrics["emotions"])
-    figure, panels = _grid(len(shown), 0.9 + 0.34 * len(emotions))
+    figure, panels = _grid(len(shown), 0.9 + 0.34 * len(emotions), sharey=True)
     places = np.arange(len(emotions))
     others = {"always absent": metrics["always_absent"]}
     if "logistic_regression" in metrics.get("baselines", {}):
@@ -455,8 +455,8 @@ def _colour(number: int) -> str:
 
 
 def _dash(number: int) -> Any:
-    return DASHES[number % len(DASHES)]
+    return DASHES[(number + number // len(SERIES)) % len(DASHES)]  # a colour comes back with another dash
 
 
 def _form(number: int) -> str:
-    return MARKERS[number % len(MARKERS)]
+    return MARKERS[(number + number // len(SERIES)) % len(MARKERS)]

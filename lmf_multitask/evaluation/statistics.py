@@ -19,15 +19,16 @@ LEVEL = 0.95
 RESAMPLES = 2000
 INTERVAL_FIGURES = (*FIGURES, "macro_f1", "auroc", "average_precision", "brier")
 EXCLUSIVE_FIGURES = ("weighted_accuracy", "unweighted_accuracy", "macro_f1")
-FEW_ROWS = 20
-"""A class of fewer rows can be missing from a resample; of 20, it is with a probability of 2e-9."""
+REDRAWS = 20
+"""How often resamples without a class are drawn anew before they are stratified."""
 
 
 def bootstrap_weights(labels: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """How often each row is drawn in each resample of the rows.
 
-    Rows are drawn with replacement from all rows. Emotions with a class of 1 to 19 rows are kept from losing it: rows are then
-    drawn within groups of equal labels of those emotions (stratified).
+    Rows are drawn with replacement from all rows. A resample that lacks a class which the rows have is drawn anew; the
+    few that still lack one after 20 times are drawn within groups of equal labels (stratified). Stratifying all of them
+    would make intervals too narrow: of 80 clips with 16 present, 95% intervals of F1 on "present" cover 85%, not 92%.
 
     Args:
         labels: int `[N, T]`, 1, 0 or -100.
@@ -39,13 +40,24 @@ def bootstrap_weights(labels: np.ndarray, resamples: int = RESAMPLES, seed: int 
     """
     labels = np.asarray(labels)
     rng = np.random.default_rng(seed)
-    sizes = np.array([(labels == value).sum(axis=0) for value in (0, 1)])
-    rare = np.flatnonzero((sizes > 0).all(axis=0) & (sizes.min(axis=0) < FEW_ROWS))
-    strata = np.zeros(len(labels), np.int64)
-    if len(rare):
-        _, strata = np.unique(labels[:, rare], axis=0, return_inverse=True)
-        strata = strata.ravel()
-    weights = np.zeros((resamples, len(labels)), np.float32)
+    weights = _draw(rng, resamples, np.zeros(len(labels), np.int64))
+    present, absent = labels == 1, labels == 0
+    both = present.any(axis=0) & absent.any(axis=0)
+    classes = np.concatenate([present[:, both], absent[:, both]], axis=1).astype(np.float32)
+    for _ in range(REDRAWS):
+        lacking = np.flatnonzero((weights @ classes == 0).any(axis=1))
+        if not len(lacking):
+            return weights
+        weights[lacking] = _draw(rng, len(lacking), np.zeros(len(labels), np.int64))
+    lacking = np.flatnonzero((weights @ classes == 0).any(axis=1))
+    _, strata = np.unique(labels[:, both], axis=0, return_inverse=True)
+    weights[lacking] = _draw(rng, len(lacking), strata.ravel())
+    return weights
+
+
+def _draw(rng: np.random.Generator, resamples: int, strata: np.ndarray) -> np.ndarray:
+    """Counts `[R, N]` of rows drawn with replacement within each stratum of `[N]`."""
+    weights = np.zeros((resamples, len(strata)), np.float32)
     first = np.arange(resamples)[:, None]
     for group in range(int(strata.max(initial=0)) + 1):
         rows = np.flatnonzero(strata == group)
