@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import paddle
 
 from lmf_multitask import __version__
 from lmf_multitask.data.features import open_features
@@ -35,6 +34,10 @@ from lmf_multitask.errors import DataError, RunError
 from lmf_multitask.files import atomic_folder
 from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.runs import Run
+from lmf_multitask.runtime import quiet_imports
+
+with quiet_imports():
+    import paddle
 
 logger = logging.getLogger(__name__)
 
