@@ -88,10 +88,10 @@ def known_data(runs: Sequence[Run], data_path: str | None = None, most: int = 25
         most: clips to read.
 
     Raises:
-        DataError: `data_path` is given and cannot be read.
+        DataError: `data_path` is given and cannot be read, or its sizes are not those of the model.
     """
     if data_path is not None:
-        return _read_some(data_path, None, most)
+        return _read_some(data_path, runs[0].load_model().feature_sizes, most)
     for run in runs:
         path = run.load_config().data_path or _sample_path()
         try:
@@ -107,13 +107,13 @@ def _sample_path() -> str:
     return str(builtin_sample())
 
 
-def _read_some(path: str, sizes: Mapping[str, int] | None, most: int) -> KnownData:
+def _read_some(path: str, sizes: Mapping[str, int], most: int) -> KnownData:
     try:
         source = open_features(path, "validation")
     except DataError:
         source = open_features(path, None)
     found = {modality: source.shapes[modality][-1] for modality in MODALITIES}
-    if sizes is not None and found != dict(sizes):
+    if found != dict(sizes):
         raise DataError(f"{path}: must have the feature sizes of the model, {dict(sizes)}, but has {found}.")
     _, rows = next(source.blocks(most))
     padding = padding_side([clean(rows["text"].copy(), "text")])

@@ -114,10 +114,7 @@ def create_app(predictor: Predictor, limits: Limits | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.service = service
-    errors = {
-        status: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
-        for status, text in _ERRORS.items()
-    }
+    errors = {status: {"description": text, "content": _ERROR_CONTENT} for status, text in _ERRORS.items()}
 
     @app.post(
         "/predict",
@@ -143,8 +140,18 @@ def create_app(predictor: Predictor, limits: Limits | None = None) -> FastAPI:
 
     @app.get("/samples")
     async def samples() -> JSONResponse:
-        """Made-up clips to try the model with; none where its sizes are not IEMOCAP's."""
-        return JSONResponse({"samples": service.samples})
+        """Names of made-up clips to try the model with; none where its sizes are not IEMOCAP's."""
+        return JSONResponse({"samples": [{"name": one["name"], "emotion": one["emotion"]} for one in service.samples]})
+
+    @app.get(
+        "/samples/{number}",
+        responses={404: {"description": "There is none of that number.", "content": _ERROR_CONTENT}},
+    )
+    async def sample(number: str) -> JSONResponse:
+        """One of them, counted from 1; its ``clip`` is a body for /predict."""
+        if not (number.isascii() and number.isdigit() and len(number) < 4 and 1 <= int(number) <= len(service.samples)):
+            raise _RefusedError(404, f"the sample must be from 1 to {len(service.samples)}, but got {number[:20]!r}.")
+        return JSONResponse(service.samples[int(number) - 1])
 
     @app.get(
         "/metrics",
@@ -345,6 +352,7 @@ _ERROR = {
     "required": ["error"],
     "additionalProperties": False,
 }
+_ERROR_CONTENT = {"application/json": {"schema": _ERROR}}
 _ERRORS = {
     408: "The body did not arrive in time.",
     413: "The body is too large.",

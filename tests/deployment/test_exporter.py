@@ -304,6 +304,11 @@ def test_without_the_training_data_the_text_length_is_free(tmp_path, caplog):
     )
     with pytest.raises(DataError, match="/nowhere/data.pkl: must be a readable file"):
         known_data([run], "/nowhere/data.pkl")
+    np.savez(tmp_path / "other.npz", **make_rows(2, sizes={**SIZES, "audio": 9}))
+    with pytest.raises(
+        DataError, match=r"other.npz: must have the feature sizes of the model, .* but has \{'audio': 9"
+    ):
+        known_data([run], str(tmp_path / "other.npz"))
 
 
 # -- the description

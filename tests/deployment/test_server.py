@@ -38,7 +38,10 @@ class Served:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         line = self.process.stderr.readline()
-        self.url = re.search(r"http://\S+", line)[0] if "serving on" in line else pytest.fail(line)
+        if "serving on" not in line:
+            self.stop(signal.SIGKILL)
+            pytest.fail(line)
+        self.url = re.search(r"http://\S+", line)[0]
         self.port = int(self.url.rpartition(":")[2])
         while True:
             try:
@@ -202,7 +205,7 @@ def page_after(url):
 def test_page_in_a_browser(tmp_path):
     run = make_run(tmp_path / "run", sizes={"audio": 74, "video": 35, "text": 300})
     with Served(run.folder) as served:
-        clip = httpx.get(f"{served.url}/samples").json()["samples"][2]
+        clip = httpx.get(f"{served.url}/samples/3").json()
         answer = httpx.post(f"{served.url}/predict", json=clip["clip"]).json()
         html = page_after(f"{served.url}/?sample=3")
     shown = re.findall(r'aria-label="(\w+)"[^>]*aria-valuenow="([\d.]+)"', html)

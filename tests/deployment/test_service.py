@@ -328,4 +328,11 @@ def test_samples_where_the_sizes_are_iemocaps(client, tmp_path):
         samples = other.get("/samples").json()["samples"]
         assert len(samples) == 12
         assert {sample["emotion"] for sample in samples} <= set(EMOTIONS)
-        assert other.post("/predict", json=samples[0]["clip"]).status_code == 200
+        first, last = (other.get(f"/samples/{number}").json() for number in (1, 12))
+        assert {"name": first["name"], "emotion": first["emotion"]} == samples[0]
+        assert last["name"] == "made-up clip 12"
+        assert other.post("/predict", json=first["clip"]).status_code == 200
+        for number in ("0", "13", "-1", "1e3", "x"):
+            response = other.get(f"/samples/{number}")
+            assert response.status_code == 404
+            assert response.json() == {"error": f"the sample must be from 1 to 12, but got {number!r}."}

@@ -50,16 +50,17 @@ function show() {
   if (answer.four_way) get("verdict").textContent = `If it must be one of them: ${answer.four_way[row]}.`;
 }
 
-async function predict(body, type, what) {
+async function predict(content, type, what) {
   const mine = ++asked;
   say(`Asking the model about ${what} …`);
   let found = null;
   let trouble = "";
   try {
+    const body = await content();
     const response = await fetch("/predict", { method: "POST", headers: { "Content-Type": type }, body });
-    const content = await response.json();
-    if (response.ok) found = content;
-    else trouble = content.error;
+    const reply = await response.json();
+    if (response.ok) found = reply;
+    else trouble = reply.error;
   } catch {
     trouble = "The service does not answer. Is it still running?";
   }
@@ -69,20 +70,23 @@ async function predict(body, type, what) {
   if (found) say(`The model's view of ${what}:`);
   else say(trouble, true);
   show();
+  get("result").scrollIntoView({ block: "nearest" }); // on a phone it is below the choice
 }
 
 function takeFile(file) {
   if (!file) return;
   get("sample").value = "";
-  predict(file, "application/x-npz", file.name);
+  predict(async () => file, "application/x-npz", file.name);
 }
 
 async function start() {
   get("sample").addEventListener("change", () => {
-    const chosen = samples[get("sample").value];
+    const number = Number(get("sample").value);
+    const chosen = samples[number - 1];
     if (!chosen) return;
     const told = `${chosen.name} (drawn as ${chosen.emotion})`;
-    predict(JSON.stringify(chosen.clip), "application/json", told);
+    const clip = async () => JSON.stringify((await (await fetch(`/samples/${number}`)).json()).clip);
+    predict(clip, "application/json", told);
   });
   get("file").addEventListener("change", () => {
     takeFile(get("file").files[0]);
@@ -116,13 +120,13 @@ async function start() {
     samples = (await (await fetch("/samples")).json()).samples;
     samples.forEach((sample, index) => {
       const option = element("option", "", `${sample.name} – drawn as ${sample.emotion}`);
-      option.value = index;
+      option.value = index + 1;
       get("sample").append(option);
     });
     get("samples").hidden = samples.length === 0;
     const wanted = new URLSearchParams(location.search).get("sample"); // a link to one of them: /?sample=3
     if (samples[wanted - 1]) {
-      get("sample").value = wanted - 1;
+      get("sample").value = Number(wanted);
       get("sample").dispatchEvent(new Event("change"));
     }
   } catch {
