@@ -5,6 +5,7 @@ Without --data_path it trains on a small built-in sample of made-up clips.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,17 +45,28 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     config = experiment_from(parser, options)
     if options.mode == "per_emotion":
+        if _launched_processes() > 1:
+            raise ConfigError(
+                f"--mode per_emotion must be started once, but was launched in {_launched_processes()} processes. "
+                "Start it without a launcher: it starts a process per emotion itself."
+            )
         _train_per_emotion(parser, options, config, arguments)
         return
     for name in ("recipe", "jobs"):
         if options[name] is not None:
             raise ConfigError(f"--{name} must come with --mode per_emotion, but the mode is multitask. Leave it out.")
-    tune_cpu()
+    tune_cpu(threads=1 if _launched_processes() > 1 else None)
 
     from lmf_multitask.training.experiment import run_experiment
 
     metrics = run_experiment(config, overwrite=options.overwrite, resume=options.resume, force=options.force)
-    _print_result(metrics, config, config.run_directory())
+    if metrics:  # of several processes, the first one's
+        _print_result(metrics, config, config.run_directory())
+
+
+def _launched_processes() -> int:
+    """As ``paddle.distributed.launch`` tells it; asked before Paddle is imported."""
+    return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
 
 
 def _train_per_emotion(parser: CommandParser, options: object, base: ExperimentConfig, arguments: list[str]) -> None:
