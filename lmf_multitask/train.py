@@ -5,6 +5,7 @@ Without --data_path it trains on a small built-in sample of made-up clips.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,16 +50,23 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     config = experiment_from(parser, options)
     if options.mode == "per_emotion" or options.seeds is not None:
+        if _launched_processes() > 1:
+            raise ConfigError(
+                f"several trainings must be started once, but were launched in {_launched_processes()} processes. "
+                "Start it without a launcher: each training gets a process of its own."
+            )
         _train_several(parser, options, config, arguments)
         return
     for name, needed in (("recipe", "--mode per_emotion"), ("jobs", "--mode per_emotion or --seeds")):
         if options[name] is not None:
             raise ConfigError(f"--{name} must come with {needed}, but does not. Leave it out.")
-    tune_cpu()
+    tune_cpu(threads=1 if _launched_processes() > 1 else None)
 
     from lmf_multitask.training.experiment import run_experiment
 
     metrics = run_experiment(config, overwrite=options.overwrite, resume=options.resume, force=options.force)
+    if not metrics:  # of several processes, the first speaks
+        return
     from lmf_multitask.evaluation.report import results_table
 
     _print_result(results_table(metrics), config)
@@ -67,6 +75,11 @@ def main(arguments: Sequence[str]) -> None:
 
         print(f"report: {report_runs(config.run_directory())}")
     print(f"run directory: {config.run_directory()}")
+
+
+def _launched_processes() -> int:
+    """As ``paddle.distributed.launch`` tells it; asked before Paddle is imported."""
+    return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
 
 
 def _train_several(parser: CommandParser, options: Any, base: ExperimentConfig, arguments: list[str]) -> None:

@@ -26,8 +26,9 @@ from lmf_multitask.evaluation.metrics import multitask_figures, present_probabil
 from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.runs import Run
 from lmf_multitask.runtime import seed_everything, select_device, surroundings
+from lmf_multitask.training import parallel
 from lmf_multitask.training.module import LMFModule
-from lmf_multitask.training.trainer import ONE_PROCESS, LMFTrainer, VisualDLLogs, training_arguments
+from lmf_multitask.training.trainer import LMFTrainer, VisualDLLogs, training_arguments
 
 from lmf_multitask.data.loading import load_data  # isort: skip - paddlenlp must be imported before datasets
 
@@ -50,29 +51,43 @@ def run_experiment(
         force: go on although the data or the versions are not those that the run was started with.
 
     Returns:
-        The content of ``metrics.json``.
+        The content of ``metrics.json``; empty in all but the first of several processes.
 
     Raises:
         UserError: the data, the settings or the directory do not allow it; nothing has been written then.
         TrainingError: the training broke down; the run directory is left unfinished.
     """
-    if paddle.distributed.get_world_size() > 1:  # LMFTrainer refuses it too, but by then there would be a run directory
-        raise TrainingError(ONE_PROCESS.format(paddle.distributed.get_world_size()))
     run = Run(config.run_directory())
-    run.check_free(overwrite, resume)
+    if parallel.is_first():
+        run.check_free(overwrite, resume)
     select_device(config.device)
     dataset = load_data(config)
     emotions = emotion_names(dataset["train"])
     _check_labels(dataset, emotions)
     config = config.resolved(emotions)
-    origin = {"data": fingerprint(dataset), **surroundings()}
+    origin = {"data": fingerprint(dataset), **surroundings(), "processes": str(parallel.count())}
+    if parallel.count() > 1:
+        training_arguments(run.folder / "checkpoints", config.training)  # refuses what several processes cannot do
+        parallel.join()
+    if not parallel.is_first():
+        return _train_along(config, run, dataset)
     with run.locked():
         resume = resume and run.is_run()
         if resume:
             _check_resumable(run, config, origin, force)
         run.start(config, origin, keep=resume)
         with run.logging_to_file(), _told_how_to_go_on(run):
+            parallel.from_first(resume)
             return _train_and_test(config, run, dataset, resume)
+
+
+def _train_along(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict) -> dict[str, Any]:
+    """What the other processes of a training do: everything but speaking, testing and writing."""
+    logging.getLogger("lmf_multitask").setLevel(logging.WARNING)
+    resume = parallel.from_first(None)
+    with paddle.utils.unique_name.guard():
+        _fit(config, run, dataset, resume)
+    return {}
 
 
 def _train_and_test(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resume: bool) -> dict[str, Any]:
@@ -251,6 +266,8 @@ def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resu
         on_epoch=lines,
         callbacks=[VisualDLLogs()] if training.visualdl else [],
     )
+    if not parallel.is_first():  # other numbers for dropout in every process
+        paddle.seed((config.seed + parallel.number()) % 2**63)
     with lines:
         trainer.fit(resume=resume)
     return trainer

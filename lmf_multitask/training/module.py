@@ -15,6 +15,7 @@ from paddle.nn import functional as F
 from lmf_multitask.config import TrainingConfig
 from lmf_multitask.data.schema import MODALITIES, NOT_ANNOTATED
 from lmf_multitask.models.lmf import LMFModel
+from lmf_multitask.training import parallel
 
 Batch = Mapping[str, paddle.Tensor]
 
@@ -71,6 +72,8 @@ class LMFModule(TrainingModule):
         labels = batch["labels"]
         total, count = self._cross_entropy(self._logits(batch), labels)
         self.log("train_loss", _mean(total, count), rows=labels.shape[0])
+        if parallel.count() > 1:  # the gradients' mean over processes is then that of the whole batch's loss
+            total, count = total * parallel.count(), parallel.summed(count)
         return total if self.config.loss_reduction == "sum" else total / count
 
     def validation_step(self, batch: Batch) -> dict[str, paddle.Tensor]:

@@ -13,19 +13,31 @@ import paddle
 class EpochBatchSampler(paddle.io.DistributedBatchSampler):
     """Batches of row numbers, in an order that depends on (seed, epoch) alone, so that a resumed run sees the same.
 
-    A last batch of a single row would make batch normalisation meaningless; it joins the batch before it.
+    Several processes get the same batches, each its own part of every one, as equal as they can be. A last batch of a single
+    row (per process) would make batch normalisation meaningless; it joins the batch before it.
     (Trainer tells the epoch to subclasses of this Paddle class only.)
     """
 
-    def __init__(self, dataset: Any, batch_size: int, seed: int | None = None) -> None:
-        """Takes the rows and the batch size; without a seed the rows come in order."""
+    def __init__(
+        self, dataset: Any, batch_size: int, seed: int | None = None, processes: int = 1, process: int = 0
+    ) -> None:
+        """Takes the rows and the whole batch's size; without a seed the rows come in order.
+
+        Args:
+            dataset: anything with a length.
+            batch_size: rows of a batch, in all processes together.
+            seed: of the order.
+            processes: how many share each batch.
+            process: which of them this is, from 0.
+        """
         super().__init__(dataset, batch_size, num_replicas=1, rank=0, shuffle=False)
         self._rows, self._seed = len(dataset), seed
+        self._processes, self._process = processes, process
 
     def __len__(self) -> int:
         whole, rest = divmod(self._rows, self.batch_size)
-        alone = rest == 1 and whole > 0 and self._seed is not None
-        return whole + (rest > 0) - alone
+        too_few = 0 < rest < 2 * self._processes and whole > 0 and self._seed is not None
+        return whole + (rest > 0) - too_few
 
     def __iter__(self) -> Iterator[list[int]]:
         rows = np.arange(self._rows)
@@ -34,7 +46,8 @@ class EpochBatchSampler(paddle.io.DistributedBatchSampler):
         count = len(self)
         for number in range(count):
             end = None if number == count - 1 else (number + 1) * self.batch_size
-            yield rows[number * self.batch_size : end].tolist()
+            batch = rows[number * self.batch_size : end]
+            yield np.array_split(batch, self._processes)[self._process].tolist()
 
 
 class LMFPaddleBatchSampler(paddle.io.BatchSampler):

@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,19 +23,20 @@ from lmf_multitask.data.schema import column_arrays
 from lmf_multitask.errors import RunError, TrainingError
 from lmf_multitask.files import atomic_folder, damage, remove_leftovers, write_manifest
 from lmf_multitask.runtime import ignore_noise, quiet_imports
+from lmf_multitask.training import parallel
 from lmf_multitask.training.module import TrainingModule
 from lmf_multitask.training.sampler import EpochBatchSampler, LMFPaddleBatchSampler
 
 with quiet_imports():
     from paddlenlp.trainer import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
     from paddlenlp.trainer.integrations import VisualDLCallback
+    from paddlenlp.trainer.trainer_utils import EvalLoopOutput
     from paddlenlp.utils.log import logger as paddlenlp_logger
 
 logger = logging.getLogger(__name__)
 
 _TRAINERS_OWN = ("interval_", "learning_rate", "global_step", "progress_or_epoch")  # of no use in the history
 PROGRESS_FILE = "progress.json"
-ONE_PROCESS = "training must run in one process, but was launched in {}. Start it without a launcher."
 
 
 def training_arguments(
@@ -48,8 +50,14 @@ def training_arguments(
         others: any of PaddleNLP's own arguments; they win.
     """
     config = config or TrainingConfig()
+    processes = parallel.count()
+    if config.batch_size % processes or config.batch_size < 2 * processes:
+        raise TrainingError(
+            f"training.batch_size must be a multiple of the {processes} processes, two rows each at least, "
+            f"but got {config.batch_size}. Choose another."
+        )
     settings = {
-        "per_device_train_batch_size": config.batch_size,
+        "per_device_train_batch_size": config.batch_size // processes,
         "per_device_eval_batch_size": config.eval_batch_size,
         "num_train_epochs": config.epochs,
         "metric_for_best_model": f"eval_{config.monitor}",
@@ -110,14 +118,18 @@ class LMFTrainer(Trainer):
             on_epoch: called with the epoch's row of the history as soon as it is there.
             callbacks: further callbacks of PaddleNLP's kind.
         """
-        if args.world_size > 1:
-            raise TrainingError(ONE_PROCESS.format(args.world_size))
+        if parallel.count() > 1 and row_order == "lmf_paddle":
+            raise TrainingError(
+                f"training.row_order lmf_paddle must be used in one process, but training was launched in {parallel.count()}. "
+                "Start it without a launcher, or take seeded."
+            )
         self.history: list[dict[str, float]] = []
         self._logged: dict[str, list[tuple[Any, int]]] = {}
         self._weighted_losses: list[tuple[paddle.Tensor, paddle.Tensor]] = []
         self._resumed_from: str | None = None
         self._batches: _RememberedRows | None = None
         self._watched: list[tuple[str, paddle.Tensor]] = []
+        self._alone = False
         metrics = None
         if compute_metrics is not None:
 
@@ -156,7 +168,7 @@ class LMFTrainer(Trainer):
             TrainingError: the loss, a gradient or a parameter is not finite; the checkpoints of the epochs before are kept.
         """
         self._watched = list(self.model.named_parameters())
-        checkpoint = self._last_checkpoint() if resume else None
+        checkpoint = parallel.from_first(self._last_checkpoint() if resume and parallel.is_first() else None)
         self._resumed_from = None if checkpoint is None else str(checkpoint)
         self.history, self._logged, self._epoch_end.epochs_without_better = [], {}, 0
         epochs = self.args.num_train_epochs
@@ -230,8 +242,13 @@ class LMFTrainer(Trainer):
             dataset = RowNumbers(len(dataset))
         if self._row_order == "lmf_paddle" and self.is_in_train:
             sampler = LMFPaddleBatchSampler(dataset, batch_size)
+        elif shuffle:
+            processes = parallel.count()
+            sampler = EpochBatchSampler(
+                dataset, batch_size * processes, self.args.seed, processes=processes, process=parallel.number()
+            )
         else:
-            sampler = EpochBatchSampler(dataset, batch_size, seed=self.args.seed if shuffle else None)
+            sampler = EpochBatchSampler(dataset, batch_size)
         if shuffle:
             collator = self._batches = _RememberedRows(collator, len(sampler))
         return paddle.io.DataLoader(dataset, batch_sampler=sampler, collate_fn=collator, num_workers=0)
@@ -293,7 +310,27 @@ class LMFTrainer(Trainer):
             self._weighted_losses.append((loss, output["weight"]))
         return (loss, None, None) if prediction_loss_only else (loss, output["logits"], inputs.get("labels"))
 
-    def evaluation_loop(self, *positional: Any, metric_key_prefix: str = "eval", **others: Any) -> Any:
+    def evaluation_loop(self, *positional: Any, **named: Any) -> Any:
+        """As `_evaluate_all`; of several processes the first evaluates all rows, in order, and tells the others its figures."""
+        if parallel.count() == 1:
+            return self._evaluate_all(*positional, **named)
+        if self.is_in_train:
+            parallel.average_running_statistics(self.model)
+        output = None
+        if parallel.is_first():
+            self._alone = True
+            try:
+                output = self._evaluate_all(*positional, **named)
+            finally:
+                self._alone = False
+        told = parallel.from_first(None if output is None else (output.metrics, output.num_samples))
+        return output or EvalLoopOutput(predictions=None, label_ids=None, metrics=told[0], num_samples=told[1])
+
+    def _nested_gather(self, tensors: Any) -> Any:
+        """From all processes, unless the first evaluates alone."""
+        return tensors if self._alone else super()._nested_gather(tensors)
+
+    def _evaluate_all(self, *positional: Any, metric_key_prefix: str = "eval", **others: Any) -> Any:
         """Trainer averages the losses of batches by their rows; here by what the module says that they are means over."""
         self._weighted_losses = []
         output = super().evaluation_loop(*positional, metric_key_prefix=metric_key_prefix, **others)
@@ -308,7 +345,10 @@ class LMFTrainer(Trainer):
             for name, entries in self._logged.items():
                 rows = np.array([count for _, count in entries], np.float64)
                 values = np.array([float(value) for value, _ in entries], np.float64)
-                logs[name] = float((values * rows).sum() / rows.sum())
+                both = np.array([(values * rows).sum(), rows.sum()])
+                if parallel.count() > 1:
+                    both = parallel.summed(paddle.to_tensor(both)).numpy()
+                logs[name] = float(both[0] / both[1])
             self._logged = {}
         super().log(logs, **others)
 
@@ -316,6 +356,9 @@ class LMFTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, metrics: dict[str, float] | None = None) -> None:
         """Lets Trainer write aside, then renames: Trainer itself writes in place and takes half-written ones for whole."""
+        if not parallel.is_first():
+            self._take_part_in_saving(model, metrics)
+            return
         args, name = self.args, f"checkpoint-{self.state.global_step}"
         root, signals, limit = Path(args.output_dir), args.output_signal_dir, args.save_total_limit
         with atomic_folder(root / name) as folder:
@@ -338,6 +381,22 @@ class LMFTrainer(Trainer):
             write_manifest(folder)
         # Trainer rotates only under a launcher
         self._rotate_checkpoints(use_mtime=True, output_dir=str(root))
+        parallel.wait()
+
+    def _take_part_in_saving(self, model: Any, metrics: dict[str, float] | None) -> None:
+        """A process that is not the first gives its random states, and notes the best epoch; it keeps no file."""
+        args, name = self.args, f"checkpoint-{self.state.global_step}"
+        root, signals, limit = Path(args.output_dir), args.output_signal_dir, args.save_total_limit
+        with tempfile.TemporaryDirectory(prefix="lmf-") as aside:
+            args.output_dir = args.output_signal_dir = aside
+            args.save_total_limit = None
+            try:
+                super()._save_checkpoint(model, metrics)
+            finally:
+                args.output_dir, args.output_signal_dir, args.save_total_limit = str(root), signals, limit
+        if self.state.best_model_checkpoint == str(Path(aside) / name):
+            self.state.best_model_checkpoint = str(root / name)
+        parallel.wait()
 
     @property
     def _epoch_end(self) -> _EpochEnd:
