@@ -131,7 +131,7 @@ class Run:
         Raises:
             RunError: the folder holds another run, or things that are no run's.
         """
-        if not self.folder.exists() or resume:
+        if not self.folder.exists():
             return
         if not self.folder.is_dir():
             raise RunError(f"{self.folder}: must be a folder, but is a file. Choose another --output_dir.")
@@ -142,7 +142,7 @@ class Run:
             raise RunError(
                 f"{self.folder}: must be empty or a run directory, but holds {sorted(found)[0]!r}. Choose another --output_dir."
             )
-        if not overwrite:
+        if not overwrite and not resume:
             done = "a complete run" if METRICS_FILE in found else "an unfinished run"
             hint = "" if METRICS_FILE in found else ", --resume to go on with it"
             raise RunError(

@@ -62,6 +62,19 @@ def weight_shapes(feature_sizes: Mapping[str, int], tasks: int, config: ModelCon
     return shapes
 
 
+def check_size(feature_sizes: Mapping[str, int], tasks: int, config: ModelConfig) -> None:
+    """Makes sure that a network of these sizes is no larger than `MOST_WEIGHTS`.
+
+    Raises:
+        ConfigError: it is.
+    """
+    count = sum(math.prod(shape) for shape in weight_shapes(feature_sizes, tasks, config).values())
+    if count > MOST_WEIGHTS:
+        raise ConfigError(
+            f"a network must have at most {MOST_WEIGHTS:,} weights, but these sizes make {count:,}. Choose smaller ones."
+        )
+
+
 def check_shapes(stored: Mapping[str, tuple[str, Sequence[int]]], wanted: Mapping[str, Sequence[int]]) -> None:
     """Compares the shapes in a file with those of a network.
 
@@ -132,11 +145,7 @@ class LMFModel(nn.Layer):
         self.emotions = list(emotions)
         self.config = config
         sizes, tasks = self.feature_sizes, len(self.emotions)
-        count = sum(math.prod(shape) for shape in weight_shapes(sizes, tasks, config).values())
-        if count > MOST_WEIGHTS:
-            raise ConfigError(
-                f"a network must have at most {MOST_WEIGHTS:,} weights, but these sizes make {count:,}. Choose smaller ones."
-            )
+        check_size(sizes, tasks, config)
         self.audio_encoder = FeatureEncoder(sizes["audio"], config.audio_hidden, config.audio_dropout)
         self.video_encoder = FeatureEncoder(sizes["video"], config.video_hidden, config.video_dropout)
         self.text_encoder = TextEncoder(sizes["text"], config.text_lstm, config.text_hidden, config.text_dropout)

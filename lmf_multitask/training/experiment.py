@@ -21,7 +21,7 @@ from lmf_multitask.data.schema import MODALITIES, NOT_ANNOTATED, column_array, c
 from lmf_multitask.errors import DataError, RunError, TrainingError
 from lmf_multitask.evaluation.metrics import multitask_figures, present_probability
 from lmf_multitask.evaluation.predictions import Predictions, join_predictions
-from lmf_multitask.models.lmf import LMFModel
+from lmf_multitask.models.lmf import LMFModel, check_size
 from lmf_multitask.runs import Run, runs_in
 from lmf_multitask.runtime import seed_everything, select_device, surroundings
 from lmf_multitask.training.module import LMFModule
@@ -60,6 +60,7 @@ def run_experiment(
     dataset = load_data(config)
     emotions = emotion_names(dataset["train"])
     _check_labels(dataset, emotions)
+    check_size(_feature_sizes(dataset["train"]), len(emotions), config.model)
     config = config.resolved(emotions)
     origin = {"data": fingerprint(dataset), **surroundings()}
     with run.locked():
