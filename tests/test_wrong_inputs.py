@@ -295,6 +295,7 @@ TABLE = [
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with everything that the commands of the table name."""
+    importlib.import_module("lmf_multitask.training.experiment")  # paddlenlp complains if datasets was there before it
     folder = tmp_path_factory.mktemp("place")
 
     def pickled(name, tree):
