@@ -52,7 +52,7 @@ class CommandParser(jsonargparse.ArgumentParser):
         required = re.search(r"the following arguments are required: (.*)", message)
         if required:
             names = [
-                f"--{name}" if f"--{name}" in self._known_options() else name.upper()
+                f"--{name}" if f"--{name}" in self._known_options() else name.rpartition(".")[2].upper()
                 for name in required[1].split(", ")
             ]
             return f"{' and '.join(names)} must be given. See --help."
@@ -190,6 +190,10 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
     prepare_process(debug)
     signal.signal(signal.SIGTERM, _end)  # as an exception, so that what is open is closed
     try:
+        if "" in arguments:  # it would stand for the current folder, or for the built-in sample
+            raise ConfigError(
+                "every argument must say something, but one is empty. Is a variable in the command not set?"
+            )
         main(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe has seen enough; nothing is left to be flushed at exit

@@ -22,6 +22,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "must be a file that may be replaced, but is a device or a pipe", str(path))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "must be a file, but is a folder", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     temporary = Path(name)

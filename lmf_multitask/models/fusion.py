@@ -16,8 +16,6 @@ from paddle import nn
 from paddle.nn import functional as F
 from paddle.nn.initializer import Constant, Normal, XavierNormal
 
-from lmf_multitask.errors import ConfigError
-
 FactorInit = Literal["variance", "xavier"]
 
 
@@ -78,26 +76,15 @@ class TensorFusion(nn.Layer):
     `[B, prod_m (H_m + 1)]`: that is the cost that low-rank fusion avoids.
     """
 
-    LARGEST = 1 << 29
-    """Weights; 2 GiB of them, and Adam keeps two more numbers for each."""
-
     def __init__(self, hidden_sizes: Sequence[int], fusion_dim: int) -> None:
         """Creates W (normal, variance 1 / prod_m (H_m + 1)) and b (zeros).
 
         Args:
             hidden_sizes: H_m of each modality, in order.
             fusion_dim: K, numbers in the output.
-
-        Raises:
-            ConfigError: W would be larger than `LARGEST`.
         """
         super().__init__()
         products = math.prod(hidden + 1 for hidden in hidden_sizes)
-        if products * fusion_dim > self.LARGEST:
-            raise ConfigError(
-                f"model.fusion tfn must have at most {self.LARGEST:,} weights, but these sizes give {products * fusion_dim:,}. "
-                "Make the hidden sizes or fusion_dim smaller, or take lmf."
-            )
         self.weight = self.create_parameter([products, fusion_dim], default_initializer=Normal(0.0, products**-0.5))
         self.bias = self.create_parameter([1, fusion_dim], default_initializer=Constant(0.0))
 

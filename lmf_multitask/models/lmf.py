@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.files import atomic_folder
 from lmf_multitask.models.encoders import FeatureEncoder, TextEncoder
 from lmf_multitask.models.fusion import ConcatFusion, LateFusion, LowRankFusion, TensorFusion
-from lmf_multitask.models.sizes import MOST_WEIGHTS, check_shapes, weight_shapes
+from lmf_multitask.models.sizes import check_shapes, check_size, weight_shapes
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -80,11 +79,7 @@ class LMFModel(nn.Layer):
         self.emotions = list(emotions)
         self.config = config
         sizes, tasks = self.feature_sizes, len(self.emotions)
-        count = sum(math.prod(shape) for shape in weight_shapes(sizes, tasks, config).values())
-        if count > MOST_WEIGHTS and config.fusion != "tfn":  # which says so itself
-            raise ConfigError(
-                f"a network must have at most {MOST_WEIGHTS:,} weights, but these sizes make {count:,}. Choose smaller ones."
-            )
+        check_size(sizes, tasks, config)
         if "audio" in config.modalities:
             self.audio_encoder = FeatureEncoder(sizes["audio"], config.audio_hidden, config.audio_dropout)
         if "video" in config.modalities:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from lmf_multitask.config import ModelConfig
-from lmf_multitask.errors import RunError
+from lmf_multitask.errors import ConfigError, RunError
 
 MOST_WEIGHTS = 1 << 28
 """A larger network, 1 GiB of weights, is refused: it is a slip of the keyboard or a damaged file."""
@@ -69,6 +69,19 @@ def _fusion(config: ModelConfig, tasks: int) -> Shapes:
         f"fusion.factors.{number}": (config.fusion_rank, size + 1, dim) for number, size in enumerate(hidden)
     }
     return factors | {"fusion.rank_weights": (1, config.fusion_rank), "fusion.bias": (1, dim)}
+
+
+def check_size(feature_sizes: Mapping[str, int], tasks: int, config: ModelConfig) -> None:
+    """Makes sure that a network of these sizes is no larger than `MOST_WEIGHTS`.
+
+    Raises:
+        ConfigError: it is.
+    """
+    count = sum(math.prod(shape) for shape in weight_shapes(feature_sizes, tasks, config).values())
+    if count > MOST_WEIGHTS:
+        raise ConfigError(
+            f"a network must have at most {MOST_WEIGHTS:,} weights, but these sizes make {count:,}. Choose smaller ones."
+        )
 
 
 def check_shapes(stored: Mapping[str, tuple[str, Sequence[int]]], wanted: Mapping[str, Sequence[int]]) -> None:

@@ -24,6 +24,7 @@ from lmf_multitask.evaluation.baselines import fit_linear_baseline, prevalence
 from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration, fit_calibration
 from lmf_multitask.evaluation.metrics import multitask_figures, present_probability
 from lmf_multitask.models.lmf import LMFModel
+from lmf_multitask.models.sizes import check_size
 from lmf_multitask.runs import Run
 from lmf_multitask.runtime import seed_everything, select_device, surroundings
 from lmf_multitask.training import parallel
@@ -64,6 +65,7 @@ def run_experiment(
     dataset = load_data(config)
     emotions = emotion_names(dataset["train"])
     _check_labels(dataset, emotions)
+    check_size(_feature_sizes(dataset["train"]), len(emotions), config.model)
     config = config.resolved(emotions)
     origin = {"data": fingerprint(dataset), **surroundings(), "processes": str(parallel.count())}
     if parallel.count() > 1:

@@ -1,0 +1,473 @@
+"""Every bad input, one table: what a user can get wrong, over all commands, and the line that tells it.
+
+For each of them: status 2, one line, no traceback, and not a file more, less or other than before.
+"""
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import pickle
+import shlex
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from conftest import make_corpus
+from reference_network import random_parameters
+
+from lmf_multitask.__main__ import COMMANDS, main
+from lmf_multitask.command_line import run
+from lmf_multitask.runs import Run
+
+LONG = "x" * 300
+
+SETTINGS = """
+--bogus 1 | unknown option '--bogus'. Did you mean
+--training.epoch 3 | unknown option '--training.epoch'. Did you mean '--training.epochs'?
+--model.rank 8 | unknown option '--model.rank'. Did you mean '--model.fusion_rank'?
+--fusion_rank 8 | unknown option '--fusion_rank'. Did you mean '--model.fusion_rank'?
+extra | unknown option 'extra'. See --help.
+--seed -1 | seed must be a whole number from 0 to 2^63 - 1, but got -1.
+--seed 1.5 | seed must be a whole number, but got 1.5.
+--seed one | seed must be a whole number, but got one.
+--seed 9223372036854775808 | seed must be a whole number from 0 to 2^63 - 1, but got 9223372036854775808.
+--seed | argument --seed: expected one argument
+--training.epochs 0 | training.epochs must be a whole number of at least 1, but got 0.
+--training.epochs -3 | training.epochs must be a whole number of at least 1, but got -3.
+--training.epochs 1e3 | training.epochs must be a whole number, but got 1000.0.
+--training.epochs null | training.epochs must be a whole number, but got None.
+--training.batch_size 1 | training.batch_size must be a whole number of at least 2, but got 1.
+--training.batch_size 0 | training.batch_size must be a whole number of at least 2, but got 0.
+--training.eval_batch_size 0 | training.eval_batch_size must be a whole number of at least 1, but got 0.
+--training.learning_rate 0 | training.learning_rate must be above 0 and at most 10, but got 0.0.
+--training.learning_rate -1 | training.learning_rate must be above 0 and at most 10, but got -1.0.
+--training.learning_rate nan | training.learning_rate must be a number, but got nan.
+--training.learning_rate inf | training.learning_rate must be a number, but got inf.
+--training.learning_rate fast | training.learning_rate must be a number, but got fast.
+--training.learning_rate 11 | training.learning_rate must be above 0 and at most 10, but got 11.0.
+--training.factor_learning_rate 0 | training.factor_learning_rate must be above 0 and at most 10, but got 0.0.
+--training.weight_decay -1 | training.weight_decay must be from 0 to 10, but got -1.0.
+--training.max_grad_norm 0 | training.max_grad_norm must be above 0 or null, but got 0.0.
+--training.patience 0 | training.patience must be a whole number of at least 1 or null, but got 0.
+--training.patience 1.5 | training.patience must be a whole number
+--training.monitor f1 | training.monitor must be
+--training.loss_reduction max | training.loss_reduction must be
+--training.row_order random | training.row_order must be
+--training.visualdl maybe | training.visualdl must be
+--model.fusion_rank 0 | model.fusion_rank must be a whole number from 1 to 65536, but got 0.
+--model.fusion_rank 70000 | model.fusion_rank must be a whole number from 1 to 65536, but got 70000.
+--model.fusion_dim -4 | model.fusion_dim must be a whole number from 1 to 65536 or null, but got -4.
+--model.text_lstm 65536 | a network must have at most 268,435,456 weights, but these sizes make 17,
+--model.audio_dropout 1 | model.audio_dropout must be at least 0 and below 1, but got 1.0.
+--model.video_dropout -0.1 | model.video_dropout must be at least 0 and below 1, but got -0.1.
+--model.text_dropout nan | model.text_dropout must be a number, but got nan.
+--model.factor_init zeros | model.factor_init must be
+--model.fusion_rank 0 --model.text_lstm 0 | model.text_lstm must be a whole number from 1 to 65536, but got 0; model.fusion_rank must be
+--data.label_column 2 | data.label_column must be
+--data.non_finite drop | data.non_finite must be
+--data.non_finite error | good.pkl: audio must be finite, but has 1 NaN and 0 infinite values. Use --data.non_finite zero.
+--data.cache_dir file | file: File exists.
+--data.cache_dir file/below | file/below: Not a directory.
+--emotions hapy | good.pkl: emotions must be among happy, sad, angry, neutral, but got 'hapy'. Did you mean 'happy'?
+--emotions | argument --emotions: expected at least one argument
+--emotions happy happy | emotions must be one or more different names, but got ['happy', 'happy'].
+--emotions ../../x | emotions must be among happy, sad, angry, neutral, but got '../../x'. Choose among these.
+--emotions '' | every argument must say something, but one is empty. Is a variable in the command not set?
+--device tpu | device must be auto, cpu, gpu or gpu:NUMBER, but got 'tpu'.
+--device gpu | device must be one that Paddle can use, but got 'gpu' and it finds no GPU. Use --device cpu.
+--device gpu:99 | device must be one that Paddle can use, but got 'gpu:99'
+--mode both | --mode: invalid choice: 'both'
+--recipe paper | --recipe must come with --mode per_emotion, but the mode is multitask. Leave it out.
+--jobs 2 | --jobs must come with --mode per_emotion, but the mode is multitask. Leave it out.
+--mode per_emotion --jobs 0 | --jobs must be a whole number of at least 1, but got 0.
+--mode per_emotion --jobs two | jobs must be a whole number, but got two.
+--mode per_emotion --recipe papers | --recipe: invalid choice: 'papers'
+--mode per_emotion --emotions hapy | but got 'hapy'. Did you mean 'happy'?
+--mode per_emotion --model.fusion_rank 0 | model.fusion_rank must be a whole number from 1 to 65536, but got 0.
+--config | argument --config: expected one argument
+--config nowhere.yaml | --config must be a YAML file, but nowhere.yaml is none. Shipped ones are multitask
+--config . | --config must be a YAML file, but . is none.
+--config pipe | --config must be a YAML file, but pipe is none.
+--config ../../etc/passwd | --config must be a YAML file, but ../../etc/passwd is none.
+--config good.pkl | good.pkl: must be YAML, but 'utf-8' codec can't decode
+--overwrite yes | unknown option 'yes'. See --help.
+"""
+
+CONFIGS = {
+    "a: [": "must be YAML, but while parsing a flow node",
+    "hello": "must hold settings by name, but holds 'hello'. See a shipped config.",
+    "[1, 2]": "must hold settings by name, but holds '[1, 2]'. See a shipped config.",
+    "": "must hold settings by name, but holds",
+    "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]": "must be YAML, but it has the alias *a; write the value out.",
+    "- &a [x, x]\n- &b [*a, *a, *a]": "must be YAML, but it has the alias *a; write the value out.",
+    "a: &a\n  b: *a": "must be YAML, but it has the alias *a",
+    "seed: !!python/object/apply:os.system ['true']": "must be YAML, but could not determine a constructor for the tag",
+    "seed: !!python/name:os.system ''": "must be YAML, but could not determine a constructor for the tag",
+    "a: " + "[" * 5000: "must be YAML, but it is nested more than 20 levels deep.",
+    "a: " + "{b: " * 5000: "must be YAML, but it is nested more than 20 levels deep.",
+    "seed: " + "9" * 5000: "must be YAML, but Exceeds the limit (4300 digits)",
+    "seed: 2024-99-99": "must be YAML, but month must be in 1..12.",
+    "# " + "x" * 200_000: "must be YAML, but it has 200,002 bytes, more than any config needs.",
+    "? [a, b]\n: 2": "must be YAML, but while constructing a mapping",
+    "<<: 3": "must be YAML, but while constructing a mapping",
+    'output_dir: "a\\0b"': r"output_dir must be a path in UTF-8 or null, but got 'a\x00b'.",
+    'data_path: ""': "data_path must be a path",
+    "1: 2": "Key must be a string, got: 1",
+    "colour: red": "unknown setting 'colour'. See --help.",
+    "model: {colour: red}": "unknown setting 'model.colour'. Did you mean",
+    "model: 3": "model must hold settings by name, but got 3. See --help.",
+    "training: {epochs: many}": "training.epochs must be a whole number, but got many.",
+    "training: {learning_rate: [1]}": "training.learning_rate must be a number, but got [1].",
+    "seed: true": "seed must be a whole number, but got True.",
+    "seed: .nan": "seed must be a whole number, but got nan.",
+}
+
+FOLDERS = f"""
+--output_dir file | file: must be a folder, but is a file. Choose another --output_dir.
+--output_dir foreign | foreign: must be empty or a run directory, but holds 'thesis.txt'. Choose another --output_dir.
+--output_dir foreign --overwrite | foreign: must be empty or a run directory, but holds 'thesis.txt'.
+--output_dir foreign --resume | foreign: must be empty or a run directory, but holds 'thesis.txt'.
+--output_dir run | run: must be empty, but holds an unfinished run. Choose another --output_dir, --resume to go on with it,
+--output_dir complete | complete: must be empty, but holds a complete run. Choose another --output_dir, or --overwrite
+--output_dir complete --resume | complete: must be an unfinished run to resume, but is complete. Evaluate it, or --overwrite it.
+--output_dir run --resume | run: must have been started with the same settings to go on with it, but emotions was ['happy']
+--output_dir badconfig --resume | badconfig/config.yaml: must hold the settings of a run, but
+--output_dir file/below | file/below: Not a directory.
+--output_dir /proc/nowhere/x | /proc/nowhere: No such file or directory.
+--output_dir ~nobody12/x | a path that begins with ~ must name a user, but this one has no home directory.
+--output_dir {LONG} | File name too long.
+--output_dir pipe | pipe: must be a folder, but is a file. Choose another --output_dir.
+--output_dir '' | every argument must say something, but one is empty.
+--output_dir parent | parent: must be empty or a run directory, but holds 'happy'. Choose another --output_dir.
+--output_dir run --mode per_emotion | run: must be a folder for several runs, but is a run itself.
+--output_dir file --mode per_emotion | file: must be a folder, but is a file.
+--output_dir parent --mode per_emotion | parent/happy: must have been started with the same settings to go on with it, but
+"""
+
+FILES = f"""
+nowhere.pkl | nowhere.pkl: must be a readable file, but No such file or directory. Check the path.
+nowhere.pkl --mode per_emotion | nowhere.pkl: must be a readable file, but No such file or directory.
+empty.pkl | empty.pkl: must be a pickle, but is empty. Get the file again.
+cut.pkl | cut.pkl: must be a whole pickle of plain data, but ends too early
+hostile.pkl | must be plain data (arrays, numbers, text, dicts, lists), but names os.system (at byte 11). Nothing of it was run
+list.pkl | list.pkl: must hold data[emotion][split][feature], but holds a list. Check the file.
+none.pkl | none.pkl: must hold data[emotion][split][feature], but no emotion is in it (found 'a'). Check the file.
+page.pkl | page.pkl: must be a pickle, but is a web page or XML. Download the file itself.
+lfs.pkl | lfs.pkl: must be a pickle, but is a Git LFS pointer, not the file itself. Run `git lfs pull`.
+table.csv | table.csv: must be a pickle, but is damaged or something else
+packed.pkl | packed.pkl: must be a pickle, but is a gzip archive. Unpack it first.
+happy.npz | happy.npz: must be
+path.pkl | an emotion's name must consist of at most 64 letters, digits, '_' and '-', but got '../../x'. Rename it in the data.
+path.pkl --mode per_emotion | an emotion's name must consist of at most 64 letters, digits, '_' and '-', but got '../../x'.
+absent.pkl | sad must be present in some clips of train and absent in others, but is present in 0 of 24.
+half.pkl | half.pkl: data['sad']['test']['labels'] must be 0 or 1 everywhere, but holds 0.5. Store one binary label per clip.
+short.pkl | short.pkl: data['sad']['test'] must have the same number of rows in every feature, but has
+untested.pkl | untested.pkl: data['sad'] must have the split 'test', but has ['train', 'valid'].
+nofolder | train.parquet, validation.parquet, test.parquet is missing. Check the path.
+run | train.parquet, validation.parquet, test.parquet is missing. Check the path.
+pipe | pipe: must be a regular file, but is a pipe or a device. Write its content to a file first.
+/dev/zero | /dev/zero: must be a regular file, but is a pipe or a device.
+~nobody12/x | a path that begins with ~ must name a user, but this one has no home directory.
+'' | every argument must say something, but one is empty.
+{LONG} | must be a readable file, but File name too long.
+"""
+
+EVALUATE = f"""
+| RUN_DIR must be given. See --help.
+nowhere | nowhere: must be a run directory, but there is no such folder. Check the path.
+file | file: must be a run directory, but there is no such folder.
+pipe | pipe: must be a run directory, but there is no such folder.
+'' | every argument must say something, but one is empty.
+foreign | foreign: must be a run directory, but has no config.yaml, nor has any folder in it. Give the --output_dir of a training.
+nofolder | nofolder: must be a run directory, but has no config.yaml
+run extra | unknown option 'extra'. See --help.
+run --bogus | unknown option '--bogus'. See --help.
+run --split dev | --split: invalid choice: 'dev' (choose from 'train', 'validation', 'test')
+run --split | argument --split: expected one argument
+run --device tpu | device must be auto, cpu, gpu or gpu:NUMBER, but got 'tpu'.
+nomodel | nomodel: must hold a trained model, but has no folder 'model'. Let its training finish first.
+badconfig | badconfig/config.yaml: must hold the settings of a run, but while parsing a flow node
+laughing | laughing/config.yaml: must hold the settings of a run, but it has the alias *a
+badweights | badweights/model/model.safetensors: must be a complete safetensors file, but
+otherkind | otherkind/model/config.json: must describe a model of the type lmf, but does not.
+nested | nested/model/config.json: must be JSON, but
+huge | huge/model/model.safetensors: text_encoder.lstm.weight_ih_l0 must be float32 [262144, 3], but is float32 [16, 3].
+outside | outside/model/config.json: must describe an LMF model, but an emotion's name must consist of
+linked | linked/run: must lie in its folder itself, but is a link. Put there what it leads to.
+run --data_path nowhere.pkl | nowhere.pkl: must be a readable file, but No such file or directory.
+run --data_path wide.pkl | wide.pkl: must have the feature sizes of the model, {{'audio': 5, 'video': 4, 'text': 3}}, but has
+run --data_path two.pkl | two.pkl: emotions must be among calm, tense, but got 'happy'. Choose among these.
+run --data_path hostile.pkl | but names os.system (at byte 11). Nothing of it was run
+parent --data_path wide.pkl | wide.pkl: must have the feature sizes of the model
+~nobody12 | a path that begins with ~ must name a user, but this one has no home directory.
+{LONG} | File name too long.
+"""
+
+CONVERT = f"""
+| CHECKPOINT and --emotion and --output_dir must be given. See --help.
+happy.npz | --emotion and --output_dir must be given. See --help.
+happy.npz --emotion happy | --output_dir must be given. See --help.
+happy.npz --output_dir new | --emotion must be given. See --help.
+happy.npz --emotion happy --output_dir new --bogus | unknown option '--bogus'. See --help.
+nowhere.pkl --emotion happy --output_dir new | nowhere.pkl: must be a checkpoint, but there is no such file. Check the path.
+good.pkl --emotion happy --output_dir new | must hold an array for every parameter, but 'happy' is none. Save a state dict.
+list.pkl --emotion happy --output_dir new | list.pkl: must hold parameters by name, but holds a list. Save a state dict.
+hostile.pkl --emotion happy --output_dir new | but names os.system (at byte 11). Nothing of it was run
+empty.pkl --emotion happy --output_dir new | empty.pkl: must be a pickle, but is empty. Get the file again.
+cut.npz --emotion happy --output_dir new | cut.npz: must be
+objects.npz --emotion happy --output_dir new | objects.npz: must be an .npz file of arrays, but a.npy holds Python objects.
+other.npz --emotion happy --output_dir new | has conv and lacks audio_factor
+foreign --emotion happy --output_dir new | foreign: must be a checkpoint, but there is no such file.
+pipe --emotion happy --output_dir new | pipe: must be a checkpoint, but there is no such file.
+happy.npz --emotion ../x --output_dir new | an emotion's name must consist of at most 64 letters
+happy.npz --emotion '' --output_dir new | every argument must say something, but one is empty.
+happy.npz --emotion {LONG} --output_dir new | an emotion's name must consist of at most 64 letters
+happy.npz --emotion happy --output_dir run | run: must be empty, but holds an unfinished run.
+happy.npz --emotion happy --output_dir complete | complete: must be empty, but holds a complete run.
+happy.npz --emotion happy --output_dir foreign | foreign: must be empty or a run directory, but holds 'thesis.txt'.
+happy.npz --emotion happy --output_dir foreign --overwrite | foreign: must be empty or a run directory, but holds 'thesis.txt'.
+other.npz --emotion happy --output_dir run --overwrite | has conv and lacks audio_factor
+happy.npz --emotion happy --output_dir file | file: must be a folder, but is a file.
+happy.npz --emotion happy --output_dir file/below | file/below: Not a directory.
+happy.npz --emotion happy --output_dir /proc/nowhere | /proc/nowhere: No such file or directory.
+happy.npz --emotion happy --output_dir ~nobody12/x | a path that begins with ~ must name a user
+happy.npz --emotion happy --output_dir new --data_path ~nobody12/x | a path that begins with ~ must name a user
+~nobody12/x --emotion happy --output_dir new | a path that begins with ~ must name a user
+happy.npz --emotion happy --output_dir {LONG} | File name too long.
+"""
+
+DATA = f"""
+| to be one of {{inspect,sample}}, but it was not provided.
+show good.pkl | invalid choice: 'show' (choose from 'inspect', 'sample')
+inspect | FILE must be given. See --help.
+inspect nowhere.pkl | nowhere.pkl: must be a readable file, but No such file or directory.
+inspect good.pkl extra | unknown option 'extra'. See --help.
+inspect good.pkl --label_column 2 | label_column
+inspect good.pkl --label_column one | label_column
+inspect hostile.pkl | but names os.system (at byte 11). Nothing of it was run
+inspect path.pkl | an emotion's name must consist of at most 64 letters
+inspect pipe | pipe: must be a regular file, but is a pipe or a device.
+inspect /dev/zero | /dev/zero: must be a regular file, but is a pipe or a device.
+inspect nofolder | train.parquet, validation.parquet, test.parquet is missing. Check the path.
+inspect '' | every argument must say something, but one is empty.
+inspect ~nobody12/x | a path that begins with ~ must name a user
+inspect good.pkl --cache_dir file/below | file/below: Not a directory.
+inspect good.pkl --cache_dir /proc/nowhere | /proc/nowhere: No such file or directory.
+sample | FILE must be given. See --help.
+sample good.pkl | good.pkl: must not exist yet, but does. Choose another name, or --overwrite.
+sample pipe | pipe: must not exist yet, but does.
+sample pipe --overwrite | pipe: must be a file that may be replaced, but is a device or a pipe.
+sample /dev/null --overwrite | /dev/null: must be a file that may be replaced, but is a device or a pipe.
+sample nofolder --overwrite | nofolder: must be a file, but is a folder.
+sample file/below.pkl | file: File exists.
+sample /proc/nowhere/x.pkl | /proc/nowhere: No such file or directory.
+sample '' | every argument must say something, but one is empty.
+sample ~nobody12/x | a path that begins with ~ must name a user
+sample {LONG} | File name too long.
+sample new.pkl --scale huge | --scale: invalid choice: 'huge'
+sample new.pkl --seed -1 | --seed must be from 0 to 2^32 - 1, but got -1.
+sample new.pkl --seed 4294967296 | --seed must be from 0 to 2^32 - 1, but got 4294967296.
+sample new.pkl --seed x | seed must be a whole number, but got x.
+sample new.pkl --size full | unknown option '--size'. Did you mean
+"""
+
+
+def rows(table, before, after=""):
+    """[(command, what it must tell)]"""
+    lines = [line.partition("| ") for line in table.strip().splitlines()]
+    return [(f"{before} {options.strip()} {after}".strip(), told) for options, _, told in lines]
+
+
+TABLE = [
+    *rows(SETTINGS, "train --data_path good.pkl --output_dir new"),
+    *((f"train --data_path good.pkl --output_dir new --config {n}.yaml", told) for n, told in enumerate(CONFIGS.values())),
+    *rows(FOLDERS, "train --data_path good.pkl"),
+    *rows(FILES, "train --output_dir new --data_path"),
+    *rows(EVALUATE, "evaluate"),
+    *rows(CONVERT, "convert"),
+    *rows(DATA, "data"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with everything that the commands of the table name."""
+    importlib.import_module("lmf_multitask.training.experiment")  # paddlenlp complains if datasets was there before it
+    folder = tmp_path_factory.mktemp("place")
+
+    def pickled(name, tree):
+        (folder / name).write_bytes(pickle.dumps(tree, protocol=2))
+
+    def corpus(do=lambda tree: None, **sizes):
+        tree = make_corpus((24, 12, 16), **sizes)
+        do(tree)
+        return tree
+
+    pickled("good.pkl", corpus())
+    pickled("list.pkl", [1, 2])
+    pickled("none.pkl", {"a": 1})
+    pickled("path.pkl", {"../../x": corpus()["sad"]})
+    pickled("absent.pkl", corpus(lambda tree: tree["sad"]["train"]["label"].__setitem__(slice(None), [1, 0])))
+    pickled("half.pkl", corpus(lambda tree: tree["sad"]["test"].update(label=np.full((16, 2), 0.5))))
+    pickled("short.pkl", corpus(lambda tree: tree["sad"]["test"].update(facet=tree["sad"]["test"]["facet"][:-1])))
+    pickled("untested.pkl", corpus(lambda tree: tree["sad"].pop("test")))
+    pickled("wide.pkl", corpus(audio=9))
+    pickled("two.pkl", corpus(emotions=("calm", "tense")))
+    raw = {
+        "file": b"x",
+        "empty.pkl": b"",
+        "cut.pkl": pickle.dumps(corpus(), protocol=2)[:3000],
+        "hostile.pkl": b"cos\nsystem\n(S'true'\ntR.",
+        "page.pkl": b"<!DOCTYPE html><html>",
+        "lfs.pkl": b"version https://git-lfs.github.com/spec/v1\noid sha256:7f\nsize 764739145\n",
+        "table.csv": b"id,label\n1,0\n",
+        "packed.pkl": b"\x1f\x8b\x08abc",
+        **{f"{number}.yaml": text.encode() for number, text in enumerate(CONFIGS)},
+    }
+    for name, content in raw.items():
+        (folder / name).write_bytes(content)
+    np.savez(folder / "happy.npz", **random_parameters())
+    (folder / "cut.npz").write_bytes((folder / "happy.npz").read_bytes()[:-300])
+    np.savez(folder / "objects.npz", a=np.array([{}], object))
+    np.savez(folder / "other.npz", conv=np.zeros(3, "f4"))
+    os.mkfifo(folder / "pipe")
+    (folder / "nofolder").mkdir()
+    (folder / "foreign").mkdir()
+    (folder / "foreign/thesis.txt").write_text("x")
+
+    for name, emotion in (("run", "happy"), ("parent/happy", "happy"), ("parent/sad", "sad")):
+        Run(folder / name).convert(folder / "happy.npz", emotion, str(folder / "good.pkl"))
+
+    def copy(name):
+        return shutil.copytree(folder / "run", folder / name)
+
+    def describe(name, change):
+        about = json.loads((folder / "run/model/config.json").read_text())
+        change(about)
+        (copy(name) / "model/config.json").write_text(json.dumps(about))
+
+    (copy("complete") / "metrics.json").write_text("{}")
+    shutil.rmtree(copy("nomodel") / "model")
+    (copy("badconfig") / "config.yaml").write_text("a: [")
+    (copy("laughing") / "config.yaml").write_text("a: &a [x, x]\nb: [*a, *a]")
+    (copy("badweights") / "model/model.safetensors").write_bytes(b"x" * 99)
+    (copy("otherkind") / "model/config.json").write_text("{}")
+    (copy("nested") / "model/config.json").write_text("[" * 100_000)
+    describe("huge", lambda about: about["model"].update(text_lstm=65_536))
+    describe("outside", lambda about: about.update(emotions=["../../x"]))
+    (folder / "linked").mkdir()
+    (folder / "linked/run").symlink_to(folder / "run")
+    return folder
+
+
+def snapshot(folder):
+    """Every file, link and folder, with its content."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = os.readlink(path)
+        elif path.is_file():
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        else:
+            found[name] = "folder or pipe"
+    return found
+
+
+@pytest.fixture
+def told(place, monkeypatch, capfd):
+    """Gives a command in that folder; returns its status and what it said on stderr."""
+    monkeypatch.chdir(place)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def give(command, run_it=None):
+        name, *arguments = shlex.split(command)
+        monkeypatch.setattr("sys.argv", ["lmf", name, *arguments])
+        body = importlib.import_module(COMMANDS[name][0]).main if name in COMMANDS else None
+        status = "no status"
+        with contextlib.suppress(SystemExit):
+            try:
+                status = run(body, arguments) if body else main()
+            except SystemExit as end:
+                status = end.code
+                raise
+        return status, capfd.readouterr().err
+
+    yield give
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_the_table_is_as_long_as_promised():
+    assert len({command for command, _ in TABLE}) == len(TABLE) >= 200
+
+
+@pytest.mark.parametrize(("command", "line"), TABLE, ids=[command[:90] for command, _ in TABLE])
+def test_every_wrong_input_ends_in_one_line(place, told, command, line):
+    before = snapshot(place)
+    status, said = told(command)
+    assert said.count("\n") == 1, said
+    assert said.startswith("error: ")
+    assert line in said
+    assert "Traceback" not in said
+    assert len(said) < 1500
+    assert said[:-1].isprintable()
+    assert status == 2
+    assert snapshot(place) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("trian", "error: unknown command 'trian'. Did you mean 'train'?"),
+        ("xyz", "error: unknown command 'xyz'. Choose one of train,"),
+    ],
+)
+def test_unknown_commands(told, command, line):
+    status, said = told(command)
+    assert (status, said.count("\n")) == (2, 1)
+    assert said.startswith(line)
+
+
+# -- surroundings
+
+
+def test_a_folder_that_is_no_text(place, told, monkeypatch):
+    name = os.fsdecode(b"new-\xff")
+    before = snapshot(place)
+    status, said = told(f"train --data_path good.pkl --output_dir {name}")
+    assert (status, said.count("\n")) == (2, 1)
+    assert r"output_dir must be a path in UTF-8 or null, but got 'new-\udcff'." in said
+    assert snapshot(place) == before
+
+
+def test_what_does_not_fit_into_the_machine_ends_in_one_line(monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def fails(error):
+        def main(arguments):
+            raise error
+
+        return main
+
+    assert run(fails(MemoryError()), []) == 2
+    assert (
+        capsys.readouterr().err
+        == "error: the input must fit into this machine, but its memory does not. Use a smaller one.\n"
+    )
+    assert run(fails(RecursionError()), []) == 2
+    assert "but its nesting does not" in capsys.readouterr().err
+    for error in (MemoryError, RecursionError, RuntimeError("home directory"), OSError(2, "x")):
+        with pytest.raises(type(error) if isinstance(error, Exception) else error):
+            run(fails(error), ["--debug"])
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        run(fails(RuntimeError("a mistake of ours")), [])
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_control_characters_are_shown_and_not_obeyed(place, told):
+    status, said = told("data inspect 'a\x1b[2J\x07b.pkl'")
+    assert status == 2
+    assert r"a\x1b[2J\x07b.pkl" in said
