@@ -82,6 +82,7 @@ def _train_and_test(config: ExperimentConfig, run: Run, dataset: datasets.Datase
     model = trainer.model.model
     predictions = predict(model, dataset["test"], config.training.eval_batch_size)
     metrics = predictions.metrics("test", config.seed)
+    run.check_still_there()
     run.write_history(trainer.history)
     model.save_pretrained(run.folder / "model")
     run.write_predictions(predictions)
@@ -170,6 +171,11 @@ def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resu
     logger.info("%s (%s), %s clips, %s parameters", count, ", ".join(emotions), clips, f"{trainable:,}")
     training = config.training
     lines = EpochLines(training.epochs, training.monitor)
+
+    def on_epoch(row: dict[str, float]) -> None:
+        lines(row)
+        run.check_still_there()
+
     logs = {"logging_dir": str(run.folder / "visualdl")} if training.visualdl else {}
     trainer = LMFTrainer(
         LMFModule(model, training),
@@ -179,7 +185,7 @@ def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resu
         compute_metrics=lambda logits, labels: _validation_figures(logits, labels, emotions),
         patience=training.patience,
         row_order=training.row_order,
-        on_epoch=lines,
+        on_epoch=on_epoch,
         callbacks=[VisualDLLogs()] if training.visualdl else [],
     )
     with lines:
