@@ -12,7 +12,7 @@ from reference_network import random_parameters
 from training.test_survival import bits, crash_after, settings
 
 from lmf_multitask.errors import RunError
-from lmf_multitask.files import atomic_folder, atomic_write, remove_leftovers, write_text
+from lmf_multitask.files import atomic_folder, atomic_write, remove_leftovers, write_manifest, write_text
 from lmf_multitask.runs import CONTENTS, Run, runs_in
 from lmf_multitask.training import experiment
 from lmf_multitask.training.experiment import evaluate_runs
@@ -225,3 +225,23 @@ def test_a_file_that_could_not_be_written_leaves_nothing(tmp_path):
         (folder / "half").touch()
         raise RuntimeError("stop")
     assert list(tmp_path.iterdir()) == []
+
+
+# -- code in a checkpoint
+
+
+@pytest.mark.parametrize("name", ["optimizer.pdopt", "model_state.pdparams", "rng_state.pth", "scheduler.pdparams"])
+def test_code_in_a_checkpoint_is_not_run_though_its_manifest_agrees(sample_path, tmp_path, monkeypatch, caplog, name):
+    """Whoever gives away a run directory can write its manifest, too."""
+    experiment.run_experiment(settings(sample_path, tmp_path / "whole"))
+    config = settings(sample_path, tmp_path / "run")
+    crash_after(monkeypatch, config, 4)
+    newest = tmp_path / "run/checkpoints/checkpoint-15"
+    marker = tmp_path / "marker"
+    (newest / name).write_bytes(b"cposix\nmkdir\n(S'" + os.fsencode(marker) + b"'\ntR.")
+    write_manifest(newest)
+    experiment.run_experiment(config, resume=True)
+    assert not marker.exists()
+    assert f"{newest}: must be a whole checkpoint, but must be plain data" in caplog.text
+    assert "names posix.mkdir" in caplog.text
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
