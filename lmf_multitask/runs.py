@@ -149,6 +149,7 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         """Names the folder; nothing is read or written yet."""
         self.folder = Path(folder).expanduser()
+        self._handle: int | None = None
 
     # -- making one
 
@@ -231,6 +232,7 @@ class Run:
         handle = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._handle = handle
             yield
         except BlockingIOError:
             raise RunError(
@@ -238,7 +240,23 @@ class Run:
                 "Wait for it, or choose another --output_dir."
             ) from None
         finally:
+            self._handle = None
             os.close(handle)
+
+    def check_still_there(self) -> None:
+        """Inside `locked`: makes sure that the folder has not been removed meanwhile, so that nobody makes it again in part.
+
+        Raises:
+            RunError: it has, or another one is in its place.
+        """
+        try:
+            there = os.path.samestat(os.fstat(self._handle), self.folder.stat())
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise RunError(
+                f"{self.folder}: must stay where it is while it is trained in, but is gone. Start the training again."
+            )
 
     def check_origin(self, origin: Mapping[str, str]) -> None:
         """Compares what the result depends on beside the settings with what it was when the run was started.

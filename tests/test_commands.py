@@ -48,7 +48,8 @@ def test_train_prints_the_table_and_nothing_else(trained_by_command):
     assert printed[0] == "test, 19 clips"
     assert [line.split()[0] for line in printed[1:7]] == ["emotion", "happy", "sad", "angry", "neutral", "mean"]
     assert [line[:2] for line in printed[7:9]] == ["* ", "**"]
-    assert printed[9:] == ["run directory: out/run"]
+    assert printed[9].startswith("The network is ")  # beside a linear model on the same features
+    assert printed[10:] == ["report: out/run/report.html", "run directory: out/run"]
     assert names(folder) == ["out"]
 
 
@@ -70,7 +71,8 @@ def test_evaluate_gives_the_same_figures(trained_by_command, tmp_path):
     done = run_one("lmf_multitask.evaluate", "run", "--device", "cpu", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     table = trained.stdout.splitlines()[:9]
-    assert done.stdout.splitlines() == [*table, "written: run/metrics_test.json"]
+    said = done.stdout.splitlines()
+    assert (said[:9], said[-1]) == (table, "written: run/metrics_test.json")
     assert (tmp_path / "run" / "metrics_test.json").read_text() == (tmp_path / "run" / "metrics.json").read_text()
 
 
@@ -212,7 +214,10 @@ WRONG_CALLS = {
     "device": (["--device", "tpu"], "device must be auto, cpu, gpu or gpu:NUMBER, but got 'tpu'."),
     "missing gpu": (["--device", "gpu"], "device must be one that Paddle can use, but got 'gpu' and it finds no GPU."),
     "config": (["--config", "nowhere.yaml"], "--config must be a YAML file, but nowhere.yaml is none."),
-    "unset variable": (["--data_path", ""], "data_path must be a path or null, but got ''."),
+    "unset variable": (
+        ["--data_path", ""],
+        "every argument must say something, but one is empty. is a variable in the command not set?",
+    ),
     "non-finite": (["--data.non_finite", "error"], "audio must be finite, but has 1 NaN and 0 infinite values"),
     "complete run": (["--output_dir", "run"], "run: must be empty, but holds a complete run."),
     "resuming a complete run": (

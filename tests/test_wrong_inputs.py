@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import importlib
 import json
+import logging
 import os
 import pickle
 import shlex
@@ -80,8 +81,8 @@ extra | unknown option 'extra'. See --help.
 --device gpu | device must be one that Paddle can use, but got 'gpu' and it finds no GPU. Use --device cpu.
 --device gpu:99 | device must be one that Paddle can use, but got 'gpu:99'
 --mode both | --mode: invalid choice: 'both'
---recipe paper | --recipe must come with --mode per_emotion, but the mode is multitask. Leave it out.
---jobs 2 | --jobs must come with --mode per_emotion, but the mode is multitask. Leave it out.
+--recipe paper | --recipe must come with --mode per_emotion, but does not. Leave it out.
+--jobs 2 | --jobs must come with --mode per_emotion or --seeds, but does not. Leave it out.
 --mode per_emotion --jobs 0 | --jobs must be a whole number of at least 1, but got 0.
 --mode per_emotion --jobs two | jobs must be a whole number, but got two.
 --mode per_emotion --recipe papers | --recipe: invalid choice: 'papers'
@@ -195,7 +196,7 @@ badweights | badweights/model/model.safetensors: must be a complete safetensors 
 otherkind | otherkind/model/config.json: must describe a model of the type lmf, but does not.
 nested | nested/model/config.json: must be JSON, but
 huge | huge/model/model.safetensors: text_encoder.lstm.weight_ih_l0 must be float32 [262144, 3], but is float32 [16, 3].
-outside | outside/model/config.json: must describe an LMF model, but an emotion's name must consist of
+outside | outside/model/config.json: must describe an LMF model, but DataError: an emotion's name must consist of
 linked | linked/run: must lie in its folder itself, but is a link. Put there what it leads to.
 run --data_path nowhere.pkl | nowhere.pkl: must be a readable file, but No such file or directory.
 run --data_path wide.pkl | wide.pkl: must have the feature sizes of the model, {{'audio': 5, 'video': 4, 'text': 3}}, but has
@@ -375,6 +376,17 @@ def snapshot(folder):
         else:
             found[name] = "folder or pipe"
     return found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def logging_as_before():
+    """`run` sets a process up for a command; the tests of other files are no command."""
+    loggers = [logging.getLogger(name) for name in ("lmf_multitask", "py.warnings")]
+    before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    yield
+    logging.captureWarnings(False)
+    for logger, (level, propagate, handlers) in zip(loggers, before):
+        logger.level, logger.propagate, logger.handlers[:] = level, propagate, handlers
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import re
 import stat
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -68,6 +68,25 @@ def read_pickle(path: str | Path) -> Any:
             size = os.fstat(file.fileno()).st_size
             _check_kind_of_file(path, file.peek(24) if size else b"")
             return _Machine(path, file, size).run()
+    except OSError as error:
+        raise DataError(f"{path}: must be a readable file, but {error.strerror}. Check the path.") from None
+
+
+def check_plain(path: str | Path, passed: Collection[tuple[str, str]] = ()) -> None:
+    """Makes sure that Python's own reader, given this pickle, would run nothing and build only plain data.
+
+    Args:
+        path: the file.
+        passed: module and name of further classes that may occur, built without arguments and with plain data for a state.
+
+    Raises:
+        DataError: see `read_pickle`.
+    """
+    path = Path(path)
+    check_regular_file(path)
+    try:
+        with path.open("rb") as file:
+            _Machine(path, file, os.fstat(file.fileno()).st_size, passed).run()
     except OSError as error:
         raise DataError(f"{path}: must be a readable file, but {error.strerror}. Check the path.") from None
 
@@ -282,6 +301,10 @@ class _Name:
         self.call = call
 
 
+class _Passed:
+    """An object of a class that the caller lets pass: not built here, and of no use here."""
+
+
 class _DType:
     """A numpy dtype under construction; only plain types can come of it."""
 
@@ -324,7 +347,7 @@ class _DType:
 class _Machine:
     """Runs one pickle."""
 
-    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+    def __init__(self, path: Path, file: BinaryIO, size: int, passed: Collection[tuple[str, str]] = ()) -> None:
         self._path, self._file, self._size = path, file, size
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
@@ -334,6 +357,8 @@ class _Machine:
         self._objects = 0
         self._made_bytes = 0
         self._names = self._admitted_names()
+        self._passed = {pair: _Name(self._no_call) for pair in passed}
+        self._names.update(self._passed)
 
     def run(self) -> Any:
         """The pickle's value."""
@@ -504,6 +529,8 @@ class _Machine:
             if not isinstance(state, tuple) or len(state) not in (4, 5):
                 raise _Refused("describes an array wrongly")
             target._set(*state[-4:])
+        elif isinstance(target, _Passed):
+            pass
         else:
             raise _Refused("sets the state of what has none")
 
@@ -654,6 +681,13 @@ def _call_with_top(machine: _Machine) -> None:
     machine._call(machine._stack.pop(), arguments)
 
 
+def _new_object(machine: _Machine) -> None:
+    arguments, kind = machine._stack.pop(), machine._stack.pop()
+    if arguments != () or not any(kind is name for name in machine._passed.values()):
+        raise _Refused("holds an object that is no plain data")
+    machine._push(_Passed())
+
+
 def _tuple_of(count: int) -> Callable[[_Machine], None]:
     def step(machine: _Machine) -> None:
         items = machine._stack[-count:]
@@ -737,7 +771,7 @@ _STEPS: dict[bytes, Callable[[_Machine], None]] = {
     b"b": _Machine._build,
     b"i": _instance,
     b"o": _no_objects,
-    b"\x81": _no_objects,
+    b"\x81": _new_object,
     b"\x92": _no_objects,
     b"P": _no_outside,
     b"Q": _no_outside,

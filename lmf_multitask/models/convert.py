@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import lzma
 import math
+import re
 import struct
 import tokenize
 import zipfile
@@ -214,6 +215,11 @@ def _read_pytorch(path: Path) -> Any:
             f"{path}: must be read by PyTorch, but it is not installed. Install it (pip install torch), or save an .npz where it "
             "is: np.savez(FILE, **{name: t.numpy() for name, t in model.state_dict().items()})."
         ) from None
+    version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
+    if version < (2, 6):  # CVE-2025-32434: until then a file could run code in spite of weights_only
+        raise RunError(
+            f"{path}: must be read by PyTorch 2.6 or newer, but {torch.__version__} is installed. Update it, or save an .npz."
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch raises many kinds on damaged and foreign files

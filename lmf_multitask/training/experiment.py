@@ -105,6 +105,7 @@ def _train_and_test(config: ExperimentConfig, run: Run, dataset: datasets.Datase
     baselines = baseline_probabilities(dataset, "test", model.emotions)
     metrics = evaluate_model(model, test, "test", config.seed, batch_size, calibration=calibration, baselines=baselines)
     probabilities = metrics.pop("probabilities")
+    run.check_still_there()
     run.write_history(trainer.history)
     model.save_pretrained(run.folder / "model")
     calibration.save(run.folder / "model")
@@ -256,6 +257,11 @@ def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resu
     logger.info("%s (%s), %s clips, %s parameters", count, ", ".join(emotions), clips, f"{trainable:,}")
     training = config.training
     lines = EpochLines(training.epochs, training.monitor)
+
+    def on_epoch(row: dict[str, float]) -> None:
+        lines(row)
+        run.check_still_there()
+
     logs = {"logging_dir": str(run.folder / "visualdl")} if training.visualdl else {}
     trainer = LMFTrainer(
         LMFModule(model, training),
@@ -265,7 +271,7 @@ def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resu
         compute_metrics=lambda logits, labels: _validation_figures(logits, labels, emotions),
         patience=training.patience,
         row_order=training.row_order,
-        on_epoch=lines,
+        on_epoch=on_epoch,
         callbacks=[VisualDLLogs()] if training.visualdl else [],
     )
     if not parallel.is_first():  # other numbers for dropout in every process

@@ -19,8 +19,9 @@ import paddle
 
 from lmf_multitask.config import TrainingConfig
 from lmf_multitask.data.collator import BatchCollator, RowNumbers
+from lmf_multitask.data.safe_pickle import check_plain
 from lmf_multitask.data.schema import column_arrays
-from lmf_multitask.errors import RunError, TrainingError
+from lmf_multitask.errors import DataError, RunError, TrainingError
 from lmf_multitask.files import atomic_folder, damage, remove_leftovers, write_manifest
 from lmf_multitask.runtime import ignore_noise, quiet_imports
 from lmf_multitask.training import parallel
@@ -279,7 +280,8 @@ class LMFTrainer(Trainer):
                 told = name if weight.stop_gradient else f"the gradient of {name}"
                 what = told if np.isfinite(float(loss)) else "the training loss"
                 raise TrainingError(
-                    _not_finite(what, self.state.epoch) + f" First seen in {told}{self._batch_in_words()}."
+                    _not_finite(what, int(self.state.epoch or 0) + 1)
+                    + f" First seen in {told}{self._batch_in_words()}."
                 )
         return loss
 
@@ -408,10 +410,10 @@ class LMFTrainer(Trainer):
         remove_leftovers(folder)
         found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
         for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
-            problem = damage(path)
+            problem = _problem(path)
             if problem is None:
                 best = self._best_checkpoint(path)
-                problem = best and best != path and damage(best)
+                problem = best and best != path and _problem(best)
                 problem = problem and f"that of the best epoch, {best.name}, is damaged: {problem}"
             if not problem:
                 return path
@@ -434,6 +436,23 @@ class LMFTrainer(Trainer):
         best = self._best_checkpoint(Path(self._resumed_from))
         self.state.best_model_checkpoint = best and str(best)
         self._load_rng_state(self._resumed_from)  # Trainer skips this at the boundary of epochs
+
+
+_PADDLES_GENERATOR = ("paddle.base.libpaddle", "GeneratorState")  # the only class in a checkpoint; its state is numbers
+
+
+def _problem(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint: it is not whole, or its pickles, which Trainer reads with Python's reader, run code."""
+    problem = damage(checkpoint)
+    if problem is not None:
+        return problem
+    for path in sorted(checkpoint.iterdir()):
+        if path.suffix in (".pdparams", ".pdopt", ".pth"):
+            try:
+                check_plain(path, [_PADDLES_GENERATOR])
+            except DataError as error:
+                return str(error).removeprefix(f"{path}: ").rstrip(".")
+    return None
 
 
 class _RememberedRows:

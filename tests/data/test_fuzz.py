@@ -126,9 +126,9 @@ def attack(seed, inputs, watch):
 
 
 def in_time(content):
-    start = time.perf_counter()
+    start = time.process_time()
     outcome = attempt(content)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     return outcome
 
 

@@ -83,7 +83,7 @@ def test_small_files_stay_small_and_quick(tmp_path, name):
     path = tmp_path / "data.pkl"
     path.write_bytes(content)
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         value = read_pickle(path)
         assert message is None, "it was read"
@@ -96,7 +96,7 @@ def test_small_files_stay_small_and_quick(tmp_path, name):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 1_000_000 + 150 * len(content)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_arrays_of_no_bytes_are_not_built(tmp_path):

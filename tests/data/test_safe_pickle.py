@@ -509,3 +509,25 @@ _PIECES = st.one_of(
 @given(st.lists(_PIECES, max_size=40))
 def test_random_programs_are_read_or_refused(tmp_path_factory, pieces):
     _read_or_refuse(tmp_path_factory.getbasetemp() / "fuzz.pkl", b"".join(pieces) + b".")
+
+
+def test_classes_that_are_let_pass(tmp_path):
+    """Built without arguments, with plain data for a state; nothing of them is ever called."""
+    path = tmp_path / "state.pkl"
+    pair = ("paddle.base.libpaddle", "GeneratorState")
+    name = b"cpaddle.base.libpaddle\nGeneratorState\n"
+    path.write_bytes(b"\x80\x02]" + name + b")\x81(K\x01K\x02]tba.")
+    safe_pickle.check_plain(path, [pair])
+    with pytest.raises(DataError, match="names paddle.base.libpaddle.GeneratorState"):
+        read_pickle(path)
+    for content, message in (
+        (name + b"(K\x01t\x81.", "holds an object that is no plain data"),
+        (name + b")R.", "makes an array in an unknown way"),
+        (b"cnumpy\nndarray\n)\x81.", "holds an object that is no plain data"),
+        (name + b")\x81cos\nsystem\nb.", "names os.system"),
+    ):
+        path.write_bytes(b"\x80\x02" + content)
+        with pytest.raises(DataError, match=message):
+            safe_pickle.check_plain(path, [pair])
+    with pytest.raises(DataError, match="must be a readable file, but No such file"):
+        safe_pickle.check_plain(tmp_path / "nowhere")

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import struct
+import sys
 import time
 import tracemalloc
 import zipfile
@@ -26,14 +27,14 @@ SMALL = ModelConfig(audio_hidden=3, video_hidden=2, text_lstm=4, text_hidden=2, 
 def refused(function, *arguments, megabytes=20):
     """The one line with which something is refused, soon and without much memory."""
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         with pytest.raises(UserError) as caught:
             function(*arguments)
         assert tracemalloc.get_traced_memory()[1] < megabytes * 1_000_000
     finally:
         tracemalloc.stop()
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 700
     return str(caught.value)
@@ -216,7 +217,7 @@ DESCRIPTIONS = {
     "features in words": {"feature_sizes": FEATURES | {"audio": "many"}},
     "features as a list": {"feature_sizes": [5, 4, 3]},
     "another modality": {"feature_sizes": FEATURES | {"smell": 3}},
-    "a million emotions": {"emotions": [f"e{n}" for n in range(1_000_000)]},
+    "a hundred thousand emotions": {"emotions": [f"e{n}" for n in range(100_000)]},
     "no emotions": {"emotions": []},
     "emotions that are numbers": {"emotions": [1, 2]},
     "emotions in one word": {"emotions": "ab"},
@@ -230,7 +231,7 @@ DESCRIPTIONS = {
 @pytest.mark.parametrize("name", DESCRIPTIONS)
 def test_descriptions_are_refused(folder, name):
     describe(folder, **DESCRIPTIONS[name])
-    line = refused(LMFModel.from_pretrained, folder, megabytes=300 if name == "a million emotions" else 20)
+    line = refused(LMFModel.from_pretrained, folder, megabytes=100 if name == "a hundred thousand emotions" else 20)
     assert line.startswith(str(folder))
 
 
@@ -302,3 +303,21 @@ def test_every_cut_of_the_weights_is_noticed(folder):
 def test_networks_that_no_machine_can_hold_are_refused_before_they_are_built():
     with pytest.raises(ConfigError, match=r"a network must have at most 268,435,456 weights, but these sizes make 17,"):
         LMFModel(FEATURES, ["calm"], ModelConfig(text_lstm=65_536))
+
+
+def test_an_old_pytorch_that_runs_code_from_weights_is_not_used(tmp_path, monkeypatch):
+    archive(tmp_path / "a.pt", {"a/data.pkl": b""})
+    for version, told in (
+        ("2.5.1+cpu", "must be read by PyTorch 2.6 or newer, but 2.5.1"),
+        ("2.10.0", "PyTorch says: it was asked"),
+    ):
+
+        class Torch:
+            __version__ = version
+
+            def load(*arguments, weights_only, **others):
+                assert weights_only
+                raise ValueError("it was asked")
+
+        monkeypatch.setitem(sys.modules, "torch", Torch)
+        assert told in refused(convert_checkpoint, tmp_path / "a.pt", "happy")

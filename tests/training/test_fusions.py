@@ -17,7 +17,7 @@ CHOICES = [
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "-".join(map(str, choice.values())))
 def test_trained_saved_and_evaluated(tmp_path, sample_path, choice):
-    from lmf_multitask.training.experiment import evaluate_runs, run_experiment
+    from lmf_multitask.training.experiment import evaluate_run, run_experiment
 
     model = ModelConfig(**{"text_lstm": 8, "text_hidden": 4, "audio_hidden": 4, "video_hidden": 4, **choice})
     training = TrainingConfig(epochs=1, factor_learning_rate=0.002)
@@ -25,7 +25,7 @@ def test_trained_saved_and_evaluated(tmp_path, sample_path, choice):
     metrics = run_experiment(config)
     run = Run(tmp_path / "run")
     assert run.load_config().model == run.load_model().config == model
-    again, _ = evaluate_runs(tmp_path / "run")  # the data have all three modalities
+    again, _ = evaluate_run(tmp_path / "run")  # the data have all three modalities
     assert again["emotions"] == metrics["emotions"]
     assert 0 < metrics["mean"]["weighted_f1"] < 1
 

@@ -130,7 +130,7 @@ def wait_for(condition, process):
     ("options", "message"),
     [
         (["--training.batch_size", "15"], "training.batch_size must be a multiple of the 2 processes, two rows each at least, but got 15."),
-        (["--mode", "per_emotion"], "several trainings must be started once, but was launched in 2 processes."),
+        (["--mode", "per_emotion"], "several trainings must be started once, but were launched in 2 processes."),
     ],
 )  # fmt: skip
 def test_refused_before_anything_is_written(tmp_path, data, options, message):

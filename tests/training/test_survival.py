@@ -225,8 +225,10 @@ def test_two_processes_on_one_directory(sample_path, tmp_path):
 def start(config, tmp_path, *options, **more):
     path = tmp_path / "settings.yaml"
     path.write_text(config.to_yaml())
-    command = [sys.executable, "-m", "lmf_multitask.train", "--config", path, *options]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, **more)
+    command = [sys.executable, "-m", "lmf_multitask.train", "--config", path, "--no_report", *options]
+    # a shell that runs the tests in the background has its children ignore Ctrl-C
+    with_ctrl_c = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **more}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, **with_ctrl_c)
 
 
 def wait_for_epoch(process):

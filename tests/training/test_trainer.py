@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -212,13 +211,6 @@ def test_constructor_touches_no_random_generator(tmp_path):
     assert np.random.get_state()[1].tolist() == before[1]
     assert paddle.get_rng_state()[0].current_seed() == before[2]
     np.testing.assert_array_equal(paddle.rand([4]).numpy(), expected)
-
-
-def test_more_than_one_process_is_refused():
-    with pytest.raises(
-        TrainingError, match="training must run in one process, but was launched in 2. Start it without a launcher"
-    ):
-        LMFTrainer(Toy(), SimpleNamespace(world_size=2))
 
 
 def test_missing_rows_are_named(tmp_path):

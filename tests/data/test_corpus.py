@@ -1,0 +1,162 @@
+"""How one pickle becomes joined rows: the names that files use, what labels mean, and where each clip came from."""
+
+import pickle
+
+import numpy as np
+import pytest
+from conftest import make_corpus
+
+from lmf_multitask.data import corpus as corpus_module
+from lmf_multitask.data.corpus import FEATURE_KEYS, SPLIT_KEYS, PickledCorpus
+from lmf_multitask.errors import DataError
+
+NAMES = {
+    "covarep": ("covarep", "audio", "acoustic"),
+    "facet": ("facet", "video", "visual", "vision"),
+    "glove": ("glove", "text", "words", "language"),
+    "label": ("label", "labels", "y"),
+    "valid": ("valid", "validation", "dev", "val"),
+}
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read_tree(tree, **options):
+        path = tmp_path / "data.pkl"
+        path.write_bytes(pickle.dumps(tree, protocol=2))
+        return PickledCorpus(path, **options)
+
+    return read_tree
+
+
+def renamed(tree, old, new):
+    if not isinstance(tree, dict):
+        return tree
+    return {new if key == old else key: renamed(value, old, new) for key, value in tree.items()}
+
+
+@pytest.mark.parametrize(("old", "new"), [(old, new) for old, names in NAMES.items() for new in names])
+def test_every_name_of_the_family_is_understood(read, old, new):
+    got, wanted = read(renamed(make_corpus(), old, new)), read(make_corpus())
+    for split in ("train", "validation", "test"):
+        for modality in ("audio", "video", "text"):
+            np.testing.assert_array_equal(got.features(split, modality), wanted.features(split, modality))
+        np.testing.assert_array_equal(got.rows[split].labels, wanted.rows[split].labels)
+    assert {*sum(FEATURE_KEYS.values(), ()), *sum(SPLIT_KEYS.values(), ())} == {
+        *sum(NAMES.values(), ()),
+        "train",
+        "test",
+    }
+
+
+def test_splits_may_lie_beside_other_things(read):
+    tree = {**make_corpus(), "about": {"author": "me"}, "version": 3}
+    assert read(tree).emotions == ["happy", "sad", "angry", "neutral"]
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+@pytest.mark.parametrize("kind", ["int64", "float32", "bool", "uint8"])
+def test_labels_of_one_column_are_0_and_1(read, shape, kind):
+    tree = make_corpus()
+    wanted = {
+        split: np.stack([tree[e][split]["label"][:, 1] for e in tree], axis=1) for split in ("train", "valid", "test")
+    }
+    for splits in tree.values():
+        for rows in splits.values():
+            rows["label"] = rows["label"][:, 1].reshape(shape).astype(kind)
+    got = read(tree)
+    assert (got.label_column, got.label_reason) == (None, "labels are stored as 0 and 1")
+    for split, key in (("train", "train"), ("validation", "valid"), ("test", "test")):
+        np.testing.assert_array_equal(got.rows[split].labels, wanted[key])
+
+
+def test_lists_of_numbers_are_labels_too(read):
+    tree = make_corpus()
+    tree["sad"]["test"]["label"] = tree["sad"]["test"]["label"].tolist()
+    np.testing.assert_array_equal(read(tree).rows["test"].labels, read(make_corpus()).rows["test"].labels)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_emotions_that_go_together_are_told_by_the_rarer_side(read, flip):
+    """Three emotions, several of them present in some clips: neither column proves itself."""
+    tree = make_corpus((20, 8, 8), emotions=("happy", "sad", "angry"))
+    for index, splits in enumerate(tree.values()):
+        for rows in splits.values():
+            present = np.arange(len(rows["label"])) % 4 <= (
+                index == 0
+            )  # happy in two of four, the others in one of four
+            rows["label"] = np.eye(2, dtype=int)[present.astype(int)][:, :: -1 if flip else 1]
+    got = read(tree)
+    assert got.label_column == (0 if flip else 1)
+    assert got.label_reason == f"column {got.label_column} = present: the rarer side (33% of the labels)"
+    assert got.rows["train"].labels.mean(axis=0).tolist() == [0.5, 0.25, 0.25]
+
+
+@pytest.mark.parametrize("column", [0, 1])
+def test_a_forced_column_wins_over_the_evidence(read, column):
+    got = read(make_corpus(), label_column=column)
+    assert (got.label_column, got.label_reason) == (column, f"column {column} = present, as you said")
+    wanted = make_corpus()["sad"]["train"]["label"][:, column]
+    np.testing.assert_array_equal(got.rows["train"].labels[:, 1], wanted)
+
+
+def test_where_every_clip_came_from(read):
+    """happy lacks its first clip; sad has its rows backwards: by hand."""
+    tree = make_corpus((4, 4, 4), emotions=("happy", "sad"))
+    tree["happy"]["train"] = {name: values[1:] for name, values in tree["happy"]["train"].items()}
+    tree["sad"]["train"] = {name: values[::-1] for name, values in tree["sad"]["train"].items()}
+    rows = read(tree).rows["train"]
+    # happy's own three come first (clips 1, 2, 3), then clip 0, which is the last of sad's
+    assert rows.positions.tolist() == [[0, 2], [1, 1], [2, 0], [-1, 3]]
+    assert rows.emotion.tolist() == [0, 0, 0, 1]
+    assert rows.position.tolist() == [0, 1, 2, 3]
+    assert (len(rows), rows.shared, rows.same_order) == (4, 3, False)
+    assert len(set(rows.digests)) == 4
+    assert rows.labels[3, 0] == -100
+    assert read(make_corpus((4, 4, 4))).rows["train"].same_order
+
+
+def test_clips_that_occur_twice_pair_up_in_their_order(read):
+    """Clip 1 equals clip 0, and only the second of the two is sad."""
+    tree = make_corpus((4, 4, 4), emotions=("happy", "sad"))
+    for splits in tree.values():
+        for name in ("covarep", "facet", "glove"):
+            splits["train"][name][1] = splits["train"][name][0]
+    tree["sad"]["train"]["label"] = np.eye(2, dtype=int)[[0, 1, 0, 0]]
+    rows = read(tree, label_column=1).rows["train"]
+    assert rows.labels[:, 1].tolist() == [0, 1, 0, 0]
+    assert rows.positions.tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]
+    assert rows.same_order
+
+
+def test_numbers_that_are_the_same_but_not_their_bytes(read):
+    """-0 and 0, and NaN of different bits, are one and the same clip."""
+    tree = make_corpus((4, 4, 4), emotions=("happy", "sad"))
+    for emotion, zero, nan in (("happy", 0.0, 0x7FC00000), ("sad", -0.0, 0xFFC12345)):
+        audio = tree[emotion]["train"]["covarep"].astype("f4")
+        audio[1, 1], audio[2, 2] = zero, np.array([nan], "u4").view("f4")[0]
+        tree[emotion]["train"]["covarep"] = audio
+    rows = read(tree).rows["train"]
+    assert (len(rows), rows.shared) == (4, 4)
+
+
+@pytest.mark.parametrize("kind", ["complex64", "S3"])
+def test_what_is_no_number_is_called_by_its_name(read, kind):
+    tree = make_corpus()
+    tree["sad"]["train"]["facet"] = np.zeros((12, 4), kind)
+    name = {"complex64": "complex numbers", "S3": "bytes"}[kind]
+    with pytest.raises(
+        DataError, match=rf"data\['sad'\]\['train'\]\['video'\] must be an array of numbers, but holds {name}"
+    ):
+        read(tree)
+
+
+def test_exactly_as_many_labels_as_allowed(read, monkeypatch):
+    monkeypatch.setattr(corpus_module, "MOST_LABELS", 12 * 4)
+    assert len(read(make_corpus()).rows["train"]) == 12
+    monkeypatch.setattr(corpus_module, "MOST_LABELS", 12 * 4 - 1)
+    with pytest.raises(DataError, match="must hold at most 47 labels in train, but holds 48"):
+        read(make_corpus())
+    monkeypatch.setattr(corpus_module, "MOST_EMOTIONS", 4)
+    monkeypatch.setattr(corpus_module, "MOST_LABELS", 99)
+    assert len(read(make_corpus()).emotions) == 4

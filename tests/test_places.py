@@ -1,0 +1,247 @@
+"""Nothing is written outside the output directory, through a link, or over another run; and what the disk refuses is said."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import make_corpus
+from reference_network import random_parameters
+from training.test_survival import bits, crash_after, settings
+
+from lmf_multitask.errors import RunError
+from lmf_multitask.files import atomic_folder, atomic_write, remove_leftovers, write_manifest, write_text
+from lmf_multitask.runs import CONTENTS, Run, runs_in
+from lmf_multitask.training import experiment
+from lmf_multitask.training.experiment import evaluate_runs
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A folder that no command may touch, and what was in it."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "precious.txt").write_text("precious")
+    yield folder
+    assert [path.name for path in folder.iterdir()] == ["precious.txt"]
+    assert (folder / "precious.txt").read_text() == "precious"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    np.savez(tmp_path / "happy.npz", **random_parameters())
+    return tmp_path / "happy.npz"
+
+
+# -- links
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_run_that_is_begun_anew_replaces_links_and_leaves_what_they_lead_to(sample_path, tmp_path, outside, name):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("")
+    target = outside if name in ("model", "checkpoints", "visualdl") else outside / "precious.txt"
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(target)
+    experiment.run_experiment(settings(sample_path, run, epochs=1), overwrite=True)
+    assert not (run / name).is_symlink()
+    assert Run(run).is_complete()
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "train.log", "model", "history.csv"])
+def test_a_run_is_not_gone_on_with_through_a_link(sample_path, tmp_path, monkeypatch, outside, name):
+    config = settings(sample_path, tmp_path / "run")
+    crash_after(monkeypatch, config, 2)
+    place = tmp_path / "run" / name
+    if place.is_dir():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+    place.symlink_to(outside if name in ("model", "checkpoints") else outside / "precious.txt")
+    with pytest.raises(
+        RunError, match=f"{name}: must lie in its folder itself, but is a link. Put there what it leads to."
+    ):
+        experiment.run_experiment(config, resume=True)
+
+
+def test_a_run_directory_that_is_itself_a_link_is_the_users_choice(sample_path, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    experiment.run_experiment(settings(sample_path, tmp_path / "run", epochs=1))
+    assert (tmp_path / "disk/metrics.json").is_file()
+
+
+def test_convert_replaces_a_linked_model(tmp_path, checkpoint, outside):
+    Run(tmp_path / "run").convert(checkpoint, "happy")
+    shutil.rmtree(tmp_path / "run/model")
+    (tmp_path / "run/model").symlink_to(outside)
+    Run(tmp_path / "run").convert(checkpoint, "happy", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "model"]
+    assert Run(tmp_path / "run").load_model().emotions == ["happy"]
+
+
+def test_evaluate_replaces_a_linked_table_and_refuses_linked_runs(tmp_path, checkpoint, write_pickle, outside):
+    data = str(write_pickle(make_corpus()))
+    run = Run(tmp_path / "parent/happy")
+    run.convert(checkpoint, "happy", data)
+    (run.folder / "metrics_test.json").symlink_to(outside / "precious.txt")
+    evaluate_runs(run.folder)
+    assert not (run.folder / "metrics_test.json").is_symlink()
+    shutil.copytree(run.folder, tmp_path / "elsewhere")
+    (tmp_path / "parent/sad").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="parent/sad: must lie in its folder itself, but is a link"):
+        runs_in(tmp_path / "parent")
+
+
+def test_files_and_folders_take_the_place_of_links(tmp_path, outside):
+    for name, target in (("file", outside / "precious.txt"), ("dangling", tmp_path / "nowhere")):
+        (tmp_path / name).symlink_to(target)
+        write_text(tmp_path / name, "new")
+        assert (tmp_path / name).read_text() == "new"
+        assert not (tmp_path / name).is_symlink()
+    for name, target in (("folder", outside), ("loose", tmp_path / "nowhere"), ("plain", outside / "precious.txt")):
+        (tmp_path / name).symlink_to(target)
+        with atomic_folder(tmp_path / name) as folder:
+            (folder / "new").touch()
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["new"]
+    assert not (tmp_path / "nowhere").exists()
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_leftovers_that_are_links_are_removed_and_not_followed(tmp_path, outside):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/.model.x.part").symlink_to(outside)
+    (tmp_path / "run/.model.old").symlink_to(outside)
+    (tmp_path / "run/.metrics.json.y.part").write_text("half")
+    (tmp_path / "run/.checkpoint.z.part").mkdir()
+    remove_leftovers(tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+# -- other runs
+
+
+@pytest.mark.parametrize("content", [["thesis.txt"], ["thesis.txt", "metrics.json"], ["model"]])
+@pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"resume": True}])
+def test_a_foreign_folder_is_left_alone(sample_path, tmp_path, content, how):
+    (tmp_path / "foreign").mkdir()
+    for name in content:
+        (tmp_path / "foreign" / name).write_text("mine")
+    with pytest.raises(RunError, match="must be empty or a run directory, but holds"):
+        experiment.run_experiment(settings(sample_path, tmp_path / "foreign", epochs=1), **how)
+    assert sorted(path.name for path in (tmp_path / "foreign").iterdir()) == sorted(content)
+
+
+def test_overwriting_a_run_leaves_what_is_not_the_runs(sample_path, tmp_path):
+    config = settings(sample_path, tmp_path / "run", epochs=1)
+    experiment.run_experiment(config)
+    (tmp_path / "run/notes.txt").write_text("mine")
+    experiment.run_experiment(config, overwrite=True)
+    assert (tmp_path / "run/notes.txt").read_text() == "mine"
+
+
+# -- what the disk refuses
+
+
+def in_read_only_mount(folder, code, before=""):
+    """Runs Python code where `folder` is mounted read-only (permissions do not bind root); skips where that is not allowed."""
+    script = f'mount --bind {folder} {folder} && {before} mount -o remount,ro,bind {folder} && exec {sys.executable} -c "$CODE"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], env={**os.environ, "CODE": code}, capture_output=True, text=True, timeout=120
+    )  # fmt: skip
+    if done.returncode != 0 and ("unshare" in done.stderr or "mount" in done.stderr):
+        pytest.skip(f"no private mounts here: {done.stderr.strip()[:100]}")
+    return done
+
+
+COMMAND = "import sys; from lmf_multitask.__main__ import main; sys.argv = ['lmf', *{words}]; sys.exit(main())"
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_read_only_folders(tmp_path, checkpoint, write_pickle):
+    data = write_pickle(make_corpus((24, 12, 16)))
+    place = tmp_path / "read-only"
+    place.mkdir()
+    Run(place / "run").convert(checkpoint, "happy", str(data))
+    before = sorted(str(path) for path in place.rglob("*"))
+    for words in (
+        ["train", "--data_path", str(data), "--output_dir", str(place / "new")],
+        ["convert", str(checkpoint), "--emotion", "happy", "--output_dir", str(place / "new")],
+        ["evaluate", str(place / "run")],
+        ["data", "sample", str(place / "sample.pkl")],
+    ):
+        done = in_read_only_mount(place, COMMAND.format(words=words))
+        lines = [line for line in done.stderr.splitlines() if line]
+        assert done.returncode == 2, done.stderr
+        assert lines[-1].startswith(f"error: {place}"), lines
+        assert lines[-1].endswith("Read-only file system.")
+        assert "Traceback" not in done.stderr
+    assert sorted(str(path) for path in place.rglob("*")) == before
+
+
+@pytest.mark.parametrize("order", ["seeded", "lmf_paddle"])
+def test_a_folder_that_becomes_read_only_keeps_its_last_checkpoint(sample_path, tmp_path, monkeypatch, order):
+    """The disk refuses the fourth checkpoint; the run goes on from the third to the same bits."""
+    experiment.run_experiment(settings(sample_path, tmp_path / "whole", order))
+    config = settings(sample_path, tmp_path / "run", order)
+    from lmf_multitask.training import trainer
+
+    def read_only(path):
+        if path.name == "checkpoint-20":
+            raise OSError(30, "Read-only file system", str(path))
+        return atomic_folder(path)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Read-only file system"):
+        patch.setattr(trainer, "atomic_folder", read_only)
+        experiment.run_experiment(config)
+    experiment.run_experiment(config, resume=True)
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+def test_a_folder_that_is_removed_meanwhile(sample_path, tmp_path, monkeypatch):
+    """It is not made again behind the user's back half-filled: the command ends and says which folder."""
+    config = settings(sample_path, tmp_path / "run")
+
+    def remove(self, row):
+        if row["epoch"] == 2:
+            shutil.rmtree(tmp_path / "run")
+
+    monkeypatch.setattr(experiment.EpochLines, "__call__", remove)
+    with pytest.raises(
+        RunError, match=f"{tmp_path / 'run'}: must stay where it is while it is trained in, but is gone"
+    ):
+        experiment.run_experiment(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_could_not_be_written_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError, match="stop"), atomic_write(tmp_path / "file") as file:
+        file.write(b"half")
+        raise RuntimeError("stop")
+    with pytest.raises(RuntimeError, match="stop"), atomic_folder(tmp_path / "folder") as folder:
+        (folder / "half").touch()
+        raise RuntimeError("stop")
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- code in a checkpoint
+
+
+@pytest.mark.parametrize("name", ["optimizer.pdopt", "model_state.pdparams", "rng_state.pth", "scheduler.pdparams"])
+def test_code_in_a_checkpoint_is_not_run_though_its_manifest_agrees(sample_path, tmp_path, monkeypatch, caplog, name):
+    """Whoever gives away a run directory can write its manifest, too."""
+    experiment.run_experiment(settings(sample_path, tmp_path / "whole"))
+    config = settings(sample_path, tmp_path / "run")
+    crash_after(monkeypatch, config, 4)
+    newest = tmp_path / "run/checkpoints/checkpoint-15"
+    marker = tmp_path / "marker"
+    (newest / name).write_bytes(b"cposix\nmkdir\n(S'" + os.fsencode(marker) + b"'\ntR.")
+    write_manifest(newest)
+    experiment.run_experiment(config, resume=True)
+    assert not marker.exists()
+    assert f"{newest}: must be a whole checkpoint, but must be plain data" in caplog.text
+    assert "names posix.mkdir" in caplog.text
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
