@@ -260,7 +260,8 @@ def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resu
 
     def on_epoch(row: dict[str, float]) -> None:
         lines(row)
-        run.check_still_there()
+        if parallel.is_first():  # which holds the folder
+            run.check_still_there()
 
     logs = {"logging_dir": str(run.folder / "visualdl")} if training.visualdl else {}
     trainer = LMFTrainer(
