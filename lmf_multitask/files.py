@@ -107,7 +107,7 @@ def damage(folder: Path) -> str | None:
     try:
         noted = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         found = _digests(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f"{MANIFEST} cannot be read ({error})"
     if noted == found:
         return None

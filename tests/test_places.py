@@ -12,10 +12,10 @@ from reference_network import random_parameters
 from training.test_survival import bits, crash_after, settings
 
 from lmf_multitask.errors import RunError
-from lmf_multitask.files import atomic_folder, atomic_write, remove_leftovers, write_manifest, write_text
+from lmf_multitask.files import atomic_folder, atomic_write, damage, remove_leftovers, write_manifest, write_text
 from lmf_multitask.runs import CONTENTS, Run, runs_in
 from lmf_multitask.training import experiment
-from lmf_multitask.training.experiment import evaluate_runs
+from lmf_multitask.training.experiment import evaluate_run
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_evaluate_replaces_a_linked_table_and_refuses_linked_runs(tmp_path, chec
     run = Run(tmp_path / "parent/happy")
     run.convert(checkpoint, "happy", data)
     (run.folder / "metrics_test.json").symlink_to(outside / "precious.txt")
-    evaluate_runs(run.folder)
+    evaluate_run(run.folder)
     assert not (run.folder / "metrics_test.json").is_symlink()
     shutil.copytree(run.folder, tmp_path / "elsewhere")
     (tmp_path / "parent/sad").symlink_to(tmp_path / "elsewhere")
@@ -245,3 +245,12 @@ def test_code_in_a_checkpoint_is_not_run_though_its_manifest_agrees(sample_path,
     assert f"{newest}: must be a whole checkpoint, but must be plain data" in caplog.text
     assert "names posix.mkdir" in caplog.text
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("content", ["[1]", "[" * 100_000, "{", "null", "{}"])
+def test_damaged_manifests(tmp_path, content):
+    (tmp_path / "file").touch()
+    (tmp_path / "manifest.json").write_text(content)
+    assert damage(tmp_path)
+    write_manifest(tmp_path)
+    assert damage(tmp_path) is None

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from lmf_multitask.config import ExperimentConfig
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.predictions import read_predictions
-from lmf_multitask.launcher import _Children, train_all
+from lmf_multitask.launcher import _Children, _environment, train_all
 from lmf_multitask.runs import Run, runs_in
 from lmf_multitask.several import join_runs
 
@@ -195,6 +196,10 @@ def test_a_run_directory_per_seed_and_a_summary(seeds, data):
     assert found["sd"] == pytest.approx(np.std(figures, ddof=1))
     assert Run(folder / "seed3").load_config().seed == 3
     assert "seed1  epoch   1/2" in done.stderr
+    with pytest.raises(
+        RunError, match="must be one run or one per emotion, but holds several seeds. Give one of seed1, seed3."
+    ):
+        runs_in(folder)
     assert f"run directory: {folder}" in done.stdout
     assert f"report: {folder / 'seed1/report.html'}" in done.stdout
     again = command(
@@ -346,3 +351,25 @@ def test_a_foreign_folder_is_refused(tmp_path):
     config = ExperimentConfig(output_dir=str(tmp_path / "happy"))
     with pytest.raises(RunError, match=r"must be empty or a run directory, but holds 'thesis.txt'"):
         train_all({"happy": config})
+
+
+def test_children_are_ended_with_the_block():
+    children = _Children()
+    with children:
+        reason = []
+        code = "import time; print('ready', file=__import__('sys').stderr, flush=True); time.sleep(60)"
+        started = threading.Event()
+        thread = threading.Thread(
+            target=lambda: reason.append(children.run([sys.executable, "-c", code], lambda line: started.set()))
+        )
+        thread.start()
+        assert started.wait(30)
+    thread.join(30)
+    assert reason == ["its process was killed by SIGTERM"]
+
+
+def test_a_child_has_one_thread_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert _environment()["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert _environment()["OMP_NUM_THREADS"] == "3"

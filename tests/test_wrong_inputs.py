@@ -483,3 +483,59 @@ def test_control_characters_are_shown_and_not_obeyed(place, told):
     status, said = told("data inspect 'a\x1b[2J\x07b.pkl'")
     assert status == 2
     assert r"a\x1b[2J\x07b.pkl" in said
+
+
+def test_the_list_of_commands(monkeypatch, capsys):
+    for words, status, said in (
+        ([], 2, "usage: lmf COMMAND"),
+        (["--help"], 0, "usage: lmf COMMAND"),
+        (["-h"], 0, "usage: lmf COMMAND"),
+        (["--version"], 0, "lmf_multitask 0."),
+        (["-V"], 0, "lmf_multitask 0."),
+    ):
+        monkeypatch.setattr("sys.argv", ["lmf", *words])
+        assert main() == status
+        shown = capsys.readouterr().out
+        assert shown.startswith(said)
+        assert "usage" not in said or all(name in shown for name in COMMANDS)
+
+
+def test_interruptions_have_their_status(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    def ended(arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert run(interrupted, []) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    with pytest.raises(SystemExit) as caught:
+        run(ended, [])
+    assert caught.value.code == 143
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_debug_shows_what_is_behind_a_line(told):
+    from lmf_multitask.errors import UserError
+
+    with pytest.raises(UserError):
+        told("data inspect nowhere.pkl --debug")
+
+
+def test_a_config_may_be_given_with_an_equals_sign(told):
+    status, said = told("train --data_path good.pkl --output_dir new --config=nowhere.yaml")
+    assert status == 2
+    assert "--config must be a YAML file, but nowhere.yaml is none." in said
+
+
+def test_a_sample_is_written_once(place, told):
+    assert told("data sample sample.pkl --seed 3")[0] == 0
+    first = (place / "sample.pkl").read_bytes()
+    assert told("data sample sample.pkl")[0] == 2
+    assert (place / "sample.pkl").read_bytes() == first
+    assert told("data sample sample.pkl --overwrite")[0] == 0
+    assert (place / "sample.pkl").read_bytes() != first
+    assert told("data inspect sample.pkl") == (0, "")
+    (place / "sample.pkl").unlink()

@@ -240,6 +240,8 @@ def _load_saved(folder: Path) -> datasets.DatasetDict:
 def _check_parquet_size(path: Path) -> None:
     """A repeated value takes no place in a Parquet file, but all of it in memory and in the cache."""
     about, size = pq.read_metadata(path), path.stat().st_size
+    if about.num_rows == 0:
+        raise DataError(f"{path}: must have at least one row, but is empty. Give every split some clips.")
     groups = [about.row_group(number) for number in range(about.num_row_groups)]
     values = sum(group.column(number).num_values for group in groups for number in range(group.num_columns))
     if values > max(1 << 24, 100 * size):

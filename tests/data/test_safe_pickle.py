@@ -317,6 +317,11 @@ HOSTILE = {
     "too many dimensions": (array_opcodes(shape="I1\n" * 40 + "t"), "gives an array an impossible shape"),
     "a shape of text": (array_opcodes(shape="S'a'\nt"), "gives an array an impossible shape"),
     "a shape of truths": (array_opcodes(shape="I01\nt"), "gives an array an impossible shape"),
+    "an order of elements that is none": (opcodes("cnumpy.core.numeric\n_frombuffer\n(S'12345678'\ncnumpy\ndtype\n(S'f8'\ntR(I1\ntS'K'\ntR."), "describes an array wrongly"),
+    "a number for text to encode": (opcodes("c_codecs\nencode\n(I1\nS'latin1'\ntR."), "encodes what is no text"),
+    "bytes of a number": (opcodes("cbuiltins\nbytes\n(I1000000000\ntR."), "makes bytes of something else"),
+    "a list of a number": (opcodes("cbuiltins\nlist\n(I1\ntR."), "makes a list of something else"),
+    "a type with metadata": (array_opcodes(dtype="(S'f8'\nI0\nI1\ntR(I4\nS'<'\nNNNI-1\nI-1\nI0\n(dtb"), "has an array of a type with metadata"),
     "a payload of numbers": (array_opcodes(payload="I8\n"), "describes an array wrongly"),
     "a payload of objects": (array_opcodes(payload="(lNa"), "holds an array of Python objects"),
     "a payload of text": (array_opcodes(payload="V12345678\n"), "describes an array wrongly"),
@@ -531,3 +536,26 @@ def test_classes_that_are_let_pass(tmp_path):
             safe_pickle.check_plain(path, [pair])
     with pytest.raises(DataError, match="must be a readable file, but No such file"):
         safe_pickle.check_plain(tmp_path / "nowhere")
+
+
+def test_damaged_large_payloads(tmp_path):
+    """Text that stands for bytes, and holds what no byte is: noticed when the numbers are wanted."""
+    path = tmp_path / "data.pkl"
+    text = "\u20ac" * 70_000
+    for form in ("V" + text.encode("raw-unicode-escape").decode("latin-1") + "\n", None):
+        content = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I70000\ntcnumpy\ndtype\n(S'u1'\ntRI00\n"
+        payload = form.encode("latin-1") if form else b"X" + struct.pack("<I", 210_000) + text.encode()
+        path.write_bytes(content + b"c_codecs\nencode\n(" + payload + b"S'latin1'\ntRtb.")
+        with pytest.raises(DataError, match="must hold whole numbers of bytes, but an array in it is damaged"):
+            read_pickle(path).read()
+
+
+def test_a_list_that_is_longer_than_all_numbers_of_the_file(read):
+    with pytest.raises(ValueError, match="repeats its parts beyond all measure"):
+        to_array([[1.0]] * 11, limit=10)
+
+
+def test_dicts_of_dicts_and_bytes_of_text(read):
+    assert read(opcodes("cbuiltins\ndict\n((dS'a'\nI1\nstR.")) == {"a": 1}
+    assert read(opcodes("cbuiltins\nbytes\n(V\xe4\nS'latin1'\ntR.")) == b"\xe4"
+    assert read(opcodes("ccollections\ndefaultdict\n(NtR.")) == {}

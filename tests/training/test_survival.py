@@ -240,10 +240,15 @@ def wait_for_epoch(process):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_end_it_with_their_status_and_say_how_to_go_on(sample_path, tmp_path, number, status):
-    process = start(settings(sample_path, tmp_path / "run", epochs=5000), tmp_path)
-    wait_for_epoch(process)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    config = settings(sample_path, tmp_path / "run", epochs=5000)
+    # a shell lets its background jobs ignore Ctrl-C; the tests may be one
+    process = start(config, tmp_path, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    try:
+        wait_for_epoch(process)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == status
     assert (
         f"stopped; finished epochs are saved. To go on, give the same command with --resume: {tmp_path / 'run'}" in said
