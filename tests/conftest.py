@@ -1,5 +1,6 @@
 """Shared by all tests: a quiet, private environment, and small data in the real file's layout."""
 
+import logging
 import os
 import pickle
 import tempfile
@@ -60,6 +61,18 @@ def to_bytes_keys(tree):
     if isinstance(tree, dict):
         return {key.encode(): to_bytes_keys(value) for key, value in tree.items()}
     return tree
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    """`command_line.run` sets a process up for one command; tests that call it share theirs with others."""
+    loggers = [logging.getLogger(name) for name in ("lmf_multitask", "py.warnings")]
+    before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    yield
+    logging.captureWarnings(False)
+    for logger, (level, propagate, handlers) in zip(loggers, before):
+        logger.setLevel(level)
+        logger.propagate, logger.handlers[:] = propagate, handlers
 
 
 @pytest.fixture

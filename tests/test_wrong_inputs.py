@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import importlib
 import json
-import logging
 import os
 import pickle
 import shlex
@@ -376,17 +375,6 @@ def snapshot(folder):
         else:
             found[name] = "folder or pipe"
     return found
-
-
-@pytest.fixture(autouse=True, scope="module")
-def logging_as_before():
-    """`run` sets a process up for a command; the tests of other files are no command."""
-    loggers = [logging.getLogger(name) for name in ("lmf_multitask", "py.warnings")]
-    before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
-    yield
-    logging.captureWarnings(False)
-    for logger, (level, propagate, handlers) in zip(loggers, before):
-        logger.level, logger.propagate, logger.handlers[:] = level, propagate, handlers
 
 
 @pytest.fixture
