@@ -21,7 +21,7 @@ def test_a_run_for_each_seed(tmp_path):
         training=TrainingConfig(epochs=1, batch_size=8),
     )
     folder = tmp_path / "runs"
-    outcome = train_several("multitask", base, lambda emotion: base, folder, seeds=[3, 5], jobs=1)
+    outcome = train_several("multitask", base, lambda emotion: base, folder, seeds=[3, 5], jobs=2)
     assert outcome.failures == {}
     assert {seed: metrics["seed"] for seed, metrics in outcome.results.items()} == {3: 3, 5: 5}
     assert {seed: path.name for seed, path in seed_folders(folder).items()} == {3: "seed3", 5: "seed5"}

@@ -162,3 +162,10 @@ def test_exactly_as_many_labels_as_allowed(read, monkeypatch):
     monkeypatch.setattr(corpus_module, "MOST_EMOTIONS", 4)
     monkeypatch.setattr(corpus_module, "MOST_LABELS", 99)
     assert len(read(make_corpus()).emotions) == 4
+
+
+def test_a_single_number_is_no_column_of_labels(read):
+    tree = make_corpus()
+    tree["sad"]["train"]["label"] = np.array(1)
+    with pytest.raises(DataError, match="must have the same number of rows in every feature, but has .*'labels': 0"):
+        read(tree)
