@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,25 +162,31 @@ def in_read_only_mount(folder, code, before=""):
 COMMAND = "import sys; from lmf_multitask.__main__ import main; sys.argv = ['lmf', *{words}]; sys.exit(main())"
 
 
+READ_ONLY = {
+    "train": "train --data_path data.pkl --output_dir read-only/new",
+    "convert": "convert happy.npz --emotion happy --output_dir read-only/new",
+    "evaluate": "evaluate read-only/run",
+    "data": "data sample read-only/sample.pkl",
+}
+
+
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
-def test_read_only_folders(tmp_path, checkpoint, write_pickle):
+@pytest.mark.parametrize("name", READ_ONLY)
+def test_read_only_folders(tmp_path, monkeypatch, checkpoint, write_pickle, name):
     data = write_pickle(make_corpus((24, 12, 16)))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.chdir(tmp_path)
     place = tmp_path / "read-only"
     place.mkdir()
     Run(place / "run").convert(checkpoint, "happy", str(data))
     before = sorted(str(path) for path in place.rglob("*"))
-    for words in (
-        ["train", "--data_path", str(data), "--output_dir", str(place / "new")],
-        ["convert", str(checkpoint), "--emotion", "happy", "--output_dir", str(place / "new")],
-        ["evaluate", str(place / "run")],
-        ["data", "sample", str(place / "sample.pkl")],
-    ):
-        done = in_read_only_mount(place, COMMAND.format(words=words))
-        lines = [line for line in done.stderr.splitlines() if line]
-        assert done.returncode == 2, done.stderr
-        assert lines[-1].startswith(f"error: {place}"), lines
-        assert lines[-1].endswith("Read-only file system.")
-        assert "Traceback" not in done.stderr
+    done = in_read_only_mount(place, COMMAND.format(words=READ_ONLY[name].split()))
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert done.returncode == 2, done.stderr
+    assert lines[-1].startswith("error: ")
+    assert "read-only" in lines[-1].partition("Read-only")[0], lines
+    assert lines[-1].endswith("Read-only file system.")
+    assert "Traceback" not in done.stderr
     assert sorted(str(path) for path in place.rglob("*")) == before
 
 

@@ -69,6 +69,7 @@ def one_process(*arguments, **variables):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path, data, launch):
     options = ["--data_path", data, "--training.epochs", "3", "--training.monitor", "loss", *EXACT]
     two = launch(*options, "--output_dir", tmp_path / "two")
