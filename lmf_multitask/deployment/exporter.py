@@ -128,7 +128,12 @@ class _ProbabilityModel(paddle.nn.Layer):
         super().__init__()
         self.model = model
 
-    def forward(self, audio: paddle.Tensor, video: paddle.Tensor, text: paddle.Tensor) -> list[paddle.Tensor]:
+    def forward(
+        self,
+        audio: paddle.Tensor | None = None,
+        video: paddle.Tensor | None = None,
+        text: paddle.Tensor | None = None,
+    ) -> list[paddle.Tensor]:
         """As `LMFModel.forward` -> T probabilities, float32 `[B, 2]` each: absent, present."""
         logits = self.model(audio, video, text)
         return paddle.unbind(paddle.nn.functional.softmax(logits, axis=-1), axis=1)
@@ -260,11 +265,9 @@ def _write_paddle(model: LMFModel, path: Path) -> None:
     layer = _ProbabilityModel(model)
     layer.eval()
     sizes = model.feature_sizes
-    spec = [
-        paddle.static.InputSpec([None, sizes["audio"]], "float32", "audio"),
-        paddle.static.InputSpec([None, sizes["video"]], "float32", "video"),
-        paddle.static.InputSpec([None, None, sizes["text"]], "float32", "text"),
-    ]
+    shapes = {"audio": [None, sizes["audio"]], "video": [None, sizes["video"]], "text": [None, None, sizes["text"]]}
+    used = model.config.modalities  # a program has no input for what the network has no part for
+    spec = [paddle.static.InputSpec(shapes[m], "float32", m) if m in used else None for m in MODALITIES]
     with paddle.utils.unique_name.guard(), _quiet_output():
         paddle.jit.save(paddle.jit.to_static(layer, input_spec=spec, full_graph=True), str(path))
     program = path.with_name(f"{path.name}.json")

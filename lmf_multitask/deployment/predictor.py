@@ -284,14 +284,16 @@ class _PaddleSession:
             handles = self._own.handles = self._new_handles()
         predictor, takes, gives = handles
         for handle, array in zip(takes, inputs):
-            handle.copy_from_cpu(array)
+            if handle is not None:
+                handle.copy_from_cpu(array)
         predictor.run()
         return [handle.copy_to_cpu() for handle in gives]
 
     def _new_handles(self) -> tuple[Any, list[Any], list[Any]]:
         with self._lock:
             predictor = self._first.clone()
-        takes = [predictor.get_input_handle(name) for name in MODALITIES]
+        known = predictor.get_input_names()  # a network of fewer modalities has no input for the others
+        takes = [predictor.get_input_handle(name) if name in known else None for name in MODALITIES]
         return predictor, takes, [predictor.get_output_handle(name) for name in self._emotions]
 
 
@@ -310,6 +312,8 @@ class _OnnxSession:
             files["model"], options, providers=[*providers, "CPUExecutionProvider"]
         )
         self._emotions = list(emotions)
+        self._takes = [each.name for each in self._session.get_inputs()]  # of fewer modalities: not the others
 
     def __call__(self, inputs: Arrays) -> list[np.ndarray]:
-        return self._session.run(self._emotions, dict(zip(MODALITIES, inputs)))
+        arrays = dict(zip(MODALITIES, inputs))
+        return self._session.run(self._emotions, {name: arrays[name] for name in self._takes})

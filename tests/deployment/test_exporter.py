@@ -336,3 +336,21 @@ def test_a_damaged_description(exported, tmp_path, change, message):
 def test_a_description_comes_back_as_it_was(exported):
     description = ModelDescription.read(exported)
     assert description.to_json() == json.loads((exported / "lmf_model.json").read_text())
+
+
+@pytest.mark.parametrize("form", ["paddle", "onnx"])
+@pytest.mark.parametrize(
+    "choice", [{"modalities": ["audio", "text"]}, {"modalities": ["video"]}, {"fusion": "late"}, {"text_stop": "last_word"}],
+    ids=str,
+)  # fmt: skip
+def test_every_kind_of_network_is_exported(tmp_path, form, choice):
+    """Also those that have no part for a modality: all three features are given to them, and not looked at."""
+    if form == "onnx":
+        pytest.importorskip("paddle2onnx", reason="needs the extra onnx")
+        pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    run = make_run(tmp_path / "run", **choice)
+    export_runs([run], tmp_path / "out", [form])
+    rows = make_rows()
+    wanted = expected_probabilities(run, rows)[:, :, 1]
+    found = Predictor(tmp_path / "out", backend=form).predict(rows["audio"], rows["video"], rows["text"])
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
