@@ -206,7 +206,8 @@ def learning_pictures(assessment: Assessment) -> list[Picture]:
             panel.plot(curves.epochs, values, color=SERIES[number], linestyle=DASHES[number], label=kind)
         if curves.kept is not None:
             _mark_epoch(panel, curves.kept)
-        panel.set(xlabel="epoch", ylabel="loss", title=name if len(panels) > 1 else "")
+        panel.set(xlabel="epoch", ylabel="loss")
+        panel.set_title(name if len(panels) > 1 else "", pad=20)  # above the mark of the kept epoch
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.legend()
     losses = [
