@@ -140,11 +140,9 @@ def report_runs(
     folder: str | Path,
     data_path: str | None = None,
     output_dir: str | Path | None = None,
-    *,
-    complete_only: bool = False,
 ) -> Path:
     """Writes the report page of a run or of a parent of per-emotion runs, by default into its own folder."""
-    assessment = assess_runs(folder, data_path, complete_only=complete_only, page=True)
+    assessment = assess_runs(folder, data_path, page=True)
     return assessment.write_report(Path(output_dir or folder).expanduser())
 
 

@@ -182,8 +182,8 @@ class Run:
     def _check_own(self) -> None:
         """Other programs' folders also have a config.yaml beside a folder `model`: those are not to be emptied."""
         try:
-            content = yaml.safe_load((self.folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
+            content = read_yaml(self.folder / CONFIG_FILE)
+        except yaml.YAMLError:
             content = None
         if not isinstance(content, dict) or not {"data", "model", "training"} <= set(content):
             raise RunError(

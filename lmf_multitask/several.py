@@ -88,22 +88,19 @@ def train_several(
             _add(experiments, folder, place, config, emotions)
     # separate models get one page together
     failures = train_all(experiments, jobs, overwrite, report=report and mode == "multitask")
-    result_of = join_runs if mode == "per_emotion" else _result
-    results = {seed: result_of(place) for seed, place in places.items()}
+    if mode == "per_emotion":
+        results = {seed: join_runs(place, report) for seed, place in places.items()}
+    else:
+        results = {seed: _result(place) for seed, place in places.items()}
     results = {seed: metrics for seed, metrics in results.items() if metrics is not None}
-    if report and mode == "per_emotion":
-        from lmf_multitask.reporting import report_runs
-
-        for seed in results:
-            report_runs(places[seed], complete_only=True)
     pages = [places[seed] / REPORT_FILE for seed in results if (places[seed] / REPORT_FILE).is_file()]
     complete = [metrics for metrics in results.values() if len(metrics["emotions"]) == len(emotions)]
     summary = write_seed_summary(folder, complete) if seeds and complete else None
     return Outcome(results, failures, summary, pages)
 
 
-def join_runs(folder: Path) -> dict[str, Any] | None:
-    """Joins the complete per-emotion runs in a folder: writes metrics.json and predictions.csv there.
+def join_runs(folder: Path, report: bool = False) -> dict[str, Any] | None:
+    """Joins the complete per-emotion runs in a folder: writes metrics.json, predictions.csv and, if asked, the page there.
 
     Returns:
         The content of metrics.json; None if no run is complete.
@@ -112,9 +109,11 @@ def join_runs(folder: Path) -> dict[str, Any] | None:
         return None
     from lmf_multitask.reporting import assess_runs
 
-    found, parent = assess_runs(folder, complete_only=True), Run(folder)
+    found, parent = assess_runs(folder, complete_only=True, page=report), Run(folder)
     parent.write_predictions(found.ids, found.labels, found.probabilities, found.emotions)
     parent.write_metrics(found.metrics)
+    if report:
+        found.write_report(folder)
     return found.metrics
 
 
