@@ -32,6 +32,14 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
+def _is_weight(value: object) -> bool:
+    return _is_number(value) and 0 <= value <= 1000
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 1 <= value <= 65536
+
+
 def _is_path(value: object) -> bool:
     """Whether it can name a file, and be noted in the run's YAML."""
     try:
@@ -68,37 +76,51 @@ _MODALITIES = ("audio", "video", "text")
 
 @dataclass
 class ModelConfig:
-    """Sizes of the network; those of the features come from the data.
+    """Sizes and parts of the network; the sizes of the features come from the data.
 
     Args:
+        input_norm: of audio and video: batch normalisation (the papers' way), or standard: by train's mean and deviation
         audio_hidden: width of the three audio layers, numbers per clip
         video_hidden: width of the three video layers, numbers per clip
+        text_projection: numbers per word that the LSTM sees, after a linear layer; null gives it the features as they are
         text_lstm: width of the LSTM's state, numbers per word
+        text_bidirectional: a second LSTM reads the words from last to first
+        text_pooling: what is taken of the LSTM's states: last_step (padding included, the papers' way), last_word, or attention
         text_hidden: width of the text encoder's output, numbers per clip
         audio_dropout: probability that an audio feature is dropped in training
         video_dropout: probability that a video feature is dropped in training
-        text_dropout: probability that a number of the LSTM's last state is dropped in training
+        text_dropout: probability that a number of what is taken of the LSTM's states is dropped in training
+        word_dropout: probability that a word is dropped as a whole in training
+        modality_dropout: probability that a clip loses a modality in training; null: zeros pass as features (the papers' way)
+        fusion: lmf low-rank; tfn full tensor; concat hidden vectors side by side; late mean of the modalities' own probabilities
         fusion_rank: number R of rank-1 terms of the fusion lmf; the others have none
         fusion_dim: numbers K that the fusion gives to the heads; null: no heads, the fusion gives the logits (the paper's model)
         factor_init: first values of the fusion's factors: variance keeps the size of what passes, xavier is LMF_Paddle's
-        fusion: lmf low-rank; tfn full tensor; concat hidden vectors side by side; late mean of the modalities' own probabilities
+        sharing: what the emotions share: fusion all but the heads; gates the same, each weighing the modalities; encoders only
+        head_hidden: width of a hidden layer in each head; null: heads are linear
         modalities: one or more of audio, video, text; the network has no part for the others
-        text_stop: the LSTM's state is taken after the padding (the papers' way), or after each clip's last word
     """
 
+    input_norm: Literal["batch", "standard"] = "standard"
     audio_hidden: int = 32
     video_hidden: int = 16
-    text_lstm: int = 128
+    text_projection: int | None = 64
+    text_lstm: int = 64
+    text_bidirectional: bool = False
+    text_pooling: Literal["last_step", "last_word", "attention"] = "attention"
     text_hidden: int = 64
     audio_dropout: float = 0.2
     video_dropout: float = 0.2
-    text_dropout: float = 0.3
+    text_dropout: float = 0.5
+    word_dropout: float = 0.2
+    modality_dropout: float | None = 0.1
+    fusion: Literal["lmf", "tfn", "concat", "late"] = "lmf"
     fusion_rank: int = 8
     fusion_dim: int | None = 64
     factor_init: Literal["variance", "xavier"] = "variance"
-    fusion: Literal["lmf", "tfn", "concat", "late"] = "lmf"
+    sharing: Literal["fusion", "gates", "encoders"] = "fusion"
+    head_hidden: int | None = None
     modalities: list[str] = field(default_factory=lambda: list(_MODALITIES))
-    text_stop: Literal["padding", "last_word"] = "padding"
 
     def __post_init__(self) -> None:
         rules = _Rules()
@@ -108,28 +130,41 @@ class ModelConfig:
         rules.check(known and len(set(chosen)) == len(chosen), "model.modalities", rule, chosen)
         if known:
             self.modalities = [name for name in _MODALITIES if name in chosen]
-        for name, values in (("fusion", ("lmf", "tfn", "concat", "late")), ("text_stop", ("padding", "last_word"))):
+        choices = {
+            "input_norm": ("batch", "standard"),
+            "text_pooling": ("last_step", "last_word", "attention"),
+            "fusion": ("lmf", "tfn", "concat", "late"),
+            "factor_init": ("variance", "xavier"),
+            "sharing": ("fusion", "gates", "encoders"),
+        }
+        for name, values in choices.items():
             value = getattr(self, name)
             rules.check(value in values, f"model.{name}", f"{', '.join(values[:-1])} or {values[-1]}", value)
         for name in ("audio_hidden", "video_hidden", "text_lstm", "text_hidden", "fusion_rank"):
             value = getattr(self, name)
-            rules.check(
-                type(value) is int and 1 <= value <= 65536, f"model.{name}", "a whole number from 1 to 65536", value
-            )
-        dim = self.fusion_dim
-        rules.check(
-            dim is None or (type(dim) is int and 1 <= dim <= 65536),
-            "model.fusion_dim",
-            "a whole number from 1 to 65536 or null",
-            dim,
-        )
-        rules.check(
-            self.factor_init in ("variance", "xavier"), "model.factor_init", "variance or xavier", self.factor_init
-        )
-        for name in ("audio_dropout", "video_dropout", "text_dropout"):
+            rules.check(_is_size(value), f"model.{name}", "a whole number from 1 to 65536", value)
+        for name in ("text_projection", "fusion_dim", "head_hidden"):
             value = getattr(self, name)
+            valid = value is None or _is_size(value)
+            rules.check(valid, f"model.{name}", "a whole number from 1 to 65536 or null", value)
+        value = self.text_bidirectional
+        rules.check(type(value) is bool, "model.text_bidirectional", "true or false", value)
+        for name in ("audio_dropout", "video_dropout", "text_dropout", "word_dropout", "modality_dropout"):
+            value = getattr(self, name)
+            if value is None and name == "modality_dropout":
+                continue
             rules.check(_is_number(value) and 0 <= value < 1, f"model.{name}", "at least 0 and below 1", value)
+        alone = self.fusion_dim is None or self.fusion == "late"
+        if alone and (self.sharing != "fusion" or self.head_hidden is not None):
+            why = "fusion late" if self.fusion == "late" else "fusion_dim null"
+            got = self.head_hidden if self.sharing == "fusion" else self.sharing
+            name, rule = ("head_hidden", "null") if self.sharing == "fusion" else ("sharing", "fusion")
+            rules.check(False, f"model.{name}", f"{rule} with {why}, which has no heads", got)
         rules.raise_if_broken()
+
+
+MONITORS = ("loss", "weighted_f1", "positive_f1", "accuracy", "uar", "auroc", "average_precision")
+"""Validation figures that can pick the best epoch."""
 
 
 @dataclass
@@ -140,11 +175,18 @@ class TrainingConfig:
         epochs: at most so many passes over train
         batch_size: clips per step
         eval_batch_size: clips per forward pass in evaluation; no effect on results beyond rounding
-        learning_rate: Adam's step size, absolute, constant
+        learning_rate: Adam's step size, absolute
         factor_learning_rate: step size of the fusion's factors; null takes learning_rate
+        schedule: of both step sizes: constant, or cosine: down to zero over all epochs (Loshchilov and Hutter 2017)
         weight_decay: strength of the L2 penalty, coupled (added to the gradient, so that it weighs more beside a mean than a sum)
         row_order: seeded draws the order of the rows from seed and epoch alone; lmf_paddle as LMF_Paddle does, to the digit
         loss_reduction: cross entropy over a batch's annotated labels as their mean or their sum
+        joint_loss: share, 0 to 1, of one cross entropy over all heads together; without effect unless train's labels are exclusive
+        class_weights: balanced weighs present and absent of an emotion as if both were as frequent; none leaves them
+        focal_gamma: the focal loss's exponent, which makes clear clips count less; 0 is plain cross entropy
+        task_weighting: of the emotions' losses: uniform; fixed (task_weights); uncertainty, learned; dynamic, by their progress
+        task_weights: emotion: weight, for task_weighting fixed; emotions that are not named have 1
+        weight_averaging: epochs over which the running mean of all weights goes, which is what is kept; null: the weights themselves
         max_grad_norm: gradients are scaled down to this length together; null leaves them
         monitor: validation figure that picks the best epoch and stops early; the mean over emotions, or the loss
         patience: epochs without a better figure before training stops; null never stops early
@@ -156,11 +198,20 @@ class TrainingConfig:
     eval_batch_size: int = 1024
     learning_rate: float = 0.001
     factor_learning_rate: float | None = None
+    schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: float = 0.00001
     row_order: Literal["seeded", "lmf_paddle"] = "seeded"
     loss_reduction: Literal["mean", "sum"] = "mean"
+    joint_loss: float = 0.5
+    class_weights: Literal["none", "balanced"] = "none"
+    focal_gamma: float = 0.0
+    task_weighting: Literal["uniform", "fixed", "uncertainty", "dynamic"] = "uniform"
+    task_weights: dict[str, float] | None = None
+    weight_averaging: float | None = 1.0
     max_grad_norm: float | None = None
-    monitor: Literal["loss", "weighted_f1", "positive_f1", "accuracy", "uar"] = "weighted_f1"
+    monitor: Literal["loss", "weighted_f1", "positive_f1", "accuracy", "uar", "auroc", "average_precision"] = (
+        "average_precision"
+    )
     patience: int | None = 10
     visualdl: bool = False
 
@@ -186,9 +237,22 @@ class TrainingConfig:
         patience = self.patience
         valid = patience is None or (type(patience) is int and patience >= 1)
         rules.check(valid, "training.patience", "a whole number of at least 1 or null", patience)
+        share, gamma, length = self.joint_loss, self.focal_gamma, self.weight_averaging
+        rules.check(_is_number(share) and 0 <= share <= 1, "training.joint_loss", "from 0 to 1", share)
+        rules.check(_is_number(gamma) and 0 <= gamma <= 10, "training.focal_gamma", "from 0 to 10", gamma)
+        valid = length is None or (_is_number(length) and 0 < length <= 1000)
+        rules.check(valid, "training.weight_averaging", "above 0 and at most 1000, or null", length)
+        weights = self.task_weights
+        valid = weights is None or (isinstance(weights, dict) and all(_is_weight(w) for w in weights.values()))
+        rules.check(valid, "training.task_weights", "emotion: number from 0 to 1000, or null", weights)
+        if valid and bool(weights) != (self.task_weighting == "fixed"):
+            rules.check(False, "training.task_weights", "given with task_weighting fixed, and only then", weights)
         choices = {
+            "schedule": ("constant", "cosine"),
             "loss_reduction": ("mean", "sum"),
-            "monitor": ("loss", "weighted_f1", "positive_f1", "accuracy", "uar"),
+            "class_weights": ("none", "balanced"),
+            "task_weighting": ("uniform", "fixed", "uncertainty", "dynamic"),
+            "monitor": MONITORS,
             "visualdl": (True, False),
         }
         for name, values in choices.items():

@@ -99,6 +99,18 @@ def sample_path(tmp_path_factory):
     return write_sample(tmp_path_factory.mktemp("sample") / "sample.pkl")
 
 
+# the network of the papers: everything that was added to it is left off
+PAPERS = {
+    "input_norm": "batch",
+    "text_projection": None,
+    "text_pooling": "last_step",
+    "word_dropout": 0.0,
+    "modality_dropout": None,
+}
+
+# plain training: a cross entropy per emotion, the weights as they come
+PLAIN = {"joint_loss": 0.0, "weight_averaging": None}
+
 SMALL_MODEL = {
     "audio_hidden": 4,
     "video_hidden": 3,

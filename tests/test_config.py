@@ -47,12 +47,75 @@ RULES = [
         ["lmf", "tfn", "concat", "late"],
         "model.fusion must be lmf, tfn, concat or late",
     ),
+    *(
+        (ModelConfig, name, ["end", None], values, f"model.{name} must be {', '.join(values[:-1])} or {values[-1]}")
+        for name, values in (
+            ("input_norm", ["batch", "standard"]),
+            ("text_pooling", ["last_step", "last_word", "attention"]),
+            ("sharing", ["fusion", "gates", "encoders"]),
+        )
+    ),
     (
         ModelConfig,
-        "text_stop",
-        ["end", None],
-        ["padding", "last_word"],
-        "model.text_stop must be padding or last_word",
+        "text_bidirectional",
+        [0, "yes", None],
+        [True, False],
+        "model.text_bidirectional must be true or false",
+    ),
+    *(
+        (
+            ModelConfig,
+            name,
+            [0, 1.5, True, "4", 65_537],
+            [None, 1, 65_536],
+            f"model.{name} must be a whole number from 1 to 65536 or null",
+        )
+        for name in ("text_projection", "head_hidden")
+    ),
+    (ModelConfig, "word_dropout", [-0.1, 1, None], [0, 0.5], "model.word_dropout must be at least 0 and below 1"),
+    (
+        ModelConfig,
+        "modality_dropout",
+        [-0.1, 1, "x"],
+        [None, 0, 0.5],
+        "model.modality_dropout must be at least 0 and below 1",
+    ),
+    (
+        TrainingConfig,
+        "schedule",
+        ["linear", None],
+        ["constant", "cosine"],
+        "training.schedule must be one of constant, cosine",
+    ),
+    (TrainingConfig, "joint_loss", [-0.1, 1.1, None, math.nan], [0, 1, 0.5], "training.joint_loss must be from 0 to 1"),
+    (
+        TrainingConfig,
+        "class_weights",
+        ["even", None],
+        ["none", "balanced"],
+        "training.class_weights must be one of none, balanced",
+    ),
+    (TrainingConfig, "focal_gamma", [-1, 11, None], [0, 2.5], "training.focal_gamma must be from 0 to 10"),
+    (
+        TrainingConfig,
+        "weight_averaging",
+        [0, -1, 1001, math.nan],
+        [None, 0.5, 3],
+        "training.weight_averaging must be above 0 and at most 1000, or null",
+    ),
+    (
+        TrainingConfig,
+        "task_weighting",
+        ["equal", None],
+        ["uniform", "uncertainty", "dynamic"],
+        "training.task_weighting must be one of uniform, fixed, uncertainty, dynamic",
+    ),
+    (
+        TrainingConfig,
+        "task_weights",
+        [{"happy": -1}, {"happy": "much"}, [1.0]],
+        [None],
+        "training.task_weights must be emotion: number from 0 to 1000, or null",
     ),
     (
         ModelConfig,
@@ -114,7 +177,7 @@ RULES = [
         "monitor",
         ["f1", None],
         ["loss", "uar"],
-        "training.monitor must be one of loss, weighted_f1, positive_f1, accuracy, uar",
+        "training.monitor must be one of loss, weighted_f1, positive_f1, accuracy, uar, auroc, average_precision",
     ),
     (
         TrainingConfig,

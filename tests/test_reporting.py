@@ -23,7 +23,7 @@ def settings(path, output_dir, cache_dir, **changes):
         output_dir=str(output_dir),
         device="cpu",
         data=DataConfig(cache_dir=str(cache_dir)),
-        model=ModelConfig(4, 3, 5, 4, fusion_rank=2, fusion_dim=6),
+        model=ModelConfig(audio_hidden=4, video_hidden=3, text_lstm=5, text_hidden=4, fusion_rank=2, fusion_dim=6),
         training=TrainingConfig(epochs=3, batch_size=16),
         **changes,
     )

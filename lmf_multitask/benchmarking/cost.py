@@ -59,20 +59,43 @@ def cost_of(sizes: Mapping[str, int], words: int, tasks: int, config: ModelConfi
     for name in config.modalities:
         features, hidden = sizes[name], getattr(config, f"{name}_hidden")
         if name == "text":
-            state = config.text_lstm
-            parameters += 4 * state * (features + state + 2) + (state + 1) * hidden
-            projection += words * 2 * features * 4 * state
-            recurrence += words * 2 * state * 4 * state
-            rest += 2 * state * hidden
+            state, ends = config.text_lstm, 2 if config.text_bidirectional else 1
+            seen = config.text_projection or features
+            if config.text_projection:
+                parameters += (features + 1) * seen
+                projection += words * 2 * features * seen
+            parameters += ends * 4 * state * (seen + state + 2)
+            inputs = ends * words * 2 * seen * 4 * state
+            if config.text_projection:  # whose backward pass needs the gradient of what the LSTM sees
+                rest += inputs
+            else:
+                projection += inputs
+            recurrence += ends * words * 2 * state * 4 * state
+            taken = ends * state
+            if config.text_pooling == "attention":
+                parameters += taken
+                rest += words * 2 * taken + 2 * words * 2 * taken
+                taken *= 2
+            parameters += (taken + 1) * hidden
+            rest += 2 * taken * hidden
         else:
-            parameters += 2 * features + (features + 1) * hidden + 2 * (hidden + 1) * hidden
+            parameters += 2 * features * (config.input_norm == "batch")
+            parameters += (features + 1) * hidden + 2 * (hidden + 1) * hidden
             rest += 2 * features * hidden + 2 * 2 * hidden * hidden
     hidden_sizes = [getattr(config, f"{name}_hidden") for name in config.modalities]
-    dim = config.fusion_dim or 2 * tasks
+    dim = (config.fusion_dim or 2 * tasks) * (tasks if config.sharing == "encoders" else 1)
     weights, operations = fusion_cost(config.fusion, hidden_sizes, config.fusion_rank, dim, tasks)
+    if config.sharing == "gates":
+        weights += tasks * len(hidden_sizes)
+        operations *= tasks
     if config.fusion_dim and config.fusion != "late":
-        weights += tasks * (dim + 1) * 2
-        operations += 2 * dim * 2 * tasks
+        size = config.fusion_dim
+        if config.head_hidden:
+            weights += tasks * (size + 1) * config.head_hidden
+            operations += 2 * size * config.head_hidden * tasks
+            size = config.head_hidden
+        weights += tasks * (size + 1) * 2
+        operations += 2 * size * 2 * tasks
     return Cost(parameters + weights, projection, recurrence, rest + operations)
 
 

@@ -81,7 +81,7 @@ def convert_checkpoint(path: str | Path, emotion: str, dropouts: Mapping[str, fl
     check_emotion_name(emotion)
     weights = _named_as_ours(_read(path), path)
     try:
-        config = ModelConfig(**_sizes(weights), fusion_dim=None, factor_init="xavier", **(dropouts or {}))
+        config = ModelConfig(**_PAPERS_NETWORK, **_sizes(weights), **(dropouts or {}))
         features = {
             "audio": weights["audio_encoder.linear_1.weight"].shape[0],
             "video": weights["video_encoder.linear_1.weight"].shape[0],
@@ -95,6 +95,17 @@ def convert_checkpoint(path: str | Path, emotion: str, dropouts: Mapping[str, fl
         raise RunError(f"{path}: must hold the weights of one LMF network, but {error}") from None
     model.eval()
     return model
+
+
+_PAPERS_NETWORK = {
+    "input_norm": "batch",
+    "text_projection": None,
+    "text_pooling": "last_step",
+    "word_dropout": 0.0,
+    "modality_dropout": None,
+    "fusion_dim": None,
+    "factor_init": "xavier",
+}
 
 
 def _sizes(weights: Mapping[str, np.ndarray]) -> dict[str, int]:

@@ -30,27 +30,51 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 class EmotionHeads(nn.Layer):
-    """One linear head per emotion, all of them in one matrix product: head t is ``weight[t]``, ``bias[t]``."""
+    """One head per emotion, all of them in one matrix product: head t is ``weight[t]``, ``bias[t]``.
 
-    def __init__(self, tasks: int, fusion_dim: int) -> None:
-        """Creates the weights of T heads that take K numbers each."""
+    With a hidden layer, head t is relu(x ``hidden_weight[t]`` + ``hidden_bias[t]``) ``weight[t]`` + ``bias[t]``.
+    """
+
+    def __init__(self, tasks: int, fusion_dim: int, hidden: int | None = None) -> None:
+        """Creates the weights of T heads that take K numbers each.
+
+        Args:
+            tasks: T.
+            fusion_dim: K.
+            hidden: width of each head's hidden layer; None has none.
+        """
         super().__init__()
-        uniform = XavierUniform(fan_in=fusion_dim, fan_out=2)
-        self.weight = self.create_parameter([tasks, fusion_dim, 2], default_initializer=uniform)
+        size = hidden or fusion_dim
+        if hidden:
+            uniform = XavierUniform(fan_in=fusion_dim, fan_out=hidden)
+            self.hidden_weight = self.create_parameter([tasks, fusion_dim, hidden], default_initializer=uniform)
+            self.hidden_bias = self.create_parameter([tasks, 1, hidden], default_initializer=Constant(0.0))
+        self.has_hidden = hidden is not None
+        uniform = XavierUniform(fan_in=size, fan_out=2)
+        self.weight = self.create_parameter([tasks, size, 2], default_initializer=uniform)
         self.bias = self.create_parameter([tasks, 1, 2], default_initializer=Constant(0.0))
 
     def forward(self, fused: paddle.Tensor) -> paddle.Tensor:
-        """Fused, float32 `[B, K]` -> logits, float32 `[B, T, 2]`."""
+        """Fused, float32 `[B, K]` for all heads or `[T, B, K]` for each -> logits, float32 `[B, T, 2]`."""
+        if self.has_hidden:
+            fused = nn.functional.relu(paddle.matmul(fused, self.hidden_weight) + self.hidden_bias)
         return paddle.transpose(paddle.matmul(fused, self.weight) + self.bias, [1, 0, 2])
 
 
 class LMFModel(nn.Layer):
     """Audio, video and text features -> two logits per emotion.
 
-    Several emotions share the encoders and the fusion, and each has a head of its own. With ``fusion_dim`` null there
-    are no heads: the fusion gives the logits itself, which for one emotion is the paper's model exactly. Late fusion never
-    has heads: there each modality decides by itself. A network of fewer modalities is given all three features, too, and
-    does not look at the others.
+    Several emotions share the encoders and the fusion, and each has a head of its own. With ``sharing`` gates, each emotion
+    also weighs the modalities' hidden vectors by numbers of its own before the one fusion (task-specific gates as in Ma et al.
+    2018, Multi-gate Mixture-of-Experts, but constant per emotion); with encoders, each has fusion factors of its own.
+
+    With ``fusion_dim`` null there are no heads: the fusion gives the logits itself, which for one emotion is the paper's model
+    exactly. Late fusion never has heads: there each modality decides by itself. A network of fewer modalities is given all
+    three features, too, and does not look at the others.
+
+    Unless ``modality_dropout`` is null, a modality counts as missing in a clip where all its features are zero: its hidden
+    vector is then zeros, so that only the constant 1 of the fusion is left of it. Training takes modalities away at random
+    (never all of a clip's), so that the network learns to do without (modality dropout, Neverova et al. 2016, ModDrop).
 
     Attributes:
         emotions: names of the T tasks, in the order of the logits.
@@ -81,17 +105,41 @@ class LMFModel(nn.Layer):
         sizes, tasks = self.feature_sizes, len(self.emotions)
         check_size(sizes, tasks, config)
         if "audio" in config.modalities:
-            self.audio_encoder = FeatureEncoder(sizes["audio"], config.audio_hidden, config.audio_dropout)
+            self.audio_encoder = FeatureEncoder(
+                sizes["audio"], config.audio_hidden, config.audio_dropout, config.input_norm
+            )
         if "video" in config.modalities:
-            self.video_encoder = FeatureEncoder(sizes["video"], config.video_hidden, config.video_dropout)
+            self.video_encoder = FeatureEncoder(
+                sizes["video"], config.video_hidden, config.video_dropout, config.input_norm
+            )
         if "text" in config.modalities:
-            last_word = config.text_stop == "last_word"
             self.text_encoder = TextEncoder(
-                sizes["text"], config.text_lstm, config.text_hidden, config.text_dropout, last_word
+                sizes["text"],
+                config.text_lstm,
+                config.text_hidden,
+                config.text_dropout,
+                config.text_pooling,
+                projection=config.text_projection,
+                bidirectional=config.text_bidirectional,
+                word_dropout=config.word_dropout,
+                scaled=config.input_norm == "standard",
             )
         hidden = [getattr(config, f"{name}_hidden") for name in config.modalities]
+        if config.sharing == "gates":  # twice their sigmoid is the gate, 1 at first
+            self.gates = self.create_parameter([tasks, len(hidden)], default_initializer=Constant(0.0))
         self.fusion = _fusion(config, hidden, tasks)
-        self.heads = EmotionHeads(tasks, config.fusion_dim) if config.fusion_dim and config.fusion != "late" else None
+        has_heads = config.fusion_dim and config.fusion != "late"
+        self.heads = EmotionHeads(tasks, config.fusion_dim, config.head_hidden) if has_heads else None
+
+    def fit_inputs(self, features: Mapping[str, np.ndarray]) -> None:
+        """Takes the features' means and deviations from train, where the network normalises by them.
+
+        Args:
+            features: of train: ``audio`` float32 `[N, 74]`, ``video`` `[N, 35]`, ``text`` `[N, L, 300]` (IEMOCAP's sizes).
+        """
+        for name in self.config.modalities:
+            encoder = getattr(self, f"{name}_encoder")
+            encoder.fit(features[name])
 
     def forward(
         self,
@@ -103,15 +151,42 @@ class LMFModel(nn.Layer):
 
         What the network has no part for is not looked at and may be None (in a static export it must be).
         """
-        hidden = []
+        features, hidden = [], []
         if "audio" in self.config.modalities:
+            features.append(audio)
             hidden.append(self.audio_encoder(audio))
         if "video" in self.config.modalities:
+            features.append(video)
             hidden.append(self.video_encoder(video))
         if "text" in self.config.modalities:
+            features.append(text)
             hidden.append(self.text_encoder(text))
-        fused = self.fusion(hidden)
-        return fused.reshape([-1, len(self.emotions), 2]) if self.heads is None else self.heads(fused)
+        if self.config.modality_dropout is not None:
+            hidden = self._without_missing(features, hidden)
+        if self.heads is None:
+            return self.fusion(hidden).reshape([-1, len(self.emotions), 2])
+        return self.heads(self._fused(hidden))
+
+    def _fused(self, hidden: list[paddle.Tensor]) -> paddle.Tensor:
+        """M hidden vectors -> fused, `[B, K]`, or `[T, B, K]` where emotions share less than the fusion."""
+        tasks, sharing = len(self.emotions), self.config.sharing
+        if sharing == "fusion":
+            return self.fusion(hidden)
+        if sharing == "encoders":
+            return paddle.transpose(self.fusion(hidden).reshape([-1, tasks, self.config.fusion_dim]), [1, 0, 2])
+        gates = 2.0 * nn.functional.sigmoid(self.gates)  # [T, M]
+        weighed = [
+            (vector.unsqueeze(0) * gates[:, m].reshape([tasks, 1, 1])).flatten(0, 1) for m, vector in enumerate(hidden)
+        ]
+        return self.fusion(weighed).reshape([tasks, -1, self.config.fusion_dim])
+
+    def _without_missing(self, features: list[paddle.Tensor], hidden: list[paddle.Tensor]) -> list[paddle.Tensor]:
+        """Zeros for what is missing and, in training, for what is taken away."""
+        there = paddle.stack([(x != 0).flatten(1).any(axis=1) for x in features], axis=1).astype(hidden[0].dtype)
+        if self.training and self.config.modality_dropout and len(hidden) > 1:
+            kept = there * (paddle.rand(there.shape) >= self.config.modality_dropout).astype(there.dtype)
+            there = paddle.where(kept.sum(axis=1, keepdim=True) > 0, kept, there)
+        return [vector * there[:, m : m + 1] for m, vector in enumerate(hidden)]
 
     def weights(self) -> dict[str, paddle.Tensor]:
         """Every weight and running statistic once, by name (``state_dict`` lists the LSTM's twice)."""
@@ -217,7 +292,7 @@ class LMFModel(nn.Layer):
 
 
 def _fusion(config: ModelConfig, hidden: Sequence[int], tasks: int) -> nn.Layer:
-    dim = config.fusion_dim or 2 * tasks
+    dim = (config.fusion_dim or 2 * tasks) * (tasks if config.sharing == "encoders" else 1)
     if config.fusion == "tfn":
         return TensorFusion(hidden, dim)
     if config.fusion == "concat":

@@ -30,15 +30,22 @@ def weight_shapes(feature_sizes: Mapping[str, int], tasks: int, config: ModelCon
         if name == "text":
             shapes.update(_text_encoder(feature_sizes["text"], config))
         else:
-            shapes.update(_feature_encoder(name, feature_sizes[name], getattr(config, f"{name}_hidden")))
+            shapes.update(_feature_encoder(name, feature_sizes[name], config))
+    if config.sharing == "gates":
+        shapes["gates"] = (tasks, len(config.modalities))
     shapes.update(_fusion(config, tasks))
     if config.fusion_dim and config.fusion != "late":
-        shapes["heads.weight"], shapes["heads.bias"] = (tasks, config.fusion_dim, 2), (tasks, 1, 2)
+        size, hidden = config.fusion_dim, config.head_hidden
+        if hidden:
+            shapes["heads.hidden_weight"], shapes["heads.hidden_bias"] = (tasks, size, hidden), (tasks, 1, hidden)
+        shapes["heads.weight"], shapes["heads.bias"] = (tasks, hidden or size, 2), (tasks, 1, 2)
     return shapes
 
 
-def _feature_encoder(name: str, size: int, hidden: int) -> Shapes:
-    shapes: Shapes = {f"{name}_encoder.norm.{part}": (size,) for part in ("weight", "bias", "_mean", "_variance")}
+def _feature_encoder(name: str, size: int, config: ModelConfig) -> Shapes:
+    hidden = getattr(config, f"{name}_hidden")
+    norm = ("weight", "bias", "_mean", "_variance") if config.input_norm == "batch" else ("mean", "deviation")
+    shapes: Shapes = {f"{name}_encoder.norm.{part}": (size,) for part in norm}
     for number, width in ((1, size), (2, hidden), (3, hidden)):
         shapes[f"{name}_encoder.linear_{number}.weight"] = (width, hidden)
         shapes[f"{name}_encoder.linear_{number}.bias"] = (hidden,)
@@ -47,17 +54,27 @@ def _feature_encoder(name: str, size: int, hidden: int) -> Shapes:
 
 def _text_encoder(size: int, config: ModelConfig) -> Shapes:
     shapes: Shapes = {}
-    for kind, width in (("ih", size), ("hh", config.text_lstm)):
-        shapes[f"text_encoder.lstm.weight_{kind}_l0"] = (4 * config.text_lstm, width)
-        shapes[f"text_encoder.lstm.bias_{kind}_l0"] = (4 * config.text_lstm,)
-    shapes["text_encoder.linear.weight"] = (config.text_lstm, config.text_hidden)
+    if config.input_norm == "standard":
+        shapes["text_encoder.scale"] = (1,)
+    if config.text_projection:
+        shapes["text_encoder.projection.weight"] = (size, config.text_projection)
+        shapes["text_encoder.projection.bias"] = (config.text_projection,)
+    for end in ("", "_reverse") if config.text_bidirectional else ("",):
+        for kind, width in (("ih", config.text_projection or size), ("hh", config.text_lstm)):
+            shapes[f"text_encoder.lstm.weight_{kind}_l0{end}"] = (4 * config.text_lstm, width)
+            shapes[f"text_encoder.lstm.bias_{kind}_l0{end}"] = (4 * config.text_lstm,)
+    states = config.text_lstm * (2 if config.text_bidirectional else 1)
+    if config.text_pooling == "attention":
+        shapes["text_encoder.attention.weight"] = (states, 1)
+        states *= 2
+    shapes["text_encoder.linear.weight"] = (states, config.text_hidden)
     shapes["text_encoder.linear.bias"] = (config.text_hidden,)
     return shapes
 
 
 def _fusion(config: ModelConfig, tasks: int) -> Shapes:
     hidden = [getattr(config, f"{name}_hidden") for name in config.modalities]
-    dim = config.fusion_dim or 2 * tasks
+    dim = (config.fusion_dim or 2 * tasks) * (tasks if config.sharing == "encoders" else 1)
     if config.fusion == "tfn":
         return {"fusion.weight": (math.prod(size + 1 for size in hidden), dim), "fusion.bias": (1, dim)}
     if config.fusion == "concat":

@@ -22,7 +22,12 @@ from lmf_multitask.errors import DataError, RunError, TrainingError
 from lmf_multitask.evaluation.assessment import assess
 from lmf_multitask.evaluation.baselines import fit_linear_baseline, prevalence
 from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration, fit_calibration
-from lmf_multitask.evaluation.metrics import multitask_figures, present_probability
+from lmf_multitask.evaluation.metrics import (
+    PROBABILITY_FIGURES,
+    all_figures,
+    multitask_figures,
+    present_probability,
+)
 from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.models.sizes import check_size
 from lmf_multitask.runs import Run
@@ -99,7 +104,7 @@ def _train_and_test(config: ExperimentConfig, run: Run, dataset: datasets.Datase
     started = time.monotonic()
     with paddle.utils.unique_name.guard():  # names that a resumed optimiser finds again
         trainer = _fit(config, run, dataset, resume)
-    model = trainer.model.model
+    model = trainer.module.trained
     batch_size, test = config.training.eval_batch_size, dataset["test"]
     calibration = calibrate_model(model, dataset["validation"], batch_size)
     baselines = baseline_probabilities(dataset, "test", model.emotions)
@@ -256,6 +261,8 @@ def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resu
     clips = " / ".join(f"{len(rows):,} {split}" for split, rows in dataset.items())
     logger.info("%s (%s), %s clips, %s parameters", count, ", ".join(emotions), clips, f"{trainable:,}")
     training = config.training
+    columns = column_arrays(dataset["train"])
+    model.fit_inputs(columns)
     lines = EpochLines(training.epochs, training.monitor)
 
     def on_epoch(row: dict[str, float]) -> None:
@@ -265,11 +272,11 @@ def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resu
 
     logs = {"logging_dir": str(run.folder / "visualdl")} if training.visualdl else {}
     trainer = LMFTrainer(
-        LMFModule(model, training),
+        LMFModule(model, training, columns["labels"]),
         training_arguments(run.folder / "checkpoints", training, seed=config.seed % 2**32, **logs),
         train_dataset=dataset["train"],
         validation_dataset=dataset["validation"],
-        compute_metrics=lambda logits, labels: _validation_figures(logits, labels, emotions),
+        compute_metrics=lambda logits, labels: _validation_figures(logits, labels, emotions, training.monitor),
         patience=training.patience,
         row_order=training.row_order,
         on_epoch=on_epoch,
@@ -282,9 +289,12 @@ def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resu
     return trainer
 
 
-def _validation_figures(logits: np.ndarray, labels: np.ndarray, emotions: list[str]) -> dict[str, float]:
-    """Means over emotions under their plain names, and each emotion's weighted F1."""
-    figures = multitask_figures(labels, present_probability(logits), emotions)
+def _validation_figures(logits: np.ndarray, labels: np.ndarray, emotions: list[str], monitor: str) -> dict[str, float]:
+    """Means over emotions under their plain names, the monitored one among them, and each emotion's weighted F1."""
+    probabilities = present_probability(logits)
+    figures = multitask_figures(labels, probabilities, emotions)
+    if monitor in PROBABILITY_FIGURES:  # which take longer
+        figures["mean"][monitor] = all_figures(labels, probabilities, emotions)["mean"][monitor]
     found = {name: value for name, value in figures["mean"].items() if value is not None}
     for emotion, values in figures["emotions"].items():
         if values["weighted_f1"] is not None:

@@ -1,6 +1,6 @@
 """How a network is trained, in the style of Lightning: steps, optimiser, and what is logged.
 
-Shape letters: B batch, T tasks (emotions).
+Shape letters: B batch, N clips of train, T tasks (emotions).
 """
 
 from __future__ import annotations
@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import nn
-from paddle.nn import functional as F
 
 from lmf_multitask.config import TrainingConfig
 from lmf_multitask.data.schema import MODALITIES, NOT_ANNOTATED
+from lmf_multitask.errors import TrainingError
 from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.training import parallel
+from lmf_multitask.training.losses import EmotionLoss, cross_entropies
 
 Batch = Mapping[str, paddle.Tensor]
 
@@ -44,6 +46,12 @@ class TrainingModule(nn.Layer):
         """Returns the predictions `[B, ...]`; by default the ``logits`` of `validation_step`."""
         return self.validation_step(batch)["logits"]
 
+    def on_train_batch_end(self, step: int) -> None:
+        """Called after each optimiser update; `step` counts them from 1, over all epochs."""
+
+    def on_train_epoch_end(self) -> None:
+        """Called after an epoch's last step, before validation."""
+
     def configure_optimizers(self) -> Any:
         """Returns a Paddle optimiser, or a pair of it and a learning-rate scheduler that is advanced after every step."""
         raise NotImplementedError
@@ -59,35 +67,74 @@ class TrainingModule(nn.Layer):
 
 
 class LMFModule(TrainingModule):
-    """Trains an `LMFModel` with one cross entropy per emotion, leaving out labels that are not annotated (-100)."""
+    """Trains an `LMFModel` with one cross entropy per emotion, leaving out labels that are not annotated (-100).
 
-    def __init__(self, model: LMFModel, config: TrainingConfig | None = None) -> None:
-        """Takes the network and how it is trained."""
+    With ``weight_averaging``, a second network holds the exponential running mean of the weights over about so many epochs
+    (after Polyak and Juditsky 1992; the decay grows from 2/11 on as in TensorFlow's ExponentialMovingAverage, so that the first
+    weights are soon forgotten). That is the one that is validated and kept.
+    """
+
+    def __init__(self, model: LMFModel, config: TrainingConfig | None = None, labels: np.ndarray | None = None) -> None:
+        """Takes the network and how it is trained.
+
+        Args:
+            model: the network.
+            config: how it is trained; None takes the defaults.
+            labels: of train, int `[N, T]`; the joint loss and class weights need them.
+
+        Raises:
+            TrainingError: the settings need labels that are not given.
+        """
         super().__init__()
         self.model = model
         self.config = config or TrainingConfig()
+        self.loss = EmotionLoss(self.config, model.emotions, labels)
+        self.averaged = None
+        if self.config.weight_averaging is not None:
+            self.averaged = _copy(model)
+
+    @property
+    def trained(self) -> LMFModel:
+        """The network to keep: of averaged weights where the settings say so."""
+        return self.model if self.averaged is None else self.averaged
 
     def training_step(self, batch: Batch) -> paddle.Tensor:
-        """Cross entropy over the batch's annotated labels: their mean, or their sum as the reference has it."""
+        """The loss over the batch's annotated labels: their mean, or their sum as the reference has it."""
         labels = batch["labels"]
-        total, count = self._cross_entropy(self._logits(batch), labels)
+        total, count = self.loss(self._logits(self.model, batch), labels)
         self.log("train_loss", _mean(total, count), rows=labels.shape[0])
         if parallel.count() > 1:  # the gradients' mean over processes is then that of the whole batch's loss
             total, count = total * parallel.count(), parallel.summed(count)
         return total if self.config.loss_reduction == "sum" else total / count
 
     def validation_step(self, batch: Batch) -> dict[str, paddle.Tensor]:
-        """Mean cross entropy over annotated labels, their number as its weight, and logits `[B, T, 2]`."""
-        logits = self._logits(batch)
-        total, count = self._cross_entropy(logits, batch["labels"])
-        weight = (batch["labels"] != NOT_ANNOTATED).sum()
-        return {"loss": _mean(total, count), "logits": logits, "weight": weight}
+        """Mean plain cross entropy over annotated labels, their number as its weight, and logits `[B, T, 2]`."""
+        logits = self._logits(self.trained, batch)
+        total, weight = cross_entropies(logits, batch["labels"]).sum(), (batch["labels"] != NOT_ANNOTATED).sum()
+        return {"loss": _mean(total, weight.clip(min=1)), "logits": logits, "weight": weight}
 
     def predict_step(self, batch: Batch) -> paddle.Tensor:
         """Logits `[B, T, 2]`; needs no labels."""
-        return self._logits(batch)
+        return self._logits(self.trained, batch)
 
-    def configure_optimizers(self) -> paddle.optimizer.Optimizer:
+    def on_train_batch_end(self, step: int) -> None:
+        """Brings the running mean of the weights up to date."""
+        if self.averaged is None:
+            return
+        length = self.config.weight_averaging * self._steps_per_epoch()
+        decay = min(1.0 - 1.0 / max(length, 1.0), (1 + step) / (10 + step))
+        with paddle.no_grad():
+            for average, weight in zip(self.averaged.parameters(), self.model.parameters()):
+                if weight.stop_gradient:  # statistics of the inputs
+                    paddle.assign(weight, average)
+                else:
+                    average.lerp_(weight.detach(), paddle.to_tensor(1.0 - decay, dtype=average.dtype))
+
+    def on_train_epoch_end(self) -> None:
+        """Lets the loss know."""
+        self.loss.end_epoch()
+
+    def configure_optimizers(self) -> Any:
         """Adam with coupled L2; the fusion's factors may learn at their own rate.
 
         Paddle reads a group's ``learning_rate`` as a multiplier of the optimiser's, so that with 1.0 there the groups'
@@ -102,18 +149,36 @@ class LMFModule(TrainingModule):
         ]
         groups = [group for group in groups if group["params"]]  # only low-rank fusion has factors
         clip = None if config.max_grad_norm is None else nn.ClipGradByGlobalNorm(config.max_grad_norm)
-        return paddle.optimizer.Adam(1.0, parameters=groups, weight_decay=float(config.weight_decay), grad_clip=clip)
+        scheduler = None
+        if config.schedule == "cosine":
+            scheduler = paddle.optimizer.lr.CosineAnnealingDecay(1.0, T_max=config.epochs * self._steps_per_epoch())
+        optimizer = paddle.optimizer.Adam(
+            scheduler or 1.0, parameters=groups, weight_decay=float(config.weight_decay), grad_clip=clip
+        )
+        return (optimizer, scheduler) if scheduler else optimizer
 
-    def _logits(self, batch: Batch) -> paddle.Tensor:
-        return self.model(*(batch[name] for name in MODALITIES))
+    def _steps_per_epoch(self) -> int:
+        if self.trainer is None:
+            raise TrainingError(
+                "schedule cosine and weight_averaging must know the steps of an epoch, but there is no trainer. "
+                "Give the module to LMFTrainer, or switch them off."
+            )
+        return self.trainer.steps_per_epoch
 
     @staticmethod
-    def _cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """Sum over annotated labels, and how many there are (at least 1, so that a batch without any has loss 0)."""
-        total = F.cross_entropy(
-            logits.reshape([-1, 2]), labels.reshape([-1]), ignore_index=NOT_ANNOTATED, reduction="sum"
-        )
-        return total, (labels != NOT_ANNOTATED).sum().astype(total.dtype).clip(min=1.0)
+    def _logits(model: LMFModel, batch: Batch) -> paddle.Tensor:
+        return model(*(batch[name] for name in MODALITIES))
+
+
+def _copy(model: LMFModel) -> LMFModel:
+    """The same network with weights of its own that no optimiser sees; Paddle's generator is left as it is."""
+    state = paddle.get_rng_state()
+    copy = LMFModel(model.feature_sizes, model.emotions, model.config)
+    paddle.set_rng_state(state)
+    for own, weight in zip(copy.parameters(), model.parameters()):
+        own.set_value(weight)
+        own.stop_gradient = True
+    return copy
 
 
 def _mean(total: paddle.Tensor, count: paddle.Tensor) -> paddle.Tensor:

@@ -86,6 +86,7 @@ class LMFTrainer(Trainer):
     stop the training.
 
     Attributes:
+        module: what is trained.
         history: one dict per finished epoch: ``epoch``, what the module logged, and the validation figures.
     """
 
@@ -152,6 +153,7 @@ class LMFTrainer(Trainer):
             self.remove_callback(ProgressCallback)
         self._own_collator = collator
         self._row_order = row_order
+        self.module = module  # which Trainer may wrap
         module.trainer = self
 
     # -- what users call
@@ -190,6 +192,12 @@ class LMFTrainer(Trainer):
                 os.environ.pop("TRAINER_GLOBAL_STEP", None)  # Trainer's own message to its children
                 self.model.eval()
         return self.history
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser updates of one epoch."""
+        batches = self._batches or self.get_train_dataloader().collate_fn
+        return max(batches.steps // self.args.gradient_accumulation_steps, 1)
 
     def validate(self) -> dict[str, float]:
         """Figures on the validation rows."""
@@ -492,10 +500,14 @@ class _EpochEnd(TrainerCallback):
             self._trainer._restore_states()
         self._best, self._latest = state.best_metric, {}
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self._trainer.module.on_train_batch_end(state.global_step)
+
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
         for name, weight in model.named_parameters():
             if not bool(paddle.isfinite(weight).all()):
                 raise TrainingError(_not_finite(f"the parameter {name}", round(state.epoch)))
+        self._trainer.module.on_train_epoch_end()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **others: Any) -> None:
         if logs and "loss" in logs:

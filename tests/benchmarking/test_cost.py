@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import PAPERS
 
 from lmf_multitask.benchmarking.cost import Cost, cost_of, fusion_cost, order_of_growth
 from lmf_multitask.config import ModelConfig
@@ -23,7 +24,7 @@ def test_parameters_are_those_of_the_network(fusion, modalities, dim):
 
 
 def test_operations_by_hand():
-    cost = cost_of(SIZES, words=7, tasks=2, config=ModelConfig(**SMALL))
+    cost = cost_of(SIZES, words=7, tasks=2, config=ModelConfig(**{**PAPERS, **SMALL}))
     assert cost.projection == 7 * 2 * (3 * 16)  # 7 words, [3] x [3, 4 gates x 4]
     assert cost.recurrence == 7 * 2 * (4 * 16)
     text, audio, video = 2 * 4 * 2, 2 * (5 * 3 + 3 * 3 + 3 * 3), 2 * (4 * 2 + 2 * 2 + 2 * 2)

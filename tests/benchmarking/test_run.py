@@ -22,7 +22,9 @@ def test_quick(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "out/benchmark.png").read_bytes().startswith(PNG)
     found = json.loads((tmp_path / "out/benchmark.json").read_text())
     results = found["comparison"]["results"]
-    assert results["LMF multitask"]["cost"]["parameters"] == 293738
+    # audio 75 x 32 + 2 (33 x 32), video 36 x 16 + 2 (17 x 16); words 301 x 64, LSTM 256 (64 + 64 + 2), attention 64, 129 x 64
+    encoders = 4512 + 1120 + 19264 + 33280 + 64 + 8256
+    assert results["LMF multitask"]["cost"]["parameters"] == encoders + 8 * 64 * (33 + 17 + 65) + 8 + 64 + 4 * 65 * 2
     assert 0 < results["text alone"]["memory"] < results["full tensor fusion"]["memory"]
     assert {len(curve["x"]) for curves in found["growth"].values() for curve in curves} == {2}
     (low, full) = found["growth"]["hidden size of each of 3 modalities"]

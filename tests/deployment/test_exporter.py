@@ -340,7 +340,7 @@ def test_a_description_comes_back_as_it_was(exported):
 
 @pytest.mark.parametrize("form", ["paddle", "onnx"])
 @pytest.mark.parametrize(
-    "choice", [{"modalities": ["audio", "text"]}, {"modalities": ["video"]}, {"fusion": "late"}, {"text_stop": "last_word"}],
+    "choice", [{"modalities": ["audio", "text"]}, {"modalities": ["video"]}, {"fusion": "late"}, {"text_pooling": "last_word"}],
     ids=str,
 )  # fmt: skip
 def test_every_kind_of_network_is_exported(tmp_path, form, choice):

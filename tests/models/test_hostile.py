@@ -12,6 +12,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from conftest import PAPERS
 from reference_network import random_parameters
 from safetensors.numpy import save_file
 
@@ -21,7 +22,7 @@ from lmf_multitask.models.convert import convert_checkpoint
 from lmf_multitask.models.lmf import LMFModel, weight_shapes
 
 FEATURES = {"audio": 5, "video": 4, "text": 3}
-SMALL = ModelConfig(audio_hidden=3, video_hidden=2, text_lstm=4, text_hidden=2, fusion_rank=2, fusion_dim=6)
+SMALL = ModelConfig(**PAPERS, audio_hidden=3, video_hidden=2, text_lstm=4, text_hidden=2, fusion_rank=2, fusion_dim=6)
 
 
 def refused(function, *arguments, megabytes=20):

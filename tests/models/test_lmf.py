@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import paddle
 import pytest
-from conftest import shared_file
+from conftest import PAPERS, shared_file
 from safetensors.numpy import load_file, save_file
 
 from lmf_multitask.config import ModelConfig
@@ -17,7 +17,7 @@ from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.models.lmf import LMFModel
 
 SIZES = {"audio": 5, "video": 4, "text": 3}
-SMALL = ModelConfig(audio_hidden=3, video_hidden=2, text_lstm=4, text_hidden=3, fusion_rank=2, fusion_dim=6)
+SMALL = ModelConfig(**PAPERS, audio_hidden=3, video_hidden=2, text_lstm=4, text_hidden=3, fusion_rank=2, fusion_dim=6)
 
 
 def small_model(emotions=("happy", "sad", "angry"), config=SMALL, seed=0):
@@ -156,7 +156,13 @@ RELEASED = {
 def paper_model(emotion):
     audio, video, lstm, text, rank, _ = RELEASED[emotion]
     config = ModelConfig(
-        audio_hidden=audio, video_hidden=video, text_lstm=lstm, text_hidden=text, fusion_rank=rank, fusion_dim=None
+        audio_hidden=audio,
+        video_hidden=video,
+        text_lstm=lstm,
+        text_hidden=text,
+        fusion_rank=rank,
+        fusion_dim=None,
+        **PAPERS,
     )
     return LMFModel({"audio": 74, "video": 35, "text": 300}, [emotion], config)
 

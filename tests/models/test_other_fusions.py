@@ -3,6 +3,7 @@
 import numpy as np
 import paddle
 import pytest
+from conftest import PAPERS
 
 from lmf_multitask.config import ModelConfig
 from lmf_multitask.errors import ConfigError
@@ -10,7 +11,15 @@ from lmf_multitask.models.fusion import ConcatFusion, LateFusion, LowRankFusion,
 from lmf_multitask.models.lmf import LMFModel
 
 SIZES = {"audio": 5, "video": 4, "text": 3}
-SMALL = {"audio_hidden": 3, "video_hidden": 2, "text_lstm": 4, "text_hidden": 2, "fusion_rank": 2, "fusion_dim": 6}
+SMALL = {
+    **PAPERS,
+    "audio_hidden": 3,
+    "video_hidden": 2,
+    "text_lstm": 4,
+    "text_hidden": 2,
+    "fusion_rank": 2,
+    "fusion_dim": 6,
+}
 NONE = dict.fromkeys(("audio_dropout", "video_dropout", "text_dropout"), 0.0)
 
 
@@ -111,19 +120,6 @@ def test_saved_and_loaded(tmp_path, settings, count):
         assert same == (name not in again.config.modalities)
 
 
-def test_a_model_saved_before_there_was_a_choice(tmp_path):
-    import json
-
-    model = LMFModel(SIZES, ["one"], ModelConfig(**SMALL))
-    model.save_pretrained(tmp_path / "model")
-    path = tmp_path / "model/config.json"
-    about = json.loads(path.read_text())
-    for name in ("fusion", "modalities", "text_stop"):
-        del about["model"][name]
-    path.write_text(json.dumps(about))
-    assert LMFModel.from_pretrained(tmp_path / "model").config == model.config
-
-
 def test_tensor_fusion_that_would_not_fit():
     config = ModelConfig(audio_hidden=1023, video_hidden=1023, text_hidden=1023, fusion="tfn")
     with pytest.raises(
@@ -140,7 +136,7 @@ def test_tensor_fusion_that_would_not_fit():
         ({"modalities": "text"}, r"each once, but got 'text'\."),
         ({"modalities": [["text"]]}, r"each once, but got \[\['text'\]\]\."),
         ({"fusion": "low"}, r"model.fusion must be lmf, tfn, concat or late, but got 'low'\."),
-        ({"text_stop": "end"}, r"model.text_stop must be padding or last_word, but got 'end'\."),
+        ({"text_pooling": "end"}, r"model.text_pooling must be last_step, last_word or attention, but got 'end'\."),
     ],
 )
 def test_wrong_choices(settings, message):
@@ -160,7 +156,7 @@ def test_padding_behind_the_last_word_has_no_influence(tmp_path):
     weights = random_parameters(seed=2)
     np.savez(tmp_path / "weights.npz", **weights)
     model = convert_checkpoint(tmp_path / "weights.npz", "happy")
-    model.text_encoder.last_word = True
+    model.text_encoder.pooling = "last_word"
     data = features(rows=7)
     ends = [7, 4, 1, 5, 7, 1, 3]
     for row, end in enumerate(ends):
@@ -182,7 +178,9 @@ def test_padding_behind_the_last_word_has_no_influence(tmp_path):
 def test_the_gradient_with_the_last_word(tmp_path):
     """As that of every clip computed alone, without its padding."""
     paddle.seed(4)
-    model = LMFModel(SIZES, ["one"], ModelConfig(**{**SMALL, **NONE, "modalities": ["text"], "text_stop": "last_word"}))
+    model = LMFModel(
+        SIZES, ["one"], ModelConfig(**{**SMALL, **NONE, "modalities": ["text"], "text_pooling": "last_word"})
+    )
     data = features(rows=4)
     ends = [7, 2, 5, 1]
     for row, end in enumerate(ends):
@@ -210,10 +208,10 @@ def test_the_gradient_with_the_last_word(tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"text_stop": "last_word"},
+        {"text_pooling": "last_word"},
         {"fusion": "tfn"},
         {"fusion": "concat", "modalities": ["audio", "video"]},
-        {"fusion": "late", "modalities": ["audio", "text"], "text_stop": "last_word"},
+        {"fusion": "late", "modalities": ["audio", "text"], "text_pooling": "last_word"},
     ],
 )
 def test_static_export(tmp_path, settings):

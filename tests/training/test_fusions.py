@@ -8,7 +8,7 @@ from lmf_multitask.runs import Run, settings_from
 
 CHOICES = [
     {"fusion": "tfn"},
-    {"fusion": "concat", "text_stop": "last_word"},
+    {"fusion": "concat", "text_pooling": "last_word"},
     {"fusion": "late"},
     {"fusion": "lmf", "modalities": ["audio", "text"]},
     {"fusion": "tfn", "modalities": ["video"], "fusion_dim": None},
@@ -44,7 +44,7 @@ def test_the_optimiser_has_every_parameter_once():
 @pytest.mark.parametrize("emotion", ["default", "happy", "sad", "angry", "neutral"])
 def test_the_papers_models_are_left_as_they_are(recipe, emotion):
     model = settings_from(find_config(f"per_emotion/{recipe}/{emotion}")).model
-    assert (model.fusion, model.modalities, model.text_stop) == ("lmf", list(MODALITIES), "padding")
+    assert (model.fusion, model.modalities, model.text_pooling) == ("lmf", list(MODALITIES), "last_step")
 
 
 @pytest.mark.parametrize(

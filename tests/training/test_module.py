@@ -3,6 +3,7 @@
 import numpy as np
 import paddle
 import pytest
+from conftest import PAPERS, PLAIN
 
 from lmf_multitask.config import ModelConfig, TrainingConfig
 from lmf_multitask.models.lmf import LMFModel
@@ -14,6 +15,7 @@ SIZES = {"audio": 5, "video": 4, "text": 3}
 def make_module(emotions=("happy", "sad", "angry"), **training):
     paddle.seed(0)
     sizes = ModelConfig(
+        **PAPERS,
         audio_hidden=3,
         video_hidden=2,
         text_lstm=4,
@@ -24,7 +26,7 @@ def make_module(emotions=("happy", "sad", "angry"), **training):
         video_dropout=0.0,
         text_dropout=0.0,
     )
-    return LMFModule(LMFModel(SIZES, emotions, sizes), TrainingConfig(**training))
+    return LMFModule(LMFModel(SIZES, emotions, sizes), TrainingConfig(**{**PLAIN, **training}))
 
 
 def make_batch(labels, seed=1):

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from conftest import shared_file
+from conftest import PAPERS, PLAIN, shared_file
 from reference_network import adam_training, random_parameters
 
 from lmf_multitask.config import RECIPES, ModelConfig, TrainingConfig, find_config, recipe_config
@@ -43,14 +43,19 @@ def test_settings_are_the_published_ones(recipe, row):
     dropouts = tuple(float(row[name]) for name in "avt")
     names = ("audio_dropout", "video_dropout", "text_dropout")
     assert config.model == ModelConfig(
-        *sizes, **dict(zip(names, dropouts)), fusion_rank=int(row["rank"]), fusion_dim=None, factor_init="xavier"
+        **PAPERS,
+        **dict(zip(("audio_hidden", "video_hidden", "text_lstm", "text_hidden"), sizes)),
+        **dict(zip(names, dropouts)),
+        fusion_rank=int(row["rank"]),
+        fusion_dim=None,
+        factor_init="xavier",
     )
     rates = {"learning_rate": 0.001, "factor_learning_rate": None}
     if recipe == "paper":
         rates = {"learning_rate": float(row["other"]), "factor_learning_rate": float(row["factor"])}
     assert config.training == TrainingConfig(
         epochs=100, batch_size=int(row["batch"]), weight_decay=float(row["decay"]), row_order="lmf_paddle", loss_reduction="sum",
-        monitor="loss", patience=20, **rates,
+        monitor="loss", patience=20, **PLAIN, **rates,
     )  # fmt: skip
 
 

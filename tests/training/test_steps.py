@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import paddle
 import pytest
+from conftest import PAPERS, PLAIN
 from training.test_survival import bits, settings
 
 from lmf_multitask import load_iemocap
@@ -122,9 +123,11 @@ def test_batches_of_lmf_paddle_hold_every_row_once():
 
 
 def small_module():
-    sizes = ModelConfig(audio_hidden=3, video_hidden=2, text_lstm=4, text_hidden=2, fusion_rank=2, fusion_dim=6)
+    sizes = ModelConfig(
+        **PAPERS, audio_hidden=3, video_hidden=2, text_lstm=4, text_hidden=2, fusion_rank=2, fusion_dim=6
+    )
     model = LMFModel({"audio": 5, "video": 4, "text": 3}, ["calm", "tense"], sizes)
-    return LMFModule(model, TrainingConfig(loss_reduction="mean"))
+    return LMFModule(model, TrainingConfig(**PLAIN, loss_reduction="mean"))
 
 
 def batch_of(labels):
