@@ -9,6 +9,7 @@ from lmf_multitask import __version__
 
 COMMANDS = {
     "train": ("lmf_multitask.train", "train one model on several emotions, or one for each, and test"),
+    "search": ("lmf_multitask.search", "many trainings over a space of settings; the best of them under fresh seeds"),
     "evaluate": ("lmf_multitask.evaluate", "figures of a trained run on a split"),
     "convert": ("lmf_multitask.convert", "another LMF code's checkpoint -> a run directory"),
     "export": ("lmf_multitask.export", "a trained run as static models: Paddle Inference, ONNX"),

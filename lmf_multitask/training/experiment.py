@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +113,38 @@ def _train_and_test(config: ExperimentConfig, run: Run, dataset: datasets.Datase
     run.write_metrics(metrics)
     logger.debug("done in %.1f seconds", time.monotonic() - started)
     return metrics
+
+
+def validate_experiment(
+    config: ExperimentConfig, folder: Path, on_epoch: Callable[[dict[str, float]], None]
+) -> list[dict[str, float]]:
+    """Trains on train and validates after every epoch, as `run_experiment` does to the bit, and stops there.
+
+    The test split is let go of before anything else is done with the data; no model and no figures are written.
+
+    Args:
+        config: every setting; its ``output_dir`` is not used.
+        folder: where PaddleNLP may put what it wants to.
+        on_epoch: called with the epoch's row of the history as soon as it is there.
+
+    Returns:
+        The history, one dict per epoch.
+
+    Raises:
+        UserError: the data or the settings do not allow it.
+        TrainingError: the training broke down.
+    """
+    select_device(config.device)
+    dataset = load_data(config)
+    del dataset["test"]
+    emotions = emotion_names(dataset["train"])
+    _check_labels(dataset, emotions)
+    check_size(_feature_sizes(dataset["train"]), len(emotions), config.model)
+    config = config.resolved(emotions)
+    with paddle.utils.unique_name.guard():
+        # nobody needs the weights: neither of the best epoch, nor to go on
+        trainer = _trainer(config, dataset, folder, on_epoch, save_strategy="no", load_best_model_at_end=False)
+        return trainer.fit()
 
 
 @contextmanager
@@ -248,13 +280,6 @@ def _feature_sizes(rows: datasets.Dataset) -> dict[str, int]:
 
 
 def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resume: bool) -> LMFTrainer:
-    emotions = config.emotions
-    seed_everything(config.seed)
-    model = LMFModel(_feature_sizes(dataset["train"]), emotions, config.model)
-    trainable = sum(int(np.prod(w.shape)) for w in model.weights().values() if not w.stop_gradient)
-    count = "1 emotion" if len(emotions) == 1 else f"{len(emotions)} emotions"
-    clips = " / ".join(f"{len(rows):,} {split}" for split, rows in dataset.items())
-    logger.info("%s (%s), %s clips, %s parameters", count, ", ".join(emotions), clips, f"{trainable:,}")
     training = config.training
     lines = EpochLines(training.epochs, training.monitor)
 
@@ -264,22 +289,43 @@ def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resu
             run.check_still_there()
 
     logs = {"logging_dir": str(run.folder / "visualdl")} if training.visualdl else {}
-    trainer = LMFTrainer(
-        LMFModule(model, training),
-        training_arguments(run.folder / "checkpoints", training, seed=config.seed % 2**32, **logs),
-        train_dataset=dataset["train"],
-        validation_dataset=dataset["validation"],
-        compute_metrics=lambda logits, labels: _validation_figures(logits, labels, emotions),
-        patience=training.patience,
-        row_order=training.row_order,
-        on_epoch=on_epoch,
-        callbacks=[VisualDLLogs()] if training.visualdl else [],
+    trainer = _trainer(
+        config, dataset, run.folder / "checkpoints", on_epoch, [VisualDLLogs()] if training.visualdl else [], **logs
     )
     if not parallel.is_first():  # other numbers for dropout in every process
         paddle.seed((config.seed + parallel.number()) % 2**63)
     with lines:
         trainer.fit(resume=resume)
     return trainer
+
+
+def _trainer(
+    config: ExperimentConfig,
+    dataset: datasets.DatasetDict,
+    checkpoints: Path,
+    on_epoch: Callable[[dict[str, float]], None],
+    callbacks: Sequence[Any] = (),
+    **arguments: Any,
+) -> LMFTrainer:
+    """Seeds, builds the model, and what trains it; further arguments are PaddleNLP's."""
+    emotions, training = config.emotions, config.training
+    seed_everything(config.seed)
+    model = LMFModel(_feature_sizes(dataset["train"]), emotions, config.model)
+    trainable = sum(int(np.prod(w.shape)) for w in model.weights().values() if not w.stop_gradient)
+    count = "1 emotion" if len(emotions) == 1 else f"{len(emotions)} emotions"
+    clips = " / ".join(f"{len(rows):,} {split}" for split, rows in dataset.items())
+    logger.info("%s (%s), %s clips, %s parameters", count, ", ".join(emotions), clips, f"{trainable:,}")
+    return LMFTrainer(
+        LMFModule(model, training),
+        training_arguments(checkpoints, training, seed=config.seed % 2**32, **arguments),
+        train_dataset=dataset["train"],
+        validation_dataset=dataset["validation"],
+        compute_metrics=lambda logits, labels: _validation_figures(logits, labels, emotions),
+        patience=training.patience,
+        row_order=training.row_order,
+        on_epoch=on_epoch,
+        callbacks=callbacks,
+    )
 
 
 def _validation_figures(logits: np.ndarray, labels: np.ndarray, emotions: list[str]) -> dict[str, float]:
