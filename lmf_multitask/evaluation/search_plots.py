@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from lmf_multitask.evaluation.plots import INK, MUTED, SERIES, WIDTH, Picture, _drawing, _finish
-from lmf_multitask.evaluation.search_results import SearchResult, Trial, shown, spread
+from lmf_multitask.evaluation.search_results import SearchResult, Trial, short_name, shown, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -141,11 +142,11 @@ def importance_picture(result: SearchResult) -> Picture | None:
     bars = panel.barh(np.arange(len(names)), values, color=SERIES[0], alpha=0.75, height=0.62)
     panel.bar_label(bars, [f"{value:.0%}" for value in values], padding=4, color=INK, fontsize=9.5)
     panel.set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5), xlim=(0, min(1.1, values.max() * 1.18)))
-    panel.set_yticklabels([_short(name) for name in names])
+    panel.set_yticklabels([short_name(name) for name in names])
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     panel.set_xlabel("share of the variance explained")
     panel.grid(axis="y", visible=False)
-    said = ", ".join(f"{_short(name)} {value:.0%}" for name, value in result.importances.items())
+    said = ", ".join(f"{short_name(name)} {value:.0%}" for name, value in result.importances.items())
     return _finish(figure, "importance", "Which settings matter (fANOVA)", f"Importance: {said}.")
 
 
@@ -164,6 +165,9 @@ def slices_picture(result: SearchResult) -> Picture:
             place = {trial.number: trial.settings[name] for trial in result.trials}
             if name in result.logarithmic:
                 panel.set_xscale("log")
+                ticks = _log_ticks(min(drawn), max(drawn))
+                panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+                panel.set_xticks([], minor=True)
         else:
             values = sorted({json.dumps(value): value for value in drawn}.values(), key=_order)
             place = {trial.number: values.index(trial.settings[name]) for trial in result.trials}
@@ -172,14 +176,14 @@ def slices_picture(result: SearchResult) -> Picture:
             if max(len(shown(value)) for value in values) * len(values) > 26:
                 panel.tick_params(axis="x", labelrotation=25)
         _trials(panel, [place[t.number] for t in finished], finished, [place[t.number] for t in pruned], pruned)
-        panel.set_title(_short(name))
+        panel.set_title(short_name(name))
     for panel in panels[len(names) :]:
         panel.remove()
     figure.supylabel(f"{result.figure}, validation", fontsize=10.5)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     best = result.best(1)[0]
-    said = ", ".join(f"{_short(name)} {shown(best.settings[name])}" for name in names)
+    said = ", ".join(f"{short_name(name)} {shown(best.settings[name])}" for name in names)
     return _finish(figure, "slices", "Each setting against the figure", f"The best trial has {said}.")
 
 
@@ -195,9 +199,14 @@ def _trials(panel: Axes, xs: list[Any], finished: list[Trial], pruned_xs: list[A
     panel.plot(xs, [t.value for t in finished], "o", color=SERIES[0], alpha=0.8, markersize=6, label="finished")
 
 
-def _short(name: str) -> str:
-    """Names without their groups: ``model.text_lstm, model.text_hidden`` -> ``text_lstm, text_hidden``."""
-    return ", ".join(part.strip().rpartition(".")[2] for part in name.split(","))
+def _log_ticks(low: float, high: float, most: int = 3) -> list[float]:
+    """A few round numbers between two ends."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    round_ = [digit * 10.0**power for power in range(first, last + 1) for digit in (1, 2, 5)]
+    inside = [tick for tick in round_ if low <= tick <= high]
+    decades = [tick for tick in inside if math.isclose(math.log10(tick), round(math.log10(tick)))]
+    chosen = decades if len(decades) >= 2 else inside
+    return chosen[:: max(1, math.ceil(len(chosen) / most))]
 
 
 def _order(value: Any) -> tuple[int, Any]:

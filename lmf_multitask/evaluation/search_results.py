@@ -112,7 +112,12 @@ class SearchResult:
         worse = (change < 0) == self.maximise and change != 0
         said = f"{abs(change):.3f} {'worse' if worse else 'better'} than searched" if change else "as searched"
         seeds = "1 fresh seed" if len(again.seeds) == 1 else f"{len(again.seeds)} fresh seeds"
-        return f"{text} Under {seeds} the same settings give {spread(again.values)}: {said}."
+        text = f"{text} Under {seeds} the same settings give {spread(again.values)}: {said}."
+        means = {one.trial.number: t_interval(one.values)["mean"] for one in self.retrained}
+        winner = (max if self.maximise else min)(means, key=lambda trial: means[trial])
+        if means[winner] != means[first.number]:
+            text += f" Trial {winner} does better there: {number(means[winner])}."
+        return text
 
     def best_table(self, count: int) -> TextTable:
         """The best trials, a column each."""
@@ -153,7 +158,7 @@ class SearchResult:
             ]
             for trial in self.trials
         ]
-        return TextTable("every trial", ["trial", "state", self.figure, "kept epoch", *names], rows)
+        return TextTable("every trial", ["trial", "state", self.figure, "kept epoch", *map(short_name, names)], rows)
 
 
 def shown(value: Any) -> str:
@@ -163,6 +168,11 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(shown, value))
     return "null" if value is None else str(value)
+
+
+def short_name(name: str) -> str:
+    """Names without their groups: ``model.text_lstm, model.text_hidden`` -> ``text_lstm, text_hidden``."""
+    return ", ".join(part.strip().rpartition(".")[2] for part in name.split(","))
 
 
 def spread(values: Sequence[float]) -> str:

@@ -23,6 +23,7 @@ from lmf_multitask.searching.study import Asked, Study, is_figure, kept_row
 
 logger = logging.getLogger(__name__)
 
+CHILD = (sys.executable, "-m", "lmf_multitask.searching.child")
 ATTEMPTS = 3
 """How often a trial whose process dies is begun, before the search ends."""
 
@@ -113,9 +114,7 @@ def _run(
 
     settings = folder / f"trial-{asked.place}.yaml"
     settings.write_text(_without_output(experiment).to_yaml(), encoding="utf-8")
-    command = [
-        sys.executable, "-m", "lmf_multitask.searching.child", str(settings), str(folder / f"trial-{asked.place}"),
-    ]  # fmt: skip
+    command = [*CHILD, str(settings), str(folder / f"trial-{asked.place}")]
     reason = children.run(command, on_line)
     if refused:
         return study.refuse(asked, refused[0])
