@@ -99,12 +99,11 @@ def _with_data(config: Any, options: Any) -> Any:
 
 def _search_each(config: Any, folder: Path, plan: Any, emotions: Sequence[str] | None) -> None:
     """A search for each emotion, one after another, each in a folder of its name."""
-    from lmf_multitask.data.loading import load_data
-    from lmf_multitask.data.schema import emotion_names
+    from lmf_multitask.training.experiment import prepare_experiment
 
     wanted = emotions or config.experiment.emotions
     base = dataclasses.replace(config.experiment, emotions=wanted and list(wanted))
-    for emotion in emotion_names(load_data(base)["train"]):
+    for emotion in prepare_experiment(base)[0].emotions:
         print(f"{emotion}:")
         alone = dataclasses.replace(config, experiment=dataclasses.replace(base, emotions=[emotion]))
         _search(alone, folder / emotion, plan)

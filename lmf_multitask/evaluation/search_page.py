@@ -69,9 +69,10 @@ def write_search(result: SearchResult, folder: Path) -> Path:
         "The share of the objective’s variance over the finished trials that a setting explains by itself, by a forest of "
         "regression trees (fANOVA). With few trials it is rough."
         if result.importances
-        else "Importances need more finished trials than settings that vary."
+        else "Importances need more finished trials than settings that vary, and different figures."
     )
-    sections.append(Section("What matters", text, shown("importance", "slices")))
+    sections.append(Section("What matters", text, shown("importance")))
+    sections.append(Section("Each setting", "The most important first.", shown("slices")))
     failed = "\n".join(f"trial {trial.number}: {trial.reason}" for trial in result.trials if trial.reason)
     sections.append(Section("Every trial", "", (), [result.trials_table()], failed or None))
     return write_page(

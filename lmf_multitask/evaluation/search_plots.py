@@ -160,6 +160,7 @@ def slices_picture(result: SearchResult) -> Picture:
     finished, pruned = _ended(result)
     for panel, name in zip(panels, names):
         drawn = [trial.settings[name] for trial in result.trials]
+        aside = 0.0
         ranged = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in drawn)
         if ranged and len(set(drawn)) > 6:
             place = {trial.number: trial.settings[name] for trial in result.trials}
@@ -171,11 +172,18 @@ def slices_picture(result: SearchResult) -> Picture:
         else:
             values = sorted({json.dumps(value): value for value in drawn}.values(), key=_order)
             place = {trial.number: values.index(trial.settings[name]) for trial in result.trials}
+            aside = 0.14  # so that neither kind hides the other
             panel.set_xticks(range(len(values)), [shown(value) for value in values])
             panel.set_xlim(-0.5, len(values) - 0.5)
             if max(len(shown(value)) for value in values) * len(values) > 26:
                 panel.tick_params(axis="x", labelrotation=25)
-        _trials(panel, [place[t.number] for t in finished], finished, [place[t.number] for t in pruned], pruned)
+        _trials(
+            panel,
+            [place[trial.number] + aside for trial in finished],
+            finished,
+            [place[trial.number] - aside for trial in pruned],
+            pruned,
+        )
         panel.set_title(short_name(name))
     for panel in panels[len(names) :]:
         panel.remove()

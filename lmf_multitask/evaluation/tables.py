@@ -239,14 +239,14 @@ def seed_table(summary: Mapping[str, Any]) -> str:
         of_all = ("weighted_accuracy", "unweighted_accuracy", "macro_f1")
         parts = [f"{HEADS[f]} {_spread(summary['exclusive'].get(f))}" for f in of_all]
         note = f"one of {len(summary['emotions'])}: " + "  ".join(parts)
-    return TextTable(title, heads, rows, True, note).as_text()
+    return TextTable(title, heads, rows, len(rows) > 1, note).as_text()
 
 
 def seed_rows(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of the table of `seed_table`."""
     shown = ("weighted_f1", "accuracy", "positive_f1", "uar", "auroc")
     rows = []
-    for name in [*summary["emotions"], "mean"]:
+    for name in [*summary["emotions"], *(["mean"] if len(summary["emotions"]) > 1 else [])]:
         figures = summary["mean"] if name == "mean" else summary["emotions"][name]
         rows.append([name, *(_spread(figures.get(f)) for f in shown)])
     return ["emotion", *(HEADS[f] for f in shown)], rows

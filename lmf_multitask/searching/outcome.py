@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lmf_multitask.data.loading import SAMPLE_NOTE, load_data
-from lmf_multitask.data.schema import emotion_names, fingerprint
+from lmf_multitask.data.schema import fingerprint
 from lmf_multitask.errors import ConfigError, RunError, TrainingError
 from lmf_multitask.evaluation.search_results import Retrained, SearchResult, Trial, spread
 from lmf_multitask.evaluation.statistics import seed_summary
@@ -37,6 +36,9 @@ from lmf_multitask.runs import METRICS_FILE, Run
 from lmf_multitask.searching.driver import run_trials
 from lmf_multitask.searching.space import SearchConfig, read_search, with_settings
 from lmf_multitask.searching.study import STUDY_FILE, Study, kept_row
+from lmf_multitask.training.experiment import prepare_experiment
+
+from lmf_multitask.data.loading import SAMPLE_NOTE  # isort: skip - paddlenlp must be imported before datasets
 
 if TYPE_CHECKING:
     import datasets
@@ -96,9 +98,8 @@ def search(config: SearchConfig, folder: Path, plan: Plan) -> SearchResult:
         TrainingError: no trial ended with a figure, or a training under fresh seeds failed.
     """
     begun = _check_folder(folder)
-    splits = load_data(config.experiment)
+    experiment, splits = prepare_experiment(config.experiment)
     del splits["test"]
-    experiment = config.experiment.resolved(emotion_names(splits["train"]))
     config = dataclasses.replace(config, experiment=dataclasses.replace(experiment, output_dir=None))
     _check_sizes(config, splits)
     if begun:

@@ -81,8 +81,8 @@ class Study:
 
     def pending(self, total: int) -> list[int]:
         """The places below `total` whose trial has not ended."""
-        ended = {trial.user_attrs["place"] for trial in self._study.get_trials(deepcopy=False, states=_ENDED)}
-        return [place for place in range(total) if place not in ended]
+        ended = {trial.number for trial in self.trials()}
+        return [place for place in range(total) if place + 1 not in ended]
 
     def ask(self, place: int) -> Asked:
         """Begins the trial of a place."""
@@ -94,7 +94,7 @@ class Study:
                 for trial in self._study.get_trials(deepcopy=False, states=[TrialState.FAIL])
                 if trial.user_attrs.get("place") == place and set(trial.params) == set(distributions)
             ]
-            if before:
+            if before:  # its process died
                 self._study.enqueue_trial(before[-1].params)
             seed = int(np.random.SeedSequence([config.seed, place]).generate_state(1)[0])
             if config.sampler == "random":
@@ -201,7 +201,7 @@ def _one_line(path: Path) -> Any:
     """What SQLite and Optuna say of a file that is damaged, locked, or no study."""
     try:
         yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, KeyError, RuntimeError) as error:
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         told = getattr(error, "orig", None) or error.__cause__ or error
         raise RunError(
             f"{path}: must be the study of a search, but {' '.join(str(told).split()).rstrip('.')[:200]}. "

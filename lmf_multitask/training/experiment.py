@@ -61,12 +61,7 @@ def run_experiment(
     run = Run(config.run_directory())
     if parallel.is_first():
         run.check_free(overwrite, resume)
-    select_device(config.device)
-    dataset = load_data(config)
-    emotions = emotion_names(dataset["train"])
-    _check_labels(dataset, emotions)
-    check_size(_feature_sizes(dataset["train"]), len(emotions), config.model)
-    config = config.resolved(emotions)
+    config, dataset = prepare_experiment(config)
     origin = {"data": fingerprint(dataset), **surroundings(), "processes": str(parallel.count())}
     if parallel.count() > 1:
         training_arguments(run.folder / "checkpoints", config.training)  # refuses what several processes cannot do
@@ -81,6 +76,23 @@ def run_experiment(
         with run.logging_to_file(), _told_how_to_go_on(run):
             parallel.from_first(resume)
             return _train_and_test(config, run, dataset, resume)
+
+
+def prepare_experiment(config: ExperimentConfig) -> tuple[ExperimentConfig, datasets.DatasetDict]:
+    """What comes before anything is written: the device, the data, and whether train and validation can be trained on.
+
+    Returns:
+        The settings, with the emotions' names and an absolute path; and the data.
+
+    Raises:
+        UserError: the data or the settings do not allow it.
+    """
+    select_device(config.device)
+    dataset = load_data(config)
+    emotions = emotion_names(dataset["train"])
+    _check_labels(dataset, emotions)
+    check_size(_feature_sizes(dataset["train"]), len(emotions), config.model)
+    return config.resolved(emotions), dataset
 
 
 def _train_along(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict) -> dict[str, Any]:
@@ -120,7 +132,7 @@ def validate_experiment(
 ) -> list[dict[str, float]]:
     """Trains on train and validates after every epoch, as `run_experiment` does to the bit, and stops there.
 
-    The test split is let go of before anything else is done with the data; no model and no figures are written.
+    The test split is let go of without having been looked at; no model and no figures are written.
 
     Args:
         config: every setting; its ``output_dir`` is not used.
@@ -134,13 +146,8 @@ def validate_experiment(
         UserError: the data or the settings do not allow it.
         TrainingError: the training broke down.
     """
-    select_device(config.device)
-    dataset = load_data(config)
+    config, dataset = prepare_experiment(config)
     del dataset["test"]
-    emotions = emotion_names(dataset["train"])
-    _check_labels(dataset, emotions)
-    check_size(_feature_sizes(dataset["train"]), len(emotions), config.model)
-    config = config.resolved(emotions)
     with paddle.utils.unique_name.guard():
         # nobody needs the weights: neither of the best epoch, nor to go on
         trainer = _trainer(config, dataset, folder, on_epoch, save_strategy="no", load_best_model_at_end=False)
