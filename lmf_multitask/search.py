@@ -6,20 +6,24 @@ The same command again goes on until there are N trials. Needs Optuna: pip insta
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmf_multitask.command_line import CommandParser, run, with_found_configs
 from lmf_multitask.errors import ConfigError, InstallationError
-from lmf_multitask.runtime import tune_cpu
+from lmf_multitask.runtime import tune_cpu, usable_cores
+from lmf_multitask.searching.space import SearchConfig
+
+if TYPE_CHECKING:
+    from lmf_multitask.searching.outcome import Plan
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parses, searches, prints the result."""
-    from lmf_multitask.searching.space import SearchConfig
-
     parser = CommandParser(prog="lmf search", description=__doc__)
     parser.add_argument("--config", action="config", help="YAML file of a search, e.g. configs/search/multitask.yaml")
     parser.add_argument(
@@ -50,14 +54,12 @@ def main(arguments: Sequence[str]) -> None:
     config = _with_data(config, options)
     folder = Path(options.output_dir or f"runs/search-{Path(str(options.config[-1])).stem}").expanduser()
 
-    import importlib.util
-
     if importlib.util.find_spec("optuna") is None:
         raise InstallationError(
             "a search must have Optuna, but it is not installed. Install it: pip install 'lmf_multitask[search]'."
         )
     tune_cpu(threads=1)
-    from lmf_multitask.runtime import usable_cores
+
     from lmf_multitask.searching.outcome import Plan, check_seeds
 
     seeds = options.retrain_seeds
@@ -71,8 +73,14 @@ def main(arguments: Sequence[str]) -> None:
         _search(config, folder, plan)
 
 
-def _checked(parser: CommandParser, options: Any) -> Any:
+def _checked(parser: CommandParser, options: Any) -> SearchConfig:
     """The search, with what the parser cannot know about the options checked, too."""
+    processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+    if processes > 1:
+        raise ConfigError(
+            f"a search must be started once, but was launched in {processes} processes. "
+            "Start it without a launcher: each trial gets a process of its own."
+        )
     if not options.config:
         raise ConfigError("--config must be given. See configs/search/multitask.yaml.")
     if options.trials is None:
@@ -81,8 +89,6 @@ def _checked(parser: CommandParser, options: Any) -> Any:
         value = options[name]
         if value is not None and value < least:
             raise ConfigError(f"--{name} must be a whole number of at least {least}, but got {value}.")
-    from lmf_multitask.searching.space import SearchConfig
-
     built = parser.instantiate(options)
     config = SearchConfig(**{name: getattr(built, name) for name in SearchConfig.__dataclass_fields__})
     if options.emotion is not None and not config.per_emotion:
@@ -92,12 +98,12 @@ def _checked(parser: CommandParser, options: Any) -> Any:
     return config
 
 
-def _with_data(config: Any, options: Any) -> Any:
+def _with_data(config: SearchConfig, options: Any) -> SearchConfig:
     path = options.data_path or config.experiment.data_path
     return dataclasses.replace(config, experiment=dataclasses.replace(config.experiment, data_path=path))
 
 
-def _search_each(config: Any, folder: Path, plan: Any, emotions: Sequence[str] | None) -> None:
+def _search_each(config: SearchConfig, folder: Path, plan: Plan, emotions: Sequence[str] | None) -> None:
     """A search for each emotion, one after another, each in a folder of its name."""
     from lmf_multitask.training.experiment import prepare_experiment
 
@@ -110,7 +116,7 @@ def _search_each(config: Any, folder: Path, plan: Any, emotions: Sequence[str] |
         print()
 
 
-def _search(config: Any, folder: Path, plan: Any) -> None:
+def _search(config: SearchConfig, folder: Path, plan: Plan) -> None:
     from lmf_multitask.data.loading import SAMPLE_NOTE
     from lmf_multitask.evaluation.tables import seed_table
     from lmf_multitask.searching.outcome import SHOWN, search

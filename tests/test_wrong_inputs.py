@@ -311,6 +311,8 @@ SEARCH = f"""
 --output_dir foreign | foreign: must be empty or a search, but holds 'thesis.txt'. Choose another --output_dir.
 --output_dir run | run: must be empty or a search, but holds 'config.yaml'. Choose another --output_dir.
 --output_dir sought | sought: must be gone on with as it was begun, but objective was 'uar' and is 'weighted_f1' now.
+--output_dir linkedstudy | linkedstudy/study.db: must lie in its folder itself, but is a link. Put there what it leads to.
+--experiment.output_dir new | experiment.output_dir must be left out, since every trial would go there. Give --output_dir.
 --output_dir badsearch | badsearch/search.yaml: must hold the settings of a search, but while parsing a flow node
 --output_dir badstudy | badstudy/study.db: must be the study of a search, but file is not a database. Choose another --output_dir.
 --output_dir pipe | pipe: must be a folder, but is a file. Choose another --output_dir.
@@ -439,6 +441,9 @@ def _begin_searches(folder):
         text = SearchConfig(experiment, space, objective).to_yaml()
         (folder / name / "search.yaml").write_text("a: [" if name == "badsearch" else text)
         (folder / name / "study.db").write_bytes(b"x" * 5000)
+    (folder / "linkedstudy").mkdir()
+    shutil.copy(folder / "badstudy/search.yaml", folder / "linkedstudy")
+    (folder / "linkedstudy/study.db").symlink_to(folder / "file")
 
 
 def snapshot(folder):

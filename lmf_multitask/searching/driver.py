@@ -68,7 +68,7 @@ def run_trials(study: Study, config: SearchConfig, total: int, jobs: int) -> Non
                         break
                     if children.stopped:
                         return
-                    logger.debug("trial %s: %s", place + 1, ended)
+                    screen.say(f"trial {place + 1} is begun anew: {ended}", logging.WARNING)
                 else:
                     raise TrainingError(
                         f"the process of a trial must end well, but that of trial {place + 1} did not, {ATTEMPTS} times "
@@ -194,6 +194,11 @@ class _Screen:
             if text not in self._said:
                 self._said.add(text)
                 self._print(text, logging.WARNING)
+
+    def say(self, text: str, level: int) -> None:
+        """Says something else."""
+        with self._lock:
+            self._print(text, level)
 
     def _print(self, text: str, level: int = logging.INFO) -> None:
         if self._bar is not None:

@@ -138,6 +138,10 @@ def _check_folder(folder: Path) -> bool:
         raise RunError(f"{folder}: must be a folder, but is a file. Choose another --output_dir.")
     found = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.exists() else []
     if SEARCH_FILE in found:
+        inside = [folder / SEARCH_FILE, *folder.glob(f"{STUDY_FILE}*"), folder / RETRAINED_FOLDER]
+        for path in [*inside, *folder.glob(f"{RETRAINED_FOLDER}/*"), *folder.glob(f"{RETRAINED_FOLDER}/*/*")]:
+            if path.is_symlink():
+                raise RunError(f"{path}: must lie in its folder itself, but is a link. Put there what it leads to.")
         return True
     if found:
         raise RunError(f"{folder}: must be empty or a search, but holds {found[0]!r}. Choose another --output_dir.")
@@ -207,7 +211,8 @@ def _result(study: Study, config: SearchConfig, folder: Path, splits: datasets.D
 def _write(result: SearchResult, config: SearchConfig, folder: Path, plan: Plan) -> None:
     best = result.best(max(SHOWN, plan.retrain))
     for path in folder.glob("best-*.yaml"):
-        if path.name not in {f"best-{rank}.yaml" for rank in range(1, len(best) + 1)}:
+        rank = path.stem.removeprefix("best-")
+        if rank.isdigit() and int(rank) > len(best):  # of an earlier call that retrained more
             path.unlink()
     for rank, trial in enumerate(best, 1):
         write_text(folder / f"best-{rank}.yaml", _best_yaml(result, trial, rank, config, folder))

@@ -29,7 +29,7 @@ SETTINGS = tuple(
 )
 """What may vary."""
 
-_FREE = ("experiment.output_dir", "experiment.device")  # do not make it another search
+_FREE = ("experiment.device",)  # does not make it another search
 
 
 @dataclass
@@ -88,6 +88,10 @@ class SearchConfig:
             broken.append(f"objective must be one of {', '.join(OBJECTIVES)}, but got {self.objective!r}.{hint}")
         if type(self.seed) is not int or not 0 <= self.seed < 2**32:
             broken.append(f"seed must be a whole number from 0 to 2^32 - 1, but got {self.seed!r}.")
+        if self.experiment.output_dir is not None:
+            broken.append(
+                "experiment.output_dir must be left out, since every trial would go there. Give --output_dir."
+            )
         if broken:
             raise ConfigError(" ".join(broken))
         for dimension in self.dimensions():

@@ -1,12 +1,14 @@
 """The command as a user gives it, with real processes."""
 
 import json
+import re
 import subprocess
 import sys
 
 import optuna
 import pytest
 
+from lmf_multitask.errors import ConfigError, InstallationError
 from lmf_multitask.runs import Run, settings_from
 
 SEARCH = """
@@ -23,6 +25,28 @@ def search(folder, data, *arguments):
     (folder / "mine.yaml").write_text(SEARCH)
     command = [sys.executable, "-m", "lmf_multitask.search", "--config", "mine.yaml", "--data_path", str(data)]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=folder, timeout=300)
+
+
+def given(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["lmf", *arguments])
+    from lmf_multitask import search as command
+
+    return lambda: command.main(list(arguments))
+
+
+def test_without_optuna(monkeypatch, tmp_path):
+    (tmp_path / "mine.yaml").write_text(SEARCH)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    message = "a search must have Optuna, but it is not installed. Install it: pip install 'lmf_multitask[search]'."
+    with pytest.raises(InstallationError, match=re.escape(message)):
+        given(monkeypatch, "--config", str(tmp_path / "mine.yaml"), "--trials", "1")()
+
+
+def test_under_a_launcher(monkeypatch, tmp_path):
+    (tmp_path / "mine.yaml").write_text(SEARCH)
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    with pytest.raises(ConfigError, match="a search must be started once, but was launched in 2 processes"):
+        given(monkeypatch, "--config", str(tmp_path / "mine.yaml"), "--trials", "1")()
 
 
 @pytest.mark.slow

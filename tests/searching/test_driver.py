@@ -153,13 +153,15 @@ def test_less_of_the_loss_is_better(child, tmp_path):
     assert any(trial.state == "pruned" for trial in trials)
 
 
-def test_a_trial_that_is_killed_is_marked_failed_and_redone_with_the_same_settings(child, tmp_path):
+def test_a_trial_that_is_killed_is_marked_failed_and_redone_with_the_same_settings(child, tmp_path, caplog):
     whole = run(tmp_path / "whole", settings(), 5)
     (child / "begun").unlink()
     (child / "do-1").write_text("once kill")
     (child / "do-3").write_text("once error")
     assert run(tmp_path / "search", settings(), 5) == whole
     assert begun(child) == [0, 1, 1, 2, 3, 3, 4]
+    assert "trial 2 is begun anew: its process was killed by SIGKILL" in caplog.text
+    assert "trial 4 is begun anew: the disk is full." in caplog.text
     kept = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / 'search/study.db'}").trials
     assert [trial.state.name for trial in kept] == [
         "COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE",

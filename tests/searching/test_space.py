@@ -118,6 +118,10 @@ def test_wrong_spaces(space, message):
     [
         ({"objective": "f1"}, "objective must be one of loss, weighted_f1, positive_f1, accuracy, uar, but got 'f1'."),
         ({"objective": "weightedf1"}, "Did you mean 'weighted_f1'?"),
+        (
+            {"experiment": ExperimentConfig(output_dir="runs/x")},
+            "experiment.output_dir must be left out, since every trial would go there. Give --output_dir.",
+        ),
         ({"seed": -1}, "seed must be a whole number from 0 to 2^32 - 1, but got -1."),
     ],
 )
@@ -169,7 +173,7 @@ def test_the_yaml_comes_back_and_differences_are_named(tmp_path):
     assert (found[0], found[2]) == ("space.model.fusion_dim", "nothing")
     longer = dataclasses.replace(config.experiment, training=TrainingConfig(epochs=41))
     assert dataclasses.replace(config, experiment=longer).difference(content) == ("experiment.training.epochs", 40, 41)
-    elsewhere = dataclasses.replace(config.experiment, output_dir="x", device="cpu")
+    elsewhere = dataclasses.replace(config.experiment, device="cpu")
     assert dataclasses.replace(config, experiment=elsewhere).difference(content) is None
 
 
