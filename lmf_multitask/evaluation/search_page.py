@@ -72,7 +72,7 @@ def write_search(result: SearchResult, folder: Path) -> Path:
         else "Importances need more finished trials than settings that vary, and different figures."
     )
     sections.append(Section("What matters", text, shown("importance")))
-    sections.append(Section("Each setting", "The most important first.", shown("slices")))
+    sections.append(Section("Each setting", "The most important first." if result.importances else "", shown("slices")))
     failed = "\n".join(f"trial {trial.number}: {trial.reason}" for trial in result.trials if trial.reason)
     sections.append(Section("Every trial", "", (), [result.trials_table()], failed or None))
     return write_page(

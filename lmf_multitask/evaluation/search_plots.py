@@ -203,7 +203,7 @@ def _ended(result: SearchResult) -> tuple[list[Trial], list[Trial]]:
 
 
 def _trials(panel: Axes, xs: list[Any], finished: list[Trial], pruned_xs: list[Any], pruned: list[Trial]) -> None:
-    panel.plot(pruned_xs, [t.value for t in pruned], "x", color=MUTED, markersize=6, label="pruned, best until then")
+    panel.plot(pruned_xs, [t.value for t in pruned], "x", color=MUTED, markersize=6, label="pruned, as far as it came")
     panel.plot(xs, [t.value for t in finished], "o", color=SERIES[0], alpha=0.8, markersize=6, label="finished")
 
 
