@@ -38,7 +38,7 @@ def summed_up(seeds, emotions=("happy", "sad")):
     return seed_summary([metrics(seed) for seed in seeds])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def result():
     trials = [
         trial(1, 0.70),
@@ -63,6 +63,11 @@ def result():
         retrained,
         {"Settings": "seed: 1\n"},
     )
+
+
+@pytest.fixture(scope="module")
+def page(result, tmp_path_factory):
+    return write_search(result, tmp_path_factory.mktemp("page"))
 
 
 def text_of(page):
@@ -91,8 +96,8 @@ def test_a_loss_is_better_when_it_is_less():
     assert "has not been trained under fresh seeds" in SearchResult("x", "loss", False, trials).verdict()
 
 
-def test_the_page_has_every_part_and_takes_no_text_for_markup(result, tmp_path):
-    text = text_of(write_search(result, tmp_path))
+def test_the_page_has_every_part_and_takes_no_text_for_markup(page):
+    text = text_of(page)
     for heading in (
         "The best settings", "Under fresh seeds", "On test", "Trials", "What matters", "Each setting", "Every trial",
     ):  # fmt: skip
@@ -103,8 +108,8 @@ def test_the_page_has_every_part_and_takes_no_text_for_markup(result, tmp_path):
     assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
 
 
-def test_pictures_have_alternatives_and_follow_the_theme(result, tmp_path):
-    text = text_of(write_search(result, tmp_path))
+def test_pictures_have_alternatives_and_follow_the_theme(page):
+    text = text_of(page)
     images = re.findall(r'<img src="([^"]*)" alt="([^"]*)">', text)
     assert len(images) == 5
     for source, alternative in images:
@@ -112,7 +117,7 @@ def test_pictures_have_alternatives_and_follow_the_theme(result, tmp_path):
         svg = base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode()
         ElementTree.fromstring(svg)
         assert not any(colour in svg.partition("</style>")[2] for colour in DARK)
-    assert {path.name for path in (tmp_path / "plots").iterdir()} == {
+    assert {path.name for path in (page.parent / "plots").iterdir()} == {
         f"{name}.{kind}"
         for name in ("history", "epochs", "fresh_seeds", "importance", "slices")
         for kind in ("svg", "png")

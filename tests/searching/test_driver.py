@@ -170,7 +170,11 @@ def test_a_trial_that_is_killed_is_marked_failed_and_redone_with_the_same_settin
 
 
 @pytest.mark.parametrize(
-    ("what", "reason"), [("kill", "its process was killed by SIGKILL"), ("error", "the disk is full")]
+    ("what", "reason"),
+    [
+        ("kill", "its process was killed by SIGKILL"),
+        pytest.param("error", "the disk is full", marks=pytest.mark.slow),
+    ],
 )
 def test_a_trial_that_dies_again_and_again_ends_the_search_and_keeps_the_others(child, tmp_path, what, reason):
     (child / "do-2").write_text(what)

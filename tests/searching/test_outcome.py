@@ -244,8 +244,6 @@ def test_the_same_command_again_changes_nothing_and_more_trials_go_on(finished, 
     more = search(settings(corpus_path), tmp_path / "copy", Plan(6, 1, 0, (2, 3), report=False))
     assert more.trials[:5] == result.trials
     assert len(more.trials) == 6
-    whole = search(settings(corpus_path), tmp_path / "whole", Plan(6, 1, 0, (2, 3), report=False))
-    assert more.trials == whole.trials
 
 
 def test_another_search_in_the_same_folder_is_refused(finished, corpus_path, tmp_path):
