@@ -27,7 +27,11 @@ logger = logging.getLogger(__name__)
 
 
 def train_all(
-    experiments: dict[str, ExperimentConfig], jobs: int | None = None, overwrite: bool = False, report: bool = False
+    experiments: dict[str, ExperimentConfig],
+    jobs: int | None = None,
+    overwrite: bool = False,
+    report: bool = False,
+    quiet: bool = False,
 ) -> dict[str, str]:
     """Trains every experiment into its run directory; complete runs are kept, unfinished ones gone on with.
 
@@ -38,6 +42,7 @@ def train_all(
         jobs: how many run at a time; None takes one per core.
         overwrite: train anew what is already there.
         report: also write the page of each.
+        quiet: show no line of the trainings but their warnings.
 
     Returns:
         What failed: name -> reason, in one line.
@@ -52,18 +57,18 @@ def train_all(
         if run.is_run() and not overwrite:
             run.check_same_settings(config)
             if run.is_complete():
-                logger.info("%s is complete already: %s", name, run.folder)
+                logger.log(logging.DEBUG if quiet else logging.INFO, "%s is complete already: %s", name, run.folder)
                 continue
         wanted[name] = config
     if not wanted:
         return {}
     jobs = min(jobs or usable_cores(), len(wanted))
-    screen = _Screen(wanted)
+    screen = _Screen(wanted, quiet)
     with (
         tempfile.TemporaryDirectory(prefix="lmf-") as folder,
         screen,
         ThreadPoolExecutor(min(jobs or usable_cores(), len(wanted))) as pool,
-        _Children() as children,
+        Children() as children,
     ):
 
         def train(name: str, config: ExperimentConfig) -> str | None:
@@ -77,7 +82,7 @@ def train_all(
     return {name: reason for name, reason in zip(wanted, outcomes) if reason is not None}
 
 
-class _Children:
+class Children:
     """The processes that are running; leaving the block, by an error or a signal too, ends them and starts no more."""
 
     def __init__(self) -> None:
@@ -85,8 +90,21 @@ class _Children:
         self._lock = threading.Lock()
         self._stopped = False
 
-    def run(self, command: Sequence[str], on_line: Callable[[str], None]) -> str | None:
-        """Runs one to its end; returns why it failed, or None."""
+    @property
+    def stopped(self) -> bool:
+        """Whether no more are started."""
+        return self._stopped
+
+    def run(self, command: Sequence[str], on_line: Callable[[str], bool | None]) -> str | None:
+        """Runs one to its end.
+
+        Args:
+            command: the program and its arguments.
+            on_line: called with every line of its stderr but errors; True ends the process, without calling it a failure.
+
+        Returns:
+            Why it failed, or None.
+        """
         with self._lock:
             if self._stopped:
                 return "it was not started"
@@ -95,26 +113,31 @@ class _Children:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                env=_environment(),
+                env=child_environment(),
                 text=True,
                 errors="replace",
             )
             self._running.add(child)
-        reason = ""
+        reason, enough = "", False
         for line in child.stderr:
+            if enough:
+                continue
             if line.startswith("error: "):
                 reason = line.removeprefix("error: ").strip()
-            else:
-                on_line(line.rstrip())
+            elif on_line(line.rstrip()):
+                enough = True
+                child.terminate()
         status = child.wait()
         child.stderr.close()
         with self._lock:
             self._running.discard(child)
+        if enough:
+            return None
         if status < 0:
             return f"its process was killed by {signal.Signals(-status).name}"
         return None if status == 0 else reason or f"its process ended with status {status}"
 
-    def __enter__(self) -> _Children:
+    def __enter__(self) -> Children:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -125,7 +148,8 @@ class _Children:
             child.terminate()
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
+    """The variables of a process that trains beside others: ours, one thread unless the user says otherwise, this code."""
     package_parent = str(Path(__file__).resolve().parents[1])  # found from whatever folder the command is run in
     path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
     return {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path}
@@ -134,7 +158,8 @@ def _environment() -> dict[str, str]:
 class _Screen:
     """Lines of all processes, each under its name; on a terminal, a bar over all epochs with the time left."""
 
-    def __init__(self, experiments: Mapping[str, ExperimentConfig]) -> None:
+    def __init__(self, experiments: Mapping[str, ExperimentConfig], quiet: bool = False) -> None:
+        self._quiet = quiet
         self._epochs = {name: config.training.epochs for name, config in experiments.items()}
         self._done = dict.fromkeys(experiments, 0)
         self._width = max(map(len, experiments))
@@ -158,7 +183,8 @@ class _Screen:
         with self._lock:
             if self._bar is not None:
                 self._bar.clear()
-            logger.info("%s", f"{name:<{self._width}}  {line}")
+            if not self._quiet or line.startswith("warning: "):
+                logger.info("%s", f"{name:<{self._width}}  {line}")
             if self._bar is not None:
                 self._done[name] = int(epoch[1]) if epoch else self._done[name]
                 self._bar.n = sum(self._done.values())

@@ -21,7 +21,7 @@ try:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 except SystemExit as stop:
     sys.stderr.write(f"{stop.code} ")
-heavy = ("paddle", "paddlenlp", "datasets", "pyarrow", "pandas", "sklearn", "scipy", "matplotlib", "torch")
+heavy = ("paddle", "paddlenlp", "datasets", "pyarrow", "pandas", "sklearn", "scipy", "matplotlib", "torch", "optuna")
 sys.stderr.write(" ".join(name for name in heavy if name in sys.modules))
 """
 

@@ -12,7 +12,9 @@ from lmf_multitask.command_line import CommandParser, add_experiment_options, ex
 from lmf_multitask.config import DataConfig, ExperimentConfig, ModelConfig, TrainingConfig, find_config
 from lmf_multitask.errors import ConfigError
 
-CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
+CONFIGS = sorted(
+    path for path in (Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml") if path.parent.name != "search"
+)
 
 
 def parse(*arguments):

@@ -32,6 +32,20 @@ ROOMS = {
     "deployment": {"runs", "evaluation", "models", "data", "config", "runtime", "files", "errors"},
     "reporting": {"training", "runs", "evaluation", "models", "data", "config", "runtime", "files", "errors"},
     "launcher": {"runs", "config", "runtime", "errors"},
+    "searching": {
+        "command_line",
+        "launcher",
+        "training",
+        "runs",
+        "evaluation",
+        "models",
+        "data",
+        "config",
+        "strict_yaml",
+        "runtime",
+        "files",
+        "errors",
+    },
     "several": {"launcher", "reporting", "runs", "evaluation", "data", "config", "errors"},
 }
 COMMANDS = {module.removeprefix("lmf_multitask.") for module, _ in lmf_multitask.__main__.COMMANDS.values()} | {
@@ -104,6 +118,12 @@ def test_there_is_no_circle():
 
     for module in MODULES:
         visit(module)
+
+
+def test_one_file_knows_optuna():
+    assert [module for module in MODULES if tops(module) & {"optuna", "sqlalchemy"}] == [
+        "lmf_multitask.searching.study"
+    ]
 
 
 def test_one_file_knows_paddlenlp():

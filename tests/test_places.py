@@ -167,6 +167,7 @@ READ_ONLY = {
     "convert": "convert happy.npz --emotion happy --output_dir read-only/new",
     "evaluate": "evaluate read-only/run",
     "data": "data sample read-only/sample.pkl",
+    "search": "search --config search.yaml --trials 1 --data_path data.pkl --output_dir read-only/new",
 }
 
 
@@ -179,6 +180,7 @@ def test_read_only_folders(tmp_path, monkeypatch, checkpoint, write_pickle, name
     place = tmp_path / "read-only"
     place.mkdir()
     Run(place / "run").convert(checkpoint, "happy", str(data))
+    (tmp_path / "search.yaml").write_text("space: {model.fusion_rank: {choices: [1, 2]}}")
     before = sorted(str(path) for path in place.rglob("*"))
     done = in_read_only_mount(place, COMMAND.format(words=READ_ONLY[name].split()))
     lines = [line for line in done.stderr.splitlines() if line]

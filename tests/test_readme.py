@@ -13,7 +13,10 @@ from reference_network import random_parameters
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BLOCKS = re.findall(r"(?:^ {4}.*\n|^\n(?= {4}))+", README.read_text(encoding="utf-8"), re.MULTILINE)
-CHANGED = {"train": ["--training.epochs", "1", "--overwrite"]}  # seconds, and every command its own beginning
+CHANGED = {  # seconds, and every command its own beginning
+    "train": ["--training.epochs", "1", "--overwrite"],
+    "search": ["--experiment.training.epochs", "1", "--trials", "2", "--retrain_seeds", "2"],
+}
 ELSEWHERE = ("serve", "benchmark")  # ends when told to; takes minutes: each has tests of its own
 
 

@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from lmf_multitask.config import ExperimentConfig
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.predictions import read_predictions
-from lmf_multitask.launcher import _Children, _environment, train_all
+from lmf_multitask.launcher import Children, child_environment, train_all
 from lmf_multitask.runs import Run, runs_in
 from lmf_multitask.several import join_runs
 
@@ -330,7 +330,7 @@ def test_nothing_to_join(tmp_path):
 
 
 def test_children_tell_why_they_failed():
-    with _Children() as children:
+    with Children() as children:
         lines = []
         code = "import sys; print('one', file=sys.stderr); print('error: no luck', file=sys.stderr); sys.exit(2)"
         assert children.run([sys.executable, "-c", code], lines.append) == "no luck"
@@ -354,7 +354,7 @@ def test_a_foreign_folder_is_refused(tmp_path):
 
 
 def test_children_are_ended_with_the_block():
-    children = _Children()
+    children = Children()
     with children:
         reason = []
         code = "import time; print('ready', file=__import__('sys').stderr, flush=True); time.sleep(60)"
@@ -370,6 +370,6 @@ def test_children_are_ended_with_the_block():
 
 def test_a_child_has_one_thread_unless_the_user_says_otherwise(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert _environment()["OMP_NUM_THREADS"] == "1"
+    assert child_environment()["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert _environment()["OMP_NUM_THREADS"] == "3"
+    assert child_environment()["OMP_NUM_THREADS"] == "3"

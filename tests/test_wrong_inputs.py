@@ -20,6 +20,7 @@ from reference_network import random_parameters
 
 from lmf_multitask.__main__ import COMMANDS, main
 from lmf_multitask.command_line import run
+from lmf_multitask.config import ExperimentConfig
 from lmf_multitask.runs import Run
 
 LONG = "x" * 300
@@ -274,6 +275,67 @@ sample new.pkl --seed x | seed must be a whole number, but got x.
 sample new.pkl --size full | unknown option '--size'. Did you mean
 """
 
+SEARCH = f"""
+--trials 0 | --trials must be a whole number of at least 1, but got 0.
+--trials two | trials must be a whole number, but got two.
+--trials | argument --trials: expected one argument
+--jobs 0 | --jobs must be a whole number of at least 1, but got 0.
+--retrain -1 | --retrain must be a whole number of at least 0, but got -1.
+--retrain_seeds 2 2 | --retrain_seeds must be different whole numbers of at least 0, but got 2, 2.
+--retrain_seeds 2 -3 | --retrain_seeds must be different whole numbers of at least 0, but got 2, -3.
+--retrain_seeds 3 1 | --retrain_seeds must be other than the seed of the trials, but 1 is. Choose fresh ones.
+--emotion happy | --emotion must come with per_emotion: true, but the search has it false. Set experiment.emotions instead.
+--per_emotion true --emotion hapy | good.pkl: emotions must be among happy, sad, angry, neutral, but got 'hapy'. Did you mean 'happy'?
+--objective f1 | objective must be one of loss, weighted_f1, positive_f1, accuracy, uar, but got 'f1'.
+--objective weightedf1 | but got 'weightedf1'. Did you mean 'weighted_f1'?
+--sampler grid | sampler must be
+--seed -1 | seed must be a whole number from 0 to 2^32 - 1, but got -1.
+--bogus 1 | unknown option '--bogus'.
+--fusion_rank 8 | unknown option '--fusion_rank'. Did you mean '--experiment.model.fusion_rank'?
+--experiment.training.epoch 8 | unknown option '--experiment.training.epoch'. Did you mean '--experiment.training.epochs'?
+--experiment.training.epochs 0 | training.epochs must be a whole number of at least 1, but got 0.
+--experiment.device tpu | device must be auto, cpu, gpu or gpu:NUMBER, but got 'tpu'.
+--experiment.model.text_lstm 65536 | a network must have at most 268,435,456 weights
+--pruning.warmup_epochs 0 | pruning.warmup_epochs must be a whole number of at least 1, but got 0.
+--pruning.method fast | pruning.method must be
+--space 3 | space must be
+--config nowhere.yaml | --config must be a YAML file, but nowhere.yaml is none. Shipped ones are
+--config multitask | unknown setting 'data.label_column'. Did you mean 'experiment.data'?
+--config search-colour.yaml | unknown setting 'colour'.
+--config search-inside.yaml | unknown setting 'experiment.model.colour'.
+--config search-rank.yaml | space must name settings of model or training, but names 'model.rank'. Did you mean 'model.fusion_rank'?
+--config search-value.yaml | space: model.fusion_rank must be a whole number from 1 to 65536, but got 0.
+--config search-large.yaml | a network must have at most 268,435,456 weights
+--config search-twice.yaml | must be YAML, but 'model.fusion_rank' is given twice.
+--output_dir file | file: must be a folder, but is a file. Choose another --output_dir.
+--output_dir foreign | foreign: must be empty or a search, but holds 'thesis.txt'. Choose another --output_dir.
+--output_dir run | run: must be empty or a search, but holds 'config.yaml'. Choose another --output_dir.
+--output_dir sought | sought: must be gone on with as it was begun, but objective was 'uar' and is 'weighted_f1' now.
+--output_dir linkedstudy | linkedstudy/study.db: must lie in its folder itself, but is a link. Put there what it leads to.
+--experiment.output_dir new | experiment.output_dir must be left out, since every trial would go there. Give --output_dir.
+--output_dir badsearch | badsearch/search.yaml: must hold the settings of a search, but while parsing a flow node
+--output_dir badstudy | badstudy/study.db: must be the study of a search, but file is not a database. Choose another --output_dir.
+--output_dir pipe | pipe: must be a folder, but is a file. Choose another --output_dir.
+--output_dir file/below | file/below: Not a directory.
+--output_dir /proc/nowhere/x | /proc/nowhere: No such file or directory.
+--output_dir ~nobody12/x | a path that begins with ~ must name a user, but this one has no home directory.
+--output_dir '' | every argument must say something, but one is empty.
+--output_dir {LONG} | File name too long.
+--data_path nowhere.pkl | nowhere.pkl: must be a readable file, but No such file or directory.
+--data_path hostile.pkl | but names os.system (at byte 11). Nothing of it was run
+--data_path absent.pkl | sad must be present in some clips of train and absent in others, but is present in 0 of 24.
+"""
+
+SEARCHES = {
+    "good": "space: {model.fusion_rank: {choices: [1, 2]}}",
+    "colour": "colour: red\nspace: {model.fusion_rank: {choices: [1, 2]}}",
+    "inside": "experiment: {model: {colour: red}}\nspace: {model.fusion_rank: {choices: [1, 2]}}",
+    "rank": "space: {model.rank: {choices: [1, 2]}}",
+    "value": "space: {model.fusion_rank: {choices: [1, 0]}}",
+    "large": "space: {model.text_lstm: {choices: [4, 65536]}}",
+    "twice": "space: {model.fusion_rank: {choices: [1, 2]}, model.fusion_rank: {choices: [1]}}",
+}
+
 
 def rows(table, before, after=""):
     """[(command, what it must tell)]"""
@@ -286,6 +348,9 @@ TABLE = [
     *((f"train --data_path good.pkl --output_dir new --config {n}.yaml", told) for n, told in enumerate(CONFIGS.values())),
     *rows(FOLDERS, "train --data_path good.pkl"),
     *rows(FILES, "train --output_dir new --data_path"),
+    *rows(SEARCH, "search --config search-good.yaml --trials 2 --data_path good.pkl --output_dir new"),
+    ("search --trials 2", "--config must be given. See configs/search/multitask.yaml."),
+    ("search --config search-good.yaml", "--trials must be given. See --help."),
     *rows(EVALUATE, "evaluate"),
     *rows(CONVERT, "convert"),
     *rows(DATA, "data"),
@@ -329,6 +394,9 @@ def place(tmp_path_factory):
     }
     for name, content in raw.items():
         (folder / name).write_bytes(content)
+    for name, text in SEARCHES.items():
+        (folder / f"search-{name}.yaml").write_text(text)
+    _begin_searches(folder)
     np.savez(folder / "happy.npz", **random_parameters())
     (folder / "cut.npz").write_bytes((folder / "happy.npz").read_bytes()[:-300])
     np.savez(folder / "objects.npz", a=np.array([{}], object))
@@ -361,6 +429,21 @@ def place(tmp_path_factory):
     (folder / "linked").mkdir()
     (folder / "linked/run").symlink_to(folder / "run")
     return folder
+
+
+def _begin_searches(folder):
+    from lmf_multitask.searching.space import SearchConfig
+
+    experiment = ExperimentConfig(data_path=str(folder / "good.pkl"), emotions=["happy", "sad", "angry", "neutral"])
+    space = {"model.fusion_rank": {"choices": [1, 2]}}
+    for name, objective in (("sought", "uar"), ("badsearch", "uar"), ("badstudy", "weighted_f1")):
+        (folder / name).mkdir()
+        text = SearchConfig(experiment, space, objective).to_yaml()
+        (folder / name / "search.yaml").write_text("a: [" if name == "badsearch" else text)
+        (folder / name / "study.db").write_bytes(b"x" * 5000)
+    (folder / "linkedstudy").mkdir()
+    shutil.copy(folder / "badstudy/search.yaml", folder / "linkedstudy")
+    (folder / "linkedstudy/study.db").symlink_to(folder / "file")
 
 
 def snapshot(folder):

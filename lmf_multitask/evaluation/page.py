@@ -48,7 +48,7 @@ def write_report(assessment: Assessment, folder: Path) -> Path:
     facts = dict(assessment.facts)
     settings = facts.pop("Settings", None)
     metrics = assessment.metrics
-    return _write(
+    return write_page(
         folder,
         REPORT_FILE,
         list(pictures.values()),
@@ -80,7 +80,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
             comparison.pair_tables(),
         ),
     ]
-    return _write(
+    return write_page(
         folder,
         COMPARISON_FILE,
         pictures,
@@ -92,7 +92,18 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
     )
 
 
-def _write(folder: Path, name: str, pictures: Sequence[Picture], **content: Any) -> Path:
+def write_page(folder: Path, name: str, pictures: Sequence[Picture], **content: Any) -> Path:
+    """Writes a page and ``plots/`` beside it.
+
+    Args:
+        folder: where they go.
+        name: of the page.
+        pictures: those of its sections, for ``plots/``.
+        content: ``title``, ``lead``, ``facts``, ``settings`` and ``sections``, as the template shows them.
+
+    Returns:
+        The page.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

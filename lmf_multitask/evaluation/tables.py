@@ -30,7 +30,7 @@ HEADS = {
 }
 """What tables call each figure of ``metrics.json``."""
 
-WORDS = ("verdict", "model", "emotion", "truth")
+WORDS = ("verdict", "model", "emotion", "truth", "state")
 """Heads of columns that hold words; so does every first column."""
 
 BASELINE_NAMES = {
@@ -229,12 +229,7 @@ def undefined_lines(metrics: Mapping[str, Any]) -> str:
 
 def seed_table(summary: Mapping[str, Any]) -> str:
     """What `statistics.seed_summary` found, as text: mean ± standard deviation, and the interval of the mean."""
-    shown = ("weighted_f1", "accuracy", "positive_f1", "uar", "auroc")
-    names = [*summary["emotions"], "mean"]
-    rows = []
-    for name in names:
-        figures = summary["mean"] if name == "mean" else summary["emotions"][name]
-        rows.append([name, *(_spread(figures.get(f)) for f in shown)])
+    heads, rows = seed_rows(summary)
     title = (
         f"{summary['split']}, {summary['samples']} clips, {len(summary['seeds'])} seeds: "
         "mean ± standard deviation [95% t-interval of the mean]"
@@ -244,7 +239,17 @@ def seed_table(summary: Mapping[str, Any]) -> str:
         of_all = ("weighted_accuracy", "unweighted_accuracy", "macro_f1")
         parts = [f"{HEADS[f]} {_spread(summary['exclusive'].get(f))}" for f in of_all]
         note = f"one of {len(summary['emotions'])}: " + "  ".join(parts)
-    return TextTable(title, ["emotion", *(HEADS[f] for f in shown)], rows, True, note).as_text()
+    return TextTable(title, heads, rows, len(rows) > 1, note).as_text()
+
+
+def seed_rows(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the table of `seed_table`."""
+    shown = ("weighted_f1", "accuracy", "positive_f1", "uar", "auroc")
+    rows = []
+    for name in [*summary["emotions"], *(["mean"] if len(summary["emotions"]) > 1 else [])]:
+        figures = summary["mean"] if name == "mean" else summary["emotions"][name]
+        rows.append([name, *(_spread(figures.get(f)) for f in shown)])
+    return ["emotion", *(HEADS[f] for f in shown)], rows
 
 
 def with_interval(value: float | None, interval: Sequence[float] | None) -> str:

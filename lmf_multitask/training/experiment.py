@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,12 +66,7 @@ def run_experiment(
     run = Run(config.run_directory())
     if parallel.is_first():
         run.check_free(overwrite, resume)
-    select_device(config.device)
-    dataset = load_data(config)
-    emotions = emotion_names(dataset["train"])
-    _check_labels(dataset, emotions)
-    check_size(_feature_sizes(dataset["train"]), len(emotions), config.model)
-    config = config.resolved(emotions)
+    config, dataset = prepare_experiment(config)
     origin = {"data": fingerprint(dataset), **surroundings(), "processes": str(parallel.count())}
     if parallel.count() > 1:
         training_arguments(run.folder / "checkpoints", config.training)  # refuses what several processes cannot do
@@ -86,6 +81,23 @@ def run_experiment(
         with run.logging_to_file(), _told_how_to_go_on(run):
             parallel.from_first(resume)
             return _train_and_test(config, run, dataset, resume)
+
+
+def prepare_experiment(config: ExperimentConfig) -> tuple[ExperimentConfig, datasets.DatasetDict]:
+    """What comes before anything is written: the device, the data, and whether train and validation can be trained on.
+
+    Returns:
+        The settings, with the emotions' names and an absolute path; and the data.
+
+    Raises:
+        UserError: the data or the settings do not allow it.
+    """
+    select_device(config.device)
+    dataset = load_data(config)
+    emotions = emotion_names(dataset["train"])
+    _check_labels(dataset, emotions)
+    check_size(_feature_sizes(dataset["train"]), len(emotions), config.model)
+    return config.resolved(emotions), dataset
 
 
 def _train_along(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict) -> dict[str, Any]:
@@ -118,6 +130,33 @@ def _train_and_test(config: ExperimentConfig, run: Run, dataset: datasets.Datase
     run.write_metrics(metrics)
     logger.debug("done in %.1f seconds", time.monotonic() - started)
     return metrics
+
+
+def validate_experiment(
+    config: ExperimentConfig, folder: Path, on_epoch: Callable[[dict[str, float]], None]
+) -> list[dict[str, float]]:
+    """Trains on train and validates after every epoch, as `run_experiment` does to the bit, and stops there.
+
+    The test split is let go of without having been looked at; no model and no figures are written.
+
+    Args:
+        config: every setting; its ``output_dir`` is not used.
+        folder: where PaddleNLP may put what it wants to.
+        on_epoch: called with the epoch's row of the history as soon as it is there.
+
+    Returns:
+        The history, one dict per epoch.
+
+    Raises:
+        UserError: the data or the settings do not allow it.
+        TrainingError: the training broke down.
+    """
+    config, dataset = prepare_experiment(config)
+    del dataset["test"]
+    with paddle.utils.unique_name.guard():
+        # nobody needs the weights: neither of the best epoch, nor to go on
+        trainer = _trainer(config, dataset, folder, on_epoch, save_strategy="no", load_best_model_at_end=False)
+        return trainer.fit()
 
 
 @contextmanager
@@ -253,16 +292,7 @@ def _feature_sizes(rows: datasets.Dataset) -> dict[str, int]:
 
 
 def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resume: bool) -> LMFTrainer:
-    emotions = config.emotions
-    seed_everything(config.seed)
-    model = LMFModel(_feature_sizes(dataset["train"]), emotions, config.model)
-    trainable = sum(int(np.prod(w.shape)) for w in model.weights().values() if not w.stop_gradient)
-    count = "1 emotion" if len(emotions) == 1 else f"{len(emotions)} emotions"
-    clips = " / ".join(f"{len(rows):,} {split}" for split, rows in dataset.items())
-    logger.info("%s (%s), %s clips, %s parameters", count, ", ".join(emotions), clips, f"{trainable:,}")
     training = config.training
-    columns = column_arrays(dataset["train"])
-    model.fit_inputs(columns)
     lines = EpochLines(training.epochs, training.monitor)
 
     def on_epoch(row: dict[str, float]) -> None:
@@ -271,22 +301,45 @@ def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resu
             run.check_still_there()
 
     logs = {"logging_dir": str(run.folder / "visualdl")} if training.visualdl else {}
-    trainer = LMFTrainer(
-        LMFModule(model, training, columns["labels"]),
-        training_arguments(run.folder / "checkpoints", training, seed=config.seed % 2**32, **logs),
-        train_dataset=dataset["train"],
-        validation_dataset=dataset["validation"],
-        compute_metrics=lambda logits, labels: _validation_figures(logits, labels, emotions, training.monitor),
-        patience=training.patience,
-        row_order=training.row_order,
-        on_epoch=on_epoch,
-        callbacks=[VisualDLLogs()] if training.visualdl else [],
+    trainer = _trainer(
+        config, dataset, run.folder / "checkpoints", on_epoch, [VisualDLLogs()] if training.visualdl else [], **logs
     )
     if not parallel.is_first():  # other numbers for dropout in every process
         paddle.seed((config.seed + parallel.number()) % 2**63)
     with lines:
         trainer.fit(resume=resume)
     return trainer
+
+
+def _trainer(
+    config: ExperimentConfig,
+    dataset: datasets.DatasetDict,
+    checkpoints: Path,
+    on_epoch: Callable[[dict[str, float]], None],
+    callbacks: Sequence[Any] = (),
+    **arguments: Any,
+) -> LMFTrainer:
+    """Seeds, builds the model, and what trains it; further arguments are PaddleNLP's."""
+    emotions, training = config.emotions, config.training
+    seed_everything(config.seed)
+    model = LMFModel(_feature_sizes(dataset["train"]), emotions, config.model)
+    trainable = sum(int(np.prod(w.shape)) for w in model.weights().values() if not w.stop_gradient)
+    count = "1 emotion" if len(emotions) == 1 else f"{len(emotions)} emotions"
+    clips = " / ".join(f"{len(rows):,} {split}" for split, rows in dataset.items())
+    logger.info("%s (%s), %s clips, %s parameters", count, ", ".join(emotions), clips, f"{trainable:,}")
+    columns = column_arrays(dataset["train"])
+    model.fit_inputs(columns)
+    return LMFTrainer(
+        LMFModule(model, training, columns["labels"]),
+        training_arguments(checkpoints, training, seed=config.seed % 2**32, **arguments),
+        train_dataset=dataset["train"],
+        validation_dataset=dataset["validation"],
+        compute_metrics=lambda logits, labels: _validation_figures(logits, labels, emotions, training.monitor),
+        patience=training.patience,
+        row_order=training.row_order,
+        on_epoch=on_epoch,
+        callbacks=callbacks,
+    )
 
 
 def _validation_figures(logits: np.ndarray, labels: np.ndarray, emotions: list[str], monitor: str) -> dict[str, float]:

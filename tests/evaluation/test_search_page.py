@@ -1,0 +1,154 @@
+"""The page of a search from made-up trials: what it says, and that it stands whatever became of them."""
+
+import base64
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from lmf_multitask.evaluation.plots import DARK
+from lmf_multitask.evaluation.search_page import write_search
+from lmf_multitask.evaluation.search_plots import _log_ticks
+from lmf_multitask.evaluation.search_results import Retrained, SearchResult, Trial, shown, spread
+from lmf_multitask.evaluation.statistics import seed_summary
+
+NAMES = ("training.learning_rate", "model.fusion_rank", "model.text_lstm, model.text_hidden", "model.fusion_dim")
+
+
+def trial(number, value, state="finished", epochs=6, **others):
+    rng = np.random.default_rng(number)
+    values = [float(one) for one in rng.uniform(0.5, 0.9, epochs - 1)] + ([] if value is None else [value])
+    settings = dict(zip(NAMES, (10.0 ** rng.uniform(-4, -1), int(rng.choice([1, 4])), [64, 32], None)))
+    kept = None if value is None else epochs
+    return Trial(number, state, settings, value, kept, [] if value is None else values, **others)
+
+
+def summed_up(seeds, emotions=("happy", "sad")):
+    def metrics(seed):
+        figures = dict.fromkeys(("weighted_f1", "accuracy", "positive_f1", "uar", "auroc"), 0.5 + seed / 100)
+        return {
+            "split": "test",
+            "samples": 80,
+            "seed": seed,
+            "emotions": dict.fromkeys(emotions, figures),
+            "mean": figures,
+        }
+
+    return seed_summary([metrics(seed) for seed in seeds])
+
+
+@pytest.fixture(scope="module")
+def result():
+    trials = [
+        trial(1, 0.70),
+        trial(2, 0.90),
+        trial(3, 0.60, "pruned", 3),
+        trial(4, None, "failed", reason="the training loss must stay finite <script>"),
+        trial(5, 0.90),
+        trial(6, 0.85),
+    ]
+    retrained = [
+        Retrained(trials[1], [2, 3], [0.80, 0.84], summed_up([2, 3])),
+        Retrained(trials[4], [2, 3], [0.88, 0.86], summed_up([2, 3])),
+    ]
+    importances = dict(zip(NAMES, (0.6, 0.3, 0.08, 0.02)))
+    return SearchResult(
+        "<b>mine</b>",
+        "weighted_f1",
+        True,
+        trials,
+        importances,
+        frozenset(NAMES[:1]),
+        retrained,
+        {"Settings": "seed: 1\n"},
+    )
+
+
+@pytest.fixture(scope="module")
+def page(result, tmp_path_factory):
+    return write_search(result, tmp_path_factory.mktemp("page"))
+
+
+def text_of(page):
+    return page.read_text(encoding="utf-8")
+
+
+def test_the_best_and_what_fresh_seeds_say(result):
+    assert [one.number for one in result.best(9)] == [2, 5, 6, 1]  # of equals the earlier; only finished ones
+    # mean of .80 and .84 is .82, .08 below .90; their standard deviation is .04 / sqrt(2)
+    assert result.verdict() == (
+        "The best of 6 trials is trial 2: weighted F1 0.900 on validation, epoch 6 of 6. Under 2 fresh seeds the same "
+        "settings give 0.820 ± 0.028: 0.080 worse than searched. Trial 5 does better there: 0.870."
+    )
+    rows = result.retrained_table().rows
+    assert rows[0] == ["trial 2", "0.900", "0.800, 0.840", "0.820 ± 0.028", "-0.080"]
+    assert "chosen because that figure is high" in result.retrained_table().note
+    assert result.counts_line() == "4 finished, 1 pruned, 1 failed"
+
+
+def test_a_loss_is_better_when_it_is_less():
+    trials = [trial(1, 0.7), trial(2, 0.2), trial(3, 0.4)]
+    again = [Retrained(trials[1], [5], [0.15], summed_up([5], ("happy",)))]
+    found = SearchResult("x", "loss", False, trials, retrained=again)
+    assert [one.number for one in found.best(2)] == [2, 3]
+    assert found.verdict().endswith("Under 1 fresh seed the same settings give 0.150: 0.050 better than searched.")
+    assert "has not been trained under fresh seeds" in SearchResult("x", "loss", False, trials).verdict()
+
+
+def test_the_page_has_every_part_and_takes_no_text_for_markup(page):
+    text = text_of(page)
+    for heading in (
+        "The best settings", "Under fresh seeds", "On test", "Trials", "What matters", "Each setting", "Every trial",
+    ):  # fmt: skip
+        assert re.search(rf"<h2 id=\"part\d\">{heading}</h2>", text), heading
+    assert "<script" not in text
+    assert "&lt;b&gt;mine" in text
+    assert "trial 4: the training loss must stay finite &lt;script&gt;" in text
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
+
+
+def test_pictures_have_alternatives_and_follow_the_theme(page):
+    text = text_of(page)
+    images = re.findall(r'<img src="([^"]*)" alt="([^"]*)">', text)
+    assert len(images) == 5
+    for source, alternative in images:
+        assert len(alternative) > 30
+        svg = base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode()
+        ElementTree.fromstring(svg)
+        assert not any(colour in svg.partition("</style>")[2] for colour in DARK)
+    assert {path.name for path in (page.parent / "plots").iterdir()} == {
+        f"{name}.{kind}"
+        for name in ("history", "epochs", "fresh_seeds", "importance", "slices")
+        for kind in ("svg", "png")
+    }
+
+
+def test_one_trial_alone(tmp_path):
+    text = text_of(write_search(SearchResult("x", "uar", True, [trial(1, 0.7)]), tmp_path))
+    assert "Importances need more finished trials than settings that vary" in text
+    assert "On test" not in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (1e-4, 1e-1, [1e-4, 1e-2]),
+        (3e-4, 4e-3, [5e-4, 1e-3, 2e-3]),
+        (0.002, 0.004, [0.002]),
+        (1e-6, 1e-2, [1e-6, 1e-4, 1e-2]),
+    ],
+)
+def test_round_numbers_on_a_logarithmic_axis(low, high, ticks):
+    assert _log_ticks(low, high) == pytest.approx(ticks)
+
+
+def test_values_for_people():
+    assert [shown(value) for value in (0.000123456, [64, 32], None, 8, "lmf")] == [
+        "0.0001235",
+        "64, 32",
+        "null",
+        "8",
+        "lmf",
+    ]
+    assert spread([0.5]) == "0.500"
