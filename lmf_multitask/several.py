@@ -107,13 +107,13 @@ def join_runs(folder: Path, report: bool = False) -> dict[str, Any] | None:
     """
     if not any(Run(path.parent).is_complete() for path in folder.glob(f"*/{CONFIG_FILE}")):
         return None
-    from lmf_multitask.reporting import assess_runs
+    from lmf_multitask.reporting import assess_runs, write_page
 
     found, parent = assess_runs(folder, complete_only=True, page=report), Run(folder)
     parent.write_predictions(found.ids, found.labels, found.probabilities, found.emotions)
     parent.write_metrics(found.metrics)
     if report:
-        found.write_report(folder)
+        write_page(found, folder)
     return found.metrics
 
 

@@ -139,6 +139,43 @@ def table_column(table: Any, name: str) -> np.ndarray:
     return whole.reshape((len(table), *shape))
 
 
+def missing_rows(columns: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Modality -> in how many of the rows it is missing: all its numbers are zero there."""
+    found = {}
+    for name in MODALITIES:
+        values = columns[name]
+        found[name] = int((~(values.reshape(len(values), -1) != 0).any(axis=1)).sum())
+    return found
+
+
+def as_model_takes(
+    columns: Mapping[str, np.ndarray], sizes: Mapping[str, int], looked_at: Names[str], where: object
+) -> dict[str, np.ndarray]:
+    """Columns in a model's sizes: zeros for a modality of another size that no row has, or that the model does not look at.
+
+    Args:
+        columns: ``audio`` `[N, D]`, ``video``, ``text`` `[N, L, D]`, and others, which are passed on.
+        sizes: D of each modality in the model.
+        looked_at: the modalities that the model has a part for.
+        where: the file, for the message.
+
+    Raises:
+        DataError: a modality that the model looks at has another size.
+    """
+    found = dict(columns)
+    for name in MODALITIES:
+        values = columns[name]
+        if values.shape[-1] == sizes[name]:
+            continue
+        if name in looked_at and values.any():
+            given = {modality: int(columns[modality].shape[-1]) for modality in MODALITIES}
+            raise DataError(
+                f"{where}: must have the feature sizes of the model, {dict(sizes)}, but has {given}. Extract the features alike."
+            )
+        found[name] = np.broadcast_to(np.float32(0), (*values.shape[:-1], sizes[name]))
+    return found
+
+
 def fingerprint(splits: Mapping[str, datasets.Dataset]) -> str:
     """SHA-256 over everything that a training sees of a data set: its splits, emotions, ids and numbers."""
     digest = hashlib.sha256()
