@@ -218,11 +218,13 @@ def _measure(group: _Group, split: str, curves: bool = True) -> dict[str, Any]:
 
 def _write_robustness(folder: Path, found: dict[str, Any]) -> list[Path]:
     paths = [Run(folder).write_metrics(found, ROBUSTNESS_FILE)]
-    picture = robustness_picture(found)
-    if picture is not None:
-        paths.append(folder / ROBUSTNESS_PICTURE)
-        with atomic_write(paths[1]) as file:
+    picture, place = robustness_picture(found), folder / ROBUSTNESS_PICTURE
+    if picture is None:
+        place.unlink(missing_ok=True)  # of an earlier measurement
+    else:
+        with atomic_write(place) as file:
             file.write(picture.png)
+        paths.append(place)
     return paths
 
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from lmf_multitask.data.corpus import PickledCorpus
 from lmf_multitask.data.npz import NpzRows
-from lmf_multitask.data.schema import MODALITIES, SPLITS
+from lmf_multitask.data.schema import MODALITIES, SPLITS, present_modalities
 from lmf_multitask.errors import DataError
 
 Block = tuple[list[str], dict[str, np.ndarray]]
-"""Ids of n clips, and modality -> float32 `[n, D]`, or `[n, L, D]` for text."""
+"""Ids of n clips, and modality -> float32 `[n, D]`, or `[n, L, D]` for text; without those that the file has not."""
 
 
 @dataclass
@@ -27,7 +27,7 @@ class FeatureRows:
 
     Attributes:
         count: N.
-        shapes: size of one clip's modality: `(D,)`, or `(L, D)` for text.
+        shapes: size of one clip's modality: `(D,)`, or `(L, D)` for text; without those that the file has not.
         splits: names of the splits that the clips are of; empty where the file has none.
     """
 
@@ -89,13 +89,13 @@ def _joined(parts: Sequence[FeatureRows], splits: tuple[str, ...]) -> FeatureRow
 
 def _pickle(path: Path, split: str | None) -> FeatureRows:
     corpus = PickledCorpus(path, splits=None if split is None else (split,), with_labels=False)
-    shapes = {modality: corpus.width(modality) for modality in MODALITIES}
+    shapes = {modality: corpus.width(modality) for modality in MODALITIES if modality not in corpus.absent}
 
     def read(rows: int) -> Iterator[Block]:
         for name in corpus.splits:
             start = 0
             for block in corpus.blocks(name, rows):
-                count = len(block["audio"])
+                count = len(next(iter(block.values())))
                 yield _ids(name, start, count), block
                 start += count
 
@@ -109,7 +109,7 @@ def _npz(path: Path) -> FeatureRows:
     def read(rows: int) -> Iterator[Block]:
         start = 0
         for block in source.blocks(rows):
-            count = len(block["audio"])
+            count = len(next(iter(block.values())))
             yield _ids("row", start, count) if names is None else names[start : start + count], block
             start += count
 
@@ -175,9 +175,7 @@ def _parquet(path: Path, split: str) -> FeatureRows:
 def _table_rows(
     where: str, count: int, names: Sequence[str], tables: Callable[[int], Iterator[Any]], split: str
 ) -> FeatureRows:
-    missing = [modality for modality in MODALITIES if modality not in names]
-    if missing:
-        raise DataError(f"{where} must have the columns audio, video and text, but has {', '.join(names)[:200]}.")
+    there = present_modalities(names, where)
     if count == 0:
         raise DataError(f"{where} must have at least one row, but is empty.")
 
@@ -185,7 +183,7 @@ def _table_rows(
         start = 0
         for table in tables(rows):
             block = {}
-            for modality in MODALITIES:
+            for modality in there:
                 values = _column(where, table, modality)
                 if values.ndim != (3 if modality == "text" else 2):
                     rule = "a list of word vectors" if modality == "text" else "a list of numbers"

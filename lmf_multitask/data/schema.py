@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from collections.abc import Sequence as Names
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     import datasets
 
 MODALITIES = ("audio", "video", "text")
+OTHER_NAMES = {
+    "audio": ("covarep", "acoustic"),
+    "video": ("facet", "visual", "vision"),
+    "text": ("glove", "words", "language"),
+}
+"""What pickles of the family may call a modality beside its name."""
+
 SPLITS = ("train", "validation", "test")
 IEMOCAP_EMOTIONS = ("happy", "sad", "angry", "neutral")
 """The four emotions of the LMF paper, in its order."""
@@ -118,6 +126,11 @@ def table_column(table: Any, name: str) -> np.ndarray:
             lengths = (
                 [size] if pa.types.is_fixed_size_list(chunk.type) else np.unique(chunk.value_lengths().to_numpy(False))
             )
+            if chunk.null_count and name in MODALITIES:
+                raise DataError(
+                    f"column {name!r} must have numbers in every row, but {chunk.null_count} have none. Store zeros there: "
+                    "that is how a modality is missing."
+                )
             if rest or chunk.null_count or len(lengths) > 1:
                 raise DataError(
                     f"column {name!r} must have rows of one length, but got {_span(lengths)}. Pad them to the same length."
@@ -137,6 +150,28 @@ def table_column(table: Any, name: str) -> np.ndarray:
         parts.append(chunk.to_numpy(zero_copy_only=zero_copy))
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return whole.reshape((len(table), *shape))
+
+
+def present_modalities(names: Names[str], where: str) -> list[str]:
+    """The modalities among the names of a table's columns or of a file's arrays; the others are absent.
+
+    Raises:
+        DataError: there is none, or one is spelt in another way.
+    """
+    found = [name for name in MODALITIES if name in names]
+    others = [name for name in names if name not in MODALITIES]
+    for modality in MODALITIES:
+        like = [
+            name for name in others if name in OTHER_NAMES[modality] or get_close_matches(modality, [name], cutoff=0.75)
+        ]
+        if modality not in found and like:
+            raise DataError(
+                f"{where} must call its features audio, video and text, but has {like[0][:40]!r}. Did you mean {modality!r}?"
+            )
+    if not found:
+        shown = ", ".join(sorted(name[:40] for name in names)[:12]) or "nothing"
+        raise DataError(f"{where} must have at least one of audio, video and text, but has {shown}.")
+    return found
 
 
 def missing_rows(columns: Mapping[str, np.ndarray]) -> dict[str, int]:

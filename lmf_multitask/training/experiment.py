@@ -17,8 +17,17 @@ import numpy as np
 import paddle
 
 from lmf_multitask.config import ExperimentConfig
-from lmf_multitask.data.schema import MODALITIES, NOT_ANNOTATED, column_array, column_arrays, emotion_names, fingerprint
-from lmf_multitask.errors import DataError, RunError, TrainingError
+from lmf_multitask.data.schema import (
+    MODALITIES,
+    NOT_ANNOTATED,
+    as_model_takes,
+    column_array,
+    column_arrays,
+    emotion_names,
+    fingerprint,
+    missing_rows,
+)
+from lmf_multitask.errors import RunError, TrainingError
 from lmf_multitask.evaluation.assessment import assess
 from lmf_multitask.evaluation.baselines import fit_linear_baseline, prevalence
 from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration, fit_calibration
@@ -31,7 +40,7 @@ from lmf_multitask.training import parallel
 from lmf_multitask.training.module import LMFModule
 from lmf_multitask.training.trainer import LMFTrainer, VisualDLLogs, training_arguments
 
-from lmf_multitask.data.loading import load_data  # isort: skip - paddlenlp must be imported before datasets
+from lmf_multitask.data.loading import load_data, missing_in_train, without  # isort: skip - paddlenlp must be imported before datasets
 
 if TYPE_CHECKING:
     import datasets
@@ -65,6 +74,7 @@ def run_experiment(
     dataset = load_data(config)
     emotions = emotion_names(dataset["train"])
     _check_labels(dataset, emotions)
+    config = without(config, missing_in_train(dataset, config.model.modalities))
     check_size(_feature_sizes(dataset["train"]), len(emotions), config.model)
     config = config.resolved(emotions)
     origin = {"data": fingerprint(dataset), **surroundings(), "processes": str(parallel.count())}
@@ -154,7 +164,7 @@ def evaluate_model(
         calibration: fitted on validation; its figures stand beside the plain ones.
         baselines: name -> probabilities `[N, T]` on the same rows.
     """
-    columns = column_arrays(rows)
+    columns = _columns_for(model, rows, split)
     probabilities = model.predict_probabilities({name: columns[name] for name in MODALITIES}, batch_size)
     figures = assess(
         columns["labels"],
@@ -224,11 +234,10 @@ def evaluate_run(
     config = dataclasses.replace(config, data_path=data_path or config.data_path, emotions=model.emotions)
     dataset = load_data(config)
     rows = dataset[split]
-    sizes = _feature_sizes(rows)
-    if sizes != model.feature_sizes:
-        raise DataError(
-            f"{config.data_path}: must have the feature sizes of the model, {model.feature_sizes}, but has {sizes}."
-        )
+    gaps = missing_rows(_columns_for(model, rows, config.data_path))
+    for modality in model.config.modalities:
+        if gaps[modality] == len(rows):
+            logger.warning("%s is missing in every clip of %s: the model does without it", modality, split)
     metrics = evaluate_model(
         model,
         rows,
@@ -240,6 +249,10 @@ def evaluate_run(
     )
     del metrics["probabilities"]
     return metrics, run.write_metrics(metrics, f"metrics_{split}.json")
+
+
+def _columns_for(model: LMFModel, rows: datasets.Dataset, where: object) -> dict[str, np.ndarray]:
+    return as_model_takes(column_arrays(rows), model.feature_sizes, model.config.modalities, where)
 
 
 def _feature_sizes(rows: datasets.Dataset) -> dict[str, int]:
