@@ -84,10 +84,10 @@ def write(folder, tree):
     return path
 
 
-def whole_way(folder, path, capsys, *options):
+def whole_way(folder, path, capsys):
     """Trains, evaluates, reports, exports and infers; returns metrics.json and what was said."""
     steps = [
-        (train.main, ["--data_path", path, "--output_dir", folder / "run", *QUICK, *options]),
+        (train.main, ["--data_path", path, "--output_dir", folder / "run", "--no_report", *QUICK]),
         (evaluate.main, [folder / "run", "--calibrated", "--threshold", "uar", "--robustness"]),
         (report.main, [folder / "run"]),
         (export.main, [folder / "run", "--output_dir", folder / "model"]),
@@ -114,9 +114,8 @@ def probabilities(folder, emotion):
     return found
 
 
-@pytest.mark.parametrize(
-    "count", [1, 2, pytest.param(3, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow), 12]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 12])
 def test_any_number_of_emotions_several_in_a_clip(tmp_path, capsys, count):
     path = write(tmp_path, corpus(several_at_once(count)))
     list(whole_way(tmp_path, path, capsys))
@@ -137,12 +136,14 @@ def test_rare_emotions_and_none_at_all_in_a_split(tmp_path, capsys):
     assert metrics["emotions"]["bored"]["undefined"]["auroc"] == "all annotated clips are absent"
     assert metrics["emotions"]["calm"]["support"] == 1
     assert metrics["calibration"]["emotions"]["tense"]["reason"] == "validation has only absent clips"
+    assert "tense is present in no clip of validation: the best epoch is chosen without knowing" in said[0]
     assert "bored: undefined are" in said[1]
     found = json.loads((tmp_path / "run" / "robustness.json").read_text())
     assert found["subsets"][0]["emotions"]["tense"]["auroc"] is None
     assert probabilities(tmp_path, "calm").shape == (24, 2)
 
 
+@pytest.mark.slow
 def test_partly_annotated_clips(tmp_path, capsys):
     path = write(tmp_path, corpus(partly))
     list(whole_way(tmp_path, path, capsys))
@@ -154,7 +155,7 @@ def test_partly_annotated_clips(tmp_path, capsys):
         assert sum(row["calm_label"] == "-100" for row in csv.DictReader(file)) == 12
 
 
-@pytest.mark.parametrize("gone", ["video", pytest.param("audio", marks=pytest.mark.slow), "text"])
+@pytest.mark.parametrize("gone", ["video", *(pytest.param(name, marks=pytest.mark.slow) for name in ("audio", "text"))])
 def test_a_modality_that_no_clip_has(tmp_path, capsys, gone):
     path = write(tmp_path, corpus(several_at_once(2), gone=[gone]))
     said = list(whole_way(tmp_path, path, capsys))
@@ -201,6 +202,7 @@ def test_a_model_of_all_modalities_does_without_one(tmp_path, capsys):
     assert without_video["modalities"] == ["audio", "text"]
 
 
+@pytest.mark.slow
 def test_separate_models_without_a_modality(tmp_path, capfd):
     path = write(tmp_path, corpus(several_at_once(2), gone=["video"]))
     command = ["--mode", "per_emotion", "--data_path", str(path), "--output_dir", str(tmp_path / "runs"), *QUICK]
@@ -213,6 +215,7 @@ def test_separate_models_without_a_modality(tmp_path, capfd):
     assert len(json.loads((tmp_path / "runs" / "robustness.json").read_text())["subsets"]) == 3
 
 
+@pytest.mark.slow
 def test_rows_without_a_modality_go_the_whole_way(tmp_path, capsys):
     tree = corpus(several_at_once(2))
     for splits in tree.values():
@@ -225,3 +228,25 @@ def test_rows_without_a_modality_go_the_whole_way(tmp_path, capsys):
     assert "video is missing (all zero) in 10 of 40 clips of train" in said[0]
     assert "Clips that lack a modality anyway: audio 8, video 6, text 1." in said[1]
     assert "audio is missing (not there, all zero or not finite) in 8 clips" in said[4]
+
+
+@pytest.mark.parametrize("monitor", ["positive_f1", "uar"])
+def test_no_epoch_can_be_best_by_what_validation_leaves_undefined(tmp_path, capsys, monitor):
+    path = write(tmp_path, corpus(rare))
+    command = [
+        "--data_path",
+        str(path),
+        "--output_dir",
+        str(tmp_path / "run"),
+        *QUICK,
+        "--no_report",
+        "--training.monitor",
+        monitor,
+    ]
+    assert run(train.main, [*command, "--emotions", "tense"]) == 2
+    assert (
+        f"error: training.monitor must be a figure that the labels of validation define, but {monitor} is undefined for every"
+        in capsys.readouterr().err
+    )
+    assert not (tmp_path / "run").exists()
+    assert run(train.main, [*command, "--emotions", "tense", "bored"]) == 0  # bored defines it

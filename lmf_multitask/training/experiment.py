@@ -31,7 +31,7 @@ from lmf_multitask.errors import RunError, TrainingError
 from lmf_multitask.evaluation.assessment import assess
 from lmf_multitask.evaluation.baselines import fit_linear_baseline, prevalence
 from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration, fit_calibration
-from lmf_multitask.evaluation.metrics import multitask_figures, present_probability
+from lmf_multitask.evaluation.metrics import all_figures, multitask_figures, present_probability
 from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.models.sizes import check_size
 from lmf_multitask.runs import Run
@@ -73,7 +73,7 @@ def run_experiment(
     select_device(config.device)
     dataset = load_data(config)
     emotions = emotion_names(dataset["train"])
-    _check_labels(dataset, emotions)
+    _check_labels(dataset, emotions, config.training.monitor)
     config = without(config, missing_in_train(dataset, config.model.modalities))
     check_size(_feature_sizes(dataset["train"]), len(emotions), config.model)
     config = config.resolved(emotions)
@@ -305,7 +305,7 @@ def _validation_figures(logits: np.ndarray, labels: np.ndarray, emotions: list[s
     return found
 
 
-def _check_labels(dataset: datasets.DatasetDict, emotions: list[str]) -> None:
+def _check_labels(dataset: datasets.DatasetDict, emotions: list[str], monitor: str) -> None:
     labels = column_array(dataset["train"], "labels")
     for t, emotion in enumerate(emotions):
         known = labels[:, t][labels[:, t] != NOT_ANNOTATED]
@@ -319,6 +319,20 @@ def _check_labels(dataset: datasets.DatasetDict, emotions: list[str]) -> None:
     if not (validation != NOT_ANNOTATED).any(axis=0).all():
         lacking = [e for t, e in enumerate(emotions) if not (validation[:, t] != NOT_ANNOTATED).any()]
         logger.warning("validation has no label for %s: the best epoch is chosen without", ", ".join(lacking))
+    unseen = [e for t, e in enumerate(emotions) if (validation[:, t] == 0).any() and not (validation[:, t] == 1).any()]
+    if unseen:
+        logger.warning(
+            "%s in no clip of validation: the best epoch is chosen without knowing whether it is found, and nothing is calibrated",
+            f"{', '.join(unseen)} {'is' if len(unseen) == 1 else 'are'} present",
+        )
+    figures = all_figures(validation, np.zeros(validation.shape), emotions)[
+        "mean"
+    ]  # what is undefined are the labels' doing
+    if figures.get("accuracy" if monitor == "loss" else monitor, 0) is None:
+        raise TrainingError(
+            f"training.monitor must be a figure that the labels of validation define, but {monitor} is undefined for every emotion: "
+            "they are not annotated, or in all or none of the clips. Choose --training.monitor loss, or other splits."
+        )
 
 
 def _check_resumable(run: Run, config: ExperimentConfig, origin: dict[str, str], force: bool) -> None:
