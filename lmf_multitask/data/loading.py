@@ -37,10 +37,18 @@ def missing_in_train(dataset: datasets.DatasetDict, looked_at: Sequence[str]) ->
     """Those of the modalities to look at that no clip of train has; says so, and how many clips lack another one.
 
     A modality is missing in a clip when all its features are zero there.
+
+    Raises:
+        DataError: all of them are missing.
     """
     count, gaps = len(dataset["train"]), missing_rows(column_arrays(dataset["train"]))
     gaps = {modality: rows for modality, rows in gaps.items() if modality in looked_at}
     absent = [modality for modality, rows in gaps.items() if rows == count]
+    if len(absent) == len(gaps):
+        raise DataError(
+            f"train must have clips with {' or '.join(absent)}, but {' and '.join(absent)} "
+            f"{'is' if len(absent) == 1 else 'are'} missing in every clip. Choose others with --model.modalities."
+        )
     if absent:
         logger.warning(
             "%s missing in every clip of train: nothing can be learnt of it, so the network is built without",
@@ -53,16 +61,6 @@ def missing_in_train(dataset: datasets.DatasetDict, looked_at: Sequence[str]) ->
 
 
 def without(config: ExperimentConfig, absent: Sequence[str]) -> ExperimentConfig:
-    """The same settings with a network that has no part for the absent modalities.
-
-    Raises:
-        DataError: none would be left.
-    """
-    wanted = config.model.modalities
-    left = [modality for modality in wanted if modality not in absent]
-    if not left:
-        raise DataError(
-            f"train must have clips with {' or '.join(wanted)}, but {' and '.join(wanted)} "
-            f"{'is' if len(wanted) == 1 else 'are'} missing in every clip. Choose others with --model.modalities."
-        )
+    """The same settings with a network that has no part for the absent modalities."""
+    left = [modality for modality in config.model.modalities if modality not in absent]
     return dataclasses.replace(config, model=dataclasses.replace(config.model, modalities=left))

@@ -316,6 +316,16 @@ def _check_labels(dataset: datasets.DatasetDict, emotions: list[str], monitor: s
                 "Choose others with --emotions."
             )
     validation = column_array(dataset["validation"], "labels")
+    if not (validation != NOT_ANNOTATED).any():
+        raise TrainingError(
+            "validation must have annotated clips, so that the best epoch can be chosen, but has none. Annotate some."
+        )
+    figures = all_figures(validation, np.zeros(validation.shape), emotions)["mean"]
+    if figures.get(monitor, 0) is None:  # the labels alone decide what is defined
+        raise TrainingError(
+            f"training.monitor must be a figure that the labels of validation define, but {monitor} is undefined for every emotion: "
+            "each is present in all or in none of the clips. Choose --training.monitor loss, or other splits."
+        )
     if not (validation != NOT_ANNOTATED).any(axis=0).all():
         lacking = [e for t, e in enumerate(emotions) if not (validation[:, t] != NOT_ANNOTATED).any()]
         logger.warning("validation has no label for %s: the best epoch is chosen without", ", ".join(lacking))
@@ -324,14 +334,6 @@ def _check_labels(dataset: datasets.DatasetDict, emotions: list[str], monitor: s
         logger.warning(
             "%s in no clip of validation: the best epoch is chosen without knowing whether it is found, and nothing is calibrated",
             f"{', '.join(unseen)} {'is' if len(unseen) == 1 else 'are'} present",
-        )
-    figures = all_figures(validation, np.zeros(validation.shape), emotions)[
-        "mean"
-    ]  # what is undefined are the labels' doing
-    if figures.get("accuracy" if monitor == "loss" else monitor, 0) is None:
-        raise TrainingError(
-            f"training.monitor must be a figure that the labels of validation define, but {monitor} is undefined for every emotion: "
-            "they are not annotated, or in all or none of the clips. Choose --training.monitor loss, or other splits."
         )
 
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import make_corpus, to_bytes_keys
 
 from lmf_multitask import load_iemocap
-from lmf_multitask.config import ExperimentConfig, ModelConfig
+from lmf_multitask.config import ExperimentConfig
 from lmf_multitask.data.features import open_features
 from lmf_multitask.data.loading import missing_in_train, without
 from lmf_multitask.data.schema import as_model_takes, column_arrays, missing_rows
@@ -132,12 +132,16 @@ def test_the_network_is_built_without():
     config = ExperimentConfig()
     assert without(config, []) == config
     assert without(config, ["video"]).model.modalities == ["audio", "text"]
-    config = ExperimentConfig(model=ModelConfig(modalities=["video"]))
+
+
+def test_something_must_be_left(write_pickle):
+    data = load_iemocap(write_pickle(lacking("video", "audio")))
+    assert missing_in_train(data, ["audio", "video", "text"]) == ["audio", "video"]
     message = (
-        r"train must have clips with video, but video is missing in every clip\. Choose others with --model\.modalities"
+        r"train must have clips with audio or video, but audio and video are missing in every clip\. Choose others with"
     )
     with pytest.raises(DataError, match=message):
-        without(config, ["video"])
+        missing_in_train(data, ["audio", "video"])
 
 
 def test_keys_are_bytes_in_such_a_file(tmp_path):
@@ -145,7 +149,7 @@ def test_keys_are_bytes_in_such_a_file(tmp_path):
 
     path = tmp_path / "x.pkl"
     path.write_bytes(pickle.dumps(to_bytes_keys(lacking("audio")), protocol=2))
-    assert missing_in_train(load_iemocap(path), ["audio"]) == ["audio"]
+    assert missing_in_train(load_iemocap(path), ["audio", "text"]) == ["audio"]
 
 
 def test_rows_that_are_null_are_to_be_zeros(tmp_path):
