@@ -17,6 +17,8 @@ from lmf_multitask.data.npz import NpzRows
 from lmf_multitask.data.schema import MODALITIES, SPLITS, present_modalities
 from lmf_multitask.errors import DataError
 
+_PROBED_ROWS = 64  # read at a time until every modality's size is known: its first rows may be null
+
 Block = tuple[list[str], dict[str, np.ndarray]]
 """Ids of n clips, and modality -> float32 `[n, D]`, or `[n, L, D]` for text; without those that the file has not."""
 
@@ -175,37 +177,50 @@ def _parquet(path: Path, split: str) -> FeatureRows:
 def _table_rows(
     where: str, count: int, names: Sequence[str], tables: Callable[[int], Iterator[Any]], split: str
 ) -> FeatureRows:
-    there = present_modalities(names, where)
+    named = present_modalities(names, where)
     if count == 0:
         raise DataError(f"{where} must have at least one row, but is empty.")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for table in tables(_PROBED_ROWS):
+        for modality in set(named) - set(shapes):
+            column = table.column(modality)
+            if column.null_count < len(column):
+                shapes[modality] = _modality_column(where, table, modality).shape[1:]
+        if len(shapes) == len(named):
+            break
+    if not shapes:
+        raise DataError(f"{where} must have {' or '.join(named)} in some row, but all are null.")
+    there = [modality for modality in named if modality in shapes]
 
     def read(rows: int) -> Iterator[Block]:
         start = 0
         for table in tables(rows):
             block = {}
             for modality in there:
-                values = _column(where, table, modality)
-                if values.ndim != (3 if modality == "text" else 2):
-                    rule = "a list of word vectors" if modality == "text" else "a list of numbers"
-                    raise DataError(
-                        f"{where}: {modality} must be {rule} in every row, but has the shape {values.shape[1:]}."
-                    )
                 with np.errstate(over="ignore"):
+                    values = _modality_column(where, table, modality, shapes[modality])
                     block[modality] = np.ascontiguousarray(values, np.float32)
             count = len(table)
             ids = list(map(str, table.column("id").to_pylist())) if "id" in names else _ids(split, start, count)
             yield ids, block
             start += count
 
-    _, first = next(read(1))
-    return FeatureRows(count, {name: values.shape[1:] for name, values in first.items()}, (), read)
+    return FeatureRows(count, {modality: shapes[modality] for modality in there}, (), read)
 
 
-def _column(where: str, table: Any, name: str) -> np.ndarray:
+def _modality_column(where: str, table: Any, modality: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    values = _column(where, table, modality, shape)
+    if values.ndim != (3 if modality == "text" else 2):
+        rule = "a list of word vectors" if modality == "text" else "a list of numbers"
+        raise DataError(f"{where}: {modality} must be {rule} in every row, but has the shape {values.shape[1:]}.")
+    return values
+
+
+def _column(where: str, table: Any, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
     from lmf_multitask.data.schema import table_column
 
     try:
-        return table_column(table, name)
+        return table_column(table, name, shape)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
 

@@ -276,6 +276,9 @@ def _checked(
                 )
             if modality in there:
                 values = column_array(part, modality).astype(np.float32)
+                dirty |= part.data.column(modality).null_count > 0
+                if split != "train" and not values.any():  # of no size of its own where all are null
+                    values = np.zeros((len(part), *facts["train"][modality].shape[1:]), np.float32)
             else:
                 values = np.zeros((len(part), 1, 1) if modality == "text" else (len(part), 1), np.float32)
             if values.ndim != (3 if modality == "text" else 2) or 0 in values.shape:

@@ -107,14 +107,27 @@ def column_array(dataset: datasets.Dataset, name: str) -> np.ndarray:
     return table_column(dataset.data, name)
 
 
-def table_column(table: Any, name: str) -> np.ndarray:
-    """One column of an Arrow table that is not empty, as a numpy array `[rows, ...]`; see `column_array`."""
+def table_column(table: Any, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """One column of an Arrow table that is not empty, as a numpy array `[rows, ...]`; see `column_array`.
+
+    Args:
+        table: the table.
+        name: of the column. Rows of a modality may be null: it is missing there, and they are zeros.
+        shape: of one row; None takes that of the rows, and ones where all are null.
+    """
     import pyarrow as pa
 
-    shape, parts = None, []
+    parts, there = [], []
     for chunk in table.column(name).chunks:
         if isinstance(chunk, pa.ExtensionArray):
             chunk = chunk.storage
+        kind = chunk.type
+        may_be_null = name in MODALITIES and (pa.types.is_null(kind) or pa.types.is_nested(kind))
+        there.append(chunk.is_valid().to_numpy(zero_copy_only=False) if may_be_null else np.ones(len(chunk), bool))
+        if may_be_null and chunk.null_count:
+            chunk = chunk.drop_null()
+            if not len(chunk):
+                continue
         sizes = [len(chunk)]
         while (
             pa.types.is_list(chunk.type)
@@ -126,11 +139,6 @@ def table_column(table: Any, name: str) -> np.ndarray:
             lengths = (
                 [size] if pa.types.is_fixed_size_list(chunk.type) else np.unique(chunk.value_lengths().to_numpy(False))
             )
-            if chunk.null_count and name in MODALITIES:
-                raise DataError(
-                    f"column {name!r} must have numbers in every row, but {chunk.null_count} have none. Store zeros there: "
-                    "that is how a modality is missing."
-                )
             if rest or chunk.null_count or len(lengths) > 1:
                 raise DataError(
                     f"column {name!r} must have rows of one length, but got {_span(lengths)}. Pad them to the same length."
@@ -148,8 +156,15 @@ def table_column(table: Any, name: str) -> np.ndarray:
         shape = tuple(sizes[1:])
         zero_copy = not pa.types.is_boolean(chunk.type)
         parts.append(chunk.to_numpy(zero_copy_only=zero_copy))
-    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return whole.reshape((len(table), *shape))
+    shape = ((1, 1) if name == "text" else (1,)) if shape is None else shape
+    rows = np.concatenate(there)
+    if rows.all():
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return whole.reshape((len(table), *shape))
+    found = np.zeros((len(table), *shape), parts[0].dtype if parts else np.float32)
+    if parts:
+        found[rows] = np.concatenate(parts).reshape((-1, *shape))
+    return found
 
 
 def present_modalities(names: Names[str], where: str) -> list[str]:

@@ -152,10 +152,63 @@ def test_keys_are_bytes_in_such_a_file(tmp_path):
     assert missing_in_train(load_iemocap(path), ["audio", "text"]) == ["audio"]
 
 
-def test_rows_that_are_null_are_to_be_zeros(tmp_path):
-    rows = {"audio": [[1.0], None], "video": [[1.0], [2.0]], "text": [[[1.0]], [[2.0]]]}
-    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "x.parquet")
-    with pytest.raises(
-        DataError, match="column 'audio' must have numbers in every row, but 1 have none. Store zeros there"
-    ):
+def with_nulls(rows, nulls):
+    """Made-up columns, and the lists of a table in which the given rows are null."""
+    rng = np.random.default_rng(rows)
+    arrays = {
+        "audio": rng.normal(size=(rows, 5)),
+        "video": rng.normal(size=(rows, 4)),
+        "text": rng.normal(size=(rows, 6, 3)),
+    }
+    arrays = {name: values.astype("f4") for name, values in arrays.items()}
+    lists = {name: values.tolist() for name, values in arrays.items()}
+    for name, chosen in nulls.items():
+        for row in chosen:
+            arrays[name][row], lists[name][row] = 0, None
+    return arrays, lists
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_null_rows_of_a_table_to_predict_are_zeros(tmp_path, size):
+    arrays, lists = with_nulls(
+        70, {"audio": [0, 1, 2, 69], "video": [], "text": range(66)}
+    )  # more than are probed for sizes
+    datasets.Dataset.from_dict(lists).to_parquet(tmp_path / "x.parquet")
+    source = open_features(tmp_path / "x.parquet")
+    assert source.shapes == {"audio": (5,), "video": (4,), "text": (6, 3)}
+    blocks = [block for _, block in source.blocks(size)]
+    for name, values in arrays.items():
+        np.testing.assert_array_equal(np.concatenate([block[name] for block in blocks]), values)
+
+
+def test_columns_of_nulls_are_as_if_they_were_not_there(tmp_path):
+    _, lists = with_nulls(3, {"video": range(3)})
+    datasets.Dataset.from_dict(lists).to_parquet(tmp_path / "x.parquet")
+    assert sorted(open_features(tmp_path / "x.parquet").shapes) == ["audio", "text"]
+    _, lists = with_nulls(3, {name: range(3) for name in NAMES})
+    datasets.Dataset.from_dict(lists).to_parquet(tmp_path / "y.parquet")
+    with pytest.raises(DataError, match="y.parquet must have audio or video or text in some row, but all are null"):
+        open_features(tmp_path / "y.parquet")
+
+
+def test_null_rows_of_training_data_are_zeros(tmp_path):
+    expected = {}
+    for split, nulls in {"train": {"audio": [0, 3]}, "validation": {"text": [1]}, "test": {"video": range(7)}}.items():
+        expected[split], lists = with_nulls({"train": 9, "validation": 8, "test": 7}[split], nulls)
+        lists["calm"] = [row % 2 for row in range(len(lists["audio"]))]
+        datasets.Dataset.from_dict(lists).to_parquet(tmp_path / f"{split}.parquet")
+    loaded = load_iemocap(tmp_path)
+    for split, arrays in expected.items():
+        columns = column_arrays(loaded[split])
+        for name, values in arrays.items():
+            np.testing.assert_array_equal(columns[name], values)
+        assert not any(loaded[split].data.column(name).null_count for name in NAMES)
+    assert "all zero in 2 of 24 clips" in loaded["train"].info.description
+
+
+def test_nulls_inside_of_a_row_are_no_missing_modality(tmp_path):
+    _, lists = with_nulls(3, {})
+    lists["audio"][1][2] = None
+    datasets.Dataset.from_dict(lists).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="column 'audio' must have no empty values, but got 1. Fill or drop them"):
         list(open_features(tmp_path / "x.parquet").blocks(8))
