@@ -211,9 +211,10 @@ def robustness_of_runs(
 
 def _measure(group: _Group, split: str, curves: bool = True) -> dict[str, Any]:
     rows, train = group.columns(split), group.columns("train") if curves else None
-    return measure_robustness(
+    found = measure_robustness(
         group.predict, rows, group.emotions, split=split, train=train, modalities=group.modalities
     )
+    return {"data": group.data_path, **found}  # which may be other data than the runs' own
 
 
 def _write_robustness(folder: Path, found: dict[str, Any]) -> list[Path]:

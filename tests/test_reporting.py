@@ -158,6 +158,7 @@ def test_robustness_of_a_run_and_of_separate_models_together(trained, tmp_path, 
     assert "with modalities taken away or disturbed, validation, 40 clips" in text  # nothing is to be chosen on test
     found = json.loads((tmp_path / name / "robustness.json").read_text())
     assert len(found["subsets"]) == 7
+    assert found["data"] == str(trained / "data.pkl")
     assert (tmp_path / name / "robustness.png").read_bytes().startswith(b"\x89PNG")
     assert f"written: {tmp_path / name / 'robustness.png'}" in text
     emotions = ["happy", "sad"] if name == "separate" else ["happy", "sad", "angry", "neutral"]

@@ -303,6 +303,10 @@ def _checked(
                 datasets.table.InMemoryTable(_table(ids, arrays, labels[split], types)), split=part.split
             )
         result[split] = part
+    if all(about.empty_clips == about.shape[0] for split in facts.values() for about in split.values()):
+        raise DataError(
+            f"{', '.join(there)} must have numbers in some clip, but are zero or null everywhere. Check the features."
+        )
     description = ready or describe(names, labels, facts)
     for part in result.values():
         part.info.description = description
