@@ -9,20 +9,23 @@ import csv
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lmf_multitask import __version__
 from lmf_multitask.config import ExperimentConfig
-from lmf_multitask.data.schema import MODALITIES, column_arrays
-from lmf_multitask.errors import DataError, RunError
+from lmf_multitask.data.schema import MODALITIES, as_model_takes, column_arrays
+from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.assessment import Assessment, LearningCurves, assess
 from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration
-from lmf_multitask.evaluation.metrics import binary_figures
+from lmf_multitask.evaluation.plots import robustness_picture
+from lmf_multitask.evaluation.robustness import measure_robustness
+from lmf_multitask.files import atomic_write
 from lmf_multitask.models.lmf import LMFModel
-from lmf_multitask.runs import Run, runs_in
+from lmf_multitask.runs import ROBUSTNESS_FILE, ROBUSTNESS_PICTURE, Run, runs_in
 from lmf_multitask.runtime import quiet_imports, select_device
 from lmf_multitask.training.experiment import baseline_probabilities, evaluate_run
 
@@ -31,7 +34,47 @@ with quiet_imports():
 
 from lmf_multitask.data.loading import SAMPLE_NOTE, load_data  # isort: skip - paddlenlp must be imported before datasets
 
+if TYPE_CHECKING:
+    import datasets
+
 Models = Sequence[LMFModel]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Runs that are one model together: a multi-task run, or per-emotion runs of one parent."""
+
+    folder: Path
+    runs: list[Run]
+    configs: list[ExperimentConfig]
+    models: list[LMFModel]
+    dataset: datasets.DatasetDict
+    data_path: str | None
+
+    @property
+    def emotions(self) -> list[str]:
+        return [emotion for model in self.models for emotion in model.emotions]
+
+    @property
+    def modalities(self) -> list[str]:
+        """What at least one of the models looks at."""
+        return [name for name in MODALITIES if any(name in model.config.modalities for model in self.models)]
+
+    def columns(self, split: str) -> dict[str, np.ndarray]:
+        """Features in the models' sizes, and labels."""
+        first = self.models[0]
+        for model in self.models:
+            fitted = as_model_takes(
+                column_arrays(self.dataset[split]), model.feature_sizes, model.config.modalities, self.data_path
+            )
+            if model is first:
+                found = fitted
+        return found
+
+    def predict(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Features of N clips -> probabilities float32 `[N, T]`."""
+        size = self.configs[0].training.eval_batch_size
+        return np.concatenate([model.predict_probabilities(features, size) for model in self.models], axis=1)
 
 
 def evaluate_runs(
@@ -67,6 +110,7 @@ def assess_runs(
     *,
     complete_only: bool = False,
     page: bool = False,
+    curves: bool = False,
 ) -> Assessment:
     """Predictions and figures of a run, or of per-emotion runs together as one model of all their emotions.
 
@@ -76,11 +120,52 @@ def assess_runs(
         split: of the data.
         device: where to compute.
         complete_only: leave out runs whose training has not ended.
-        page: also what only the report shows: learning curves, modalities, facts.
+        page: also what only the report shows: learning curves, every subset of modalities (on validation), facts.
+        curves: on the page also what noise and missing rows do, which takes a dozen times as long as the subsets.
 
     Raises:
         UserError: the folder is neither, the runs are not of the same data, or the data do not fit.
     """
+    group = _load(folder, data_path, device, complete_only)
+    folder, runs, configs, models = group.folder, group.runs, group.configs, group.models
+    emotions, dataset = group.emotions, group.dataset
+    columns = group.columns(split)
+    probabilities = group.predict(columns)
+    calibrations = [
+        Calibration.load(run.folder / "model") if (run.folder / "model" / CALIBRATION_FILE).exists() else None
+        for run in runs
+    ]
+    calibration = None
+    if all(one is not None for one in calibrations):
+        calibration = Calibration({name: each for one in calibrations for name, each in one.emotions.items()})
+    labels = columns["labels"]
+    metrics = assess(
+        labels,
+        probabilities,
+        emotions,
+        split=split,
+        seed=configs[0].seed if all(config.seed == configs[0].seed for config in configs) else None,
+        calibration=calibration,
+        baselines=None if data_path else baseline_probabilities(dataset, split, emotions),
+    )
+    if runs[0].folder != folder:
+        metrics = {"mode": "per_emotion", **metrics}
+    found = Assessment(
+        folder.name or str(folder), emotions, list(dataset[split]["id"]), labels, probabilities, metrics, calibration
+    )
+    if not page:
+        return found
+    description = dataset["train"].info.description
+    return dataclasses.replace(
+        found,
+        curves={run.folder.name: seen for run in runs if (seen := learning_curves(run.folder)) is not None},
+        robustness=_measure(group, "validation", curves),
+        facts=_facts(folder, runs, configs, models, {name: len(rows) for name, rows in dataset.items()}, data_path),
+        data_report=description,
+    )
+
+
+def _load(folder: str | Path, data_path: str | None, device: str, complete_only: bool = False) -> _Group:
     folder = Path(folder).expanduser()
     runs = [run for run in runs_in(folder) if run.is_complete() or not complete_only]
     configs = [run.load_config() for run in runs]
@@ -97,100 +182,77 @@ def assess_runs(
         raise RunError(
             f"{folder}: must hold one run per emotion, but has {', '.join(emotions)}. Give one run directory."
         )
-    dataset = load_data(dataclasses.replace(first, data_path=data_path or first.data_path, emotions=emotions))
-    columns = {name: column_arrays(dataset[name]) for name in {"train", split}}
-    _check_sizes(columns[split], models, data_path or first.data_path)
-    batch_size = first.training.eval_batch_size
-    probabilities = _predict(models, columns[split], batch_size)
-    calibrations = [
-        Calibration.load(run.folder / "model") if (run.folder / "model" / CALIBRATION_FILE).exists() else None
-        for run in runs
-    ]
-    calibration = None
-    if all(one is not None for one in calibrations):
-        calibration = Calibration({name: each for one in calibrations for name, each in one.emotions.items()})
-    labels = columns[split]["labels"]
-    metrics = assess(
-        labels,
-        probabilities,
-        emotions,
-        split=split,
-        seed=first.seed if all(config.seed == first.seed for config in configs) else None,
-        calibration=calibration,
-        baselines=None if data_path else baseline_probabilities(dataset, split, emotions),
+    path = data_path or first.data_path
+    dataset = load_data(dataclasses.replace(first, data_path=path, emotions=emotions))
+    return _Group(folder, runs, configs, models, dataset, path)
+
+
+def robustness_of_runs(
+    folder: str | Path, data_path: str | None = None, split: str = "validation", device: str = "auto"
+) -> tuple[dict[str, Any], list[Path]]:
+    """`evaluation.robustness.measure_robustness` of a run, or of per-emotion runs together; writes figures and picture there.
+
+    Args:
+        folder: a run directory, or the parent of per-emotion runs.
+        data_path: other data than the runs' own.
+        split: of the data; validation, so that what is chosen by it is not chosen on test.
+        device: where to compute.
+
+    Returns:
+        The content of ``robustness.json``, and the files.
+
+    Raises:
+        UserError: the folder is neither, the runs are not of the same data, or the data do not fit.
+    """
+    group = _load(folder, data_path, device)
+    found = _measure(group, split)
+    return found, _write_robustness(group.folder, found)
+
+
+def _measure(group: _Group, split: str, curves: bool = True) -> dict[str, Any]:
+    rows, train = group.columns(split), group.columns("train") if curves else None
+    found = measure_robustness(
+        group.predict, rows, group.emotions, split=split, train=train, modalities=group.modalities
     )
-    if runs[0].folder != folder:
-        metrics = {"mode": "per_emotion", **metrics}
-    found = Assessment(
-        folder.name or str(folder), emotions, list(dataset[split]["id"]), labels, probabilities, metrics, calibration
-    )
-    if not page:
-        return found
-    description = dataset["train"].info.description
-    return dataclasses.replace(
-        found,
-        curves={run.folder.name: curves for run in runs if (curves := learning_curves(run.folder)) is not None},
-        modality_effects=modality_effects(models, columns["train"], columns[split], probabilities, batch_size),
-        facts=_facts(folder, runs, configs, models, {name: len(rows) for name, rows in dataset.items()}, data_path),
-        data_report=description,
-    )
+    return {"data": group.data_path, **found}  # which may be other data than the runs' own
+
+
+def _write_robustness(folder: Path, found: dict[str, Any]) -> list[Path]:
+    paths = [Run(folder).write_metrics(found, ROBUSTNESS_FILE)]
+    picture, place = robustness_picture(found), folder / ROBUSTNESS_PICTURE
+    if picture is None:
+        place.unlink(missing_ok=True)  # of an earlier measurement
+    else:
+        with atomic_write(place) as file:
+            file.write(picture.png)
+        paths.append(place)
+    return paths
 
 
 def report_runs(
     folder: str | Path,
     data_path: str | None = None,
     output_dir: str | Path | None = None,
+    *,
+    curves: bool = True,
 ) -> Path:
-    """Writes the report page of a run or of a parent of per-emotion runs, by default into its own folder."""
-    assessment = assess_runs(folder, data_path, page=True)
-    return assessment.write_report(Path(output_dir or folder).expanduser())
-
-
-def modality_effects(
-    models: Models,
-    train: Mapping[str, np.ndarray],
-    rows: Mapping[str, np.ndarray],
-    probabilities: np.ndarray,
-    batch_size: int,
-) -> dict[str, Any]:
-    """What each modality does to the predictions: it is replaced at test by zeros, and by train's mean.
+    """Writes the report page of a run or of a parent of per-emotion runs, by default into its own folder.
 
     Args:
-        models: one for all emotions, or one each.
-        train: features of train, for the mean (of each word's place, for text).
-        rows: features and labels of the split.
-        probabilities: float `[N, T]`, with all modalities.
-        batch_size: clips per forward pass.
-
-    Returns:
-        replacement (``zeros``, ``mean``) -> emotion -> modality -> ``change`` (mean absolute change of the probability),
-        ``share`` (that change divided by the three modalities' sum, averaged over clips: what part of a prediction is
-        owed to it), and ``weighted_f1`` without the modality.
+        folder: a run directory, or the parent of per-emotion runs.
+        data_path: other data than the runs' own.
+        output_dir: where the page goes.
+        curves: see `assess_runs`.
     """
-    emotions = [emotion for model in models for emotion in model.emotions]
-    found: dict[str, Any] = {}
-    for kind in ("zeros", "mean"):
-        without = {}
-        for modality in MODALITIES:
-            whole = np.asarray(rows[modality])
-            value = np.zeros(whole.shape[1:], np.float32) if kind == "zeros" else train[modality].mean(axis=0)
-            replaced = np.broadcast_to(value.astype(np.float32), whole.shape)
-            without[modality] = _predict(models, {**rows, modality: replaced}, batch_size)
-        change = np.stack([np.abs(without[modality] - probabilities) for modality in MODALITIES]).astype(np.float64)
-        total = change.sum(axis=0)
-        share = np.divide(change, total, out=np.full_like(change, 1 / len(MODALITIES)), where=total > 0)
-        found[kind] = {
-            emotion: {
-                modality: {
-                    "change": float(change[m, :, t].mean()),
-                    "share": float(share[m, :, t].mean()),
-                    "weighted_f1": binary_figures(rows["labels"][:, t], without[modality][:, t] > 0.5)["weighted_f1"],
-                }
-                for m, modality in enumerate(MODALITIES)
-            }
-            for t, emotion in enumerate(emotions)
-        }
-    return found
+    assessment = assess_runs(folder, data_path, page=True, curves=curves)
+    return write_page(assessment, Path(output_dir or folder).expanduser())
+
+
+def write_page(assessment: Assessment, folder: Path) -> Path:
+    """Writes the report page of `assess_runs`, and what was measured of its robustness as files of their own."""
+    page = assessment.write_report(folder)
+    _write_robustness(folder, assessment.robustness)
+    return page
 
 
 def learning_curves(folder: Path) -> LearningCurves | None:
@@ -223,20 +285,6 @@ def learning_curves(folder: Path) -> LearningCurves | None:
         },
         kept[-1] if kept else None,
     )
-
-
-def _predict(models: Models, columns: Mapping[str, np.ndarray], batch_size: int) -> np.ndarray:
-    features = {name: columns[name] for name in MODALITIES}
-    return np.concatenate([model.predict_probabilities(features, batch_size) for model in models], axis=1)
-
-
-def _check_sizes(columns: Mapping[str, np.ndarray], models: Models, path: str | None) -> None:
-    sizes = {name: int(columns[name].shape[-1]) for name in MODALITIES}
-    for model in models:
-        if sizes != model.feature_sizes:
-            raise DataError(
-                f"{path}: must have the feature sizes of the model, {model.feature_sizes}, but has {sizes}."
-            )
 
 
 def _facts(

@@ -8,6 +8,7 @@ metrics.json      figures on test; its presence says that the run is complete
 history.csv       one row per epoch
 predictions.csv   one row per test clip
 report.html       everything to look at, in one file; its pictures also in plots/
+robustness.json   figures with modalities missing or noisy; robustness.png shows them
 train.log         everything that was said
 
 The parent of per-emotion runs holds such a directory per emotion, under its name, and a joined metrics.json.
@@ -44,9 +45,10 @@ if TYPE_CHECKING:
 CONFIG_FILE, METRICS_FILE, LOG_FILE = "config.yaml", "metrics.json", "train.log"
 PREDICTIONS_FILE, ORIGIN_FILE = "predictions.csv", "origin.json"
 REPORT_FILE, PLOTS_FOLDER = "report.html", "plots"
+ROBUSTNESS_FILE, ROBUSTNESS_PICTURE = "robustness.json", "robustness.png"
 CONTENTS = (
     CONFIG_FILE, ORIGIN_FILE, METRICS_FILE, LOG_FILE, PREDICTIONS_FILE, "model", "checkpoints", "history.csv", "visualdl",
-    REPORT_FILE, PLOTS_FOLDER,
+    REPORT_FILE, PLOTS_FOLDER, ROBUSTNESS_FILE, ROBUSTNESS_PICTURE,
 )  # fmt: skip
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmf_multitask.config import ExperimentConfig
-from lmf_multitask.data.loading import load_data
+from lmf_multitask.data.loading import load_data, missing_in_train, without
 from lmf_multitask.data.schema import IEMOCAP_EMOTIONS, emotion_names
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.statistics import seed_summary
 from lmf_multitask.launcher import train_all
-from lmf_multitask.runs import CONFIG_FILE, METRICS_FILE, REPORT_FILE, Run
+from lmf_multitask.runs import CONFIG_FILE, METRICS_FILE, REPORT_FILE, ROBUSTNESS_FILE, ROBUSTNESS_PICTURE, Run
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,8 @@ def train_several(
     Raises:
         UserError: the data, the settings or the folder do not allow it; nothing has been started then.
     """
-    emotions = emotion_names(load_data(base)["train"])
+    dataset = load_data(base)
+    emotions, absent = emotion_names(dataset["train"]), missing_in_train(dataset, base.model.modalities)
     _check_parent(folder)
     places = {seed: folder if seed is None else folder / f"seed{seed}" for seed in seeds or [None]}
     experiments: dict[str, ExperimentConfig] = {}
@@ -79,12 +80,12 @@ def train_several(
         _tell_left_out(base, emotions)
         for seed, place in places.items():
             for emotion in emotions:
-                config = settings_for(emotion)
+                config = without(settings_for(emotion), absent)
                 config = dataclasses.replace(config, seed=config.seed if seed is None else seed)
                 _add(experiments, folder, place / emotion, config, [emotion])
     else:
         for seed, place in places.items():
-            config = dataclasses.replace(base, seed=base.seed if seed is None else seed)
+            config = dataclasses.replace(without(base, absent), seed=base.seed if seed is None else seed)
             _add(experiments, folder, place, config, emotions)
     # separate models get one page together
     failures = train_all(experiments, jobs, overwrite, report=report and mode == "multitask")
@@ -107,13 +108,15 @@ def join_runs(folder: Path, report: bool = False) -> dict[str, Any] | None:
     """
     if not any(Run(path.parent).is_complete() for path in folder.glob(f"*/{CONFIG_FILE}")):
         return None
-    from lmf_multitask.reporting import assess_runs
+    from lmf_multitask.reporting import assess_runs, write_page
 
     found, parent = assess_runs(folder, complete_only=True, page=report), Run(folder)
+    for name in (ROBUSTNESS_FILE, ROBUSTNESS_PICTURE):  # of the runs that were here before
+        (folder / name).unlink(missing_ok=True)
     parent.write_predictions(found.ids, found.labels, found.probabilities, found.emotions)
     parent.write_metrics(found.metrics)
     if report:
-        found.write_report(folder)
+        write_page(found, folder)
     return found.metrics
 
 

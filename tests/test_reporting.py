@@ -11,7 +11,7 @@ from lmf_multitask import compare, evaluate, report
 from lmf_multitask.command_line import run
 from lmf_multitask.config import DataConfig, ExperimentConfig, ModelConfig, TrainingConfig
 from lmf_multitask.evaluation.calibration import Calibration
-from lmf_multitask.reporting import assess_runs, learning_curves, modality_effects
+from lmf_multitask.reporting import assess_runs, learning_curves, report_runs
 from lmf_multitask.training.experiment import run_experiment
 
 ROWS = (48, 40, 40)
@@ -117,10 +117,16 @@ def test_report_of_a_run(trained, tmp_path, capsys, name, losses):
     assert run(report.main, [str(trained / name), "--output_dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"written: {tmp_path / 'report.html'}\n"
     text = (tmp_path / "report.html").read_text()
-    for part in ("Modalities", "Learning", "python -m lmf_multitask.train --config", "stored as", "fusion_rank: 2"):
+    for part in (
+        "Missing and noisy modalities",
+        "Learning",
+        "python -m lmf_multitask.train --config",
+        "stored as",
+        "fusion_rank: 2",
+    ):
         assert part in text, part
     assert text.count("validation loss from") == losses
-    assert (tmp_path / "plots" / "modalities.svg").exists()
+    assert (tmp_path / "plots" / "robustness.svg").exists()
 
 
 def test_report_of_several_runs(trained, tmp_path, capsys):
@@ -143,30 +149,46 @@ def test_learning_curves_mark_the_kept_epoch(tmp_path):
     assert learning_curves(tmp_path / "nowhere") is None
 
 
-class AudioOnly:
-    """A model whose probability is its first audio number."""
+@pytest.mark.parametrize("name", ["multitask", "separate"])
+def test_robustness_of_a_run_and_of_separate_models_together(trained, tmp_path, capsys, name):
+    shutil.copytree(trained / name, tmp_path / name)
+    assert run(evaluate.main, [str(tmp_path / name), "--robustness"]) == 0
+    text = capsys.readouterr().out
+    assert "test, 40 clips" in text
+    assert "with modalities taken away or disturbed, validation, 40 clips" in text  # nothing is to be chosen on test
+    found = json.loads((tmp_path / name / "robustness.json").read_text())
+    assert len(found["subsets"]) == 7
+    assert found["data"] == str(trained / "data.pkl")
+    assert (tmp_path / name / "robustness.png").read_bytes().startswith(b"\x89PNG")
+    assert f"written: {tmp_path / name / 'robustness.png'}" in text
+    emotions = ["happy", "sad"] if name == "separate" else ["happy", "sad", "angry", "neutral"]
+    whole = assess_runs(tmp_path / name, split="validation").metrics
+    for emotion in emotions:
+        for figure in ("weighted_f1", "positive_f1", "auroc"):
+            one = found["subsets"][0]["emotions"][emotion][figure]
+            assert one == pytest.approx(whole["emotions"][emotion][figure], abs=1e-7)
+    assert run(evaluate.main, [str(tmp_path / name), "--robustness", "--split", "train"]) == 0
+    assert json.loads((tmp_path / name / "robustness.json").read_text())["split"] == "train"
+    assert [path.name for path in (tmp_path / name).glob(".*")] == []
 
-    emotions = ["a"]
 
-    def predict_probabilities(self, features, batch_size):
-        return features["audio"][:, :1]
+def test_robustness_of_seeds(trained, tmp_path, capsys):
+    for seed in (1, 2):
+        shutil.copytree(trained / "multitask", tmp_path / f"seed{seed}")
+    assert run(evaluate.main, [str(tmp_path), "--robustness"]) == 0
+    text = capsys.readouterr().out
+    for seed in (1, 2):
+        assert f"\nseed {seed} with modalities taken away" in text
+        assert (tmp_path / f"seed{seed}" / "robustness.json").exists()
 
 
-def test_modality_effects_by_hand():
-    rows = {
-        "audio": np.array([[0.9], [0.2]], np.float32),
-        "video": np.ones((2, 1), np.float32),
-        "text": np.ones((2, 3, 1), np.float32),
-        "labels": np.array([[1], [0]]),
-    }
-    train = {**rows, "audio": np.array([[0.4], [0.8]], np.float32)}
-    found = modality_effects([AudioOnly()], train, rows, rows["audio"], 8)
-    zeros, mean = found["zeros"]["a"], found["mean"]["a"]
-    assert zeros["audio"]["change"] == pytest.approx((0.9 + 0.2) / 2)
-    assert mean["audio"]["change"] == pytest.approx((0.3 + 0.4) / 2)  # the mean of train is 0.6
-    assert (zeros["audio"]["share"], zeros["video"]["share"]) == (1.0, 0.0)
-    assert zeros["text"]["weighted_f1"] == 1.0
-    assert zeros["audio"]["weighted_f1"] == pytest.approx(1 / 3)  # all absent: F1 of absent 2/3, of half the clips
+def test_the_page_of_a_training_has_the_subsets_only(trained, tmp_path):
+    page = report_runs(trained / "multitask", output_dir=tmp_path, curves=False)
+    text = page.read_text()
+    assert "audio + video + text" in text
+    assert "lmf report adds what noise and missing rows do." in text
+    assert json.loads((tmp_path / "robustness.json").read_text())["noise"] is None
+    assert not (tmp_path / "robustness.png").exists()
 
 
 def test_runs_of_different_data_are_no_group(trained, tmp_path):

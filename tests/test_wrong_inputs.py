@@ -165,6 +165,13 @@ path.pkl | an emotion's name must consist of at most 64 letters, digits, '_' and
 path.pkl --mode per_emotion | an emotion's name must consist of at most 64 letters, digits, '_' and '-', but got '../../x'.
 absent.pkl | sad must be present in some clips of train and absent in others, but is present in 0 of 24.
 half.pkl | half.pkl: data['sad']['test']['labels'] must be 0 or 1 everywhere, but holds 0.5. Store one binary label per clip.
+misspelt.pkl | misspelt.pkl: data['happy']['train'] must have the feature 'facet' or 'video' or 'visual' or 'vision', or nothing like it, but has 'facett'. Did you mean 'facet'?
+somewhere.pkl | somewhere.pkl: video must be in every emotion and split, or in none, but is in happy/train and not in sad/test. Store zeros
+featureless.pkl | featureless.pkl: data['happy']['train'] must have features of audio, video or text, but has ['label'].
+silent.pkl --model.modalities audio | train must have clips with audio, but audio is missing in every clip. Choose others with --model.modalities.
+silent.pkl --model.modalities audio --mode per_emotion | train must have clips with audio, but audio is missing in every clip.
+unseen.pkl --emotions sad --training.monitor uar | training.monitor must be a figure that the labels of validation define, but uar is
+unseen.pkl --emotions sad --training.monitor positive_f1 | but positive_f1 is undefined for every emotion: each is present in all or in none
 short.pkl | short.pkl: data['sad']['test'] must have the same number of rows in every feature, but has
 untested.pkl | untested.pkl: data['sad'] must have the split 'test', but has ['train', 'valid'].
 nofolder | train.parquet, validation.parquet, test.parquet is missing. Check the path.
@@ -188,6 +195,15 @@ run extra | unknown option 'extra'. See --help.
 run --bogus | unknown option '--bogus'. See --help.
 run --split dev | --split: invalid choice: 'dev' (choose from 'train', 'validation', 'test')
 run --split | argument --split: expected one argument
+run --robustness yes | unknown option 'yes'. See --help.
+run --robust | unknown option '--robust'. Did you mean '--robustness'?
+run --robustness --split valid | --split: invalid choice: 'valid' (choose from 'train', 'validation', 'test')
+run --robustness --data_path wide.pkl | wide.pkl: must have the feature sizes of the model, {{'audio': 5, 'video': 4, 'text': 3}}, but has
+run --robustness --data_path two.pkl | two.pkl: emotions must be among calm, tense, but got 'happy'.
+run --robustness --data_path misspelt.pkl | has 'facett'. Did you mean 'facet'?
+nomodel --robustness | nomodel: must hold a trained model, but has no folder 'model'.
+foreign --robustness | foreign: must be a run directory, but has no config.yaml
+parent --robustness --data_path wide.pkl | wide.pkl: must have the feature sizes of the model
 run --device tpu | device must be auto, cpu, gpu or gpu:NUMBER, but got 'tpu'.
 nomodel | nomodel: must hold a trained model, but has no folder 'model'. Let its training finish first.
 badconfig | badconfig/config.yaml: must hold the settings of a run, but while parsing a flow node
@@ -205,6 +221,16 @@ run --data_path hostile.pkl | but names os.system (at byte 11). Nothing of it wa
 parent --data_path wide.pkl | wide.pkl: must have the feature sizes of the model
 ~nobody12 | a path that begins with ~ must name a user, but this one has no home directory.
 {LONG} | File name too long.
+"""
+
+INFER = """
+run --data_path vidoe.npz | vidoe.npz must call its features audio, video and text, but has 'vidoe'. Did you mean 'video'?
+run --data_path other.npz | other.npz must have at least one of audio, video and text, but has conv.
+run --data_path misspelt.pkl | has 'facett'. Did you mean 'facet'?
+run --data_path featureless.pkl | must have features of audio, video or text, but has ['label'].
+run --data_path wide.pkl | the clips must have the feature sizes of the model, {'audio': 5, 'video': 4, 'text': 3}, but have {'audio': 9,
+blind --data_path videos.npz | the clips must have at least one of audio, text, which the model looks at, but have video.
+unmeasured --data_path videos.npz | unmeasured/robustness.json: must be what `lmf evaluate --robustness` wrote, but
 """
 
 CONVERT = f"""
@@ -352,6 +378,7 @@ TABLE = [
     ("search --trials 2", "--config must be given. See configs/search/multitask.yaml."),
     ("search --config search-good.yaml", "--trials must be given. See --help."),
     *rows(EVALUATE, "evaluate"),
+    *rows(INFER, "infer"),
     *rows(CONVERT, "convert"),
     *rows(DATA, "data"),
 ]  # fmt: skip
@@ -380,6 +407,23 @@ def place(tmp_path_factory):
     pickled("short.pkl", corpus(lambda tree: tree["sad"]["test"].update(facet=tree["sad"]["test"]["facet"][:-1])))
     pickled("untested.pkl", corpus(lambda tree: tree["sad"].pop("test")))
     pickled("wide.pkl", corpus(audio=9))
+
+    def renamed(tree, emotions, splits, old, new=None):
+        for content in (tree[emotion][split] for emotion in emotions for split in splits):
+            value = content.pop(old)
+            if new:
+                content[new] = value
+
+    every = (("happy", "sad", "angry", "neutral"), ("train", "valid", "test"))
+    pickled("misspelt.pkl", corpus(lambda tree: renamed(tree, *every, "facet", "facett")))
+    pickled("somewhere.pkl", corpus(lambda tree: renamed(tree, ["sad"], ["test"], "facet")))
+    pickled("silent.pkl", corpus(lambda tree: renamed(tree, *every, "covarep")))
+    pickled(
+        "featureless.pkl", corpus(lambda tree: [renamed(tree, *every, old) for old in ("covarep", "facet", "glove")])
+    )
+    pickled("unseen.pkl", corpus(lambda tree: tree["sad"]["valid"]["label"].__setitem__(slice(None), [1, 0])))
+    np.savez(folder / "vidoe.npz", audio=np.zeros((2, 5)), vidoe=np.zeros((2, 4)), text=np.zeros((2, 6, 3)))
+    np.savez(folder / "videos.npz", video=np.zeros((2, 4)))
     pickled("two.pkl", corpus(emotions=("calm", "tense")))
     raw = {
         "file": b"x",
@@ -417,6 +461,15 @@ def place(tmp_path_factory):
         change(about)
         (copy(name) / "model/config.json").write_text(json.dumps(about))
 
+    import paddle
+
+    from lmf_multitask.config import ModelConfig
+    from lmf_multitask.models.lmf import LMFModel
+
+    paddle.seed(0)
+    small = ModelConfig(4, 4, 4, 4, fusion_rank=1, modalities=["audio", "text"])
+    LMFModel({"audio": 5, "video": 4, "text": 3}, ["happy"], small).save_pretrained(copy("blind") / "model")
+    (copy("unmeasured") / "robustness.json").write_text("[]")
     (copy("complete") / "metrics.json").write_text("{}")
     shutil.rmtree(copy("nomodel") / "model")
     (copy("badconfig") / "config.yaml").write_text("a: [")

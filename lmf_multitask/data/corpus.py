@@ -21,6 +21,7 @@ from lmf_multitask.data.schema import (
     IEMOCAP_EMOTIONS,
     MODALITIES,
     NOT_ANNOTATED,
+    OTHER_NAMES,
     SPLITS,
     check_emotion_name,
     sort_emotions,
@@ -28,9 +29,7 @@ from lmf_multitask.data.schema import (
 from lmf_multitask.errors import DataError
 
 FEATURE_KEYS = {
-    "audio": ("covarep", "audio", "acoustic"),
-    "video": ("facet", "video", "visual", "vision"),
-    "text": ("glove", "text", "words", "language"),
+    **{modality: (others[0], modality, *others[1:]) for modality, others in OTHER_NAMES.items()},
     "labels": ("label", "labels", "y"),
 }
 """Names under which files of this family store a modality; the first is that of the released IEMOCAP file."""
@@ -83,6 +82,7 @@ class PickledCorpus:
         label_reason: the evidence for that, in words.
         stored_dtypes: what each modality is stored as.
         splits: the splits that were read.
+        absent: the modalities that the file has nowhere in these splits.
     """
 
     def __init__(
@@ -109,11 +109,14 @@ class PickledCorpus:
         self._arrays = self._checked_structure(read_pickle(self.path), splits)
         self.splits = tuple(next(iter(self._arrays.values())))
         self.emotions = sort_emotions(list(self._arrays))
+        first = self._arrays[self.emotions[0]][self.splits[0]]
+        self.absent = tuple(modality for modality in MODALITIES if modality not in first)
+        self._there = [modality for modality in MODALITIES if modality in first]
         self.stored_dtypes = {
             modality: " and ".join(
                 sorted({str(splits[s][modality].dtype) for splits in self._arrays.values() for s in self.splits})
             )
-            for modality in MODALITIES
+            for modality in self._there
         }
         labels = {e: {s: self._labels(e, s) for s in self.splits} for e in self.emotions}
         joined = {s: self._join(s, {e: labels[e][s] for e in self.emotions}) for s in self.splits}
@@ -123,12 +126,16 @@ class PickledCorpus:
         self.rows = {s: self._decide(j) for s, j in joined.items()}
 
     def width(self, modality: str) -> tuple[int, ...]:
-        """Size of one clip's features: `(D,)`, or `(L, D)` for text."""
+        """Size of one clip's features: `(D,)`, or `(L, D)` for text; of an absent modality all ones."""
+        if modality in self.absent:
+            return (1, 1) if modality == "text" else (1,)
         return tuple(self._arrays[self.emotions[0]][self.splits[0]][modality].shape[1:])
 
     def features(self, split: str, modality: str) -> np.ndarray:
-        """Reads one modality of one split: float32 `[N, D]`, or `[N, L, D]` for text, a fresh array."""
+        """Reads one modality of one split: float32 `[N, D]`, or `[N, L, D]` for text, a fresh array; zeros if it is absent."""
         rows = self.rows[split]
+        if modality in self.absent:
+            return np.zeros((len(rows), *self.width(modality)), np.float32)
         used = np.unique(rows.emotion)
         whole = self._read(self.emotions[used[0]], split, modality)
         if len(used) == 1 and np.array_equal(rows.position, np.arange(len(whole))):
@@ -143,6 +150,7 @@ class PickledCorpus:
     def blocks(self, split: str, count: int) -> Iterator[dict[str, np.ndarray]]:
         """Reads a split in pieces of at most `count` clips: modality -> float32 `[n, D]`, or `[n, L, D]` for text.
 
+        Absent modalities are left out.
         Only the piece is in memory, unless the pickle stores an array as text (protocol 0, and Python 3 up to protocol 2)
         or in Fortran's order.
         """
@@ -150,13 +158,13 @@ class PickledCorpus:
         rows_of = {
             (index, modality): self._row_reader(self.emotions[index], split, modality)
             for index in np.unique(rows.emotion)
-            for modality in MODALITIES
+            for modality in self._there
         }
         for start in range(0, len(rows), count):
             emotion, position = rows.emotion[start : start + count], rows.position[start : start + count]
             breaks = np.flatnonzero((np.diff(emotion) != 0) | (np.diff(position) != 1)) + 1
             runs = [(emotion[run[0]], position[run[0]], position[run[-1]] + 1) for run in _split(len(emotion), breaks)]
-            parts = {m: [rows_of[index, m](begin, end) for index, begin, end in runs] for m in MODALITIES}
+            parts = {m: [rows_of[index, m](begin, end) for index, begin, end in runs] for m in self._there}
             yield {m: found[0] if len(found) == 1 else np.concatenate(found) for m, found in parts.items()}
 
     # -- structure
@@ -208,7 +216,7 @@ class PickledCorpus:
             }
         self._check_equal_widths(found)
         for split in wanted:
-            self._check_count(split, sum(arrays[split]["audio"].shape[0] for arrays in found.values()))
+            self._check_count(split, sum(_count(arrays[split]) for arrays in found.values()))
         return found
 
     def _check_count(self, split: str, labels: int) -> None:
@@ -236,6 +244,9 @@ class PickledCorpus:
         for name, keys in FEATURE_KEYS.items():
             if name == "labels" and not self._with_labels:
                 continue
+            if name in MODALITIES and not any(key in content for key in keys):
+                self._check_not_misspelt(content, keys, where)
+                continue
             value = self._pick(content, keys, where, "feature")
             here = f"data{where}[{name!r}]"
             if not isinstance(value, StoredArray):
@@ -254,17 +265,38 @@ class PickledCorpus:
             if len(value.shape) != dimensions or 0 in value.shape[1:]:
                 rule = "[rows, words, dimensions]" if name == "text" else "[rows, dimensions]"
                 raise self._fail(f"{here} must have the shape {rule}, but has {list(value.shape)}. Check the features.")
+        if not any(modality in arrays for modality in MODALITIES):
+            found = [str(key)[:40] for key in list(content)[:9]]
+            raise self._fail(f"data{where} must have features of audio, video or text, but has {found}.")
         counts = {name: value.shape[0] if value.shape else 0 for name, value in arrays.items()}
         if len(set(counts.values())) > 1:
             raise self._fail(f"data{where} must have the same number of rows in every feature, but has {counts}.")
-        if counts["text"] == 0:
+        if _count(arrays) == 0:
             raise self._fail(f"data{where} must have at least one row, but is empty. Give every split some clips.")
         return arrays
+
+    def _check_not_misspelt(self, content: Mapping, keys: tuple[str, ...], where: str) -> None:
+        """A modality may be absent, but not for a slip of the keyboard."""
+        known = {key for names in FEATURE_KEYS.values() for key in names}
+        others = [key for key in content if isinstance(key, str) and key not in known]
+        close = [match for key in keys for match in get_close_matches(key, others, n=1, cutoff=0.75)]
+        if close:
+            raise self._fail(
+                f"data{where} must have the feature {' or '.join(map(repr, keys))}, or nothing like it, but has {close[0]!r}. "
+                f"Did you mean {keys[0]!r}?"
+            )
 
     def _check_equal_widths(self, arrays: dict[str, dict[str, dict[str, StoredArray | np.ndarray]]]) -> None:
         for modality in MODALITIES:
             first = None
-            for emotion, splits in arrays.items():
+            having = [(e, s) for e, splits in arrays.items() for s, content in splits.items() if modality in content]
+            lacking = [(e, s) for e, splits in arrays.items() for s in splits if (e, s) not in having]
+            if having and lacking:
+                raise self._fail(
+                    f"{modality} must be in every emotion and split, or in none, but is in {'/'.join(having[0])} and not in "
+                    f"{'/'.join(lacking[0])}. Store zeros for clips that have none."
+                )
+            for emotion, splits in arrays.items() if having else ():
                 for split, content in splits.items():
                     width = content[modality].shape[1:]
                     first = first or (width, emotion, split)
@@ -300,7 +332,7 @@ class PickledCorpus:
     def _labels(self, emotion: str, split: str) -> np.ndarray:
         """Int64 `[N, 2]`: column c is 1 where label column c is set (a plain 0/1 label stands in column 1)."""
         if not self._with_labels:
-            return np.full((self._arrays[emotion][split]["text"].shape[0], 2), NOT_ANNOTATED, np.int64)
+            return np.full((_count(self._arrays[emotion][split]), 2), NOT_ANNOTATED, np.int64)
         here = f"data[{emotion!r}][{split!r}]['labels']"
         stored = self._array(emotion, split, "labels")
         values = stored.astype(np.float64)
@@ -390,9 +422,9 @@ class PickledCorpus:
         )
 
     def _digests(self, split: str) -> dict[str, list[bytes]]:
-        """One fingerprint per clip and emotion, over all three modalities; some rows in memory at a time."""
+        """One fingerprint per clip and emotion, over all modalities; some rows in memory at a time."""
         found: dict[str, list[list[bytes]]] = {emotion: [] for emotion in self.emotions}
-        for modality in MODALITIES:
+        for modality in self._there:
             known: dict[int, list[bytes]] = {}
             for emotion in self.emotions:
                 stored = self._arrays[emotion][split][modality]
@@ -404,6 +436,11 @@ class PickledCorpus:
         return {
             e: [hashlib.sha256(b"".join(parts)).digest()[:16] for parts in zip(*lists)] for e, lists in found.items()
         }
+
+
+def _count(arrays: Mapping[str, StoredArray | np.ndarray]) -> int:
+    """Rows of a split that has been checked."""
+    return next(iter(arrays.values())).shape[0]
 
 
 def _split(count: int, breaks: np.ndarray) -> list[np.ndarray]:

@@ -14,11 +14,13 @@ import numpy as np
 
 from lmf_multitask.data.corpus import PickledCorpus
 from lmf_multitask.data.npz import NpzRows
-from lmf_multitask.data.schema import MODALITIES, SPLITS
+from lmf_multitask.data.schema import MODALITIES, SPLITS, present_modalities
 from lmf_multitask.errors import DataError
 
+_PROBED_ROWS = 64  # read at a time until every modality's size is known: its first rows may be null
+
 Block = tuple[list[str], dict[str, np.ndarray]]
-"""Ids of n clips, and modality -> float32 `[n, D]`, or `[n, L, D]` for text."""
+"""Ids of n clips, and modality -> float32 `[n, D]`, or `[n, L, D]` for text; without those that the file has not."""
 
 
 @dataclass
@@ -27,7 +29,7 @@ class FeatureRows:
 
     Attributes:
         count: N.
-        shapes: size of one clip's modality: `(D,)`, or `(L, D)` for text.
+        shapes: size of one clip's modality: `(D,)`, or `(L, D)` for text; without those that the file has not.
         splits: names of the splits that the clips are of; empty where the file has none.
     """
 
@@ -89,13 +91,13 @@ def _joined(parts: Sequence[FeatureRows], splits: tuple[str, ...]) -> FeatureRow
 
 def _pickle(path: Path, split: str | None) -> FeatureRows:
     corpus = PickledCorpus(path, splits=None if split is None else (split,), with_labels=False)
-    shapes = {modality: corpus.width(modality) for modality in MODALITIES}
+    shapes = {modality: corpus.width(modality) for modality in MODALITIES if modality not in corpus.absent}
 
     def read(rows: int) -> Iterator[Block]:
         for name in corpus.splits:
             start = 0
             for block in corpus.blocks(name, rows):
-                count = len(block["audio"])
+                count = len(next(iter(block.values())))
                 yield _ids(name, start, count), block
                 start += count
 
@@ -109,7 +111,7 @@ def _npz(path: Path) -> FeatureRows:
     def read(rows: int) -> Iterator[Block]:
         start = 0
         for block in source.blocks(rows):
-            count = len(block["audio"])
+            count = len(next(iter(block.values())))
             yield _ids("row", start, count) if names is None else names[start : start + count], block
             start += count
 
@@ -175,39 +177,50 @@ def _parquet(path: Path, split: str) -> FeatureRows:
 def _table_rows(
     where: str, count: int, names: Sequence[str], tables: Callable[[int], Iterator[Any]], split: str
 ) -> FeatureRows:
-    missing = [modality for modality in MODALITIES if modality not in names]
-    if missing:
-        raise DataError(f"{where} must have the columns audio, video and text, but has {', '.join(names)[:200]}.")
+    named = present_modalities(names, where)
     if count == 0:
         raise DataError(f"{where} must have at least one row, but is empty.")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for table in tables(_PROBED_ROWS):
+        for modality in set(named) - set(shapes):
+            column = table.column(modality)
+            if column.null_count < len(column):
+                shapes[modality] = _modality_column(where, table, modality).shape[1:]
+        if len(shapes) == len(named):
+            break
+    if not shapes:
+        raise DataError(f"{where} must have {' or '.join(named)} in some row, but all are null.")
+    there = [modality for modality in named if modality in shapes]
 
     def read(rows: int) -> Iterator[Block]:
         start = 0
         for table in tables(rows):
             block = {}
-            for modality in MODALITIES:
-                values = _column(where, table, modality)
-                if values.ndim != (3 if modality == "text" else 2):
-                    rule = "a list of word vectors" if modality == "text" else "a list of numbers"
-                    raise DataError(
-                        f"{where}: {modality} must be {rule} in every row, but has the shape {values.shape[1:]}."
-                    )
+            for modality in there:
                 with np.errstate(over="ignore"):
+                    values = _modality_column(where, table, modality, shapes[modality])
                     block[modality] = np.ascontiguousarray(values, np.float32)
             count = len(table)
             ids = list(map(str, table.column("id").to_pylist())) if "id" in names else _ids(split, start, count)
             yield ids, block
             start += count
 
-    _, first = next(read(1))
-    return FeatureRows(count, {name: values.shape[1:] for name, values in first.items()}, (), read)
+    return FeatureRows(count, {modality: shapes[modality] for modality in there}, (), read)
 
 
-def _column(where: str, table: Any, name: str) -> np.ndarray:
+def _modality_column(where: str, table: Any, modality: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    values = _column(where, table, modality, shape)
+    if values.ndim != (3 if modality == "text" else 2):
+        rule = "a list of word vectors" if modality == "text" else "a list of numbers"
+        raise DataError(f"{where}: {modality} must be {rule} in every row, but has the shape {values.shape[1:]}.")
+    return values
+
+
+def _column(where: str, table: Any, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
     from lmf_multitask.data.schema import table_column
 
     try:
-        return table_column(table, name)
+        return table_column(table, name, shape)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
 

@@ -27,6 +27,7 @@ from lmf_multitask.data.schema import (
     column_array,
     dataset_features,
     emotion_names,
+    present_modalities,
 )
 from lmf_multitask.errors import DataError
 
@@ -261,13 +262,25 @@ def _checked(
     facts: dict[str, dict] = {}
     labels: dict[str, np.ndarray] = {}
     result = datasets.DatasetDict()
+    there = present_modalities(loaded["train"].column_names, "train")
+    if len(there) < len(MODALITIES):
+        ready = ""  # it is of the data before a column was removed
     for split, part in loaded.items():
         arrays, dirty = {}, False
         facts[split] = {}
         for modality in MODALITIES:
-            if modality not in part.column_names:
-                raise DataError(f"{split} must have the columns audio, video and text, but has {part.column_names}.")
-            values = column_array(part, modality).astype(np.float32)
+            if (modality in part.column_names) != (modality in there):
+                raise DataError(
+                    f"{split} must have the columns of train, {', '.join(there)}, but has {', '.join(part.column_names)}."
+                    " Store zeros for clips that have none."
+                )
+            if modality in there:
+                values = column_array(part, modality).astype(np.float32)
+                dirty |= part.data.column(modality).null_count > 0
+                if split != "train" and not values.any():  # of no size of its own where all are null
+                    values = np.zeros((len(part), *facts["train"][modality].shape[1:]), np.float32)
+            else:
+                values = np.zeros((len(part), 1, 1) if modality == "text" else (len(part), 1), np.float32)
             if values.ndim != (3 if modality == "text" else 2) or 0 in values.shape:
                 rule = "a list of word vectors" if modality == "text" else "a list of numbers"
                 raise DataError(
@@ -290,6 +303,10 @@ def _checked(
                 datasets.table.InMemoryTable(_table(ids, arrays, labels[split], types)), split=part.split
             )
         result[split] = part
+    if all(about.empty_clips == about.shape[0] for split in facts.values() for about in split.values()):
+        raise DataError(
+            f"{', '.join(there)} must have numbers in some clip, but are zero or null everywhere. Check the features."
+        )
     description = ready or describe(names, labels, facts)
     for part in result.values():
         part.info.description = description

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from lmf_multitask.data.schema import MODALITIES
+from lmf_multitask.data.schema import present_modalities
 from lmf_multitask.errors import DataError
 
 _MOST_MEMBERS = 64
@@ -29,7 +29,7 @@ class NpzRows:
 
     Attributes:
         count: N.
-        shapes: modality -> shape of its array.
+        shapes: modality -> shape of its array; without those that the file has not.
     """
 
     def __init__(self, source: str | Path | BinaryIO, name: str | None = None, limit: int | None = None) -> None:
@@ -41,7 +41,7 @@ class NpzRows:
             limit: so many bytes at most in the three arrays together when unpacked; None: any number.
 
         Raises:
-            DataError: it is no such file, lacks a modality, holds Python objects, or is over the limit.
+            DataError: it is no such file, has no modality, holds Python objects, or is over the limit.
         """
         self._name = str(source) if name is None else name
         self._source = source
@@ -56,11 +56,7 @@ class NpzRows:
         if len(members) > _MOST_MEMBERS:
             raise self._fail(f"must hold audio, video and text, but holds {len(members)} arrays.")
         self._members = {m.filename.removesuffix(".npy"): m for m in members}
-        missing = [modality for modality in MODALITIES if modality not in self._members]
-        if missing:
-            found = ", ".join(sorted(name[:40] for name in self._members)) or "nothing"
-            raise self._fail(f"must hold audio, video and text, but has {found}. Add {', '.join(missing)}.")
-        headers = {modality: self._header(modality) for modality in MODALITIES}
+        headers = {modality: self._header(modality) for modality in present_modalities(list(self._members), self._name)}
         self.shapes = {modality: header[0] for modality, header in headers.items()}
         for modality, shape in self.shapes.items():
             rule = "[rows, words, dimensions]" if modality == "text" else "[rows, dimensions]"
@@ -69,7 +65,7 @@ class NpzRows:
         counts = {modality: shape[0] for modality, shape in self.shapes.items()}
         if len(set(counts.values())) > 1:
             raise self._fail(f"audio, video and text must have the same number of rows, but have {counts}.")
-        self.count = counts["audio"]
+        self.count = next(iter(counts.values()))
         size = sum(math.prod(shape) * dtype.itemsize for shape, _, dtype in headers.values())
         if limit is not None and size > limit:
             raise self._fail(f"must hold at most {limit:,} bytes of numbers, but holds {size:,}. Send fewer rows.")
@@ -81,7 +77,7 @@ class NpzRows:
         Raises:
             DataError: the archive ends early or is damaged.
         """
-        readers = {modality: self._pieces(modality, count) for modality in MODALITIES}
+        readers = {modality: self._pieces(modality, count) for modality in self.shapes}
         for _ in range(0, self.count, count):
             yield {modality: next(pieces) for modality, pieces in readers.items()}
 

@@ -110,7 +110,7 @@ def describe(
     lines += _label_lines(emotions, labels)
     for modality in MODALITIES:
         per_split = [facts[split][modality] for split in facts]
-        lines += _modality_lines(modality, per_split, corpus.stored_dtypes[modality] if corpus else "float32")
+        lines += _modality_lines(modality, per_split, corpus.stored_dtypes.get(modality) if corpus else "float32")
     if corpus is not None:
         lines += [("attention", warning) for warning in warnings_about(corpus)]
     return "\n".join(f"{head:<10} {text}" for head, text in lines)
@@ -180,8 +180,10 @@ def _label_lines(emotions: Sequence[str], labels: dict[str, np.ndarray]) -> list
     return lines
 
 
-def _modality_lines(modality: str, facts: list[ModalityFacts], dtype: str) -> list[tuple[str, str]]:
+def _modality_lines(modality: str, facts: list[ModalityFacts], dtype: str | None) -> list[tuple[str, str]]:
     rows = sum(f.shape[0] for f in facts)
+    if all(f.empty_clips == f.shape[0] for f in facts):
+        return [(modality, "missing in every clip" + (": the file has none" if dtype is None else " (all zero)"))]
     size = " x ".join(map(str, facts[0].shape[1:]))
     low, high = min(f.smallest for f in facts), max(f.largest for f in facts)
     parts = [f"{size} numbers per clip, stored as {dtype}, from {low:.4g} to {high:.4g}"]

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from collections.abc import Sequence as Names
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     import datasets
 
 MODALITIES = ("audio", "video", "text")
+OTHER_NAMES = {
+    "audio": ("covarep", "acoustic"),
+    "video": ("facet", "visual", "vision"),
+    "text": ("glove", "words", "language"),
+}
+"""What pickles of the family may call a modality beside its name."""
+
 SPLITS = ("train", "validation", "test")
 IEMOCAP_EMOTIONS = ("happy", "sad", "angry", "neutral")
 """The four emotions of the LMF paper, in its order."""
@@ -99,14 +107,27 @@ def column_array(dataset: datasets.Dataset, name: str) -> np.ndarray:
     return table_column(dataset.data, name)
 
 
-def table_column(table: Any, name: str) -> np.ndarray:
-    """One column of an Arrow table that is not empty, as a numpy array `[rows, ...]`; see `column_array`."""
+def table_column(table: Any, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """One column of an Arrow table that is not empty, as a numpy array `[rows, ...]`; see `column_array`.
+
+    Args:
+        table: the table.
+        name: of the column. Rows of a modality may be null: it is missing there, and they are zeros.
+        shape: of one row; None takes that of the rows, and ones where all are null.
+    """
     import pyarrow as pa
 
-    shape, parts = None, []
+    parts, there = [], []
     for chunk in table.column(name).chunks:
         if isinstance(chunk, pa.ExtensionArray):
             chunk = chunk.storage
+        kind = chunk.type
+        may_be_null = name in MODALITIES and (pa.types.is_null(kind) or pa.types.is_nested(kind))
+        there.append(chunk.is_valid().to_numpy(zero_copy_only=False) if may_be_null else np.ones(len(chunk), bool))
+        if may_be_null and chunk.null_count:
+            chunk = chunk.drop_null()
+            if not len(chunk):
+                continue
         sizes = [len(chunk)]
         while (
             pa.types.is_list(chunk.type)
@@ -135,8 +156,74 @@ def table_column(table: Any, name: str) -> np.ndarray:
         shape = tuple(sizes[1:])
         zero_copy = not pa.types.is_boolean(chunk.type)
         parts.append(chunk.to_numpy(zero_copy_only=zero_copy))
-    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return whole.reshape((len(table), *shape))
+    shape = ((1, 1) if name == "text" else (1,)) if shape is None else shape
+    rows = np.concatenate(there)
+    if rows.all():
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return whole.reshape((len(table), *shape))
+    found = np.zeros((len(table), *shape), parts[0].dtype if parts else np.float32)
+    if parts:
+        found[rows] = np.concatenate(parts).reshape((-1, *shape))
+    return found
+
+
+def present_modalities(names: Names[str], where: str) -> list[str]:
+    """The modalities among the names of a table's columns or of a file's arrays; the others are absent.
+
+    Raises:
+        DataError: there is none, or one is spelt in another way.
+    """
+    found = [name for name in MODALITIES if name in names]
+    others = [name for name in names if name not in MODALITIES]
+    for modality in MODALITIES:
+        like = [
+            name for name in others if name in OTHER_NAMES[modality] or get_close_matches(modality, [name], cutoff=0.75)
+        ]
+        if modality not in found and like:
+            raise DataError(
+                f"{where} must call its features audio, video and text, but has {like[0][:40]!r}. Did you mean {modality!r}?"
+            )
+    if not found:
+        shown = ", ".join(sorted(name[:40] for name in names)[:12]) or "nothing"
+        raise DataError(f"{where} must have at least one of audio, video and text, but has {shown}.")
+    return found
+
+
+def missing_rows(columns: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Modality -> in how many of the rows it is missing: all its numbers are zero there."""
+    found = {}
+    for name in MODALITIES:
+        values = columns[name]
+        found[name] = int((~(values.reshape(len(values), -1) != 0).any(axis=1)).sum())
+    return found
+
+
+def as_model_takes(
+    columns: Mapping[str, np.ndarray], sizes: Mapping[str, int], looked_at: Names[str], where: object
+) -> dict[str, np.ndarray]:
+    """Columns in a model's sizes: zeros for a modality of another size that no row has, or that the model does not look at.
+
+    Args:
+        columns: ``audio`` `[N, D]`, ``video``, ``text`` `[N, L, D]`, and others, which are passed on.
+        sizes: D of each modality in the model.
+        looked_at: the modalities that the model has a part for.
+        where: the file, for the message.
+
+    Raises:
+        DataError: a modality that the model looks at has another size.
+    """
+    found = dict(columns)
+    for name in MODALITIES:
+        values = columns[name]
+        if values.shape[-1] == sizes[name]:
+            continue
+        if name in looked_at and values.any():
+            given = {modality: int(columns[modality].shape[-1]) for modality in MODALITIES}
+            raise DataError(
+                f"{where}: must have the feature sizes of the model, {dict(sizes)}, but has {given}. Extract the features alike."
+            )
+        found[name] = np.broadcast_to(np.float32(0), (*values.shape[:-1], sizes[name]))
+    return found
 
 
 def fingerprint(splits: Mapping[str, datasets.Dataset]) -> str:

@@ -55,10 +55,10 @@ def time_predictor(
 
 
 def _time(predictor: Predictor, rows: Mapping[str, np.ndarray], size: int, seconds: float) -> Timing:
-    count = len(rows["audio"])
+    count = len(next(iter(rows.values())))
     starts = range(0, max(count - size, 0) + 1, size)
     index = [np.arange(start, start + size) % count for start in starts]
-    batches = [{name: np.ascontiguousarray(rows[name][chosen]) for name in MODALITIES} for chosen in index]
+    batches = [{name: np.ascontiguousarray(values[chosen]) for name, values in rows.items()} for chosen in index]
     taken: list[float] = []
     begin = time.perf_counter()
     while True:

@@ -4,6 +4,8 @@
      "emotions": ["happy", ...],                      the order of every output
      "inputs": {"audio": {"dtype": "float32", "shape": ["batch", 74]}, "video": ..., "text": ["batch", "words", 300]},
      "outputs": {"dtype": "float32", "shape": ["batch", 2], "columns": ["absent", "present"], ...},
+     "modalities": ["audio", "video", "text"],        those that the models look at
+     "without": {"audio": {"split": "validation", "weighted_f1": ..., "with_all": ...}, ...},     of robustness.json
      "text": {"words": 20, "padding": "end", ...},    of the training data; null where they were not at hand
      "cleaning": {"non_finite": "zero"},
      "models": [{"name": "multitask", "emotions": [...], "paddle": {"program": FILE, "weights": FILE}, "onnx": {...},
@@ -153,6 +155,9 @@ class ModelDescription:
         models: one multi-task model, or one per emotion.
         sha256: file name -> hash.
         versions: of this package and of what wrote the files.
+        modalities: those that at least one model looks at.
+        without: modality -> what was measured of the model without it: ``split``, mean ``weighted_f1`` there, and
+            ``with_all`` modalities; empty where nothing was.
     """
 
     feature_sizes: Mapping[str, int]
@@ -162,6 +167,8 @@ class ModelDescription:
     models: tuple[ExportedModel, ...]
     sha256: Mapping[str, str]
     versions: Mapping[str, str]
+    modalities: tuple[str, ...] = MODALITIES
+    without: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def emotions(self) -> list[str]:
@@ -219,6 +226,8 @@ class ModelDescription:
                 "columns": ["absent", "present"],
                 "meaning": "probabilities, as the network gives them (temperatures are not applied); the rows sum to one",
             },
+            "modalities": list(self.modalities),
+            "without": {name: dict(figures) for name, figures in self.without.items()},
             "text": {"words": self.words, "padding": self.padding, "padding_is_read": True},
             "cleaning": {"non_finite": self.non_finite},
             "models": [
@@ -311,8 +320,15 @@ class ModelDescription:
         words, policy = content["text"]["words"], content["cleaning"]["non_finite"]
         if not all(type(n) is int and n > 0 for n in (*sizes.values(), 1 if words is None else words)):
             raise ValueError(f"its sizes are {sizes} and {words}")
+        modalities, without = tuple(content.get("modalities", MODALITIES)), content.get("without", {})
+        if not modalities or not set(modalities) <= set(MODALITIES):
+            raise ValueError(f"its modalities are {list(modalities)}")
+        for figures in without.values():
+            if not all(type(figures[name]) in (int, float) for name in ("weighted_f1", "with_all")):
+                raise ValueError(f"its figures without a modality are {without}")
         if policy not in ("zero", "error"):
             raise ValueError(f"its cleaning is {policy!r}")
         return cls(
-            sizes, words, content["text"]["padding"], policy, tuple(models), content["sha256"], content["versions"]
-        )
+            sizes, words, content["text"]["padding"], policy, tuple(models), content["sha256"], content["versions"],
+            modalities, without,
+        )  # fmt: skip

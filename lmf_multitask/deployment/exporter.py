@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lmf_multitask import __version__
 from lmf_multitask.data.features import open_features
 from lmf_multitask.data.report import clean, padding_side
-from lmf_multitask.data.schema import MODALITIES
+from lmf_multitask.data.schema import MODALITIES, as_model_takes
 from lmf_multitask.deployment.description import (
     DESCRIPTION_FILE,
     FORMATS,
@@ -31,9 +32,10 @@ from lmf_multitask.deployment.description import (
 )
 from lmf_multitask.deployment.predictor import Predictor
 from lmf_multitask.errors import DataError, RunError
+from lmf_multitask.evaluation.robustness import loss_without
 from lmf_multitask.files import atomic_folder
 from lmf_multitask.models.lmf import LMFModel
-from lmf_multitask.runs import Run
+from lmf_multitask.runs import ROBUSTNESS_FILE, Run
 from lmf_multitask.runtime import quiet_imports
 
 with quiet_imports():
@@ -91,11 +93,11 @@ def known_data(runs: Sequence[Run], data_path: str | None = None, most: int = 25
         DataError: `data_path` is given and cannot be read, or its sizes are not those of the model.
     """
     if data_path is not None:
-        return _read_some(data_path, runs[0].load_model().feature_sizes, most)
+        return _read_some(data_path, runs[0].load_model(), most)
     for run in runs:
         path = run.load_config().data_path or _sample_path()
         try:
-            return _read_some(path, run.load_model().feature_sizes, most)
+            return _read_some(path, run.load_model(), most)
         except (DataError, OSError) as error:
             logger.warning("the training data are not at hand, so that the length of the texts is not known: %s", error)
     return KnownData()
@@ -107,18 +109,18 @@ def _sample_path() -> str:
     return str(builtin_sample())
 
 
-def _read_some(path: str, sizes: Mapping[str, int], most: int) -> KnownData:
+def _read_some(path: str, model: LMFModel, most: int) -> KnownData:
     try:
         source = open_features(path, "validation")
     except DataError:
         source = open_features(path, None)
-    found = {modality: source.shapes[modality][-1] for modality in MODALITIES}
-    if found != dict(sizes):
-        raise DataError(f"{path}: must have the feature sizes of the model, {dict(sizes)}, but has {found}.")
-    _, rows = next(source.blocks(most))
-    padding = padding_side([clean(rows["text"].copy(), "text")])
-    where = f"{len(rows['audio'])} clips of {Path(path).name}"
-    return KnownData(rows, source.shapes["text"][0], padding, where)
+    ids, rows = next(source.blocks(most))
+    words, padding = None, None
+    if "text" in rows:
+        words, padding = source.shapes["text"][0], padding_side([clean(rows["text"].copy(), "text")])
+    absent = {name: np.zeros((len(ids), 1, 1) if name == "text" else (len(ids), 1), np.float32) for name in MODALITIES}
+    rows = as_model_takes({**absent, **rows}, model.feature_sizes, model.config.modalities, path)
+    return KnownData(rows, words, padding, f"{len(ids)} clips of {Path(path).name}")
 
 
 class _ProbabilityModel(paddle.nn.Layer):
@@ -182,6 +184,8 @@ def export_runs(
             models=tuple(exported),
             sha256={},
             versions=_versions(formats),
+            modalities=tuple(name for name in MODALITIES if any(name in model.config.modalities for model in models)),
+            without=_measured_without(runs),
         ).with_hashes(folder)
         description.write(folder)
         if not check:
@@ -189,6 +193,26 @@ def export_runs(
         batches = _batches(data, models[0].feature_sizes)
         differences = {form: _difference(folder, form, models, batches) for form in formats}
     return Export(description, differences, sum(len(batch["audio"]) for batch in batches))
+
+
+def _measured_without(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """What ``robustness.json`` of the run, or of the runs' parent, says of each modality's absence; nothing where there is none."""
+    folder = runs[0].folder if len(runs) == 1 else runs[0].folder.parent
+    path = folder / ROBUSTNESS_FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        pairs = {modality: loss_without(found, modality) for modality in MODALITIES}
+        return {
+            modality: {"split": str(found["split"]), "weighted_f1": pair[1], "with_all": pair[0]}
+            for modality, pair in pairs.items()
+            if pair is not None
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{path}: must be what `lmf evaluate --robustness` wrote, but {' '.join(str(error).split())[:120]}. Remove it."
+        ) from None
 
 
 def check_replaceable(folder: Path) -> None:

@@ -35,10 +35,11 @@ class InferenceReport:
 
     Attributes:
         rows: clips predicted.
-        missing: modality -> clips whose features of it are all zero or not finite.
+        missing: modality that the model looks at -> clips whose features of it are all zero or not finite, or not there.
         non_finite: modality -> single numbers that were NaN or infinite and became 0.
         seconds: for reading, predicting and writing.
         files: what was written.
+        notes: what is to be known of modalities that no clip has.
     """
 
     rows: int = 0
@@ -46,16 +47,19 @@ class InferenceReport:
     non_finite: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MODALITIES, 0))
     seconds: float = 0.0
     files: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """The report for a terminal."""
         found = [f"{self.rows:,} clips in {self.seconds:.2f} s"]
         for modality in MODALITIES:
             if self.missing[modality]:
-                found.append(f"{modality} is missing (all zero or not finite) in {self.missing[modality]:,} clips")
+                found.append(
+                    f"{modality} is missing (not there, all zero or not finite) in {self.missing[modality]:,} clips"
+                )
             if self.non_finite[modality]:
                 found.append(f"{modality} has {self.non_finite[modality]:,} NaN or infinite numbers, set to 0")
-        return [*found, f"written: {', '.join(map(str, self.files))}"]
+        return [*found, *self.notes, f"written: {', '.join(map(str, self.files))}"]
 
 
 def infer_file(
@@ -95,7 +99,7 @@ def infer_file(
         columns = [f"{emotion}_{part}" for emotion in emotions for part in ("probability", "prediction")]
         table.write(_csv([["id", "missing", *columns, *(["four_way"] if four_way else [])]]))
         for (ids, block), both in predict_blocks(predictor, rows.blocks(batch_size), workers):
-            missing = _note_gaps(block, report)
+            missing = _note_gaps(block, len(ids), predictor.description.modalities, report)
             for t, file in enumerate(arrays):
                 file.write(np.ascontiguousarray(both[:, t], "<f4").tobytes())
             table.write(_csv(_table(ids, missing, both[:, :, 1], emotions, thresholds, four_way)))
@@ -104,6 +108,9 @@ def infer_file(
             raise DataError(
                 f"the file must have the {rows.count} clips that it announces, but has {report.rows}. Write it again."
             )
+    report.notes = [
+        _note_on_absent(predictor, modality) for modality, clips in report.missing.items() if clips == report.rows
+    ]
     report.files = [*paths, output_dir / PREDICTIONS_FILE]
     report.seconds = time.perf_counter() - started
     return report
@@ -146,24 +153,48 @@ def check_sizes(predictor: Predictor, shapes: Mapping[str, tuple[int, ...]]) -> 
     Raises:
         DataError: they do not.
     """
-    sizes = predictor.description.feature_sizes
-    found = {modality: shapes[modality][-1] for modality in MODALITIES}
-    if found != dict(sizes):
+    sizes, looked_at = predictor.description.feature_sizes, predictor.description.modalities
+    found = {modality: shapes[modality][-1] for modality in MODALITIES if modality in shapes}
+    there = [modality for modality in looked_at if modality in found]
+    if not there:
+        raise DataError(
+            f"the clips must have at least one of {', '.join(looked_at)}, which the model looks at, but have {', '.join(found)}."
+        )
+    if any(found[modality] != sizes[modality] for modality in there):
         raise DataError(
             f"the clips must have the feature sizes of the model, {dict(sizes)}, but have {found}. Extract the features alike."
         )
     words = predictor.description.words
-    if words is not None and shapes["text"][0] != words:
+    if words is not None and "text" in there and shapes["text"][0] != words:
         raise DataError(
             f"the clips must have {words} words as the training data, but have {shapes['text'][0]}. "
             "Pad or cut every text to that length."
         )
 
 
-def _note_gaps(block: Mapping[str, np.ndarray], report: InferenceReport) -> list[str]:
+def _note_on_absent(predictor: Predictor, modality: str) -> str:
+    """What it costs that no clip has a modality, where that was measured."""
+    known = predictor.description.without.get(modality)
+    if known is None:
+        return (
+            f"no clip has {modality}: how good the model is without it was not measured (lmf evaluate RUN --robustness)"
+        )
+    return (
+        f"no clip has {modality}: on {known['split']} the model's mean weighted F1 was {known['weighted_f1']:.3f} without it, "
+        f"{known['with_all']:.3f} with all"
+    )
+
+
+def _note_gaps(
+    block: Mapping[str, np.ndarray], clips: int, looked_at: Sequence[str], report: InferenceReport
+) -> list[str]:
     """Counts what is missing; returns, for each clip, the names of its missing modalities joined by ``+``."""
     gaps = []
-    for modality in MODALITIES:
+    for modality in looked_at:
+        if modality not in block:
+            report.missing[modality] += clips
+            gaps.append(np.ones(clips, bool))
+            continue
         values = block[modality].reshape(len(block[modality]), -1)
         with np.errstate(over="ignore", invalid="ignore"):
             clean = np.isfinite(values.sum())
@@ -176,7 +207,7 @@ def _note_gaps(block: Mapping[str, np.ndarray], report: InferenceReport) -> list
         gaps.append(gap)
     if not any(gap.any() for gap in gaps):
         return [""] * len(gaps[0])
-    return ["+".join(name for name, gap in zip(MODALITIES, row) if gap) for row in zip(*gaps)]
+    return ["+".join(name for name, gap in zip(looked_at, row) if gap) for row in zip(*gaps)]
 
 
 def _says_something(values: np.ndarray) -> np.ndarray:

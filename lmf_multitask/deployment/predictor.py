@@ -105,8 +105,13 @@ class Predictor:
         """How the model is run, for benchmarks and logs."""
         return {"backend": self.backend, "device": self.device, "threads": self.threads, "models": len(self._sessions)}
 
-    def predict(self, audio: np.ndarray, video: np.ndarray, text: np.ndarray) -> np.ndarray:
+    def predict(
+        self, audio: np.ndarray | None = None, video: np.ndarray | None = None, text: np.ndarray | None = None
+    ) -> np.ndarray:
         """The probability that each emotion is present.
+
+        A modality that is None is missing in all clips (its features are zero); one that the model has no part for is not
+        looked at.
 
         Args:
             audio: numbers `[N, 74]` (sizes of IEMOCAP; yours are in ``description.feature_sizes``).
@@ -117,11 +122,13 @@ class Predictor:
             float32 `[N, T]`.
 
         Raises:
-            DataError: an array has another shape or type, or holds NaN or infinities that the model refuses.
+            DataError: an array has another shape or type, holds NaN or infinities that the model refuses, or all are None.
         """
         return np.ascontiguousarray(self.predict_both(audio, video, text)[:, :, 1])
 
-    def predict_both(self, audio: np.ndarray, video: np.ndarray, text: np.ndarray) -> np.ndarray:
+    def predict_both(
+        self, audio: np.ndarray | None = None, video: np.ndarray | None = None, text: np.ndarray | None = None
+    ) -> np.ndarray:
         """As `predict`, with the probability of absence before that of presence: float32 `[N, T, 2]`."""
         inputs = self.checked(audio, video, text)
         if not len(inputs[0]):
@@ -144,13 +151,24 @@ class Predictor:
         pairs = np.array([[1 - value, value] for value in plain], np.float64)
         return scaled(pairs[None], self.description.temperature)[0, :, 1].tolist()
 
-    def checked(self, audio: np.ndarray, video: np.ndarray, text: np.ndarray) -> list[np.ndarray]:
+    def checked(
+        self, audio: np.ndarray | None = None, video: np.ndarray | None = None, text: np.ndarray | None = None
+    ) -> list[np.ndarray]:
         """The three arrays as the model takes them: float32, together in memory, finite; or a `DataError` that says why not."""
-        arrays = [self._checked(name, value) for name, value in zip(MODALITIES, (audio, video, text))]
-        counts = {name: len(array) for name, array in zip(MODALITIES, arrays)}
+        given = dict(zip(MODALITIES, (audio, video, text)))
+        wanted = self.description.modalities
+        arrays = {name: self._checked(name, given[name]) for name in wanted if given[name] is not None}
+        if not arrays:
+            raise DataError(f"at least one of {', '.join(wanted)} must be given, but none is. The model looks at them.")
+        counts = {name: len(array) for name, array in arrays.items()}
         if len(set(counts.values())) > 1:
             raise DataError(f"audio, video and text must have the same number of rows, but have {counts}.")
-        return arrays
+        rows = next(iter(counts.values()))
+        return [arrays[name] if name in arrays else self._zeros(name, rows) for name in MODALITIES]
+
+    def _zeros(self, modality: str, rows: int) -> np.ndarray:
+        sizes = [size if isinstance(size, int) else 1 for size in self.description.shape(modality)[1:]]
+        return np.zeros((rows, *sizes), np.float32)
 
     def _checked(self, modality: str, value: Any) -> np.ndarray:
         try:

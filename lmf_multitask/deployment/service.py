@@ -31,7 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lmf_multitask import __version__
 from lmf_multitask.data.npz import NpzRows
 from lmf_multitask.data.sample import sample_clips
-from lmf_multitask.data.schema import IEMOCAP_EMOTIONS, MODALITIES
+from lmf_multitask.data.schema import IEMOCAP_EMOTIONS, MODALITIES, missing_rows
 from lmf_multitask.deployment.batching import Batcher, QueueFullError, StoppingError
 from lmf_multitask.deployment.inference import BATCH_SIZE
 from lmf_multitask.deployment.predictor import Predictor
@@ -86,6 +86,7 @@ class _Figures:
         self.requests = Histogram(
             "lmf_batch_requests", "Requests per forward pass", buckets=sizes, registry=self.registry
         )
+        self.missing = Counter("lmf_missing", "Clips without a modality", ["modality"], registry=self.registry)
         self.rows = Histogram("lmf_batch_rows", "Clips per forward pass", buckets=sizes, registry=self.registry)
         Gauge("lmf_waiting_rows", "Clips that wait for a forward pass", registry=self.registry).set_function(waiting)
 
@@ -245,7 +246,7 @@ class _Service:
                 )
             body = await self._body(request)
             # in a thread: parsing megabytes would hold up everybody else
-            inputs = await run_in_threadpool(self._inputs, kind, body)
+            inputs, missing = await run_in_threadpool(self._inputs, kind, body)
             try:
                 present = await self._batcher.predict(inputs)
             except QueueFullError as error:
@@ -257,7 +258,9 @@ class _Service:
         finally:
             self._in_work -= 1
         self.figures.seconds.observe(time.perf_counter() - started)
-        return self._answer(present)
+        for modality, rows in missing.items():
+            self.figures.missing.labels(modality).inc(rows)
+        return {**self._answer(present), "missing": missing}
 
     async def _body(self, request: Request) -> bytes:
         most = self.limits.body_bytes
@@ -286,11 +289,12 @@ class _Service:
                 408, f"the body must arrive within {self.limits.body_seconds:g} seconds, but did not."
             ) from None
 
-    def _inputs(self, kind: str, body: bytes) -> list[np.ndarray]:
+    def _inputs(self, kind: str, body: bytes) -> tuple[list[np.ndarray], dict[str, int]]:
         arrays = self._from_json(body) if kind == "application/json" else self._from_npz(body)
         inputs = self.predictor.checked(**arrays)
         self._check_rows(len(inputs[0]))
-        return inputs
+        gaps = missing_rows(dict(zip(MODALITIES, inputs)))
+        return inputs, {modality: gaps[modality] for modality in self.predictor.description.modalities}
 
     def _check_rows(self, rows: int) -> None:
         if not 1 <= rows <= self.limits.rows:
@@ -302,11 +306,13 @@ class _Service:
         except (ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())[:120]
             raise DataError(f"the body must be JSON, but {reason}.") from None
-        if not isinstance(content, dict) or set(content) != set(MODALITIES):
+        if not isinstance(content, dict) or not set(content) <= set(MODALITIES) or not content:
             found = sorted(key[:40] for key in content)[:9] if isinstance(content, dict) else type(content).__name__
-            raise DataError(f"the body must be an object with audio, video and text, but has {found}.")
+            raise DataError(
+                f"the body must be an object with audio, video and text, or some of them, and nothing else, but has {found}."
+            )
         for name, value in content.items():
-            if not isinstance(value, list):
+            if value is not None and not isinstance(value, list):
                 raise DataError(f"{name} must be a list of clips, but is {json.dumps(value)[:40]}.")
         return content
 
@@ -374,9 +380,9 @@ def _body_schema(predictor: Predictor) -> dict[str, Any]:
     numbers = {
         "type": "object",
         "properties": properties,
-        "required": list(MODALITIES),
+        "minProperties": 1,
         "additionalProperties": False,
-        "description": "one entry per clip in each of the three",
+        "description": "one entry per clip in each; what is left out is missing in every clip, as zeros are in one",
     }
     binary = {"type": "string", "format": "binary", "description": "numpy.savez(file, audio=..., video=..., text=...)"}
     content = {"application/json": {"schema": numbers}, **{kind: {"schema": binary} for kind in NPZ_TYPES}}
@@ -394,9 +400,14 @@ def _answer_schema(emotions: list[str]) -> dict[str, Any]:
             "emotions": {"type": "array", "items": {"type": "string"}},
             "probabilities": rows({"type": "number", "minimum": 0, "maximum": 1}),
             "present": rows({"type": "boolean"}),
+            "missing": {
+                "type": "object",
+                "additionalProperties": {"type": "integer", "minimum": 0},
+                "description": "modality that the model looks at -> clips that have none (zeros, or left out)",
+            },
             "four_way": {"type": "array", "items": {"type": "string", "enum": list(IEMOCAP_EMOTIONS)}},
         },
-        "required": ["emotions", "probabilities", "present"],
+        "required": ["emotions", "probabilities", "present", "missing"],
         "additionalProperties": False,
     }
     return {"description": "Per clip and emotion", "content": {"application/json": {"schema": schema}}}

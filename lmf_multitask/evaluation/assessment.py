@@ -64,7 +64,7 @@ class Assessment:
         metrics: the content of ``metrics.json``.
         calibration: what was fitted on validation, if anything.
         curves: name -> one per training (a per-emotion group has several).
-        modality_effects: see `reporting.modality_effects`; None where there is no model to ask.
+        robustness: see `robustness.measure_robustness`; None where there is no model to ask.
         facts: what was trained on what with which command: heading -> text.
         data_report: the data's cleaning report, as plain text.
     """
@@ -77,7 +77,7 @@ class Assessment:
     metrics: dict[str, Any]
     calibration: Calibration | None = None
     curves: dict[str, LearningCurves] = field(default_factory=dict)
-    modality_effects: dict[str, Any] | None = None
+    robustness: dict[str, Any] | None = None
     facts: dict[str, str] = field(default_factory=dict)
     data_report: str | None = None
 

@@ -11,11 +11,12 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from lmf_multitask.data.schema import MODALITIES, NOT_ANNOTATED
+from lmf_multitask.data.schema import NOT_ANNOTATED
 from lmf_multitask.evaluation import tables
 from lmf_multitask.evaluation.assessment import Assessment
 from lmf_multitask.evaluation.comparison import Comparison
 from lmf_multitask.evaluation.plots import Picture, difference_pictures, pictures_of
+from lmf_multitask.evaluation.robustness import robustness_table
 from lmf_multitask.evaluation.tables import TextTable
 from lmf_multitask.files import atomic_folder, write_text
 
@@ -196,15 +197,19 @@ def _sections(assessment: Assessment, pictures: dict[str, Picture]) -> list[Sect
         + ("Temperatures and thresholds were fitted on validation." if calibration else "No calibration was fitted.")
     )
     sections.append(Section("Probabilities", text, shown("reliability"), calibration))
-    if assessment.modality_effects:
+    if assessment.robustness:
         sections.append(
             Section(
-                "Modalities",
-                "Each modality is replaced in the test rows, and the change of the probabilities taken; shares are of the "
-                "sum over the three, averaged over clips. Zeros may be unlike anything in train, its mean is less so: "
-                "believe what both say.",
-                shown("modalities"),
-                [_modality_table(assessment)],
+                "Missing and noisy modalities",
+                f"Measured on {assessment.robustness['split']}. What is not named is taken away: its features are zeros, as in a "
+                "clip where it was not recorded. "
+                + (
+                    "Noise is Gaussian, and leaves padding and what is missing as it is."
+                    if assessment.robustness["noise"]
+                    else "lmf report adds what noise and missing rows do."
+                ),
+                shown("robustness"),
+                [robustness_table(assessment.robustness)],
             )
         )
     sections.append(
@@ -218,23 +223,6 @@ def _sections(assessment: Assessment, pictures: dict[str, Picture]) -> list[Sect
     if assessment.data_report:
         sections.append(Section("Data", "What was read and cleaned.", verbatim=assessment.data_report))
     return sections
-
-
-def _modality_table(assessment: Assessment) -> TextTable:
-    effects, rows = assessment.modality_effects, []
-    for emotion in assessment.emotions:
-        for modality in MODALITIES:
-            cells = [effects[kind][emotion][modality] for kind in ("zeros", "mean")]
-            rows.append(
-                [
-                    f"{emotion} without {modality}",
-                    *(f"{cell['share']:.0%}" for cell in cells),
-                    *(tables.number(cell["change"]) for cell in cells),
-                    *(tables.number(cell["weighted_f1"]) for cell in cells),
-                ]
-            )
-    heads = ["", "share, zeros", "mean", "change, zeros", "mean", "weighted F1, zeros", "mean"]
-    return TextTable("a modality replaced by zeros, and by the train mean", heads, rows)
 
 
 def _confident_errors(assessment: Assessment) -> TextTable:

@@ -137,7 +137,7 @@ def pictures_of(assessment: Assessment) -> list[Picture]:
             exclusive_picture(assessment.metrics),
             ranking_picture(assessment),
             reliability_picture(assessment),
-            modality_picture(assessment),
+            robustness_picture(assessment.robustness),
         ]
     return [picture for picture in drawn if picture is not None]
 
@@ -353,41 +353,56 @@ def reliability_picture(assessment: Assessment) -> Picture:
     return _finish(figure, "reliability", "Is the probability true? Points on the diagonal: yes", text)
 
 
-def modality_picture(assessment: Assessment) -> Picture | None:
-    """Share of each prediction owed to each modality; None without a model that was asked."""
-    effects = assessment.modality_effects
-    if not effects:
+def robustness_picture(found: Mapping[str, Any] | None) -> Picture | None:
+    """Figures against noise and against missing rows, a line per modality; None where no curves were measured."""
+    if not found or found["noise"] is None:
         return None
-    emotions = list(assessment.emotions)
-    figure, panels = _grid(2, 1.3 + 0.4 * len(emotions), sharey=True)
-    for panel, (kind, found) in zip(panels, effects.items()):
-        start = np.zeros(len(emotions))
-        for m, modality in enumerate(MODALITIES):
-            share = np.array([found[emotion][modality]["share"] for emotion in emotions])
-            bars = panel.barh(
-                emotions, share, left=start, color=SERIES[m], alpha=0.75, label=modality, height=0.62,
-                hatch=("", "//", "..")[m], edgecolor=INK, linewidth=0.6,
-            )  # fmt: skip
-            for bar, value in zip(bars, share):
-                if value >= 0.12:
-                    box = {"boxstyle": "round,pad=0.12", "facecolor": "#ffffff", "edgecolor": "none", "alpha": 0.75}
-                    place = (bar.get_x() + bar.get_width() / 2, bar.get_y() + bar.get_height() / 2)
-                    panel.text(*place, f"{value:.0%}", ha="center", va="center", fontsize=9, color="#111111", bbox=box)
-            start += share
-        panel.set(
-            title=f"replaced by {'zeros' if kind == 'zeros' else 'the train mean'}", xlim=(0, 1.0), xticks=(0, 0.5, 1)
+    kinds = {
+        "noise": ("strength", "noise, in sd of the feature"),
+        "missing": ("share", "clips where it is missing"),
+    }
+    floors = {"weighted_f1": ("always absent", found["always_absent"]["weighted_f1"]), "auroc": ("guessing", 0.5)}
+    with _drawing():
+        figure = Figure(figsize=(WIDTH, 5.6))
+        panels = figure.subplots(2, 2, sharey="row", sharex="col")
+        for panel, (_, label) in zip(panels[-1], kinds.values()):
+            panel.set_xlabel(label)
+        for row, (name, (floor_name, floor)) in zip(panels, floors.items()):
+            for panel, (kind, (key, _)) in zip(row, kinds.items()):
+                for m, modality in enumerate(MODALITIES):
+                    if modality in found[kind]:
+                        _draw_curve(panel, m, modality, found[kind][modality], key, name)
+                if floor is not None:
+                    panel.axhline(floor, color=MUTED, linewidth=1.2, linestyle=(0, (1, 2)))
+                    panel.annotate(
+                        floor_name, (0, floor), xycoords=("axes fraction", "data"), xytext=(3, 2),
+                        textcoords="offset points", ha="left", va="bottom", color=MUTED, fontsize=9,
+                    )  # fmt: skip
+            row[0].set_ylabel(f"{'mean ' if len(found['subsets'][0]['emotions']) > 1 else ''}{HEADS[name]}")
+        strengths = [point["strength"] for point in next(iter(found["noise"].values()))]
+        panels[0, 0].set_xticks(range(len(strengths)), [f"{strength:g}" for strength in strengths])
+        panels[0, 1].xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        said = "; ".join(
+            f"{modality} from {_say(noise[0]['mean']['weighted_f1'])} to {_say(noise[-1]['mean']['weighted_f1'])} under the "
+            f"strongest noise, to {_say(found['missing'][modality][-1]['mean']['weighted_f1'])} without it"
+            for modality, noise in found["noise"].items()
         )
-        panel.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
-        panel.grid(axis="y", visible=False)
-    panels[0].invert_yaxis()
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    said = "; ".join(
-        f"{e}: " + ", ".join(f"{m} {effects['zeros'][e][m]['share']:.0%}" for m in MODALITIES) for e in emotions
+        title = (
+            f"One modality disturbed ({found['split']}): mean of {found['draws']} draws, band of one standard deviation"
+        )
+        return _finish(figure, "robustness", title, f"Mean weighted F1 with one modality disturbed: {said}.")
+
+
+def _draw_curve(panel: Axes, number: int, label: str, points: Sequence[Mapping[str, Any]], key: str, name: str) -> None:
+    # strengths double from point to point: side by side they can be told apart
+    places = range(len(points)) if key == "strength" else [point[key] for point in points]
+    values = np.array([_or_nan(point["mean"][name]) for point in points])
+    spread = np.array([_or_nan(point["sd"][name]) for point in points])
+    panel.plot(
+        places, values, color=_colour(number), linestyle=_dash(number), marker=_form(number), markersize=5, label=label
     )
-    return _finish(
-        figure, "modalities", "Share of a prediction owed to each modality", f"With zeros in its place, {said}."
-    )
+    panel.fill_between(places, values - spread, values + spread, color=_colour(number), alpha=0.18, linewidth=0)
 
 
 def difference_pictures(comparison: Comparison) -> list[Picture]:

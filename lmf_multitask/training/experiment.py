@@ -17,8 +17,17 @@ import numpy as np
 import paddle
 
 from lmf_multitask.config import ExperimentConfig
-from lmf_multitask.data.schema import MODALITIES, NOT_ANNOTATED, column_array, column_arrays, emotion_names, fingerprint
-from lmf_multitask.errors import DataError, RunError, TrainingError
+from lmf_multitask.data.schema import (
+    MODALITIES,
+    NOT_ANNOTATED,
+    as_model_takes,
+    column_array,
+    column_arrays,
+    emotion_names,
+    fingerprint,
+    missing_rows,
+)
+from lmf_multitask.errors import RunError, TrainingError
 from lmf_multitask.evaluation.assessment import assess
 from lmf_multitask.evaluation.baselines import fit_linear_baseline, prevalence
 from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration, fit_calibration
@@ -36,7 +45,7 @@ from lmf_multitask.training import parallel
 from lmf_multitask.training.module import LMFModule
 from lmf_multitask.training.trainer import LMFTrainer, VisualDLLogs, training_arguments
 
-from lmf_multitask.data.loading import load_data  # isort: skip - paddlenlp must be imported before datasets
+from lmf_multitask.data.loading import load_data, missing_in_train, without  # isort: skip - paddlenlp must be imported before datasets
 
 if TYPE_CHECKING:
     import datasets
@@ -95,7 +104,8 @@ def prepare_experiment(config: ExperimentConfig) -> tuple[ExperimentConfig, data
     select_device(config.device)
     dataset = load_data(config)
     emotions = emotion_names(dataset["train"])
-    _check_labels(dataset, emotions)
+    _check_labels(dataset, emotions, config.training.monitor)
+    config = without(config, missing_in_train(dataset, config.model.modalities))
     check_size(_feature_sizes(dataset["train"]), len(emotions), config.model)
     return config.resolved(emotions), dataset
 
@@ -198,7 +208,7 @@ def evaluate_model(
         calibration: fitted on validation; its figures stand beside the plain ones.
         baselines: name -> probabilities `[N, T]` on the same rows.
     """
-    columns = column_arrays(rows)
+    columns = _columns_for(model, rows, split)
     probabilities = model.predict_probabilities({name: columns[name] for name in MODALITIES}, batch_size)
     figures = assess(
         columns["labels"],
@@ -268,11 +278,10 @@ def evaluate_run(
     config = dataclasses.replace(config, data_path=data_path or config.data_path, emotions=model.emotions)
     dataset = load_data(config)
     rows = dataset[split]
-    sizes = _feature_sizes(rows)
-    if sizes != model.feature_sizes:
-        raise DataError(
-            f"{config.data_path}: must have the feature sizes of the model, {model.feature_sizes}, but has {sizes}."
-        )
+    gaps = missing_rows(_columns_for(model, rows, config.data_path))
+    for modality in model.config.modalities:
+        if gaps[modality] == len(rows):
+            logger.warning("%s is missing in every clip of %s: the model does without it", modality, split)
     metrics = evaluate_model(
         model,
         rows,
@@ -284,6 +293,10 @@ def evaluate_run(
     )
     del metrics["probabilities"]
     return metrics, run.write_metrics(metrics, f"metrics_{split}.json")
+
+
+def _columns_for(model: LMFModel, rows: datasets.Dataset, where: object) -> dict[str, np.ndarray]:
+    return as_model_takes(column_arrays(rows), model.feature_sizes, model.config.modalities, where)
 
 
 def _feature_sizes(rows: datasets.Dataset) -> dict[str, int]:
@@ -355,7 +368,7 @@ def _validation_figures(logits: np.ndarray, labels: np.ndarray, emotions: list[s
     return found
 
 
-def _check_labels(dataset: datasets.DatasetDict, emotions: list[str]) -> None:
+def _check_labels(dataset: datasets.DatasetDict, emotions: list[str], monitor: str) -> None:
     labels = column_array(dataset["train"], "labels")
     for t, emotion in enumerate(emotions):
         known = labels[:, t][labels[:, t] != NOT_ANNOTATED]
@@ -366,9 +379,25 @@ def _check_labels(dataset: datasets.DatasetDict, emotions: list[str]) -> None:
                 "Choose others with --emotions."
             )
     validation = column_array(dataset["validation"], "labels")
+    if not (validation != NOT_ANNOTATED).any():
+        raise TrainingError(
+            "validation must have annotated clips, so that the best epoch can be chosen, but has none. Annotate some."
+        )
+    figures = all_figures(validation, np.zeros(validation.shape), emotions)["mean"]
+    if figures.get(monitor, 0) is None:  # the labels alone decide what is defined
+        raise TrainingError(
+            f"training.monitor must be a figure that the labels of validation define, but {monitor} is undefined for every emotion: "
+            "each is present in all or in none of the clips. Choose --training.monitor loss, or other splits."
+        )
     if not (validation != NOT_ANNOTATED).any(axis=0).all():
         lacking = [e for t, e in enumerate(emotions) if not (validation[:, t] != NOT_ANNOTATED).any()]
         logger.warning("validation has no label for %s: the best epoch is chosen without", ", ".join(lacking))
+    unseen = [e for t, e in enumerate(emotions) if (validation[:, t] == 0).any() and not (validation[:, t] == 1).any()]
+    if unseen:
+        logger.warning(
+            "%s in no clip of validation: the best epoch is chosen without knowing whether it is found, and nothing is calibrated",
+            f"{', '.join(unseen)} {'is' if len(unseen) == 1 else 'are'} present",
+        )
 
 
 def _check_resumable(run: Run, config: ExperimentConfig, origin: dict[str, str], force: bool) -> None:

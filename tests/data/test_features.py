@@ -181,7 +181,11 @@ def test_lists_without_ids(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"audio": [[1.0]], "video": [[1.0]]}, "must have the columns audio, video and text, but has audio, video"),
+        (
+            {"a": [[1.0]], "video2": [[1.0]]},
+            "must call its features audio, video and text, but has 'video2'. Did you mean",
+        ),
+        ({"a": [[1.0]], "b": [[1.0]]}, "must have at least one of audio, video and text, but has a, b"),
         ({"audio": [[1.0]], "video": [[1.0]], "text": [[1.0]]}, "text must be a list of word vectors in every row"),
         ({"audio": [["a"]], "video": [[1.0]], "text": [[[1.0]]]}, "column 'audio' must hold numbers, but holds string"),
         (

@@ -375,8 +375,16 @@ def test_parquet_with_dirt_is_cleaned(parquet):
         load_iemocap(parquet(change), non_finite="error")
 
 
-def drop_text(split, content):
-    return {name: values for name, values in content.items() if name != "text"}
+def drop_text_of_test(split, content):
+    return {name: values for name, values in content.items() if name != "text" or split != "test"}
+
+
+def drop_all(split, content):
+    return {name: values for name, values in content.items() if name not in ("audio", "video", "text")}
+
+
+def misspelt(split, content):
+    return {("vidoe" if name == "video" else name): values for name, values in content.items()}
 
 
 def ragged(split, content):
@@ -408,7 +416,9 @@ def words_for_numbers(split, content):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (drop_text, "train must have the columns audio, video and text"),
+        (drop_text_of_test, "test must have the columns of train, audio, video, text, but has .*Store zeros for clips"),
+        (drop_all, "train must have at least one of audio, video and text, but has"),
+        (misspelt, "train must call its features audio, video and text, but has 'vidoe'. Did you mean 'video'"),
         (ragged, "column 'audio' must have rows of one length, but got lengths from 2 to 3"),
         (wider_test, "test must have the sizes of train, audio 3, video 2, text 4 x 5, but has audio 3, video 3"),
         (flat_text, "text must be a list of word vectors in every row"),
@@ -462,7 +472,15 @@ BAD_TREES = {
             e: {s: {("facett" if k == "facet" else k): v for k, v in r.items()} for s, r in t.items()}
             for e, t in make_corpus().items()
         },
-        "must have the feature 'facet' or .* Did you mean 'facett'",
+        "must have the feature 'facet' or .*, or nothing like it, but has 'facett'. Did you mean 'facet'",
+    ),
+    "a modality in some splits": (
+        change("sad/test/facet", None),
+        "video must be in every emotion and split, or in none, but is in happy/train and not in sad/test. Store zeros",
+    ),
+    "no modality": (
+        {e: {s: {"label": r["label"]} for s, r in t.items()} for e, t in make_corpus().items()},
+        "must have features of audio, video or text, but has \\['label'\\]",
     ),
     "split is no dict": (change("sad/test", [1]), "must be a dict of features, but is a list"),
     "text for numbers": (

@@ -75,7 +75,11 @@ def test_ids_and_other_arrays(tmp_path):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"audio": np.zeros((1, 5))}, "x: must hold audio, video and text, but has audio. Add video, text."),
+        ({"other": np.zeros((1, 5))}, "x must have at least one of audio, video and text, but has other."),
+        (
+            {"audio": np.zeros((1, 5)), "visual": np.zeros((1, 5))},
+            "x must call .* but has 'visual'. Did you mean 'video'?",
+        ),
         (
             {**arrays(), "audio": np.array([{}], object)},
             "x: audio must be an array of numbers, but holds Python objects",

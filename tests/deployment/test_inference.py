@@ -121,7 +121,7 @@ def test_missing_modalities_are_counted_and_said(predictor, tmp_path):
         "video",
     ]
     lines = "\n".join(report.lines())
-    assert "audio is missing (all zero or not finite) in 2 clips" in lines
+    assert "audio is missing (not there, all zero or not finite) in 2 clips" in lines
     assert "video has 3 NaN or infinite numbers, set to 0" in lines
 
 

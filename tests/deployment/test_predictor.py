@@ -127,7 +127,8 @@ def test_a_run_that_refuses_what_is_not_finite(tmp_path):
         ({"audio": np.full((7, 5), "a")}, r"audio must be an array of numbers \[rows, 5\], but got the type <U1"),
         ({"audio": np.zeros((7, 5), complex)}, r"audio must be an array of numbers .* type complex128"),
         ({"audio": np.zeros((7, 5), bool)}, r"audio must be an array of numbers .* type bool"),
-        ({"audio": None}, r"audio must be an array of numbers .* type object"),
+        ({"audio": [None] * 7}, r"audio must be an array of numbers .* type object"),
+        (dict.fromkeys(("audio", "video", "text")), "at least one of audio, video, text must be given, but none is"),
         ({"audio": [[1.0], [1.0, 2.0]]}, r"audio must be an array \[rows, 5\], but its rows differ in length"),
     ],
 )

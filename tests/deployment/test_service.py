@@ -122,14 +122,31 @@ def test_many_at_once_get_their_own_answers(client, predictor):
         np.testing.assert_allclose(answer, predictor.predict(**rows), atol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["json", "null", "npz"])
+def test_a_modality_that_is_left_out_is_zeros_and_said(client, predictor, form):
+    rows = make_rows(3)
+    rows["audio"][1] = 0
+    left = {name: values for name, values in rows.items() if name != "video"}
+    if form == "npz":
+        response = post_npz(client, as_npz(left))
+    else:
+        response = client.post("/predict", json={**as_json(left), **({"video": None} if form == "null" else {})})
+    answer = response.json()
+    np.testing.assert_allclose(answer["probabilities"], predictor.predict(**left), rtol=1e-6)
+    assert answer["missing"] == {"audio": 1, "video": 3, "text": 0}
+    assert re.search(r'lmf_missing_total{modality="video"} [1-9]', client.get("/metrics").text)
+    assert client.post("/predict", json=as_json(make_rows(2))).json()["missing"] == dict.fromkeys(rows, 0)
+
+
 # -- what is refused
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows.pop("text"), "the body must be an object with audio, video and text, but has ['audio', 'video']."),
-        (lambda rows: rows.update(more=1), "the body must be an object with audio, video and text, but has ['audio', 'more', 'text', 'video']."),
+        (lambda rows: rows.clear(), "the body must be an object with audio, video and text, or some of them, and nothing else, but has []."),
+        (lambda rows: rows.update(dict.fromkeys(rows)), "at least one of audio, video, text must be given, but none is. The model looks at them."),
+        (lambda rows: rows.update(more=1), "the body must be an object with audio, video and text, or some of them, and nothing else, but has ['audio', 'more', 'text', 'video']."),
         (lambda rows: rows.update(audio=3), "audio must be a list of clips, but is 3."),
         (lambda rows: rows.update(audio=[]), "audio must have the shape [rows, 5], but got [0]."),
         (lambda rows: rows["audio"][0].pop(), "audio must have the shape [rows, 5], but got [1, 4]."),

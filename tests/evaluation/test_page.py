@@ -14,6 +14,7 @@ from lmf_multitask.evaluation.comparison import compare
 from lmf_multitask.evaluation.page import write_comparison
 from lmf_multitask.evaluation.plots import DARK
 from lmf_multitask.evaluation.predictions import Predictions
+from lmf_multitask.evaluation.robustness import measure_robustness
 
 EMOTIONS = ["happy", "sad", "angry", "neutral"]
 
@@ -40,7 +41,18 @@ def full_page(tmp_path_factory):
         name="<script>alert(1)</script>",
         resamples=100,
     )
-    effect = {m: {"change": 0.1, "share": 1 / 3, "weighted_f1": 0.8} for m in ("audio", "video", "text")}
+    rows = {"audio": np.ones((120, 2), "f4"), "video": np.ones((120, 2), "f4"), "text": np.ones((120, 3, 2), "f4")}
+    robustness = measure_robustness(
+        lambda features: (
+            probabilities[: len(features["audio"])] * features["audio"].mean(axis=1, keepdims=True).clip(0, 1)
+        ),
+        {**rows, "labels": labels},
+        EMOTIONS,
+        split="validation",
+        train={
+            name: values * np.linspace(0, 1, 120).reshape(-1, *[1] * (values.ndim - 1)) for name, values in rows.items()
+        },
+    )
     epochs = list(range(1, 9))
     curves = LearningCurves(
         epochs,
@@ -51,7 +63,7 @@ def full_page(tmp_path_factory):
     fields = {name: getattr(found, name) for name in Assessment.__dataclass_fields__}
     fields.update(
         curves={"multitask": curves},
-        modality_effects={kind: dict.fromkeys(EMOTIONS, effect) for kind in ("zeros", "mean")},
+        robustness=robustness,
         facts={"Data": "/" + "long" * 60, "Settings": "seed: 1\n"},
         data_report="audio  " + "x" * 300,
     )
@@ -82,7 +94,7 @@ def test_every_part_is_there(full_page):
         "Which are confused",
         "Ranking",
         "Probabilities",
-        "Modalities",
+        "Missing and noisy modalities",
         "Clips to look at",
         "Data",
     ):
@@ -117,7 +129,7 @@ def test_each_picture_is_also_a_file(full_page):
     names = {path.stem for path in plots.glob("*.svg")}
     assert names == {path.stem for path in plots.glob("*.png")}
     assert names == {
-        "figures", "learning", "losses", "confusion", "one_of_many", "roc_and_precision_recall", "reliability", "modalities",
+        "figures", "learning", "losses", "confusion", "one_of_many", "roc_and_precision_recall", "reliability", "robustness",
     }  # fmt: skip
     for path in plots.glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")

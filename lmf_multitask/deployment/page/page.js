@@ -50,6 +50,15 @@ function show() {
   if (answer.four_way) get("verdict").textContent = `If it must be one of them: ${answer.four_way[row]}.`;
 }
 
+// what the clips lack: " (without video; 2 of 3 clips without text)"
+function gaps(found) {
+  const clips = found.probabilities.length;
+  const parts = Object.entries(found.missing)
+    .filter(([, count]) => count > 0)
+    .map(([modality, count]) => (count === clips ? `without ${modality}` : `${count} of ${clips} clips without ${modality}`));
+  return parts.length ? ` (${parts.join("; ")})` : "";
+}
+
 async function predict(content, type, what) {
   const mine = ++asked;
   say(`Asking the model about ${what} …`);
@@ -67,7 +76,7 @@ async function predict(content, type, what) {
   if (mine !== asked) return;
   answer = found;
   row = 0;
-  if (found) say(`The model's view of ${what}:`);
+  if (found) say(`The model's view of ${what}${gaps(found)}:`);
   else say(trouble, true);
   show();
   get("result").scrollIntoView({ block: "nearest" }); // on a phone it is below the choice

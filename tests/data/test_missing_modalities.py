@@ -1,0 +1,214 @@
+"""A modality that a file has for some clips only, or nowhere."""
+
+import logging
+
+import datasets
+import numpy as np
+import pytest
+from conftest import make_corpus, to_bytes_keys
+
+from lmf_multitask import load_iemocap
+from lmf_multitask.config import ExperimentConfig
+from lmf_multitask.data.features import open_features
+from lmf_multitask.data.loading import missing_in_train, without
+from lmf_multitask.data.schema import as_model_takes, column_arrays, missing_rows
+from lmf_multitask.errors import DataError
+
+NAMES = {"audio": "covarep", "video": "facet", "text": "glove"}
+
+
+def lacking(*modalities, **sizes):
+    tree = make_corpus(**sizes)
+    for splits in tree.values():
+        for content in splits.values():
+            for modality in modalities:
+                del content[NAMES[modality]]
+    return tree
+
+
+@pytest.mark.parametrize("gone", [["audio"], ["video"], ["text"], ["audio", "text"]])
+def test_a_pickle_without_a_modality_has_zeros_there(write_pickle, gone):
+    data = load_iemocap(write_pickle(lacking(*gone)))
+    whole = load_iemocap(write_pickle(make_corpus(), "whole.pkl"))
+    for split in ("train", "validation", "test"):
+        columns, expected = column_arrays(data[split]), column_arrays(whole[split])
+        for modality in NAMES:
+            if modality in gone:
+                shape = (len(data[split]), 1, 1) if modality == "text" else (len(data[split]), 1)
+                np.testing.assert_array_equal(columns[modality], np.zeros(shape))
+            else:
+                np.testing.assert_array_equal(columns[modality], expected[modality])
+        np.testing.assert_array_equal(columns["labels"], expected["labels"])
+    report = data["train"].info.description
+    for modality in gone:
+        assert f"{modality:<10} missing in every clip: the file has none" in report
+
+
+@pytest.mark.parametrize("gone", ["audio", "video", "text"])
+def test_files_to_predict_may_lack_one(write_pickle, tmp_path, gone):
+    left = [modality for modality in NAMES if modality != gone]
+    rng = np.random.default_rng(0)
+    rows = {"audio": rng.normal(size=(7, 5)), "video": rng.normal(size=(7, 4)), "text": rng.normal(size=(7, 6, 3))}
+    rows = {name: rows[name].astype("f4") for name in left}
+    np.savez(tmp_path / "x.npz", **rows)
+    datasets.Dataset.from_dict({name: values.tolist() for name, values in rows.items()}).to_parquet(
+        tmp_path / "x.parquet"
+    )
+    pickled = write_pickle(lacking(gone, rows=(3, 3, 7)))
+    for path in (tmp_path / "x.npz", tmp_path / "x.parquet", pickled):
+        source = open_features(path)
+        assert source.count == 7
+        assert sorted(source.shapes) == sorted(left)
+        blocks = list(source.blocks(3))
+        assert [len(ids) for ids, _ in blocks] == [3, 3, 1]
+        for _, block in blocks:
+            assert sorted(block) == sorted(left)
+        if path != pickled:
+            for name in left:
+                np.testing.assert_array_equal(np.concatenate([block[name] for _, block in blocks]), rows[name])
+
+
+def test_a_test_split_alone_may_lack_one_when_it_is_predicted(write_pickle):
+    tree = make_corpus()
+    for splits in tree.values():
+        del splits["test"]["facet"]
+    path = write_pickle(tree)
+    assert sorted(open_features(path, "test").shapes) == ["audio", "text"]
+    assert sorted(open_features(path, "validation").shapes) == ["audio", "text", "video"]
+    with pytest.raises(DataError, match="video must be in every emotion and split, or in none"):
+        load_iemocap(path)
+
+
+def test_parquet_and_saved_folders_without_a_modality(write_pickle, tmp_path):
+    data = load_iemocap(write_pickle(make_corpus())).remove_columns("video")
+    data.save_to_disk(tmp_path / "saved")
+    (tmp_path / "tables").mkdir()
+    for split, part in data.items():
+        part.to_parquet(tmp_path / "tables" / f"{split}.parquet")
+    for folder in ("saved", "tables"):
+        loaded = load_iemocap(tmp_path / folder)
+        assert missing_rows(column_arrays(loaded["test"]))["video"] == len(loaded["test"])
+        assert "video      missing in every clip" in loaded["train"].info.description
+        assert sorted(open_features(tmp_path / folder).shapes) == ["audio", "text"]
+
+
+def test_missing_rows_by_hand():
+    columns = {
+        "audio": np.array([[0, 0], [0, 1], [0, 0]], "f4"),
+        "video": np.zeros((3, 1), "f4"),
+        "text": np.array([[[0.0], [0.0]], [[0.0], [2.0]], [[1.0], [0.0]]], "f4"),
+    }
+    assert missing_rows(columns) == {"audio": 2, "video": 3, "text": 1}
+
+
+def test_a_model_takes_zeros_of_its_size():
+    columns = {"audio": np.ones((3, 5), "f4"), "video": np.zeros((3, 1), "f4"), "text": np.ones((3, 2, 9), "f4")}
+    sizes = {"audio": 5, "video": 4, "text": 3}
+    found = as_model_takes(columns, sizes, ["audio", "video"], "x.pkl")
+    assert found["audio"] is columns["audio"]
+    np.testing.assert_array_equal(found["video"], np.zeros((3, 4)))  # nobody has it
+    np.testing.assert_array_equal(found["text"], np.zeros((3, 2, 3)))  # the model does not look at it
+    with pytest.raises(
+        DataError, match=r"x.pkl: must have the feature sizes of the model, \{'audio': 5, .*'text': 9\}"
+    ):
+        as_model_takes(columns, sizes, ["audio", "video", "text"], "x.pkl")
+
+
+def test_training_data_are_told_once(write_pickle, caplog):
+    tree = lacking("video")
+    for splits in tree.values():
+        splits["train"]["covarep"][2:5] = 0
+    data = load_iemocap(write_pickle(tree))
+    with caplog.at_level(logging.INFO, "lmf_multitask"):
+        assert missing_in_train(data, ["audio", "video", "text"]) == ["video"]
+        assert missing_in_train(data, ["text"]) == []
+    assert caplog.messages == [
+        "video is missing in every clip of train: nothing can be learnt of it, so the network is built without",
+        "audio is missing (all zero) in 3 of 12 clips of train",
+    ]
+
+
+def test_the_network_is_built_without():
+    config = ExperimentConfig()
+    assert without(config, []) == config
+    assert without(config, ["video"]).model.modalities == ["audio", "text"]
+
+
+def test_something_must_be_left(write_pickle):
+    data = load_iemocap(write_pickle(lacking("video", "audio")))
+    assert missing_in_train(data, ["audio", "video", "text"]) == ["audio", "video"]
+    message = (
+        r"train must have clips with audio or video, but audio and video are missing in every clip\. Choose others with"
+    )
+    with pytest.raises(DataError, match=message):
+        missing_in_train(data, ["audio", "video"])
+
+
+def test_keys_are_bytes_in_such_a_file(tmp_path):
+    import pickle
+
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps(to_bytes_keys(lacking("audio")), protocol=2))
+    assert missing_in_train(load_iemocap(path), ["audio", "text"]) == ["audio"]
+
+
+def with_nulls(rows, nulls):
+    """Made-up columns, and the lists of a table in which the given rows are null."""
+    rng = np.random.default_rng(rows)
+    arrays = {
+        "audio": rng.normal(size=(rows, 5)),
+        "video": rng.normal(size=(rows, 4)),
+        "text": rng.normal(size=(rows, 6, 3)),
+    }
+    arrays = {name: values.astype("f4") for name, values in arrays.items()}
+    lists = {name: values.tolist() for name, values in arrays.items()}
+    for name, chosen in nulls.items():
+        for row in chosen:
+            arrays[name][row], lists[name][row] = 0, None
+    return arrays, lists
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_null_rows_of_a_table_to_predict_are_zeros(tmp_path, size):
+    arrays, lists = with_nulls(
+        70, {"audio": [0, 1, 2, 69], "video": [], "text": range(66)}
+    )  # more than are probed for sizes
+    datasets.Dataset.from_dict(lists).to_parquet(tmp_path / "x.parquet")
+    source = open_features(tmp_path / "x.parquet")
+    assert source.shapes == {"audio": (5,), "video": (4,), "text": (6, 3)}
+    blocks = [block for _, block in source.blocks(size)]
+    for name, values in arrays.items():
+        np.testing.assert_array_equal(np.concatenate([block[name] for block in blocks]), values)
+
+
+def test_columns_of_nulls_are_as_if_they_were_not_there(tmp_path):
+    _, lists = with_nulls(3, {"video": range(3)})
+    datasets.Dataset.from_dict(lists).to_parquet(tmp_path / "x.parquet")
+    assert sorted(open_features(tmp_path / "x.parquet").shapes) == ["audio", "text"]
+    _, lists = with_nulls(3, {name: range(3) for name in NAMES})
+    datasets.Dataset.from_dict(lists).to_parquet(tmp_path / "y.parquet")
+    with pytest.raises(DataError, match="y.parquet must have audio or video or text in some row, but all are null"):
+        open_features(tmp_path / "y.parquet")
+
+
+def test_null_rows_of_training_data_are_zeros(tmp_path):
+    expected = {}
+    for split, nulls in {"train": {"audio": [0, 3]}, "validation": {"text": [1]}, "test": {"video": range(7)}}.items():
+        expected[split], lists = with_nulls({"train": 9, "validation": 8, "test": 7}[split], nulls)
+        lists["calm"] = [row % 2 for row in range(len(lists["audio"]))]
+        datasets.Dataset.from_dict(lists).to_parquet(tmp_path / f"{split}.parquet")
+    loaded = load_iemocap(tmp_path)
+    for split, arrays in expected.items():
+        columns = column_arrays(loaded[split])
+        for name, values in arrays.items():
+            np.testing.assert_array_equal(columns[name], values)
+        assert not any(loaded[split].data.column(name).null_count for name in NAMES)
+    assert "all zero in 2 of 24 clips" in loaded["train"].info.description
+
+
+def test_nulls_inside_of_a_row_are_no_missing_modality(tmp_path):
+    _, lists = with_nulls(3, {})
+    lists["audio"][1][2] = None
+    datasets.Dataset.from_dict(lists).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="column 'audio' must have no empty values, but got 1. Fill or drop them"):
+        list(open_features(tmp_path / "x.parquet").blocks(8))
