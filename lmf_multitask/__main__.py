@@ -11,6 +11,7 @@ COMMANDS = {
     "train": ("lmf_multitask.train", "train one model on several emotions, or one for each, and test"),
     "evaluate": ("lmf_multitask.evaluate", "figures of a trained run on a split"),
     "search": ("lmf_multitask.search", "many trainings over a space of settings; the best of them under fresh seeds"),
+    "ablate": ("lmf_multitask.ablate", "what each part of a model brings, under several seeds"),
     "convert": ("lmf_multitask.convert", "another LMF code's checkpoint -> a run directory"),
     "export": ("lmf_multitask.export", "a trained run as static models: Paddle Inference, ONNX"),
     "infer": ("lmf_multitask.infer", "probabilities of a file's clips, from an exported model or a run"),
