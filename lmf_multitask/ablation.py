@@ -11,15 +11,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmf_multitask.config import ExperimentConfig
-from lmf_multitask.data.schema import emotion_names
 from lmf_multitask.errors import ConfigError
-from lmf_multitask.evaluation.statistics import t_interval
-from lmf_multitask.evaluation.tables import TextTable
-from lmf_multitask.runs import METRICS_FILE, Run
 from lmf_multitask.searching.space import SETTINGS, with_settings
+
+if TYPE_CHECKING:
+    from lmf_multitask.evaluation.tables import TextTable
 
 ABLATION_FILE = "ablation.json"
 WHOLE = "as configured"
@@ -90,7 +89,9 @@ def run_ablation(
         the unchanged training of the same seed with Student's 95% interval over the seeds; and what failed: name -> reason.
     """
     from lmf_multitask.data.loading import load_data  # heavy; --help needs the settings only
+    from lmf_multitask.data.schema import emotion_names
     from lmf_multitask.launcher import train_all
+    from lmf_multitask.runs import Run
 
     emotions = emotion_names(load_data(config.experiment)["train"])
     experiments, places = {}, {}
@@ -113,6 +114,8 @@ def run_ablation(
 
 def ablation_table(found: Mapping[str, Any]) -> TextTable:
     """``ablation.json`` as a table."""
+    from lmf_multitask.evaluation.tables import TextTable
+
     rows = []
     for name, one in found["variants"].items():
         cells = [name]
@@ -137,6 +140,8 @@ def _folder(name: str) -> str:
 
 
 def _figures(folder: Path) -> dict[str, float] | None:
+    from lmf_multitask.runs import METRICS_FILE, Run
+
     if not Run(folder).is_complete():
         return None
     mean = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))["mean"]
@@ -144,6 +149,8 @@ def _figures(folder: Path) -> dict[str, float] | None:
 
 
 def _summary(runs: Mapping[int, Mapping[str, float]], whole: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
+    from lmf_multitask.evaluation.statistics import t_interval  # SciPy takes a second to come
+
     summary = {}
     for figure in FIGURES:
         values = {seed: figures[figure] for seed, figures in runs.items()}

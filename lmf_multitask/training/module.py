@@ -5,6 +5,7 @@ Shape letters: B batch, N clips of train, T tasks (emotions).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -151,7 +152,9 @@ class LMFModule(TrainingModule):
         clip = None if config.max_grad_norm is None else nn.ClipGradByGlobalNorm(config.max_grad_norm)
         scheduler = None
         if config.schedule == "cosine":
-            scheduler = paddle.optimizer.lr.CosineAnnealingDecay(1.0, T_max=config.epochs * self._steps_per_epoch())
+            # Paddle 3.3's own CosineAnnealingDecay leaves the cosine with its first step
+            steps = config.epochs * self._steps_per_epoch()
+            scheduler = paddle.optimizer.lr.LambdaDecay(1.0, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
         optimizer = paddle.optimizer.Adam(
             scheduler or 1.0, parameters=groups, weight_decay=float(config.weight_decay), grad_clip=clip
         )
