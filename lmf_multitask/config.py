@@ -74,7 +74,7 @@ class DataConfig:
 _MODALITIES = ("audio", "video", "text")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ModelConfig:
     """Sizes and parts of the network; the sizes of the features come from the data.
 

@@ -166,7 +166,11 @@ def loss_of_tiny_step() -> float:
     paddle.seed(0)
     rng = np.random.default_rng(0)
     sizes = {"audio": 5, "video": 4, "text": 3}
-    model = LMFModel(sizes, ["one", "two"], ModelConfig(4, 4, 8, 4, fusion_rank=2, fusion_dim=4))
+    model = LMFModel(
+        sizes,
+        ["one", "two"],
+        ModelConfig(audio_hidden=4, video_hidden=4, text_lstm=8, text_hidden=4, fusion_rank=2, fusion_dim=4),
+    )
     batch = [paddle.to_tensor(rng.normal(size=shape).astype("float32")) for shape in ((6, 5), (6, 4), (6, 7, 3))]
     labels = paddle.to_tensor(rng.integers(0, 2, 12))
     loss = paddle.nn.functional.cross_entropy(model(*batch).reshape([-1, 2]), labels)

@@ -13,7 +13,9 @@ from lmf_multitask.config import DataConfig, ExperimentConfig, ModelConfig, Trai
 from lmf_multitask.errors import ConfigError
 
 CONFIGS = sorted(
-    path for path in (Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml") if path.parent.name != "search"
+    path
+    for path in (Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml")
+    if path.parent.name not in ("search", "ablation")
 )
 
 

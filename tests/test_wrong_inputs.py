@@ -467,7 +467,9 @@ def place(tmp_path_factory):
     from lmf_multitask.models.lmf import LMFModel
 
     paddle.seed(0)
-    small = ModelConfig(4, 4, 4, 4, fusion_rank=1, modalities=["audio", "text"])
+    small = ModelConfig(
+        audio_hidden=4, video_hidden=4, text_lstm=4, text_hidden=4, fusion_rank=1, modalities=["audio", "text"]
+    )
     LMFModel({"audio": 5, "video": 4, "text": 3}, ["happy"], small).save_pretrained(copy("blind") / "model")
     (copy("unmeasured") / "robustness.json").write_text("[]")
     (copy("complete") / "metrics.json").write_text("{}")

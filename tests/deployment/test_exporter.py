@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import EMOTIONS, shared_file
+from conftest import EMOTIONS, PAPERS, shared_file
 
 from lmf_multitask.deployment import exporter
 from lmf_multitask.deployment.description import ModelDescription
@@ -161,6 +161,7 @@ def from_lmf_paddle(path, emotion, folder):
             name = name.replace(old, new)
         stored[LMF_PADDLE_WEIGHTS.get(name, name)] = array(value)
     config = ModelConfig(
+        **PAPERS,
         audio_hidden=stored["audio_encoder.linear_1.weight"].shape[1],
         video_hidden=stored["video_encoder.linear_1.weight"].shape[1],
         text_lstm=stored["text_encoder.linear.weight"].shape[0],

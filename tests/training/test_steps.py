@@ -65,6 +65,7 @@ def test_it_stops_at_that_step_and_names_the_clips(sample_path, tmp_path, monkey
     how, what, first = WAYS[way]
     batches = break_step(monkeypatch, number, how)
     config = settings(sample_path, tmp_path / "run", order)
+    config.model.input_norm = "batch"  # which has running statistics
     caplog.set_level(logging.DEBUG, "lmf_multitask")
     with pytest.raises(TrainingError) as caught:
         experiment.run_experiment(config)
