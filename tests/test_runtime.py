@@ -121,3 +121,22 @@ def test_debug_says_more():
 
 def test_importing_the_library_sets_no_logging_up():
     assert logging.getLogger("lmf_multitask").handlers == []
+
+
+def test_denormals_are_zero_only_while_it_is_asked_for():
+    import platform
+
+    from lmf_multitask.runtime import flush_denormals
+
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        assert not flush_denormals(True)
+        return
+    tiny, third = np.array([1e-38], "f4"), np.array([0.3], "f4")
+    assert (tiny * third > 0).all()
+    try:
+        assert flush_denormals(True)
+        flushed = (tiny * third).tolist()
+    finally:
+        assert flush_denormals(False)
+    assert flushed == [0.0]
+    assert (tiny * third > 0).all()

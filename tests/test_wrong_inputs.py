@@ -89,7 +89,7 @@ extra | unknown option 'extra'. See --help.
 --mode per_emotion --emotions hapy | but got 'hapy'. Did you mean 'happy'?
 --mode per_emotion --model.fusion_rank 0 | model.fusion_rank must be a whole number from 1 to 65536, but got 0.
 --config | argument --config: expected one argument
---config nowhere.yaml | --config must be a YAML file, but nowhere.yaml is none. Shipped ones are multitask
+--config nowhere.yaml | --config must be a YAML file, but nowhere.yaml is none. Shipped ones are ablation/multitask, multitask
 --config . | --config must be a YAML file, but . is none.
 --config pipe | --config must be a YAML file, but pipe is none.
 --config ../../etc/passwd | --config must be a YAML file, but ../../etc/passwd is none.
@@ -312,7 +312,7 @@ SEARCH = f"""
 --retrain_seeds 3 1 | --retrain_seeds must be other than the seed of the trials, but 1 is. Choose fresh ones.
 --emotion happy | --emotion must come with per_emotion: true, but the search has it false. Set experiment.emotions instead.
 --per_emotion true --emotion hapy | good.pkl: emotions must be among happy, sad, angry, neutral, but got 'hapy'. Did you mean 'happy'?
---objective f1 | objective must be one of loss, weighted_f1, positive_f1, accuracy, uar, but got 'f1'.
+--objective f1 | objective must be one of loss, weighted_f1, positive_f1, accuracy, uar, auroc, average_precision, but got 'f1'.
 --objective weightedf1 | but got 'weightedf1'. Did you mean 'weighted_f1'?
 --sampler grid | sampler must be
 --seed -1 | seed must be a whole number from 0 to 2^32 - 1, but got -1.

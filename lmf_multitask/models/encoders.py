@@ -150,10 +150,13 @@ class TextEncoder(nn.Layer):
     def forward(self, words: paddle.Tensor) -> paddle.Tensor:
         """Float32 `[B, L, D]` -> hidden, float32 `[B, H]`."""
         is_word = None if self.pooling == "last_step" else (words != 0).any(axis=-1)
+        factor = None  # of each word: one pass over the words instead of two
+        if self.word_dropout and self.training:
+            factor = F.dropout(paddle.ones([*words.shape[:2], 1], words.dtype), self.word_dropout)
         if self.scaled:
-            words = words / self.scale
-        if self.word_dropout:
-            words = F.dropout(words, self.word_dropout, axis=[0, 1], training=self.training)
+            factor = (1.0 if factor is None else factor) / self.scale
+        if factor is not None:
+            words = words * factor
         if self.projection is not None:
             words = self.projection(words)
         states, (last_state, _) = self.lstm(words)

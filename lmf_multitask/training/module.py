@@ -124,12 +124,13 @@ class LMFModule(TrainingModule):
             return
         length = self.config.weight_averaging * self._steps_per_epoch()
         decay = min(1.0 - 1.0 / max(length, 1.0), (1 + step) / (10 + step))
+        share = paddle.to_tensor(1.0 - decay, dtype="float32")
         with paddle.no_grad():
             for average, weight in zip(self.averaged.parameters(), self.model.parameters()):
                 if weight.stop_gradient:  # statistics of the inputs
                     paddle.assign(weight, average)
                 else:
-                    average.lerp_(weight.detach(), paddle.to_tensor(1.0 - decay, dtype=average.dtype))
+                    average.lerp_(weight.detach(), share)
 
     def on_train_epoch_end(self) -> None:
         """Lets the loss know."""

@@ -23,7 +23,7 @@ from lmf_multitask.data.safe_pickle import check_plain
 from lmf_multitask.data.schema import column_arrays
 from lmf_multitask.errors import DataError, RunError, TrainingError
 from lmf_multitask.files import atomic_folder, damage, remove_leftovers, write_manifest
-from lmf_multitask.runtime import ignore_noise, quiet_imports
+from lmf_multitask.runtime import flush_denormals, ignore_noise, quiet_imports
 from lmf_multitask.training import parallel
 from lmf_multitask.training.module import TrainingModule
 from lmf_multitask.training.sampler import EpochBatchSampler, LMFPaddleBatchSampler
@@ -188,10 +188,17 @@ class LMFTrainer(Trainer):
                     raise TrainingError(_not_finite("the training loss", int(self.state.epoch or 0) + 1)) from None
                 raise
             finally:
+                if self.flushes_denormals:
+                    flush_denormals(False)
                 self.args.num_train_epochs = epochs
                 os.environ.pop("TRAINER_GLOBAL_STEP", None)  # Trainer's own message to its children
                 self.model.eval()
         return self.history
+
+    @property
+    def flushes_denormals(self) -> bool:
+        """Whether steps take denormals for zero; not where LMF_Paddle is to be reproduced to the bit."""
+        return self._row_order == "seeded"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -278,8 +285,8 @@ class LMFTrainer(Trainer):
     def training_step(self, model: Any, inputs: Mapping[str, paddle.Tensor], step_control: int = 0) -> paddle.Tensor:
         """Forward and backward, and a look whether all that came of it is finite.
 
-        The loss alone does not tell: on a CPU Paddle's relu turns NaN into 0. The look costs 0.4 ms for a network of the
-        default sizes, below 1% of a step.
+        The loss alone does not tell: on a CPU Paddle's relu turns NaN into 0. The look costs 0.1 ms for a network of the
+        default sizes.
         """
         loss = super().training_step(model, inputs)
         for name, weight in self._watched:
@@ -500,7 +507,13 @@ class _EpochEnd(TrainerCallback):
             self._trainer._restore_states()
         self._best, self._latest = state.best_metric, {}
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        if self._trainer.flushes_denormals:
+            flush_denormals(True)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        if self._trainer.flushes_denormals:
+            flush_denormals(False)
         self._trainer.module.on_train_batch_end(state.global_step)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
