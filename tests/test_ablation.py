@@ -20,6 +20,7 @@ variants:
 """
 
 
+@pytest.mark.slow
 def test_trained_summed_up_and_gone_on_with(tmp_path, sample_path, capsys):
     (tmp_path / "ablation.yaml").write_text(CONFIG)
     out = tmp_path / "out"

@@ -228,7 +228,8 @@ def test_a_damaged_study(tmp_path, content):
 
 
 STOPPED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from lmf_multitask.command_line import run

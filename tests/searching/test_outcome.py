@@ -124,6 +124,7 @@ def test_a_trial_lets_go_of_the_test_split_before_it_looks_at_the_data(corpus_pa
         run_experiment(dataclasses.replace(config, output_dir=str(tmp_path / "run")))
 
 
+@pytest.mark.slow
 def test_no_trial_sees_the_test_split(here, corpus_path, tmp_path):
     """Other features and labels in test: the same trials, bit for bit, the same best settings."""
     path = tmp_path / "poisoned.pkl"
