@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmf_multitask.ablation import AblationConfig
+from lmf_multitask.ablation import AblationConfig, ablation_table, run_ablation
 from lmf_multitask.command_line import CommandParser, run, with_found_configs
 from lmf_multitask.errors import ConfigError, TrainingError
 from lmf_multitask.runtime import tune_cpu
@@ -39,8 +39,6 @@ def main(arguments: Sequence[str]) -> None:
         experiment = dataclasses.replace(config.experiment, data_path=options.data_path)
         config = dataclasses.replace(config, experiment=experiment)
     tune_cpu(threads=1)
-
-    from lmf_multitask.ablation import ablation_table, run_ablation
 
     folder = Path(options.output_dir).expanduser()
     found, failures = run_ablation(config, folder, options.seeds, options.jobs)

@@ -7,6 +7,8 @@ is left as it is.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import io
 import logging
 import os
@@ -192,12 +194,9 @@ def flush_denormals(on: bool) -> bool:
     Returns:
         Whether it could be set: on Linux with an x86-64 processor.
     """
-    import ctypes
-    import platform
-
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return False
-    library = ctypes.CDLL("libm.so.6")
+    library = _c_mathematics()
     environment = (ctypes.c_uint32 * 8)()  # glibc's fenv_t: the x87 unit's 28 bytes, then MXCSR
     if library.fegetenv(environment) != 0:
         return False
@@ -206,6 +205,12 @@ def flush_denormals(on: bool) -> bool:
     else:
         environment[7] &= ~_FLUSHING
     return library.fesetenv(environment) == 0
+
+
+@functools.cache
+def _c_mathematics() -> ctypes.CDLL:
+    """The C library's; opened once, not twice per training step."""
+    return ctypes.CDLL("libm.so.6")
 
 
 _FLUSHING = 0x8040  # MXCSR: results (bit 15) and operands (bit 6)

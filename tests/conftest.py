@@ -111,6 +111,21 @@ PAPERS = {
 # plain training: a cross entropy per emotion, the weights as they come
 PLAIN = {"joint_loss": 0.0, "weight_averaging": None}
 
+FEATURE_SIZES = {"audio": 5, "video": 4, "text": 3}
+"""As `make_corpus` has them."""
+
+# the papers' network in a size whose parameters can be counted by hand
+SMALL_PAPERS = {
+    **PAPERS,
+    "audio_hidden": 3,
+    "video_hidden": 2,
+    "text_lstm": 4,
+    "text_hidden": 2,
+    "fusion_rank": 2,
+    "fusion_dim": 6,
+}
+NO_DROPOUT = dict.fromkeys(("audio_dropout", "video_dropout", "text_dropout"), 0.0)
+
 SMALL_MODEL = {
     "audio_hidden": 4,
     "video_hidden": 3,

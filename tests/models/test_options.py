@@ -3,7 +3,7 @@
 import numpy as np
 import paddle
 import pytest
-from conftest import PAPERS
+from conftest import FEATURE_SIZES, NO_DROPOUT, SMALL_PAPERS
 
 from lmf_multitask.benchmarking.cost import cost_of
 from lmf_multitask.config import ModelConfig
@@ -11,18 +11,6 @@ from lmf_multitask.errors import ConfigError
 from lmf_multitask.models.encoders import FeatureEncoder, Standardisation, TextEncoder
 from lmf_multitask.models.lmf import EmotionHeads, LMFModel
 from lmf_multitask.models.sizes import weight_shapes
-
-SIZES = {"audio": 5, "video": 4, "text": 3}
-SMALL = {
-    **PAPERS,
-    "audio_hidden": 3,
-    "video_hidden": 2,
-    "text_lstm": 4,
-    "text_hidden": 2,
-    "fusion_rank": 2,
-    "fusion_dim": 6,
-}
-CALM = dict.fromkeys(("audio_dropout", "video_dropout", "text_dropout"), 0.0)
 
 
 def clips(rows=6, words=5, seed=0):
@@ -36,7 +24,7 @@ def clips(rows=6, words=5, seed=0):
 
 def build(seed=3, tasks=("one", "two"), **settings):
     paddle.seed(seed)
-    model = LMFModel(SIZES, list(tasks), ModelConfig(**{**SMALL, **settings}))
+    model = LMFModel(FEATURE_SIZES, list(tasks), ModelConfig(**{**SMALL_PAPERS, **settings}))
     for weight in model.parameters():  # no ReLU of these few is closed for every clip
         if not weight.stop_gradient and len(weight.shape) == 1:
             weight.set_value(np.linspace(0.1, 0.4, weight.shape[0]).astype("f4"))
@@ -201,7 +189,7 @@ def test_zeros_are_a_missing_modality():
 
 def test_modality_dropout_takes_away_some_but_never_all():
     paddle.seed(2)
-    model, data = build(modality_dropout=0.6, audio_hidden=32, video_hidden=32, **CALM), clips(rows=400)
+    model, data = build(modality_dropout=0.6, audio_hidden=32, video_hidden=32, **NO_DROPOUT), clips(rows=400)
     there = np.stack([vector.any(axis=1) for vector in fused_inputs(model, data, training=True)], axis=1)
     whole = np.stack([vector.any(axis=1) for vector in fused_inputs(model, data)], axis=1)
     assert whole.all()
@@ -262,9 +250,9 @@ CHOICES = [
 def test_shapes_and_counts_are_those_of_the_network(choice):
     model = build(tasks=["one", "two", "three"], **choice)
     shapes = {name: tuple(value.shape) for name, value in model.weights().items()}
-    assert weight_shapes(SIZES, 3, model.config) == shapes
+    assert weight_shapes(FEATURE_SIZES, 3, model.config) == shapes
     trainable = sum(int(np.prod(w.shape)) for w in model.weights().values() if not w.stop_gradient)
-    assert cost_of(SIZES, 5, 3, model.config).parameters == trainable
+    assert cost_of(FEATURE_SIZES, 5, 3, model.config).parameters == trainable
 
 
 @pytest.mark.parametrize("choice", CHOICES)

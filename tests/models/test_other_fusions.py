@@ -3,24 +3,12 @@
 import numpy as np
 import paddle
 import pytest
-from conftest import PAPERS
+from conftest import FEATURE_SIZES, NO_DROPOUT, SMALL_PAPERS
 
 from lmf_multitask.config import ModelConfig
 from lmf_multitask.errors import ConfigError
 from lmf_multitask.models.fusion import ConcatFusion, LateFusion, LowRankFusion, TensorFusion
 from lmf_multitask.models.lmf import LMFModel
-
-SIZES = {"audio": 5, "video": 4, "text": 3}
-SMALL = {
-    **PAPERS,
-    "audio_hidden": 3,
-    "video_hidden": 2,
-    "text_lstm": 4,
-    "text_hidden": 2,
-    "fusion_rank": 2,
-    "fusion_dim": 6,
-}
-NONE = dict.fromkeys(("audio_dropout", "video_dropout", "text_dropout"), 0.0)
 
 
 @pytest.fixture
@@ -89,7 +77,7 @@ COUNTS = [
 
 @pytest.mark.parametrize(("settings", "count"), COUNTS)
 def test_parameters_counted_by_hand(settings, count):
-    model = LMFModel(SIZES, ["one", "two"], ModelConfig(**{**SMALL, **settings}))
+    model = LMFModel(FEATURE_SIZES, ["one", "two"], ModelConfig(**{**SMALL_PAPERS, **settings}))
     assert sum(int(np.prod(w.shape)) for w in model.weights().values() if not w.stop_gradient) == count
 
 
@@ -104,7 +92,7 @@ def features(rows=6, words=7, seed=0):
 
 @pytest.mark.parametrize(("settings", "count"), COUNTS)
 def test_saved_and_loaded(tmp_path, settings, count):
-    model = LMFModel(SIZES, ["one", "two"], ModelConfig(**{**SMALL, **settings}))
+    model = LMFModel(FEATURE_SIZES, ["one", "two"], ModelConfig(**{**SMALL_PAPERS, **settings}))
     for name, weight in model.weights().items():
         if name.endswith(".bias"):  # no ReLU of these few is closed for every clip
             weight.set_value(np.ones(weight.shape, "f4"))
@@ -125,7 +113,7 @@ def test_tensor_fusion_that_would_not_fit():
     with pytest.raises(
         ConfigError, match=r"a network must have at most 268,435,456 weights, but these sizes make 68,7"
     ):
-        LMFModel(SIZES, ["one"], config)
+        LMFModel(FEATURE_SIZES, ["one"], config)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +167,9 @@ def test_the_gradient_with_the_last_word(tmp_path):
     """As that of every clip computed alone, without its padding."""
     paddle.seed(4)
     model = LMFModel(
-        SIZES, ["one"], ModelConfig(**{**SMALL, **NONE, "modalities": ["text"], "text_pooling": "last_word"})
+        FEATURE_SIZES,
+        ["one"],
+        ModelConfig(**{**SMALL_PAPERS, **NO_DROPOUT, "modalities": ["text"], "text_pooling": "last_word"}),
     )
     data = features(rows=4)
     ends = [7, 2, 5, 1]
@@ -217,7 +207,7 @@ def test_the_gradient_with_the_last_word(tmp_path):
 def test_static_export(tmp_path, settings):
     """Any number of clips, and of words, from a network that was exported once."""
     paddle.seed(5)
-    model = LMFModel(SIZES, ["one", "two"], ModelConfig(**{**SMALL, **settings}))
+    model = LMFModel(FEATURE_SIZES, ["one", "two"], ModelConfig(**{**SMALL_PAPERS, **settings}))
     model.eval()
     shapes = {"audio": [None, 5], "video": [None, 4], "text": [None, None, 3]}
     spec = [
