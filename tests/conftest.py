@@ -35,6 +35,16 @@ def shared_file(name: str) -> Path:
     return path
 
 
+def random_clips(rows=6, words=7, seed=0):
+    """Features of `FEATURE_SIZES`, without padding."""
+    rng = np.random.default_rng(seed)
+    return {
+        "audio": rng.normal(size=(rows, 5)).astype("f4"),
+        "video": rng.normal(size=(rows, 4)).astype("f4"),
+        "text": rng.normal(size=(rows, words, 3)).astype("f4"),
+    }
+
+
 def make_corpus(rows=(12, 8, 9), emotions=EMOTIONS, seed=0, audio=5, video=4, words=6, text=3):
     """data[emotion][split][feature] with str keys: exclusive emotions, end padding, one NaN in audio."""
     rng = np.random.default_rng(seed)

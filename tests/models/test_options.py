@@ -3,7 +3,7 @@
 import numpy as np
 import paddle
 import pytest
-from conftest import FEATURE_SIZES, NO_DROPOUT, SMALL_PAPERS
+from conftest import FEATURE_SIZES, NO_DROPOUT, SMALL_PAPERS, random_clips
 
 from lmf_multitask.benchmarking.cost import cost_of
 from lmf_multitask.config import ModelConfig
@@ -11,15 +11,6 @@ from lmf_multitask.errors import ConfigError
 from lmf_multitask.models.encoders import FeatureEncoder, Standardisation, TextEncoder
 from lmf_multitask.models.lmf import EmotionHeads, LMFModel
 from lmf_multitask.models.sizes import weight_shapes
-
-
-def clips(rows=6, words=5, seed=0):
-    rng = np.random.default_rng(seed)
-    return {
-        "audio": rng.normal(size=(rows, 5)).astype("f4"),
-        "video": rng.normal(size=(rows, 4)).astype("f4"),
-        "text": rng.normal(size=(rows, words, 3)).astype("f4"),
-    }
 
 
 def build(seed=3, tasks=("one", "two"), **settings):
@@ -63,7 +54,7 @@ def test_standardisation_of_nothing_recorded_changes_nothing():
 
 def test_statistics_travel_with_the_weights_and_no_optimiser_sees_them(tmp_path):
     model = build(input_norm="standard")
-    data = clips()
+    data = random_clips()
     model.fit_inputs(data)
     model.save_pretrained(tmp_path / "m")
     again = LMFModel.from_pretrained(tmp_path / "m")
@@ -111,7 +102,7 @@ def lstm_states(words, lstm, end=""):
 def test_attention_pooling(projection, bidirectional):
     paddle.seed(5)
     encoder = TextEncoder(3, 4, 2, 0.0, "attention", projection=projection, bidirectional=bidirectional)
-    words = clips(rows=4)["text"]
+    words = random_clips(rows=4)["text"]
     words[1, 3:] = 0  # behind
     words[2, :2] = 0  # in front
     found = encoder(paddle.to_tensor(words)).numpy()
@@ -132,7 +123,7 @@ def test_attention_pooling(projection, bidirectional):
 
 def test_last_step_of_both_directions():
     encoder = TextEncoder(3, 4, 2, 0.0, "last_step", bidirectional=True)
-    words = clips(rows=1)["text"]
+    words = random_clips(rows=1)["text"]
     states = [lstm_states(words[0], encoder.lstm)[-1], lstm_states(words[0, ::-1], encoder.lstm, "_reverse")[-1]]
     wanted = np.concatenate(states) @ encoder.linear.weight.numpy() + encoder.linear.bias.numpy()
     np.testing.assert_allclose(encoder(paddle.to_tensor(words)).numpy()[0], wanted, rtol=1e-4, atol=1e-5)
@@ -140,7 +131,7 @@ def test_last_step_of_both_directions():
 
 def test_a_clip_without_words_is_finite():
     encoder = TextEncoder(3, 4, 2, 0.0, "attention", scaled=True)
-    words = clips(rows=2)["text"]
+    words = random_clips(rows=2)["text"]
     words[0] = 0
     found = encoder(paddle.to_tensor(words))
     found.sum().backward()
@@ -177,7 +168,7 @@ def fused_inputs(model, data, training=False):
 
 
 def test_zeros_are_a_missing_modality():
-    model, data = build(modality_dropout=0.0), clips()
+    model, data = build(modality_dropout=0.0), random_clips()
     data["video"][2] = 0
     data["text"][4] = 0
     hidden = fused_inputs(model, data)
@@ -189,7 +180,7 @@ def test_zeros_are_a_missing_modality():
 
 def test_modality_dropout_takes_away_some_but_never_all():
     paddle.seed(2)
-    model, data = build(modality_dropout=0.6, audio_hidden=32, video_hidden=32, **NO_DROPOUT), clips(rows=400)
+    model, data = build(modality_dropout=0.6, audio_hidden=32, video_hidden=32, **NO_DROPOUT), random_clips(rows=400)
     there = np.stack([vector.any(axis=1) for vector in fused_inputs(model, data, training=True)], axis=1)
     whole = np.stack([vector.any(axis=1) for vector in fused_inputs(model, data)], axis=1)
     assert whole.all()
@@ -212,7 +203,7 @@ def test_heads_with_a_hidden_layer():
 @pytest.mark.parametrize("fusion", ["lmf", "tfn", "concat"])
 def test_gates_weigh_the_modalities_of_each_emotion(fusion):
     """A gate of 1 is no gate; and each emotion's logits are those of a network whose modalities are scaled by its gates."""
-    plain, gated, data = build(fusion=fusion), build(fusion=fusion, sharing="gates"), clips()
+    plain, gated, data = build(fusion=fusion), build(fusion=fusion, sharing="gates"), random_clips()
     for name, weight in gated.weights().items():
         if name != "gates":
             weight.set_value(plain.weights()[name])
@@ -227,7 +218,7 @@ def test_gates_weigh_the_modalities_of_each_emotion(fusion):
 
 
 def test_sharing_only_the_encoders_is_a_fusion_per_emotion():
-    model, data = build(sharing="encoders"), clips()
+    model, data = build(sharing="encoders"), random_clips()
     hidden = fused_inputs(model, data)
     fused = model.fusion([paddle.to_tensor(vector) for vector in hidden]).numpy()
     assert fused.shape == (6, 12)
@@ -258,11 +249,11 @@ def test_shapes_and_counts_are_those_of_the_network(choice):
 @pytest.mark.parametrize("choice", CHOICES)
 def test_static_export_and_saving(tmp_path, choice):
     model, shapes = build(**choice), {"audio": [None, 5], "video": [None, 4], "text": [None, None, 3]}
-    model.fit_inputs(clips(seed=4))
+    model.fit_inputs(random_clips(seed=4))
     model.save_pretrained(tmp_path / "m")
     cases = []
     for rows, words in ((6, 5), (1, 5), (3, 2)):
-        data = clips(rows, words)
+        data = random_clips(rows, words)
         data["text"][0, 1:] = 0
         cases.append((data, logits(model, data)))
         np.testing.assert_array_equal(logits(LMFModel.from_pretrained(tmp_path / "m"), data), cases[-1][1])

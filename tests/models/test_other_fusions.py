@@ -3,7 +3,7 @@
 import numpy as np
 import paddle
 import pytest
-from conftest import FEATURE_SIZES, NO_DROPOUT, SMALL_PAPERS
+from conftest import FEATURE_SIZES, NO_DROPOUT, SMALL_PAPERS, random_clips
 
 from lmf_multitask.config import ModelConfig
 from lmf_multitask.errors import ConfigError
@@ -81,15 +81,6 @@ def test_parameters_counted_by_hand(settings, count):
     assert sum(int(np.prod(w.shape)) for w in model.weights().values() if not w.stop_gradient) == count
 
 
-def features(rows=6, words=7, seed=0):
-    rng = np.random.default_rng(seed)
-    return {
-        "audio": rng.normal(size=(rows, 5)).astype("f4"),
-        "video": rng.normal(size=(rows, 4)).astype("f4"),
-        "text": rng.normal(size=(rows, words, 3)).astype("f4"),
-    }
-
-
 @pytest.mark.parametrize(("settings", "count"), COUNTS)
 def test_saved_and_loaded(tmp_path, settings, count):
     model = LMFModel(FEATURE_SIZES, ["one", "two"], ModelConfig(**{**SMALL_PAPERS, **settings}))
@@ -99,7 +90,7 @@ def test_saved_and_loaded(tmp_path, settings, count):
     model.save_pretrained(tmp_path / "model")
     again = LMFModel.from_pretrained(tmp_path / "model")
     assert again.config == model.config
-    data = features()
+    data = random_clips()
     found = again.predict_probabilities(data)
     np.testing.assert_array_equal(found, model.predict_probabilities(data))
     for name in data:  # what the network has no part for has no influence, everything else has
@@ -145,7 +136,7 @@ def test_padding_behind_the_last_word_has_no_influence(tmp_path):
     np.savez(tmp_path / "weights.npz", **weights)
     model = convert_checkpoint(tmp_path / "weights.npz", "happy")
     model.text_encoder.pooling = "last_word"
-    data = features(rows=7)
+    data = random_clips(rows=7)
     ends = [7, 4, 1, 5, 7, 1, 3]
     for row, end in enumerate(ends):
         data["text"][row, end:] = 0
@@ -171,7 +162,7 @@ def test_the_gradient_with_the_last_word(tmp_path):
         ["one"],
         ModelConfig(**{**SMALL_PAPERS, **NO_DROPOUT, "modalities": ["text"], "text_pooling": "last_word"}),
     )
-    data = features(rows=4)
+    data = random_clips(rows=4)
     ends = [7, 2, 5, 1]
     for row, end in enumerate(ends):
         data["text"][row, end:] = 0
@@ -216,7 +207,7 @@ def test_static_export(tmp_path, settings):
     ]
     cases = []
     for rows, words in ((6, 7), (1, 7), (3, 2)):
-        data = features(rows, words)
+        data = random_clips(rows, words)
         data["text"][0, words - 1 :] = 0
         cases.append((data, model(*(paddle.to_tensor(data[name]) for name in shapes)).numpy()))
     paddle.jit.save(paddle.jit.to_static(model, input_spec=spec, full_graph=True), str(tmp_path / "net"))
