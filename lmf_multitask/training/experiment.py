@@ -32,6 +32,7 @@ from lmf_multitask.evaluation.assessment import assess
 from lmf_multitask.evaluation.baselines import fit_linear_baseline, prevalence
 from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration, fit_calibration
 from lmf_multitask.evaluation.metrics import (
+    FIGURES,
     PROBABILITY_FIGURES,
     all_figures,
     multitask_figures,
@@ -357,11 +358,11 @@ def _trainer(
 
 def _validation_figures(logits: np.ndarray, labels: np.ndarray, emotions: list[str], monitor: str) -> dict[str, float]:
     """Means over emotions under their plain names, the monitored one among them, and each emotion's weighted F1."""
-    probabilities = present_probability(logits)
-    figures = multitask_figures(labels, probabilities, emotions)
-    if monitor in PROBABILITY_FIGURES:  # which take longer
-        figures["mean"][monitor] = all_figures(labels, probabilities, emotions)["mean"][monitor]
-    found = {name: value for name, value in figures["mean"].items() if value is not None}
+    # those of probabilities take longer, and are only looked at where one is monitored
+    compute = all_figures if monitor in PROBABILITY_FIGURES else multitask_figures
+    figures = compute(labels, present_probability(logits), emotions)
+    shown = {name: figures["mean"][name] for name in dict.fromkeys([*FIGURES, monitor]) if name in figures["mean"]}
+    found = {name: value for name, value in shown.items() if value is not None}
     for emotion, values in figures["emotions"].items():
         if values["weighted_f1"] is not None:
             found[f"{emotion}_weighted_f1"] = values["weighted_f1"]
