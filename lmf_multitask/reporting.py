@@ -111,6 +111,7 @@ def assess_runs(
     complete_only: bool = False,
     page: bool = False,
     curves: bool = False,
+    metrics: Mapping[str, Any] | None = None,
 ) -> Assessment:
     """Predictions and figures of a run, or of per-emotion runs together as one model of all their emotions.
 
@@ -122,6 +123,7 @@ def assess_runs(
         complete_only: leave out runs whose training has not ended.
         page: also what only the report shows: learning curves, every subset of modalities (on validation), facts.
         curves: on the page also what noise and missing rows do, which takes a dozen times as long as the subsets.
+        metrics: the figures, where the caller has just computed them for a single run on the same split of its data.
 
     Raises:
         UserError: the folder is neither, the runs are not of the same data, or the data do not fit.
@@ -139,15 +141,16 @@ def assess_runs(
     if all(one is not None for one in calibrations):
         calibration = Calibration({name: each for one in calibrations for name, each in one.emotions.items()})
     labels = columns["labels"]
-    metrics = assess(
-        labels,
-        probabilities,
-        emotions,
-        split=split,
-        seed=configs[0].seed if all(config.seed == configs[0].seed for config in configs) else None,
-        calibration=calibration,
-        baselines=None if data_path else baseline_probabilities(dataset, split, emotions),
-    )
+    if metrics is None:
+        metrics = assess(
+            labels,
+            probabilities,
+            emotions,
+            split=split,
+            seed=configs[0].seed if all(config.seed == configs[0].seed for config in configs) else None,
+            calibration=calibration,
+            baselines=None if data_path else baseline_probabilities(dataset, split, emotions),
+        )
     if runs[0].folder != folder:
         metrics = {"mode": "per_emotion", **metrics}
     found = Assessment(
@@ -235,6 +238,7 @@ def report_runs(
     output_dir: str | Path | None = None,
     *,
     curves: bool = True,
+    metrics: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes the report page of a run or of a parent of per-emotion runs, by default into its own folder.
 
@@ -243,8 +247,9 @@ def report_runs(
         data_path: other data than the runs' own.
         output_dir: where the page goes.
         curves: see `assess_runs`.
+        metrics: see `assess_runs`.
     """
-    assessment = assess_runs(folder, data_path, page=True, curves=curves)
+    assessment = assess_runs(folder, data_path, page=True, curves=curves, metrics=metrics)
     return write_page(assessment, Path(output_dir or folder).expanduser())
 
 

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
     if not options.no_report:
         from lmf_multitask.reporting import report_runs
 
-        print(f"report: {report_runs(config.run_directory(), curves=False)}")
+        print(f"report: {report_runs(config.run_directory(), curves=False, metrics=metrics)}")
     print(f"run directory: {config.run_directory()}")
 
 

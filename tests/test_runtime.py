@@ -18,6 +18,10 @@ def test_settings_of_amd_processors():
     assert cpu_settings("AuthenticAMD", 2) == {"MKL_DEBUG_CPU_TYPE": "5", "OMP_NUM_THREADS": "2"}
 
 
+def test_intels_get_one_thread_however_many_cores():
+    assert cpu_settings("GenuineIntel", 8) == {"OMP_NUM_THREADS": "1"}
+
+
 def test_processors_without_that_setting_do_not_get_it():
     for vendor in ("GenuineIntel", "ARM", "", "unknown"):
         assert "MKL_DEBUG_CPU_TYPE" not in cpu_settings(vendor, 8)

@@ -112,6 +112,7 @@ def _drawing() -> Iterator[None]:
 def _finish(figure: Figure, name: str, title: str, alternative: str) -> Picture:
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Title": title})
+    figure.set_layout_engine("none")  # everything has its place now
     figure.savefig(png, format="png", dpi=150, facecolor="white", metadata={"Title": title, "Description": alternative})
     text = svg.getvalue()
     return Picture(name, title, alternative, text[text.index("<svg") :], png.getvalue())

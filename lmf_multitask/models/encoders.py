@@ -147,18 +147,21 @@ class TextEncoder(nn.Layer):
         if self.scaled and len(known):
             self.scale.set_value(np.sqrt(np.square(known, dtype=np.float64).mean(keepdims=True)[0]).astype(np.float32))
 
-    def forward(self, words: paddle.Tensor) -> paddle.Tensor:
-        """Float32 `[B, L, D]` -> hidden, float32 `[B, H]`."""
-        is_word = None if self.pooling == "last_step" else (words != 0).any(axis=-1)
-        factor = None  # of each word: one pass over the words instead of two
+    def forward(self, words: paddle.Tensor, is_word: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Float32 `[B, L, D]`, and `words_there` of it if that is known -> hidden, float32 `[B, H]`."""
+        if is_word is None and self.pooling != "last_step":
+            is_word = words_there(words)
+        factor = None  # of each word; it commutes with the projection, whose result is smaller
         if self.word_dropout and self.training:
             factor = F.dropout(paddle.ones([*words.shape[:2], 1], words.dtype), self.word_dropout)
         if self.scaled:
             factor = (1.0 if factor is None else factor) / self.scale
+        if self.projection is not None:
+            words = paddle.matmul(words, self.projection.weight)
         if factor is not None:
             words = words * factor
         if self.projection is not None:
-            words = self.projection(words)
+            words = words + self.projection.bias
         states, (last_state, _) = self.lstm(words)
         if self.pooling == "attention":
             taken = self._attended(states, is_word)
@@ -177,6 +180,15 @@ class TextEncoder(nn.Layer):
         mean = known / known.sum(axis=1, keepdim=True).clip(min=1.0)
         weights = paddle.concat([attention, mean], axis=2)  # [B, L, 2]
         return paddle.matmul(weights, states, transpose_x=True).flatten(1)
+
+
+def words_there(words: paddle.Tensor) -> paddle.Tensor:
+    """Which of the words `[B, L, D]` are not all zeros, bool `[B, L]`.
+
+    A sum of magnitudes by a matrix product: on a CPU Paddle compares and reduces a batch's words five times slower.
+    """
+    ones = paddle.ones([words.shape[2], 1], words.dtype)
+    return (paddle.matmul(paddle.abs(words), ones) != 0).squeeze(2)
 
 
 def _states_of_last_words(states: paddle.Tensor, is_word: paddle.Tensor) -> paddle.Tensor:

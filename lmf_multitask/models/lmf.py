@@ -21,7 +21,7 @@ from lmf_multitask.config import ModelConfig
 from lmf_multitask.data.schema import check_emotion_name
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.files import atomic_folder
-from lmf_multitask.models.encoders import FeatureEncoder, TextEncoder
+from lmf_multitask.models.encoders import FeatureEncoder, TextEncoder, words_there
 from lmf_multitask.models.fusion import ConcatFusion, LateFusion, LowRankFusion, TensorFusion
 from lmf_multitask.models.sizes import check_shapes, check_size, weight_shapes
 
@@ -151,18 +151,18 @@ class LMFModel(nn.Layer):
 
         What the network has no part for is not looked at and may be None (in a static export it must be).
         """
-        features, hidden = [], []
-        if "audio" in self.config.modalities:
-            features.append(audio)
-            hidden.append(self.audio_encoder(audio))
-        if "video" in self.config.modalities:
-            features.append(video)
-            hidden.append(self.video_encoder(video))
+        hidden, there = [], []  # of each modality: what its encoder gives, and which clips have it
+        masked = self.config.modality_dropout is not None
+        for name, features in (("audio", audio), ("video", video)):
+            if name in self.config.modalities:
+                hidden.append(getattr(self, f"{name}_encoder")(features))
+                there.append((features != 0).any(axis=1) if masked else None)
         if "text" in self.config.modalities:
-            features.append(text)
-            hidden.append(self.text_encoder(text))
-        if self.config.modality_dropout is not None:
-            hidden = self._without_missing(features, hidden)
+            is_word = words_there(text) if masked or self.config.text_pooling != "last_step" else None
+            hidden.append(self.text_encoder(text, is_word))
+            there.append(is_word.any(axis=1) if masked else None)
+        if masked:
+            hidden = self._without_missing(hidden, paddle.stack(there, axis=1))
         if self.heads is None:
             return self.fusion(hidden).reshape([-1, len(self.emotions), 2])
         return self.heads(self._fused(hidden))
@@ -180,9 +180,9 @@ class LMFModel(nn.Layer):
         ]
         return self.fusion(weighed).reshape([tasks, -1, self.config.fusion_dim])
 
-    def _without_missing(self, features: list[paddle.Tensor], hidden: list[paddle.Tensor]) -> list[paddle.Tensor]:
-        """Zeros for what is missing and, in training, for what is taken away."""
-        there = paddle.stack([(x != 0).flatten(1).any(axis=1) for x in features], axis=1).astype(hidden[0].dtype)
+    def _without_missing(self, hidden: list[paddle.Tensor], there: paddle.Tensor) -> list[paddle.Tensor]:
+        """M hidden vectors, bool `[B, M]` -> zeros for what is missing and, in training, for what is taken away."""
+        there = there.astype(hidden[0].dtype)
         if self.training and self.config.modality_dropout and len(hidden) > 1:
             kept = there * (paddle.rand(there.shape) >= self.config.modality_dropout).astype(there.dtype)
             there = paddle.where(kept.sum(axis=1, keepdim=True) > 0, kept, there)
