@@ -24,7 +24,13 @@ ABLATION_FILE = "ablation.json"
 WHOLE = "as configured"
 """Name of the training that the variants are compared with."""
 
-FIGURES = {"weighted_f1": "weighted F1", "positive_f1": "present F1", "auroc": "AUROC"}
+FIGURES = {
+    "weighted_f1": "weighted F1",
+    "positive_f1": "present F1",
+    "auroc": "AUROC",
+    "unweighted_accuracy": "UA of one among all",
+}
+"""Means over emotions; and, where emotions exclude each other, the mean recall of the one decision among them."""
 
 
 @dataclass
@@ -116,10 +122,11 @@ def ablation_table(found: Mapping[str, Any]) -> TextTable:
     """``ablation.json`` as a table."""
     from lmf_multitask.evaluation.tables import TextTable
 
+    shown = [figure for figure in FIGURES if all(figure in one for one in found["variants"].values())]
     rows = []
     for name, one in found["variants"].items():
         cells = [name]
-        for figure in FIGURES:
+        for figure in shown:
             summary = one[figure]
             if name == WHOLE:
                 cells.append(f"{summary['mean']:.3f}")
@@ -130,7 +137,7 @@ def ablation_table(found: Mapping[str, Any]) -> TextTable:
     seeds = len(found["seeds"])
     return TextTable(
         f"{found['split']}, {seeds} seeds: mean over emotions; of variants, the difference to it [95% interval over seeds]",
-        ["variant", *FIGURES.values()],
+        ["variant", *(FIGURES[figure] for figure in shown)],
         rows,
     )
 
@@ -144,8 +151,9 @@ def _figures(folder: Path) -> dict[str, float] | None:
 
     if not Run(folder).is_complete():
         return None
-    mean = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))["mean"]
-    return {figure: mean[figure] for figure in FIGURES}
+    metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+    figures = {**metrics["mean"], "unweighted_accuracy": (metrics["exclusive"] or {}).get("unweighted_accuracy")}
+    return {figure: figures[figure] for figure in FIGURES if figures[figure] is not None}
 
 
 def _summary(runs: Mapping[int, Mapping[str, float]], whole: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
@@ -153,6 +161,8 @@ def _summary(runs: Mapping[int, Mapping[str, float]], whole: Mapping[int, Mappin
 
     summary = {}
     for figure in FIGURES:
+        if not all(figure in runs[seed] and figure in whole[seed] for seed in runs):
+            continue  # the labels do not define it
         values = {seed: figures[figure] for seed, figures in runs.items()}
         differences = t_interval([value - whole[seed][figure] for seed, value in values.items()])
         summary[figure] = {

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from lmf_multitask.ablate import main
-from lmf_multitask.ablation import AblationConfig, ablation_table
+from lmf_multitask.ablation import AblationConfig, _figures, _summary, ablation_table
 from lmf_multitask.command_line import run
 from lmf_multitask.config import ExperimentConfig, find_config
 from lmf_multitask.errors import ConfigError
@@ -28,24 +28,45 @@ def test_trained_summed_up_and_gone_on_with(tmp_path, sample_path, capsys):
     assert run(main, [*command, "--seeds", "1", "2"]) == 0
     text = capsys.readouterr().out
     found = json.loads((out / "ablation.json").read_text())
-    mean = {
-        (name, seed): json.loads((out / name / f"seed{seed}/metrics.json").read_text())["mean"]
-        for name in ("as-configured", "no-words-dropped")
-        for seed in (1, 2)
-    }
-    for figure in ("weighted_f1", "positive_f1", "auroc"):
+    figures = {}
+    for name in ("as-configured", "no-words-dropped"):
+        for seed in (1, 2):
+            metrics = json.loads((out / name / f"seed{seed}/metrics.json").read_text())
+            figures[name, seed] = {**metrics["mean"], **metrics["exclusive"]}
+    for figure in ("weighted_f1", "positive_f1", "auroc", "unweighted_accuracy"):
         whole = found["variants"]["as configured"][figure]
-        assert whole["mean"] == pytest.approx((mean["as-configured", 1][figure] + mean["as-configured", 2][figure]) / 2)
-        changes = [mean["no-words-dropped", seed][figure] - mean["as-configured", seed][figure] for seed in (1, 2)]
+        assert whole["mean"] == pytest.approx(
+            (figures["as-configured", 1][figure] + figures["as-configured", 2][figure]) / 2
+        )
+        changes = [
+            figures["no-words-dropped", seed][figure] - figures["as-configured", seed][figure] for seed in (1, 2)
+        ]
         variant = found["variants"]["no words dropped"][figure]
         assert variant["difference"] == pytest.approx(sum(changes) / 2)
-        low, high = stats.t.interval(0.95, 1, sum(changes) / 2, stats.sem(changes))
+        mean, spread = sum(changes) / 2, stats.sem(changes)
+        low, high = stats.t.interval(0.95, 1, mean, spread) if spread else (mean, mean)
         assert variant["interval"] == pytest.approx([low, high])
     assert ablation_table(found).as_text() in text
     before = (out / "as-configured/seed1/metrics.json").stat().st_mtime_ns
     assert run(main, [*command, "--seeds", "1", "2"]) == 0
     assert "is complete already" in capsys.readouterr().err
     assert (out / "as-configured/seed1/metrics.json").stat().st_mtime_ns == before
+
+
+def test_a_figure_that_the_labels_do_not_define_has_no_column(tmp_path):
+    def run_of(seed, exclusive):
+        folder = tmp_path / f"seed{seed}"
+        folder.mkdir(exist_ok=True)
+        mean = {"weighted_f1": 0.5 + seed / 10, "positive_f1": 0.25, "auroc": 0.75}
+        (folder / "config.yaml").touch()
+        (folder / "metrics.json").write_text(json.dumps({"mean": mean, "exclusive": exclusive}))
+        return _figures(folder)
+
+    for exclusive, last in ((None, "AUROC"), ({"unweighted_accuracy": 0.5}, "UA of one among all")):
+        runs = {seed: run_of(seed, exclusive) for seed in (1, 2)}
+        found = {"split": "test", "seeds": [1, 2], "variants": {"as configured": _summary(runs, runs)}}
+        head = ablation_table(found).as_text().splitlines()[1]
+        assert head.rstrip().endswith(last)
 
 
 def test_the_shipped_one_changes_one_part_at_a_time():
