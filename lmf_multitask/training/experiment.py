@@ -173,19 +173,45 @@ def validate_experiment(
 @contextmanager
 def _told_how_to_go_on(run: Run) -> Iterator[None]:
     """Says what is left when the user or the system stops the training; SIGTERM ends it with status 143."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread:  # Paddle has put a handler of its own there, which just ends the process
-        before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # Paddle has put a handler of its own there, which just ends the process
+    with _handled({signal.SIGTERM: lambda number, _: sys.exit(128 + number)}):
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            logger.warning(
+                "stopped; what is finished is saved. To go on, give the same command with --resume: %s", run.folder
+            )
+            raise
+
+
+@contextmanager
+def _saved_when_stopped(trainer: LMFTrainer) -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of the current step and its checkpoint; a second one does not wait."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        trainer.stop(KeyboardInterrupt())
+
+    def terminate(number: int, frame: Any) -> None:
+        trainer.stop(SystemExit(128 + number))
+
+    handlers = {signal.SIGTERM: terminate}
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of what a shell starts in the background
+        handlers[signal.SIGINT] = interrupt
+    with _handled(handlers):
+        yield
+
+
+@contextmanager
+def _handled(handlers: Mapping[signal.Signals, Callable[[int, Any], None]]) -> Iterator[None]:
+    """Signals have these handlers inside the block; only the main thread may set any."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
-        logger.warning(
-            "stopped; finished epochs are saved. To go on, give the same command with --resume: %s", run.folder
-        )
-        raise
     finally:
-        if in_main_thread:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def evaluate_model(
@@ -320,7 +346,7 @@ def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resu
     )
     if not parallel.is_first():  # other numbers for dropout in every process
         paddle.seed((config.seed + parallel.number()) % 2**63)
-    with lines:
+    with lines, _saved_when_stopped(trainer):
         trainer.fit(resume=resume)
     return trainer
 

@@ -132,6 +132,7 @@ class LMFTrainer(Trainer):
         self._batches: _RememberedRows | None = None
         self._watched: list[tuple[str, paddle.Tensor]] = []
         self._alone = False
+        self._stop_with: BaseException | None = None
         metrics = None
         if compute_metrics is not None:
 
@@ -174,6 +175,7 @@ class LMFTrainer(Trainer):
         checkpoint = parallel.from_first(self._last_checkpoint() if resume and parallel.is_first() else None)
         self._resumed_from = None if checkpoint is None else str(checkpoint)
         self.history, self._logged, self._epoch_end.epochs_without_better = [], {}, 0
+        self._stop_with = None
         epochs = self.args.num_train_epochs
         if checkpoint is not None:
             self._restore_progress()
@@ -182,6 +184,8 @@ class LMFTrainer(Trainer):
         with _quiet_paddlenlp():
             try:
                 self.train(resume_from_checkpoint=self._resumed_from)
+                if self._stop_with is not None:  # asked for after the last checkpoint
+                    raise self._stop_with
             except ValueError as error:
                 if "Loss contains inf or nan values" in str(error):
                     # the last finished step's epoch is a fraction, or the number of the epoch before
@@ -194,6 +198,17 @@ class LMFTrainer(Trainer):
                 os.environ.pop("TRAINER_GLOBAL_STEP", None)  # Trainer's own message to its children
                 self.model.eval()
         return self.history
+
+    def stop(self, error: BaseException) -> None:
+        """Lets `fit` raise `error` as soon as the step that it is in has been saved; a signal handler may call this.
+
+        It is raised here and now when asked for a second time, and where steps within an epoch are not saved: without
+        checkpoints, in several processes, and in LMF_Paddle's row order, which hangs on the random states at the epoch's begin.
+        """
+        can_save = self._row_order == "seeded" and parallel.count() == 1 and self.args.save_strategy != "no"
+        if self._stop_with is not None or not (can_save and self.is_in_train):
+            raise error
+        self._stop_with = error
 
     @property
     def flushes_denormals(self) -> bool:
@@ -390,7 +405,12 @@ class LMFTrainer(Trainer):
                 self.state.best_model_checkpoint = str(root / name)
             self.state.save_to_json(str(stage / name / "trainer_state.json"))
             (stage / name / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
-            progress = {"history": self.history, "epochs_without_better": self._epoch_end.epochs_without_better}
+            progress = {
+                "history": self.history,
+                "epochs_without_better": self._epoch_end.epochs_without_better,
+                # of an epoch that has not ended
+                "logged": {name: [[float(v), rows] for v, rows in found] for name, found in self._logged.items()},
+            }
             (stage / name / PROGRESS_FILE).write_text(json.dumps(progress), encoding="utf-8")
             for file in (stage / name).iterdir():
                 file.rename(folder / file.name)
@@ -445,6 +465,7 @@ class LMFTrainer(Trainer):
         path = Path(self._resumed_from) / PROGRESS_FILE
         self.history = _read_json(path, "history")
         self._epoch_end.epochs_without_better = _read_json(path, "epochs_without_better")
+        self._logged = {name: [tuple(entry) for entry in found] for name, found in _read_json(path, "logged").items()}
 
     def _restore_states(self) -> None:
         """After Trainer has loaded weights and optimiser: the random states, and where the best weights are."""
@@ -492,7 +513,7 @@ def _read_json(path: Path, key: str) -> Any:
 
 
 class _EpochEnd(TrainerCallback):
-    """History, early stopping, finite parameters; and what Trainer forgets on resuming."""
+    """History, early stopping, finite parameters; stopping when asked to; and what Trainer forgets on resuming."""
 
     def __init__(
         self, trainer: LMFTrainer, patience: int | None, on_epoch: Callable[[dict[str, float]], None] | None
@@ -515,6 +536,15 @@ class _EpochEnd(TrainerCallback):
         if self._trainer.flushes_denormals:
             flush_denormals(False)
         self._trainer.module.on_train_batch_end(state.global_step)
+        if self._trainer._stop_with is not None and state.global_step % self._trainer.steps_per_epoch:
+            control.should_save = True  # at the end of an epoch it is saved in any case, after validation
+
+    def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        if self._trainer._stop_with is not None:
+            steps = self._trainer.steps_per_epoch
+            epoch, step = divmod(state.global_step - 1, steps)
+            logger.info("saved after step %d of %d of epoch %d", step + 1, steps, epoch + 1)
+            raise self._trainer._stop_with
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
         for name, weight in model.named_parameters():

@@ -4,12 +4,14 @@ import fcntl
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ from lmf_multitask.errors import RunError
 from lmf_multitask.files import write_manifest
 from lmf_multitask.runs import Run, settings_from
 from lmf_multitask.training import experiment
+from lmf_multitask.training.module import LMFModule
 
 FILES = (
     "history.csv", "predictions.csv", "metrics.json", "model/model.safetensors", "model/config.json", "model/calibration.json",
@@ -219,6 +222,69 @@ def test_two_processes_on_one_directory(sample_path, tmp_path):
     experiment.run_experiment(settings(sample_path, tmp_path / "run", epochs=1))
 
 
+# -- stopped within an epoch
+
+
+def stopped(monkeypatch, config, *steps, resume=False):
+    """Runs until it is asked, in these steps, to stop."""
+    asked = LMFModule.on_train_batch_end
+
+    def on_train_batch_end(self, step):
+        asked(self, step)
+        if step in steps:
+            self.trainer.stop(Crash())
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(LMFModule, "on_train_batch_end", on_train_batch_end)
+        experiment.run_experiment(config, resume=resume)
+
+
+def checkpoints(config):
+    return sorted(int(path.name.split("-")[1]) for path in Path(config.output_dir, "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("steps", [[1], [3, 4, 13], [5], [27, 29], [30]])  # five per epoch, thirty in all
+def test_a_stop_waits_for_its_step_to_be_saved_and_goes_on_to_the_same_bits(
+    wanted, sample_path, tmp_path, monkeypatch, steps
+):
+    config = settings(sample_path, tmp_path / "run")
+    for number, step in enumerate(steps):
+        stopped(monkeypatch, config, step, resume=number > 0)
+        assert checkpoints(config)[-1] == step
+    experiment.run_experiment(config, resume=True)
+    assert bits(tmp_path / "run") == wanted
+
+
+def test_with_losses_that_are_weighed_by_those_of_epochs_before(sample_path, tmp_path, monkeypatch):
+    changes = {"task_weighting": "dynamic", "weight_averaging": None, "schedule": "cosine", "epochs": 3}
+    experiment.run_experiment(settings(sample_path, tmp_path / "whole", **changes))
+    config = settings(sample_path, tmp_path / "run", **changes)
+    stopped(monkeypatch, config, 8)
+    stopped(monkeypatch, config, 14, resume=True)
+    experiment.run_experiment(config, resume=True)
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+def test_asked_twice_it_stops_at_once(sample_path, tmp_path, monkeypatch):
+    config = settings(sample_path, tmp_path / "run")
+
+    def impatient(self, batch):
+        self.trainer.stop(Crash())
+        self.trainer.stop(Crash())
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(LMFModule, "validation_step", impatient)
+        experiment.run_experiment(config)
+    assert checkpoints(config) == []
+
+
+def test_lmf_paddles_order_stops_at_once_and_goes_on_from_the_epoch_before(sample_path, tmp_path, monkeypatch):
+    """Its row order hangs on the random states at the epoch's begin."""
+    config = settings(sample_path, tmp_path / "run", "lmf_paddle")
+    stopped(monkeypatch, config, 7)
+    assert checkpoints(config) == [5]
+
+
 # -- real signals, real limits
 
 
@@ -250,8 +316,11 @@ def test_signals_end_it_with_their_status_and_say_how_to_go_on(sample_path, tmp_
     finally:
         process.kill()
     assert process.returncode == status
+    saved = re.search(r"^saved after step (\d) of 5 of epoch (\d+)$", said, re.MULTILINE)
+    step = 5 * (int(saved[2]) - 1) + int(saved[1])
+    assert (tmp_path / f"run/checkpoints/checkpoint-{step}/manifest.json").exists()
     assert (
-        f"stopped; finished epochs are saved. To go on, give the same command with --resume: {tmp_path / 'run'}" in said
+        f"stopped; what is finished is saved. To go on, give the same command with --resume: {tmp_path / 'run'}" in said
     )
     assert "Traceback" not in said
 
