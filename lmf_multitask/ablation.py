@@ -6,16 +6,14 @@ Shape letters: S seeds.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmf_multitask.config import ExperimentConfig
+from lmf_multitask.config import SETTINGS, ExperimentConfig
 from lmf_multitask.errors import ConfigError
-from lmf_multitask.searching.space import SETTINGS, with_settings
 
 if TYPE_CHECKING:
     from lmf_multitask.evaluation.tables import TextTable
@@ -70,7 +68,7 @@ class AblationConfig:
         if unknown:
             raise ConfigError(f"variants: {name} must change settings of model or training, but names {unknown[0]!r}.")
         try:
-            return with_settings(self.experiment, changes)
+            return self.experiment.with_settings(changes)
         except (ConfigError, TypeError) as error:
             raise ConfigError(f"variants: {name}: {error}") from None
 
@@ -147,11 +145,11 @@ def _folder(name: str) -> str:
 
 
 def _figures(folder: Path) -> dict[str, float] | None:
-    from lmf_multitask.runs import METRICS_FILE, Run
+    from lmf_multitask.runs import Run
 
-    if not Run(folder).is_complete():
+    metrics = Run(folder).finished_metrics()
+    if metrics is None:
         return None
-    metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
     figures = {**metrics["mean"], "unweighted_accuracy": (metrics["exclusive"] or {}).get("unweighted_accuracy")}
     return {figure: figures[figure] for figure in FIGURES if figures[figure] is not None}
 

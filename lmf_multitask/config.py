@@ -6,9 +6,10 @@ Every number's unit stands in its description. Descriptions are shown by ``--hel
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lmf_multitask.errors import ConfigError
 
@@ -310,12 +311,35 @@ class ExperimentConfig:
         path = self.data_path and str(Path(self.data_path).expanduser().resolve())
         return dataclasses.replace(self, data_path=path, emotions=list(emotions))
 
+    def with_settings(self, values: Mapping[str, Any]) -> ExperimentConfig:
+        """The same experiment with some of `SETTINGS`, given by their dotted names, replaced.
+
+        Raises:
+            ConfigError: they are out of range.
+        """
+        changes: dict[str, dict[str, Any]] = {"model": {}, "training": {}}
+        for name, value in values.items():
+            group, _, setting = name.partition(".")
+            changes[group][setting] = value
+        return dataclasses.replace(
+            self, **{group: dataclasses.replace(getattr(self, group), **changed) for group, changed in changes.items()}
+        )
+
     def to_yaml(self) -> str:
         """All settings, defaults included, as YAML that ``--config`` takes back."""
         import yaml
 
         text = yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
         return "# Every setting of one run; python -m lmf_multitask.train --config THIS_FILE runs it again.\n" + text
+
+
+SETTINGS = tuple(
+    f"{group}.{one.name}"
+    for group, kind in (("model", ModelConfig), ("training", TrainingConfig))
+    for one in dataclasses.fields(kind)
+    if one.name not in ("eval_batch_size", "visualdl")  # which change no result
+)
+"""What a search or an ablation may vary, by dotted name."""
 
 
 def find_config(name: str) -> Path:

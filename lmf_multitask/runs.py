@@ -201,6 +201,10 @@ class Run:
         """Whether its training has ended and its figures are there."""
         return self.is_run() and (self.folder / METRICS_FILE).is_file()
 
+    def finished_metrics(self) -> dict[str, Any] | None:
+        """The content of ``metrics.json``; None while the run is not complete."""
+        return json.loads((self.folder / METRICS_FILE).read_text(encoding="utf-8")) if self.is_complete() else None
+
     def check_same_settings(self, config: ExperimentConfig) -> None:
         """Going on with a run, or keeping it, is meaningful only with the settings that it began with.
 

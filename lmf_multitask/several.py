@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from lmf_multitask.data.schema import IEMOCAP_EMOTIONS, emotion_names
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.statistics import seed_summary
 from lmf_multitask.launcher import train_all
-from lmf_multitask.runs import CONFIG_FILE, METRICS_FILE, REPORT_FILE, ROBUSTNESS_FILE, ROBUSTNESS_PICTURE, Run
+from lmf_multitask.runs import CONFIG_FILE, REPORT_FILE, ROBUSTNESS_FILE, ROBUSTNESS_PICTURE, Run
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ def train_several(
     if mode == "per_emotion":
         results = {seed: join_runs(place, report) for seed, place in places.items()}
     else:
-        results = {seed: _result(place) for seed, place in places.items()}
+        results = {seed: Run(place).finished_metrics() for seed, place in places.items()}
     results = {seed: metrics for seed, metrics in results.items() if metrics is not None}
     pages = [places[seed] / REPORT_FILE for seed in results if (places[seed] / REPORT_FILE).is_file()]
     complete = [metrics for metrics in results.values() if len(metrics["emotions"]) == len(emotions)]
@@ -125,10 +124,6 @@ def write_seed_summary(folder: Path, results: Sequence[dict[str, Any]], name: st
     summary = seed_summary(results)
     Run(folder).write_metrics(summary, name)
     return summary
-
-
-def _result(folder: Path) -> dict[str, Any] | None:
-    return json.loads((folder / METRICS_FILE).read_text(encoding="utf-8")) if Run(folder).is_complete() else None
 
 
 def _add(

@@ -18,7 +18,7 @@ from lmf_multitask.errors import ConfigError, TrainingError
 from lmf_multitask.evaluation.search_results import SearchResult, Trial
 from lmf_multitask.evaluation.tables import number
 from lmf_multitask.launcher import Children
-from lmf_multitask.searching.space import SearchConfig, with_settings
+from lmf_multitask.searching.space import SearchConfig
 from lmf_multitask.searching.study import Asked, Study, is_figure, kept_row
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def _run(
 ) -> Trial | str:
     """One trial; what it came to, or, if its process died, why."""
     try:
-        experiment = with_settings(config.experiment, asked.settings)
+        experiment = config.experiment.with_settings(asked.settings)
     except ConfigError as error:  # each value is valid, but not together with the others
         return study.refuse(asked, str(error))
     rows: list[dict[str, float]] = []

@@ -34,7 +34,7 @@ from lmf_multitask.launcher import train_all
 from lmf_multitask.models.sizes import check_size
 from lmf_multitask.runs import METRICS_FILE, Run
 from lmf_multitask.searching.driver import run_trials
-from lmf_multitask.searching.space import SearchConfig, read_search, with_settings
+from lmf_multitask.searching.space import SearchConfig, read_search
 from lmf_multitask.searching.study import STUDY_FILE, Study, kept_row
 from lmf_multitask.training.experiment import prepare_experiment
 
@@ -174,7 +174,7 @@ def _check_sizes(config: SearchConfig, splits: datasets.DatasetDict) -> None:
     sizes = {"audio": types["audio"].length, "video": types["video"].length, "text": types["text"].feature.length}
     for dimension in config.dimensions():
         for value in dimension.choices or (dimension.high,):
-            experiment = with_settings(config.experiment, dimension.assigned(value))
+            experiment = config.experiment.with_settings(dimension.assigned(value))
             check_size(sizes, len(experiment.emotions), experiment.model)
 
 
@@ -226,7 +226,7 @@ def _write(result: SearchResult, config: SearchConfig, folder: Path, plan: Plan)
 
 def _best_yaml(result: SearchResult, trial: Trial, rank: int, config: SearchConfig, folder: Path) -> str:
     place = folder.resolve()
-    experiment = with_settings(config.experiment, _settings(config, trial))
+    experiment = config.experiment.with_settings(_settings(config, trial))
     lines = [
         f"Number {rank} of {len(result.trials)} trials of a search: trial {trial.number} of {place / STUDY_FILE}",
         f"Command: python -m lmf_multitask.train --config {shlex.quote(str(place / f'best-{rank}.yaml'))} --output_dir NEW_FOLDER",
@@ -294,7 +294,7 @@ def _retrain(result: SearchResult, config: SearchConfig, folder: Path, plan: Pla
         for seed in plan.seeds:
             name = f"trial-{trial.number}/seed{seed}"
             places[trial.number, seed] = folder / RETRAINED_FOLDER / name
-            experiment = with_settings(config.experiment, _settings(config, trial))
+            experiment = config.experiment.with_settings(_settings(config, trial))
             experiments[name] = dataclasses.replace(experiment, seed=seed, output_dir=str(places[trial.number, seed]))
     logger.info("training the best%s anew under the seeds %s",
                 f" {len(best)}" if len(best) > 1 else "", ", ".join(map(str, plan.seeds)))  # fmt: skip

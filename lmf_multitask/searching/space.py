@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
-from lmf_multitask.config import ExperimentConfig, ModelConfig, TrainingConfig
+from lmf_multitask.config import SETTINGS, ExperimentConfig, ModelConfig, TrainingConfig
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.strict_yaml import read_yaml
 
@@ -20,15 +20,6 @@ OBJECTIVES = get_args(get_type_hints(TrainingConfig)["monitor"])
 """Validation figures that an epoch, and so a trial, has in any case."""
 
 _GROUPS = {"model": ModelConfig, "training": TrainingConfig}
-_WITHOUT_EFFECT = ("training.eval_batch_size", "training.visualdl")
-SETTINGS = tuple(
-    f"{group}.{one.name}"
-    for group, kind in _GROUPS.items()
-    for one in dataclasses.fields(kind)
-    if f"{group}.{one.name}" not in _WITHOUT_EFFECT
-)
-"""What may vary."""
-
 _FREE = ("experiment.device",)  # does not make it another search
 
 
@@ -181,7 +172,7 @@ class Dimension:
         """
         for value in self.choices or (self.low, self.high):
             try:
-                with_settings(base, self.assigned(value))
+                base.with_settings(self.assigned(value))
             except ConfigError as error:
                 raise ConfigError(f"space: {error}") from None
             except TypeError:
@@ -235,21 +226,6 @@ def _dimension(name: str, values: Any) -> Dimension:
     if kind is float or float in get_args(kind):
         return Dimension(name, settings, low=float(low), high=float(high), log=log)
     return Dimension(name, settings, low=low, high=high, log=log, whole=True)
-
-
-def with_settings(base: ExperimentConfig, values: Mapping[str, Any]) -> ExperimentConfig:
-    """The experiment with some settings, given by their dotted names, replaced.
-
-    Raises:
-        ConfigError: they are out of range.
-    """
-    parts = {group: {} for group in _GROUPS}
-    for name, value in values.items():
-        group, _, field_name = name.partition(".")
-        parts[group][field_name] = value
-    return dataclasses.replace(
-        base, **{group: dataclasses.replace(getattr(base, group), **changed) for group, changed in parts.items()}
-    )
 
 
 def read_search(path: Path) -> dict[str, Any]:

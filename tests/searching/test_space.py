@@ -10,7 +10,7 @@ from lmf_multitask.command_line import CommandParser, with_found_configs
 from lmf_multitask.config import ExperimentConfig, TrainingConfig, find_config, recipe_config
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.runs import settings_from
-from lmf_multitask.searching.space import SearchConfig, read_search, with_settings
+from lmf_multitask.searching.space import SearchConfig, read_search
 
 
 def parse(*arguments):
@@ -157,7 +157,7 @@ def test_what_a_dimension_makes_of_a_setting():
     assert [tied.value(stored) for stored in tied.stored_choices()] == [[64, 32], [128, 64]]
     assert tied.assigned([64, 32]) == {"model.text_lstm": 64, "model.text_hidden": 32}
     assert modalities.assigned(modalities.value('["text"]')) == {"model.modalities": ["text"]}
-    changed = with_settings(ExperimentConfig(seed=5), {"model.text_lstm": 7, "training.learning_rate": 0.5})
+    changed = ExperimentConfig(seed=5).with_settings({"model.text_lstm": 7, "training.learning_rate": 0.5})
     assert (changed.seed, changed.model.text_lstm, changed.training.learning_rate) == (5, 7, 0.5)
     assert dataclasses.replace(changed.model, text_lstm=ExperimentConfig().model.text_lstm) == ExperimentConfig().model
 
@@ -240,5 +240,5 @@ def test_the_per_emotion_search_is_the_authors():
         for name in one.settings
         for g, _, n in [name.partition(".")]
     }
-    assert with_settings(config.experiment, varied) == recipe
+    assert config.experiment.with_settings(varied) == recipe
     assert config.per_emotion
