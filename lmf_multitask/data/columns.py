@@ -6,7 +6,7 @@ Shape letters: N rows (clips).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -93,7 +93,7 @@ class ChunkedColumn:
         return whole if dtype is None else whole.astype(dtype, copy=False)
 
 
-Column = Union[np.ndarray, ChunkedColumn]
+Column = np.ndarray | ChunkedColumn
 Columns = Mapping[str, Column]
 
 

@@ -58,11 +58,7 @@ def clean(features: np.ndarray, modality: str, policy: NonFinitePolicy = "zero")
 
 
 class Cleaning:
-    """One modality of one split, cleaned block by block, and what was found in it.
-
-    Attributes:
-        dirty: whether anything was not finite so far.
-    """
+    """One modality of one split, cleaned block by block, and what was found in it."""
 
     def __init__(self, modality: str) -> None:
         """Nothing has been seen yet."""
@@ -77,6 +73,7 @@ class Cleaning:
 
     @property
     def dirty(self) -> bool:
+        """Whether anything was not finite so far."""
         return bool(self._nan or self._infinite)
 
     def take(self, features: np.ndarray) -> np.ndarray:
