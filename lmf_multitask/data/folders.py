@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.exceptions import DatasetGenerationError
 
-from lmf_multitask.data.columns import BLOCK_ROWS
+from lmf_multitask.data.columns import BLOCK_ROWS, open_parquet
 from lmf_multitask.data.report import Cleaning, NonFinitePolicy, describe
 from lmf_multitask.data.schema import (
     MODALITIES,
@@ -40,9 +40,6 @@ from lmf_multitask.data.schema import (
 from lmf_multitask.errors import DataError
 
 logger = logging.getLogger(__name__)
-
-PARQUET_BUFFER = 1 << 20
-"""Bytes of a Parquet column that are read at a time; without it pyarrow takes a row group's whole column into memory."""
 
 _LABEL_ROWS = 1 << 16  # read at a time: labels are small
 _LONG = 1 << 28  # bytes whose copying is announced
@@ -155,7 +152,7 @@ def _open_parquet(folder: Path) -> list[_Split]:
 
 def _parquet_tables(source: Path) -> Callable[[Sequence[str], int], Iterator[pa.Table]]:
     def tables(columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
-        with _parquet_damages(source), pq.ParquetFile(source, buffer_size=PARQUET_BUFFER) as file:
+        with _parquet_damages(source), open_parquet(source) as file:
             for batch in file.iter_batches(rows, columns=list(columns)):
                 yield pa.Table.from_batches([batch])
 

@@ -82,13 +82,20 @@ def bootstrap_weights(labels: np.ndarray, resamples: int = RESAMPLES, seed: int 
 def _draw(rng: np.random.Generator, resamples: int, strata: np.ndarray) -> np.ndarray:
     """Counts `[R, N]` of rows drawn with replacement within each stratum of `[N]`."""
     weights = np.zeros((resamples, len(strata)), np.float32)
-    first = np.arange(resamples)[:, None]
     for group in range(int(strata.max(initial=0)) + 1):
         rows = np.flatnonzero(strata == group)
-        drawn = rng.integers(0, len(rows), size=(resamples, len(rows)))
-        counts = np.bincount((first * len(rows) + drawn).ravel(), minlength=resamples * len(rows))
-        weights[:, rows] = counts.reshape(resamples, len(rows))
+        for some in _parts(resamples, len(rows)):
+            count = some.stop - some.start
+            drawn = rng.integers(0, len(rows), size=(count, len(rows)))
+            drawn += np.arange(count)[:, None] * len(rows)
+            weights[some, rows] = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
     return weights
+
+
+def _parts(resamples: int, rows: int) -> Iterator[slice]:
+    """All resamples, some at a time: what is computed of each by itself needs no copies of all weights."""
+    step = max((1 << 20) // max(rows, 1), 1)
+    return (slice(start, min(start + step, resamples)) for start in range(0, resamples, step))
 
 
 def weighted_figures(
@@ -130,7 +137,9 @@ def weighted_figures(
     for t in range(labels.shape[1]):
         if true[:, t].any() and false[:, t].any():
             rows = known[:, t]
-            auroc[:, t], precision[:, t] = _ranking_figures(true[rows, t], probabilities[rows, t], weights[:, rows])
+            for some in _parts(*weights.shape):
+                drawn = weights[some][:, rows]
+                auroc[some, t], precision[some, t] = _ranking_figures(true[rows, t], probabilities[rows, t], drawn)
     return {**found, "auroc": auroc, "average_precision": precision}
 
 
