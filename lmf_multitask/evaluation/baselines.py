@@ -75,11 +75,12 @@ class LinearBaseline:
 
     def predict_probabilities(self, columns: Columns) -> np.ndarray:
         """Features of N clips -> probability that each emotion is present, float64 `[N, T]`."""
-        count = len(columns["audio"])
-        blocks = [np.arange(start, min(start + MOST_ROWS, count)) for start in range(0, count, MOST_ROWS)]
-        scores = [
-            (flat_features(columns, rows) - self.mean) / self.deviation @ self.weights.T + self.bias for rows in blocks
-        ]
+        count, scores = len(columns["audio"]), []
+        for start in range(0, count, MOST_ROWS):
+            rows = flat_features(columns, np.arange(start, min(start + MOST_ROWS, count)))
+            rows -= self.mean
+            rows /= self.deviation
+            scores.append(rows @ self.weights.T + self.bias)
         return 0.5 * (1 + np.tanh(0.5 * np.concatenate(scores)))
 
 
