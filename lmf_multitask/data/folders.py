@@ -386,7 +386,7 @@ def _as_it_is(data: _Layout) -> datasets.DatasetDict | None:
         if any(split.dataset.data.column(name).null_count for name in ("id", *MODALITIES)):
             return None
     seen: dict[str, dict[str, Cleaning]] = {}
-    with _progress(data, "checking") as advance:
+    with _progress(sum(split.count for split in data.splits), "checking") as advance:
         for split in data.splits:
             seen[split.name] = {modality: Cleaning(modality) for modality in MODALITIES}
             for _, arrays in _blocks(data, split, seen[split.name]):
@@ -415,11 +415,17 @@ class FolderConfig(datasets.BuilderConfig):
 
 
 class CheckedFolder(datasets.ArrowBasedBuilder):
-    """Builder of the cached copy; use `load_iemocap`."""
+    """Builder of the cached copy; use `load_iemocap`.
+
+    Attributes:
+        layout: what is copied.
+        advance: told of the clips that are done.
+    """
 
     VERSION = datasets.Version("1.0.0")  # part of the cache key: raise it when the same files must be built anew
     BUILDER_CONFIG_CLASS = FolderConfig
     layout: _Layout
+    advance: Callable[[int], object]
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo()
@@ -432,14 +438,13 @@ class CheckedFolder(datasets.ArrowBasedBuilder):
     def _generate_tables(self, split: _Split) -> Iterator[tuple[tuple[int, int], pa.Table]]:
         data, done = self.layout, 0
         self._seen[split.name] = seen = {modality: Cleaning(modality) for modality in MODALITIES}
-        with _progress(data, f"writing {split.name}", [split]) as advance:
-            for ids, arrays in _blocks(data, split, seen):
-                count = len(arrays["audio"])
-                names = ids or [f"{split.name}-{number:05d}" for number in range(done, done + count)]
-                labels = data.labels[split.name][done : done + count]
-                yield (0, done), feature_table(names, arrays, labels, self.info.features)
-                done += count
-                advance(count)
+        for ids, arrays in _blocks(data, split, seen):
+            count = len(arrays["audio"])
+            names = ids or [f"{split.name}-{number:05d}" for number in range(done, done + count)]
+            labels = data.labels[split.name][done : done + count]
+            yield (0, done), feature_table(names, arrays, labels, self.info.features)
+            done += count
+            self.advance(count)
         for one in seen.values():
             one.facts(data.non_finite)
         if len(self._seen) == len(data.splits):
@@ -455,7 +460,8 @@ def _copy(folder: Path, data: _Layout, cache_dir: object) -> datasets.DatasetDic
     clips, size = sum(split.count for split in data.splits), sum(path.stat().st_size for path in files)
     if size > _LONG and not Path(builder.cache_dir).exists():
         logger.info("%s: its %s clips are checked and copied to the cache of datasets, once", folder, f"{clips:,}")
-    return built(builder, folder)
+    with _progress(clips, "writing") as builder.advance:
+        return built(builder, folder)
 
 
 def built(builder: datasets.DatasetBuilder, path: Path) -> datasets.DatasetDict:
@@ -515,13 +521,12 @@ def fixed_lists(values: np.ndarray) -> pa.Array:
 
 
 @contextmanager
-def _progress(data: _Layout, what: str, splits: Sequence[_Split] | None = None) -> Iterator[Callable[[int], object]]:
-    """Gives a function that is told of clips; on a terminal it draws a bar when it takes more than two seconds."""
+def _progress(clips: int, what: str) -> Iterator[Callable[[int], object]]:
+    """Gives a function that is told of clips that are done; on a terminal it draws a bar when all take more than two seconds."""
     if not sys.stderr.isatty():
-        yield lambda clips: None
+        yield lambda done: None
         return
     from tqdm import tqdm
 
-    total = sum(split.count for split in splits or data.splits)
-    with tqdm(desc=what, total=total, unit=" clips", delay=2, leave=False, dynamic_ncols=True) as bar:
+    with tqdm(desc=what, total=clips, unit=" clips", delay=2, leave=False, dynamic_ncols=True) as bar:
         yield bar.update
