@@ -17,6 +17,7 @@ import numpy as np
 
 from lmf_multitask import __version__
 from lmf_multitask.config import ExperimentConfig
+from lmf_multitask.data.columns import Column
 from lmf_multitask.data.schema import MODALITIES, as_model_takes, column_arrays
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.assessment import Assessment, LearningCurves, assess
@@ -60,7 +61,7 @@ class _Group:
         """What at least one of the models looks at."""
         return [name for name in MODALITIES if any(name in model.config.modalities for model in self.models)]
 
-    def columns(self, split: str) -> dict[str, np.ndarray]:
+    def columns(self, split: str) -> dict[str, Column]:
         """Features in the models' sizes, and labels."""
         first = self.models[0]
         for model in self.models:

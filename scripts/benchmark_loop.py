@@ -65,7 +65,7 @@ def main() -> None:
                 optimizer.clear_grad()
             module.eval()
             with paddle.no_grad():
-                module.validation_step({name: paddle.to_tensor(values) for name, values in validation.items()})[
+                module.validation_step({name: paddle.to_tensor(values[:]) for name, values in validation.items()})[
                     "loss"
                 ].item()
 

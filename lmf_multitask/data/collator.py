@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+
+from lmf_multitask.data.columns import Columns
 
 
 class RowNumbers:
@@ -24,11 +26,11 @@ class RowNumbers:
 class BatchCollator:
     """Gathers the rows of a batch from whole columns.
 
-    The columns may be views into a memory-mapped Arrow file (`data.schema.column_arrays`): only the rows of the batch
+    The columns may be views into memory-mapped Arrow files (`data.schema.column_arrays`): only the rows of the batch
     are read.
     """
 
-    def __init__(self, columns: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, columns: Columns) -> None:
         """Takes the columns, `[N, ...]` each, all with the same N."""
         self.columns = dict(columns)
 

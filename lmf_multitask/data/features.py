@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lmf_multitask.data.columns import open_parquet
 from lmf_multitask.data.corpus import PickledCorpus
 from lmf_multitask.data.npz import NpzRows
 from lmf_multitask.data.schema import MODALITIES, SPLITS, present_modalities
@@ -158,10 +159,9 @@ def _parquet_folder(folder: Path, split: str | None) -> FeatureRows:
 
 def _parquet(path: Path, split: str) -> FeatureRows:
     import pyarrow
-    from pyarrow import parquet
 
     try:
-        file = parquet.ParquetFile(path)
+        file = open_parquet(path)
         columns = [name for name in ("id", *MODALITIES) if name in file.schema_arrow.names]
         count, names = file.metadata.num_rows, file.schema_arrow.names
     except (OSError, ValueError, pyarrow.ArrowInvalid) as error:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from lmf_multitask.data.columns import row_blocks
 from lmf_multitask.data.corpus import PickledCorpus
 from lmf_multitask.data.schema import MODALITIES, NOT_ANNOTATED
 from lmf_multitask.errors import DataError
@@ -48,36 +49,87 @@ def clean(features: np.ndarray, modality: str, policy: NonFinitePolicy = "zero")
     Raises:
         DataError: the policy is ``error`` and something is not finite.
     """
-    odd = ~np.isfinite(features)
-    nan = int(np.isnan(features).sum()) if odd.any() else 0
-    infinite = int(odd.sum()) - nan
-    if nan or infinite:
-        if policy == "error":
+    found = Cleaning(modality)
+    for block in row_blocks(features):
+        cleaned = found.take(block)
+        if cleaned is not block:
+            block[...] = cleaned
+    return found.facts(policy)
+
+
+class Cleaning:
+    """One modality of one split, cleaned block by block, and what was found in it."""
+
+    def __init__(self, modality: str) -> None:
+        """Nothing has been seen yet."""
+        self._modality = modality
+        self._rows = self._nan = self._infinite = self._empty = 0
+        self._smallest, self._largest = np.inf, -np.inf
+        self._first: np.ndarray | None = None
+        self._constant: np.ndarray | None = None
+        self._lengths: list[np.ndarray] = []  # two bytes per clip: the median needs them all
+        self._padded = np.zeros(3, np.int64)
+        self._shape: tuple[int, ...] = ()
+
+    @property
+    def dirty(self) -> bool:
+        """Whether anything was not finite so far."""
+        return bool(self._nan or self._infinite)
+
+    def take(self, features: np.ndarray) -> np.ndarray:
+        """The next rows, float32 `[n, D]` or `[n, L, D]`: given back as they are, or as a copy with 0 for what is not finite."""
+        odd = ~np.isfinite(features)
+        if odd.any():
+            nan = int(np.isnan(features).sum())
+            self._nan, self._infinite = self._nan + nan, self._infinite + int(odd.sum()) - nan
+            features = np.where(odd, np.float32(0), features)
+        self._smallest = min(self._smallest, float(features.min()))
+        self._largest = max(self._largest, float(features.max()))
+        if features.ndim == 2:
+            self._first = features[0].copy() if self._first is None else self._first
+            same = (features == self._first).all(axis=0)
+            self._constant = same if self._constant is None else self._constant & same
+            there = (features != 0).any(axis=1)
+        else:
+            words = (features != 0).any(axis=2)
+            there = words.any(axis=1)
+            self._measure_padding(words[there])
+        self._empty += int((~there).sum())
+        self._rows, self._shape = self._rows + len(features), features.shape[1:]
+        return features
+
+    def _measure_padding(self, words: np.ndarray) -> None:
+        """Words are non-zero steps; a clip is padded in front, at the end, or has zero steps between its words: bool `[n, L]`."""
+        if not len(words):
+            return
+        first = words.argmax(axis=1)
+        last = words.shape[1] - 1 - words[:, ::-1].argmax(axis=1)
+        lengths = last - first + 1
+        inside = lengths != words.sum(axis=1)
+        self._lengths.append(lengths.astype(np.min_scalar_type(words.shape[1])))
+        self._padded += [(first > 0).sum(), (last < words.shape[1] - 1).sum(), inside.sum()]
+
+    def facts(self, policy: NonFinitePolicy = "zero") -> ModalityFacts:
+        """What was found in all rows so far, one at least.
+
+        Raises:
+            DataError: the policy is ``error`` and something was not finite.
+        """
+        if policy == "error" and self.dirty:
             raise DataError(
-                f"{modality} must be finite, but has {nan} NaN and {infinite} infinite values. Use --data.non_finite zero."
+                f"{self._modality} must be finite, but has {self._nan} NaN and {self._infinite} infinite values. "
+                "Use --data.non_finite zero."
             )
-        features[odd] = 0.0
-    empty = int((features == 0).reshape(len(features), -1).all(axis=1).sum())
-    facts = ModalityFacts(features.shape, nan, infinite, empty, float(features.min()), float(features.max()))
-    if features.ndim == 2:
-        facts.constant_columns = np.flatnonzero((features == features[0]).all(axis=0)).tolist()
-    else:
-        _measure_padding(features, facts)
-    return facts
-
-
-def _measure_padding(text: np.ndarray, facts: ModalityFacts) -> None:
-    """Words are non-zero steps; a clip is padded in front, at the end, or has zero steps between its words."""
-    words = (text != 0).any(axis=2)
-    words = words[words.any(axis=1)]
-    if not len(words):
-        return
-    first = words.argmax(axis=1)
-    last = words.shape[1] - 1 - words[:, ::-1].argmax(axis=1)
-    lengths = last - first + 1
-    facts.lengths = (int(lengths.min()), int(np.median(lengths)), int(lengths.max()))
-    inside = lengths != words.sum(axis=1)
-    facts.padded_clips = (int((first > 0).sum()), int((last < words.shape[1] - 1).sum()), int(inside.sum()))
+        facts = ModalityFacts(
+            (self._rows, *self._shape), self._nan, self._infinite, self._empty, self._smallest, self._largest
+        )
+        if self._constant is not None:
+            facts.constant_columns = np.flatnonzero(self._constant).tolist()
+        if self._lengths:
+            lengths = np.concatenate(self._lengths)
+            facts.lengths = (int(lengths.min()), int(np.median(lengths)), int(lengths.max()))
+            facts.padded_clips = tuple(self._padded.tolist())
+        return facts
 
 
 def padding_side(facts: Sequence[ModalityFacts]) -> str:

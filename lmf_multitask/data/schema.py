@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lmf_multitask.data.columns import ChunkedColumn, Column, Columns, row_blocks
 from lmf_multitask.errors import DataError
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow as pa
 
 MODALITIES = ("audio", "video", "text")
 OTHER_NAMES = {
@@ -85,26 +87,41 @@ def emotion_names(dataset: datasets.Dataset) -> list[str] | None:
     return None
 
 
-def column_arrays(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
-    """Every numeric column as one numpy array `[rows, ...]`, read-only.
+def column_arrays(dataset: datasets.Dataset) -> dict[str, Column]:
+    """Every numeric column as something that gives rows `[n, ...]` as numpy arrays; nothing is read before it is used.
 
-    A column that was written as one block (as `load_iemocap` does) is a view into the memory-mapped file: nothing is
-    read before it is used, nothing is copied. After ``select``, ``filter`` or ``shuffle`` the chosen rows are copied.
+    A column that is stored as one block (as `load_iemocap` has it from a pickle) is a read-only numpy array, a view into the
+    memory-mapped file. Features in several blocks, or of chosen rows (after ``select``, ``filter`` or ``shuffle``), are a
+    `ChunkedColumn` over such views. Labels and columns of single numbers are always arrays.
     """
-    return {name: column_array(dataset, name) for name in dataset.column_names if _is_numeric(dataset.features[name])}
+    found: dict[str, Column] = {}
+    for name in dataset.column_names:
+        if _is_numeric(dataset.features[name]):
+            small = name == "labels" or not hasattr(dataset.features[name], "feature")
+            found[name] = column_array(dataset, name) if small else _column(dataset, name)
+    return found
 
 
 def column_array(dataset: datasets.Dataset, name: str) -> np.ndarray:
-    """One column as a numpy array `[rows, ...]`; see `column_arrays`.
+    """One column as one numpy array `[rows, ...]`; copied into memory unless it is stored as one block.
 
     Raises:
         DataError: the column's rows differ in length, or hold something else than numbers.
     """
+    return np.asarray(_column(dataset, name))
+
+
+def _column(dataset: datasets.Dataset, name: str) -> Column:
     if len(dataset) == 0:
         raise DataError(f"column {name!r} must have at least one row, but the data set is empty. Check the split.")
+    table = dataset.data
+    if table.column(name).null_count:
+        chunks = [table_column(table, name)]
+    else:
+        chunks = _same_shape(name, [_numbers(chunk, name) for chunk in table.column(name).chunks if len(chunk)])
     if dataset._indices is not None:
-        dataset = dataset.flatten_indices()
-    return table_column(dataset.data, name)
+        return ChunkedColumn(chunks, dataset._indices.column(0).to_numpy().astype(np.int64))
+    return chunks[0] if len(chunks) == 1 else ChunkedColumn(chunks)
 
 
 def table_column(table: Any, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -115,56 +132,69 @@ def table_column(table: Any, name: str, shape: tuple[int, ...] | None = None) ->
         name: of the column. Rows of a modality may be null: it is missing there, and they are zeros.
         shape: of one row; None takes that of the rows, and ones where all are null.
     """
-    import pyarrow as pa
-
     parts, there = [], []
     for chunk in table.column(name).chunks:
-        if isinstance(chunk, pa.ExtensionArray):
-            chunk = chunk.storage
-        kind = chunk.type
-        may_be_null = name in MODALITIES and (pa.types.is_null(kind) or pa.types.is_nested(kind))
-        there.append(chunk.is_valid().to_numpy(zero_copy_only=False) if may_be_null else np.ones(len(chunk), bool))
-        if may_be_null and chunk.null_count:
+        rows = np.ones(len(chunk), bool)
+        if name in MODALITIES and chunk.null_count and _may_be_null(chunk):
+            rows = chunk.is_valid().to_numpy(zero_copy_only=False)
             chunk = chunk.drop_null()
-            if not len(chunk):
-                continue
-        sizes = [len(chunk)]
-        while (
-            pa.types.is_list(chunk.type)
-            or pa.types.is_large_list(chunk.type)
-            or pa.types.is_fixed_size_list(chunk.type)
-        ):
-            flat = chunk.flatten()
-            size, rest = divmod(len(flat), max(len(chunk), 1))
-            lengths = (
-                [size] if pa.types.is_fixed_size_list(chunk.type) else np.unique(chunk.value_lengths().to_numpy(False))
-            )
-            if rest or chunk.null_count or len(lengths) > 1:
-                raise DataError(
-                    f"column {name!r} must have rows of one length, but got {_span(lengths)}. Pad them to the same length."
-                )
-            chunk = flat
-            sizes.append(size)
-        if not (pa.types.is_integer(chunk.type) or pa.types.is_floating(chunk.type) or pa.types.is_boolean(chunk.type)):
-            raise DataError(f"column {name!r} must hold numbers, but holds {chunk.type}. Convert it.")
-        if chunk.null_count:
-            raise DataError(
-                f"column {name!r} must have no empty values, but got {chunk.null_count}. Fill or drop them."
-            )
-        if shape not in (None, tuple(sizes[1:])):
-            raise DataError(f"column {name!r} must have rows of one length, but got {shape} and {tuple(sizes[1:])}.")
-        shape = tuple(sizes[1:])
-        zero_copy = not pa.types.is_boolean(chunk.type)
-        parts.append(chunk.to_numpy(zero_copy_only=zero_copy))
-    shape = ((1, 1) if name == "text" else (1,)) if shape is None else shape
+        there.append(rows)
+        if len(chunk):
+            parts.append(_numbers(chunk, name))
+    parts = _same_shape(name, parts, shape)
+    if parts:
+        shape = parts[0].shape[1:]
+    elif shape is None:
+        shape = (1, 1) if name == "text" else (1,)
     rows = np.concatenate(there)
     if rows.all():
-        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return whole.reshape((len(table), *shape))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
     found = np.zeros((len(table), *shape), parts[0].dtype if parts else np.float32)
     if parts:
-        found[rows] = np.concatenate(parts).reshape((-1, *shape))
+        found[rows] = np.concatenate(parts)
     return found
+
+
+def _may_be_null(chunk: pa.Array) -> bool:
+    import pyarrow as pa
+
+    kind = chunk.type.storage_type if isinstance(chunk, pa.ExtensionArray) else chunk.type
+    return pa.types.is_null(kind) or pa.types.is_nested(kind)
+
+
+def _numbers(chunk: pa.Array, name: str) -> np.ndarray:
+    """Rows of an Arrow column, none of them null, as a view `[n, ...]` (a copy of booleans, which Arrow packs)."""
+    import pyarrow as pa
+
+    if isinstance(chunk, pa.ExtensionArray):
+        chunk = chunk.storage
+    sizes = [len(chunk)]
+    while pa.types.is_list(chunk.type) or pa.types.is_large_list(chunk.type) or pa.types.is_fixed_size_list(chunk.type):
+        flat = chunk.flatten()
+        size, rest = divmod(len(flat), max(len(chunk), 1))
+        lengths = (
+            [size] if pa.types.is_fixed_size_list(chunk.type) else np.unique(chunk.value_lengths().to_numpy(False))
+        )
+        if rest or chunk.null_count or len(lengths) > 1:
+            raise DataError(
+                f"column {name!r} must have rows of one length, but got {_span(lengths)}. Pad them to the same length."
+            )
+        chunk = flat
+        sizes.append(size)
+    if not (pa.types.is_integer(chunk.type) or pa.types.is_floating(chunk.type) or pa.types.is_boolean(chunk.type)):
+        raise DataError(f"column {name!r} must hold numbers, but holds {chunk.type}. Convert it.")
+    if chunk.null_count:
+        raise DataError(f"column {name!r} must have no empty values, but got {chunk.null_count}. Fill or drop them.")
+    return chunk.to_numpy(zero_copy_only=not pa.types.is_boolean(chunk.type)).reshape(sizes)
+
+
+def _same_shape(name: str, parts: list[np.ndarray], shape: tuple[int, ...] | None = None) -> list[np.ndarray]:
+    """The parts, after a look whether their rows have one shape."""
+    for part in parts:
+        shape = part.shape[1:] if shape is None else shape
+        if part.shape[1:] != shape:
+            raise DataError(f"column {name!r} must have rows of one length, but got {shape} and {part.shape[1:]}.")
+    return parts
 
 
 def present_modalities(names: Names[str], where: str) -> list[str]:
@@ -189,18 +219,17 @@ def present_modalities(names: Names[str], where: str) -> list[str]:
     return found
 
 
-def missing_rows(columns: Mapping[str, np.ndarray]) -> dict[str, int]:
+def missing_rows(columns: Columns) -> dict[str, int]:
     """Modality -> in how many of the rows it is missing: all its numbers are zero there."""
-    found = {}
-    for name in MODALITIES:
-        values = columns[name]
-        found[name] = int((~(values.reshape(len(values), -1) != 0).any(axis=1)).sum())
-    return found
+    return {
+        name: sum(int((~(block.reshape(len(block), -1) != 0).any(axis=1)).sum()) for block in row_blocks(columns[name]))
+        for name in MODALITIES
+    }
 
 
 def as_model_takes(
-    columns: Mapping[str, np.ndarray], sizes: Mapping[str, int], looked_at: Names[str], where: object
-) -> dict[str, np.ndarray]:
+    columns: Columns, sizes: Mapping[str, int], looked_at: Names[str], where: object
+) -> dict[str, Column]:
     """Columns in a model's sizes: zeros for a modality of another size that no row has, or that the model does not look at.
 
     Args:
@@ -217,7 +246,7 @@ def as_model_takes(
         values = columns[name]
         if values.shape[-1] == sizes[name]:
             continue
-        if name in looked_at and values.any():
+        if name in looked_at and any(block.any() for block in row_blocks(values)):
             given = {modality: int(columns[modality].shape[-1]) for modality in MODALITIES}
             raise DataError(
                 f"{where}: must have the feature sizes of the model, {dict(sizes)}, but has {given}. Extract the features alike."
@@ -233,7 +262,8 @@ def fingerprint(splits: Mapping[str, datasets.Dataset]) -> str:
         digest.update(repr((split, emotion_names(rows), list(rows["id"]))).encode())
         for name, values in column_arrays(rows).items():
             digest.update(repr((name, values.dtype.str, values.shape)).encode())
-            digest.update(np.ascontiguousarray(values).view(np.uint8).reshape(-1))
+            for block in row_blocks(values):
+                digest.update(np.ascontiguousarray(block).view(np.uint8).reshape(-1))
     return digest.hexdigest()
 
 

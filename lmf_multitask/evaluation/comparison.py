@@ -19,13 +19,13 @@ from lmf_multitask.evaluation.predictions import Predictions, shared_ids
 from lmf_multitask.evaluation.statistics import (
     LEVEL,
     RESAMPLES,
-    bootstrap_weights,
     figure_intervals,
     holm,
     interval,
     mcnemar_exact,
     mean_over_tasks,
     paired_differences,
+    weight_batches,
 )
 from lmf_multitask.evaluation.tables import HEADS, TextTable, number, with_interval
 
@@ -272,11 +272,13 @@ def _decision(
     truth = labels[rows].argmax(axis=1)
     right = [model.probabilities[rows].argmax(axis=1) == truth for model in (first, second)]
     gain = right[1].astype(np.float32) - right[0]
-    weights = bootstrap_weights(labels, resamples, seed)[:, rows]
+    drawn = [
+        weights[:, rows] @ gain / weights[:, rows].sum(axis=1) for weights in weight_batches(labels, resamples, seed)
+    ]
     return Difference(
         int(rows.sum()),
         {"weighted_accuracy": float(gain.mean())},
-        {"weighted_accuracy": interval((weights @ gain / weights.sum(axis=1)).astype(np.float64))},
+        {"weighted_accuracy": interval(np.concatenate(drawn).astype(np.float64))},
         *mcnemar_exact(*right),
     )
 

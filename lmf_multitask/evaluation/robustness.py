@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from lmf_multitask.data.schema import MODALITIES
+from lmf_multitask.data.columns import Column, Columns, row_blocks
+from lmf_multitask.data.schema import MODALITIES, missing_rows
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.metrics import always_absent
 from lmf_multitask.evaluation.statistics import weighted_figures
@@ -31,18 +32,18 @@ DRAWS = 3
 _BLOCK_ROWS = 1024  # of which corrupted copies are in memory at a time
 _TABLE_NOISE, _TABLE_SHARES = (1.0, 4.0), (0.5,)  # the points that a table shows; file and picture have all
 
-Features = Mapping[str, np.ndarray]
+Features = Mapping[str, np.ndarray]  # of a block
 Predict = Callable[[Features], np.ndarray]
 Change = Callable[[Features, int], Features]
 
 
 def measure_robustness(
     predict: Predict,
-    rows: Features,
+    rows: Columns,
     emotions: Sequence[str],
     *,
     split: str,
-    train: Features | None = None,
+    train: Columns | None = None,
     modalities: Sequence[str] = MODALITIES,
     seed: int = 0,
     draws: int = DRAWS,
@@ -81,13 +82,14 @@ def measure_robustness(
     def figures(change: Change) -> dict[str, Any]:
         return _figures(labels, _predicted(predict, rows, change), emotions)
 
+    missing = missing_rows(rows)
     found: dict[str, Any] = {
         "split": split,
         "samples": len(labels),
         "seed": seed,
         "draws": draws,
         "modalities": list(modalities),
-        "rows_without": {m: int((~_there(np.asarray(rows[m]).reshape(len(labels), -1))).sum()) for m in modalities},
+        "rows_without": {m: missing[m] for m in modalities},
         "always_absent": {"weighted_f1": always_absent(labels, emotions)["mean"]["weighted_f1"]},
         "subsets": [],
         "noise": None,
@@ -131,7 +133,7 @@ def measure_robustness(
     return found
 
 
-def deviations(features: np.ndarray) -> np.ndarray:
+def deviations(features: Column) -> np.ndarray:
     """Standard deviation of each feature, of audio or video `[N, D]` or of the words of text `[N, L, D]`: float32 `[D]`.
 
     Rows without the modality, and padding words, are no observations and do not count; without any the result is 0.
@@ -140,8 +142,8 @@ def deviations(features: np.ndarray) -> np.ndarray:
     squares = np.zeros_like(sums)
     for step in range(2):  # the mean first, then the squares around it: exact, and no copy of the whole
         mean = sums / max(count, 1)
-        for start in range(0, len(features), _BLOCK_ROWS):
-            values = features[start : start + _BLOCK_ROWS].reshape(-1, features.shape[-1])
+        for block in row_blocks(features, _BLOCK_ROWS):
+            values = block.reshape(-1, features.shape[-1])
             values = values[_there(values)].astype(np.float64)
             if step == 0:
                 sums, count = sums + values.sum(axis=0), count + len(values)
@@ -155,7 +157,7 @@ def _there(values: np.ndarray) -> np.ndarray:
     return (values != 0).any(axis=-1)
 
 
-def _predicted(predict: Predict, rows: Features, change: Change) -> np.ndarray:
+def _predicted(predict: Predict, rows: Columns, change: Change) -> np.ndarray:
     parts = []
     for start in range(0, len(rows["labels"]), _BLOCK_ROWS):
         block = {name: np.asarray(rows[name][start : start + _BLOCK_ROWS]) for name in MODALITIES}

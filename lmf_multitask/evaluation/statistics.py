@@ -5,7 +5,7 @@ Shape letters: N rows (clips), T tasks (emotions), R resamples, S runs (seeds).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,32 @@ EXCLUSIVE_FIGURES = ("weighted_accuracy", "unweighted_accuracy", "macro_f1")
 REDRAWS = 20
 """How often resamples without a class are drawn anew before they are stratified."""
 
+WEIGHTS_AT_A_TIME = 1 << 23
+"""Row weights in memory, 32 MB: 2000 resamples of up to 4194 rows are drawn at once, of more rows in batches."""
 
-def bootstrap_weights(labels: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+
+def weight_batches(labels: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
+    """`bootstrap_weights` in batches, so that memory does not grow with the rows.
+
+    All resamples are one batch where they fit into `WEIGHTS_AT_A_TIME`; otherwise each batch has a random stream of its own.
+
+    Args:
+        labels: int `[N, T]`.
+        resamples: R, of all batches together.
+        seed: of the draws.
+
+    Yields:
+        float32 `[r, N]`.
+    """
+    size = max(WEIGHTS_AT_A_TIME // max(len(labels), 1), 1)
+    if size >= resamples:
+        yield bootstrap_weights(labels, resamples, seed)
+        return
+    for number, start in enumerate(range(0, resamples, size)):
+        yield bootstrap_weights(labels, min(size, resamples - start), (seed, number))
+
+
+def bootstrap_weights(labels: np.ndarray, resamples: int = RESAMPLES, seed: int | tuple[int, ...] = 0) -> np.ndarray:
     """How often each row is drawn in each resample of the rows.
 
     Rows are drawn with replacement from all rows. A resample that lacks a class which the rows have is drawn anew; the
@@ -58,13 +82,20 @@ def bootstrap_weights(labels: np.ndarray, resamples: int = RESAMPLES, seed: int 
 def _draw(rng: np.random.Generator, resamples: int, strata: np.ndarray) -> np.ndarray:
     """Counts `[R, N]` of rows drawn with replacement within each stratum of `[N]`."""
     weights = np.zeros((resamples, len(strata)), np.float32)
-    first = np.arange(resamples)[:, None]
     for group in range(int(strata.max(initial=0)) + 1):
         rows = np.flatnonzero(strata == group)
-        drawn = rng.integers(0, len(rows), size=(resamples, len(rows)))
-        counts = np.bincount((first * len(rows) + drawn).ravel(), minlength=resamples * len(rows))
-        weights[:, rows] = counts.reshape(resamples, len(rows))
+        for some in _parts(resamples, len(rows)):
+            count = some.stop - some.start
+            drawn = rng.integers(0, len(rows), size=(count, len(rows)))
+            drawn += np.arange(count)[:, None] * len(rows)
+            weights[some, rows] = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
     return weights
+
+
+def _parts(resamples: int, rows: int) -> Iterator[slice]:
+    """All resamples, some at a time: what is computed of each by itself needs no copies of all weights."""
+    step = max((1 << 20) // max(rows, 1), 1)
+    return (slice(start, min(start + step, resamples)) for start in range(0, resamples, step))
 
 
 def weighted_figures(
@@ -106,7 +137,9 @@ def weighted_figures(
     for t in range(labels.shape[1]):
         if true[:, t].any() and false[:, t].any():
             rows = known[:, t]
-            auroc[:, t], precision[:, t] = _ranking_figures(true[rows, t], probabilities[rows, t], weights[:, rows])
+            for some in _parts(*weights.shape):
+                drawn = weights[some][:, rows]
+                auroc[some, t], precision[some, t] = _ranking_figures(true[rows, t], probabilities[rows, t], drawn)
     return {**found, "auroc": auroc, "average_precision": precision}
 
 
@@ -161,16 +194,23 @@ def figure_intervals(
         ``mean``: the same of the means; ``exclusive``: of the decision among all, where labels are exclusive.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
-    weights = bootstrap_weights(labels, resamples, seed)
-    drawn = weighted_figures(labels, probabilities, probabilities > 0.5, weights)
+    rows = exclusive_rows(labels)
+
+    def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
+        drawn = weighted_figures(labels, probabilities, probabilities > 0.5, weights)
+        if rows is not None:
+            ranking = probabilities if ranked is None else ranked
+            drawn["confusion"] = _resampled_confusion(labels, ranking, rows, weights)
+        return drawn
+
+    drawn = _of_all_resamples(figures, labels, resamples, seed)
     found: dict[str, Any] = {"level": LEVEL, "resamples": resamples, "seed": seed}
     found["emotions"] = {
         name: {figure: interval(drawn[figure][:, t]) for figure in INTERVAL_FIGURES} for t, name in enumerate(emotions)
     }
     found["mean"] = {figure: interval(mean_over_tasks(drawn[figure])) for figure in INTERVAL_FIGURES}
-    rows = exclusive_rows(labels)
     if rows is not None:
-        confusion = _resampled_confusion(labels, probabilities if ranked is None else ranked, rows, weights)
+        confusion = drawn["confusion"]
         complete = bool((labels[rows] == 1).any(axis=0).all()) and bool((confusion.sum(axis=2) > 0).all())
         of_all = one_of_many_figures(confusion)
         found["exclusive"] = {
@@ -178,6 +218,14 @@ def figure_intervals(
             for name in EXCLUSIVE_FIGURES
         }
     return found
+
+
+def _of_all_resamples(
+    figures: Callable[[np.ndarray], dict[str, np.ndarray]], labels: np.ndarray, resamples: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Weights `[r, N]` -> figures `[r, ...]`, applied to all R resamples: `[R, ...]` each."""
+    parts = [figures(weights) for weights in weight_batches(labels, resamples, seed)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def mean_over_tasks(values: np.ndarray) -> np.ndarray:
@@ -207,11 +255,15 @@ def paired_differences(
     Returns:
         figure -> float64 `[R, T]`; those of `INTERVAL_FIGURES` but the ranking ones.
     """
-    weights = bootstrap_weights(labels, resamples, seed)
-    drawn = [
-        weighted_figures(labels, p, p > 0.5, weights, ranking=False) for p in (np.asarray(first), np.asarray(second))
-    ]
-    return {figure: drawn[1][figure] - drawn[0][figure] for figure in drawn[0]}
+
+    def differences(weights: np.ndarray) -> dict[str, np.ndarray]:
+        drawn = [
+            weighted_figures(labels, p, p > 0.5, weights, ranking=False)
+            for p in (np.asarray(first), np.asarray(second))
+        ]
+        return {figure: drawn[1][figure] - drawn[0][figure] for figure in drawn[0]}
+
+    return _of_all_resamples(differences, labels, resamples, seed)
 
 
 def mcnemar_exact(first_right: np.ndarray, second_right: np.ndarray) -> tuple[int, int, float]:

@@ -13,6 +13,8 @@ from paddle import nn
 from paddle.nn import functional as F
 from paddle.nn.initializer import Constant
 
+from lmf_multitask.data.columns import Column, row_blocks
+
 LIMIT = 5.0
 """Standardised features are cut off so many standard deviations from the mean: recordings hold a few absurd values."""
 
@@ -36,12 +38,13 @@ class Standardisation(nn.Layer):
         self.mean = _fixed(self, [features], 0.0)
         self.deviation = _fixed(self, [features], 1.0)
 
-    def fit(self, features: np.ndarray) -> None:
+    def fit(self, features: Column) -> None:
         """Takes both from float `[N, D]`; rows of zeros (nothing recorded) do not count, a constant feature has deviation 1."""
-        known = np.asarray(features, np.float64)[(features != 0).any(axis=1)]
-        if not len(known):
+        total, count = _sum_of_known(features)
+        if not count:
             return
-        mean, deviation = known.mean(axis=0), known.std(axis=0)
+        mean = total / count
+        deviation = np.sqrt(_sum_of_known(features, mean)[0] / count)
         # a constant's deviation is rounding of its mean
         constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-30)
         self.mean.set_value(mean.astype(np.float32))
@@ -73,7 +76,7 @@ class FeatureEncoder(nn.Layer):
         self.linear_2 = nn.Linear(hidden, hidden)
         self.linear_3 = nn.Linear(hidden, hidden)
 
-    def fit(self, features: np.ndarray) -> None:
+    def fit(self, features: Column) -> None:
         """Takes the statistics of train's features, float `[N, D]`, where they are what normalises."""
         if isinstance(self.norm, Standardisation):
             self.norm.fit(features)
@@ -141,11 +144,16 @@ class TextEncoder(nn.Layer):
         self.linear = nn.Linear(states * (2 if pooling == "attention" else 1), hidden)
         self.pooling = pooling
 
-    def fit(self, words: np.ndarray) -> None:
+    def fit(self, words: Column) -> None:
         """Takes the root mean square of train's words, float `[N, L, D]`; padding does not count."""
-        known = words[(words != 0).any(axis=2)]
-        if self.scaled and len(known):
-            self.scale.set_value(np.sqrt(np.square(known, dtype=np.float64).mean(keepdims=True)[0]).astype(np.float32))
+        if not self.scaled:
+            return
+        total, count = 0.0, 0
+        for block in row_blocks(words):
+            known = block[(block != 0).any(axis=2)]
+            total, count = total + np.square(known, dtype=np.float64).sum(), count + known.size
+        if count:
+            self.scale.set_value(np.sqrt([total / count]).astype(np.float32))
 
     def forward(self, words: paddle.Tensor, is_word: paddle.Tensor | None = None) -> paddle.Tensor:
         """Float32 `[B, L, D]`, and `words_there` of it if that is known -> hidden, float32 `[B, H]`."""
@@ -180,6 +188,21 @@ class TextEncoder(nn.Layer):
         mean = known / known.sum(axis=1, keepdim=True).clip(min=1.0)
         weights = paddle.concat([attention, mean], axis=2)  # [B, L, 2]
         return paddle.matmul(weights, states, transpose_x=True).flatten(1)
+
+
+def _sum_of_known(features: Column, mean: np.ndarray | None = None) -> tuple[np.ndarray, int]:
+    """Sum of the rows of `[N, D]` that are not all zeros, or of their squared distances from a mean; and their number.
+
+    Rows are added one after the other, as numpy does it for a whole array, so that the bits do not depend on the blocks.
+    """
+    total, count = np.zeros((1, features.shape[1])), 0
+    for block in row_blocks(features):
+        known = block[(block != 0).any(axis=1)].astype(np.float64)
+        count += len(known)
+        if mean is not None:
+            known = np.square(known - mean)
+        total = np.concatenate([total, known]).sum(axis=0, keepdims=True)
+    return total[0], count
 
 
 def words_there(words: paddle.Tensor) -> paddle.Tensor:

@@ -17,6 +17,7 @@ import numpy as np
 import paddle
 
 from lmf_multitask.config import ExperimentConfig
+from lmf_multitask.data.columns import Column
 from lmf_multitask.data.schema import (
     MODALITIES,
     NOT_ANNOTATED,
@@ -322,7 +323,7 @@ def evaluate_run(
     return metrics, run.write_metrics(metrics, f"metrics_{split}.json")
 
 
-def _columns_for(model: LMFModel, rows: datasets.Dataset, where: object) -> dict[str, np.ndarray]:
+def _columns_for(model: LMFModel, rows: datasets.Dataset, where: object) -> dict[str, Column]:
     return as_model_takes(column_arrays(rows), model.feature_sizes, model.config.modalities, where)
 
 

@@ -4,7 +4,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from lmf_multitask.data.columns import ChunkedColumn
 from lmf_multitask.errors import DataError
+from lmf_multitask.evaluation import baselines
 from lmf_multitask.evaluation.baselines import STRENGTHS, fit_linear_baseline, flat_features, prevalence
 
 
@@ -59,3 +61,42 @@ def test_labels_that_lack():
     train["labels"][:, 0] = 1
     with pytest.raises(DataError, match="a must be present in some clips of train and absent in others"):
         fit_linear_baseline(train, validation, ["a", "b"])
+
+
+def test_chosen_rows_and_chunks():
+    data = columns(1100, 0)
+    cut = {name: ChunkedColumn(np.array_split(values, 4)) for name, values in data.items()}
+    text = data["text"].astype(np.float64)[:, :3]  # two of the five words are padding
+    expected = np.concatenate([data["audio"], data["video"], text.mean(axis=1)], axis=1)
+    np.testing.assert_allclose(flat_features(data), expected, rtol=1e-12)
+    np.testing.assert_array_equal(flat_features(cut), flat_features(data))
+    np.testing.assert_array_equal(flat_features(cut, [700, 3]), flat_features(data)[[700, 3]])
+
+
+def test_of_many_clips_some_are_drawn(monkeypatch):
+    monkeypatch.setattr(baselines, "MOST_ROWS", 200)
+    train, validation, test = columns(1000, 0), columns(300, 1), columns(500, 2)
+    asked = []
+    original = baselines.flat_features
+    monkeypatch.setattr(baselines, "flat_features", lambda *given: asked.append(given[1]) or original(*given))
+    baseline = fit_linear_baseline(train, validation, ["a", "b"])
+    assert [len(rows) for rows in asked] == [200, 200]
+    assert len(set(asked[0].tolist())) == 200
+    again = fit_linear_baseline(train, validation, ["a", "b"])
+    np.testing.assert_array_equal(again.weights, baseline.weights)
+    asked.clear()
+    got = baseline.predict_probabilities(test)
+    assert [len(rows) for rows in asked] == [200, 200, 100]
+    right = (got > 0.5) == (test["labels"] == 1)
+    assert (right.mean(axis=0) > 0.6).all()  # of two classes that are as frequent
+    scores = (original(test) - baseline.mean) / baseline.deviation @ baseline.weights.T + baseline.bias
+    np.testing.assert_allclose(got, 1 / (1 + np.exp(-scores)), rtol=1e-12)
+
+
+def test_a_class_that_no_drawn_clip_has_is_drawn_on_top(monkeypatch):
+    monkeypatch.setattr(baselines, "MOST_ROWS", 200)
+    train, validation = columns(1000, 0), columns(100, 1)
+    for row in (17, 500, 999):
+        train["labels"][:, 0] = 0
+        train["labels"][row, 0] = 1
+        fit_linear_baseline(train, validation, ["a", "b"])  # or "a must be present in some clips"

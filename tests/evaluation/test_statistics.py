@@ -6,6 +6,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from lmf_multitask.errors import DataError
+from lmf_multitask.evaluation import statistics
 from lmf_multitask.evaluation.metrics import all_figures, exclusive_figures
 from lmf_multitask.evaluation.statistics import (
     INTERVAL_FIGURES,
@@ -65,6 +66,37 @@ def test_many_rare_classes_are_kept_by_strata():
     weights = bootstrap_weights(labels, 300)
     assert (weights @ labels).min() == 1
     np.testing.assert_array_equal(weights.sum(axis=1), 60)
+
+
+@pytest.mark.parametrize("rows", [1, 300])
+def test_batches_of_resamples(monkeypatch, rows):
+    labels, _ = made_up(rows=rows)
+    (all_at_once,) = statistics.weight_batches(labels, 50, seed=3)
+    np.testing.assert_array_equal(all_at_once, bootstrap_weights(labels, 50, seed=3))
+    monkeypatch.setattr(statistics, "WEIGHTS_AT_A_TIME", 20 * rows)
+    batches = list(statistics.weight_batches(labels, 50, seed=3))
+    assert [len(batch) for batch in batches] == [20, 20, 10]
+    np.testing.assert_array_equal(np.concatenate(batches).sum(axis=1), rows)
+    if rows > 1:
+        assert (batches[0][:10] != batches[2]).any()  # no batch repeats another
+        assert (batches[0] != batches[1]).any()
+    for batch, again in zip(batches, statistics.weight_batches(labels, 50, seed=3)):
+        np.testing.assert_array_equal(batch, again)
+
+
+def test_intervals_from_batches_are_as_wide(monkeypatch):
+    labels, probabilities = made_up(tasks=1)
+    differences = paired_differences(labels, np.full(labels.shape, 0.1), probabilities, resamples=4000)["accuracy"]
+    monkeypatch.setattr(statistics, "WEIGHTS_AT_A_TIME", 700 * 300)
+    in_batches = figure_intervals(labels, probabilities, ["a"], resamples=4000)["mean"]["accuracy"]
+    accuracy = float(((probabilities > 0.5) == labels).mean())
+    spread = math.sqrt(accuracy * (1 - accuracy) / 300)  # binomial
+    np.testing.assert_allclose(in_batches, [accuracy - 1.96 * spread, accuracy + 1.96 * spread], atol=0.005)
+    others = paired_differences(labels, np.full(labels.shape, 0.1), probabilities, resamples=4000)["accuracy"]
+    assert others.shape == differences.shape == (4000, 1)
+    assert (others != differences).any()
+    assert others.mean() == pytest.approx(differences.mean(), abs=0.004)
+    assert others.std() == pytest.approx(differences.std(), rel=0.06)
 
 
 # -- resampled figures

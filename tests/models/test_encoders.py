@@ -4,6 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
+from lmf_multitask.data.columns import ChunkedColumn
 from lmf_multitask.models.encoders import FeatureEncoder, TextEncoder
 
 
@@ -93,3 +94,35 @@ def test_dropout_acts_in_training_only():
         assert not np.array_equal(encoder(x).numpy(), encoder(x).numpy())
         encoder.eval()
         np.testing.assert_array_equal(encoder(x).numpy(), encoder(x).numpy())
+
+
+@pytest.mark.parametrize("rows", [3, 511, 1500])
+def test_statistics_of_train_are_numpys_whatever_the_blocks(rows):
+    rng = np.random.default_rng(rows)
+    features = (3 + rng.normal(size=(rows, 7)) * 10.0 ** np.arange(-3, 4)).astype("float32")
+    features[:, 2] = 0.1  # a constant
+    features[1] = 0  # nothing recorded
+    words = rng.normal(size=(rows, 4, 3)).astype("float32")
+    words[rng.uniform(size=(rows, 4)) < 0.3] = 0
+    known, real_words = features[(features != 0).any(axis=1)].astype(np.float64), words[(words != 0).any(axis=2)]
+    deviation = known.std(axis=0)
+    deviation[2] = 1
+    for cut in (lambda column: column, lambda column: ChunkedColumn(np.array_split(column, 3))):
+        encoder = FeatureEncoder(7, 5, dropout=0.0, input_norm="standard")
+        encoder.fit(cut(features))
+        np.testing.assert_array_equal(encoder.norm.mean.numpy(), known.mean(axis=0).astype("float32"))
+        np.testing.assert_array_equal(encoder.norm.deviation.numpy(), deviation.astype("float32"))
+        text = TextEncoder(3, 4, 5, dropout=0.0, scaled=True)
+        text.fit(cut(words))
+        np.testing.assert_allclose(
+            text.scale.numpy(), np.sqrt(np.square(real_words, dtype=np.float64).mean()), rtol=1e-7
+        )
+
+
+def test_statistics_of_nothing_are_left_as_they_are():
+    encoder, text = FeatureEncoder(2, 5, 0.0, "standard"), TextEncoder(3, 4, 5, 0.0, scaled=True)
+    encoder.fit(np.zeros((4, 2), "float32"))
+    text.fit(np.zeros((4, 2, 3), "float32"))
+    np.testing.assert_array_equal(encoder.norm.mean.numpy(), [0, 0])
+    np.testing.assert_array_equal(encoder.norm.deviation.numpy(), [1, 1])
+    np.testing.assert_array_equal(text.scale.numpy(), [1])

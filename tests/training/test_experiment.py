@@ -445,12 +445,21 @@ def test_resuming_where_nothing_is_begins(corpus_path, tmp_path):
 # -- data of other kinds
 
 
-def test_a_saved_data_set_gives_the_same_run(trained, corpus_path, tmp_path):
+@pytest.mark.parametrize("form", ["saved", "shards", "parquet"])
+def test_a_folder_gives_the_same_run(trained, corpus_path, tmp_path, form):
     from lmf_multitask.data.iemocap import load_iemocap
 
-    load_iemocap(corpus_path).save_to_disk(str(tmp_path / "saved"))
-    run_experiment(small_experiment(tmp_path / "saved", tmp_path / "run"))
+    data, folder = load_iemocap(corpus_path), tmp_path / "data"
+    if form == "parquet":
+        folder.mkdir()
+        for split, rows in data.items():
+            rows.to_parquet(str(folder / f"{split}.parquet"), batch_size=7)
+    else:
+        data.save_to_disk(str(folder), num_shards=dict.fromkeys(data, 5 if form == "shards" else 1))
+    run_experiment(small_experiment(folder, tmp_path / "run"))
     same_run(trained[0], tmp_path / "run")
+    origins = [json.loads((run / "origin.json").read_text()) for run in (trained[0], tmp_path / "run")]
+    assert origins[0] == origins[1]
 
 
 def test_the_built_in_sample(tmp_path):
