@@ -126,34 +126,31 @@ def table_column(table: Any, name: str, shape: tuple[int, ...] | None = None) ->
         there.append(chunk.is_valid().to_numpy(zero_copy_only=False) if may_be_null else np.ones(len(chunk), bool))
         if may_be_null and chunk.null_count:
             chunk = chunk.drop_null()
-            if not len(chunk):
-                continue
-        sizes = [len(chunk)]
+        if not len(chunk):
+            continue
+        sizes: list[int] = []
         while (
             pa.types.is_list(chunk.type)
             or pa.types.is_large_list(chunk.type)
             or pa.types.is_fixed_size_list(chunk.type)
         ):
+            _check_no_nulls(chunk, name)
+            if not pa.types.is_fixed_size_list(chunk.type):
+                lengths = np.unique(chunk.value_lengths().to_numpy())
+                if len(lengths) > 1:
+                    raise DataError(
+                        f"column {name!r} must have rows of one length, but got lengths from {lengths[0]} to {lengths[-1]}. "
+                        "Pad them to the same length."
+                    )
             flat = chunk.flatten()
-            size, rest = divmod(len(flat), max(len(chunk), 1))
-            lengths = (
-                [size] if pa.types.is_fixed_size_list(chunk.type) else np.unique(chunk.value_lengths().to_numpy(False))
-            )
-            if rest or chunk.null_count or len(lengths) > 1:
-                raise DataError(
-                    f"column {name!r} must have rows of one length, but got {_span(lengths)}. Pad them to the same length."
-                )
+            sizes.append(len(flat) // max(len(chunk), 1))
             chunk = flat
-            sizes.append(size)
         if not (pa.types.is_integer(chunk.type) or pa.types.is_floating(chunk.type) or pa.types.is_boolean(chunk.type)):
             raise DataError(f"column {name!r} must hold numbers, but holds {chunk.type}. Convert it.")
-        if chunk.null_count:
-            raise DataError(
-                f"column {name!r} must have no empty values, but got {chunk.null_count}. Fill or drop them."
-            )
-        if shape not in (None, tuple(sizes[1:])):
-            raise DataError(f"column {name!r} must have rows of one length, but got {shape} and {tuple(sizes[1:])}.")
-        shape = tuple(sizes[1:])
+        _check_no_nulls(chunk, name)
+        if shape not in (None, tuple(sizes)):
+            raise DataError(f"column {name!r} must have rows of one length, but got {shape} and {tuple(sizes)}.")
+        shape = tuple(sizes)
         zero_copy = not pa.types.is_boolean(chunk.type)
         parts.append(chunk.to_numpy(zero_copy_only=zero_copy))
     shape = ((1, 1) if name == "text" else (1,)) if shape is None else shape
@@ -244,5 +241,6 @@ def _is_numeric(feature: object) -> bool:
     return isinstance(dtype, str) and re.match(r"(u?int|float|bool)", dtype) is not None
 
 
-def _span(lengths: object) -> str:
-    return f"lengths from {min(lengths)} to {max(lengths)}" if len(lengths) else "none"
+def _check_no_nulls(values: Any, name: str) -> None:
+    if values.null_count:
+        raise DataError(f"column {name!r} must have no empty values, but got {values.null_count}. Fill or drop them.")
