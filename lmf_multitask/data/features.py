@@ -137,7 +137,7 @@ def _saved(folder: Path, split: str | None) -> FeatureRows:
 
 
 def _saved_part(folder: Path, part: Any, split: str) -> FeatureRows:
-    table = part.flatten_indices().data if part._indices is not None else part.data
+    table = part.data  # save_to_disk wrote a selection as rows of its own
 
     def read(rows: int) -> Iterator[Any]:
         return (table.slice(start, rows) for start in range(0, len(table), rows))

@@ -317,8 +317,6 @@ def _ids(part: datasets.Dataset, split: str) -> list[str]:
     """As they are stored: what a column's type says of decoding (an image is fetched from where it is) is not followed."""
     if "id" not in part.column_names:
         return [f"{split}-{n:05d}" for n in range(len(part))]
-    if part._indices is not None:
-        part = part.flatten_indices()
     column = part.data.column("id")
     kind = column.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
