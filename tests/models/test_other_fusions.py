@@ -56,7 +56,7 @@ def test_low_rank_fusion_is_tensor_fusion_with_a_factored_weight(hidden):
 @pytest.mark.parametrize("relu", [True, False])
 def test_concat_fusion(hidden, relu):
     paddle.seed(3)
-    fusion = ConcatFusion((3, 2, 2), 6, relu)
+    fusion = ConcatFusion((3, 2, 2), 6) if relu else ConcatFusion((3, 2, 2), 6, relu=False)
     wanted = np.concatenate(hidden, axis=1).astype("f8") @ fusion.linear.weight.numpy() + fusion.linear.bias.numpy()
     assert (wanted < 0).any()
     np.testing.assert_allclose(run(fusion, hidden), np.maximum(wanted, 0) if relu else wanted, atol=1e-6)
