@@ -114,16 +114,19 @@ def test_a_model_takes_zeros_of_its_size():
         as_model_takes(columns, sizes, ["audio", "video", "text"], "x.pkl")
 
 
-def test_training_data_are_told_once(write_pickle, caplog):
+def test_what_is_missing_in_training_data_is_told(write_pickle, caplog):
     tree = lacking("video")
     for splits in tree.values():
         splits["train"]["covarep"][2:5] = 0
+        splits["train"]["glove"][5] = 0
     data = load_iemocap(write_pickle(tree))
     with caplog.at_level(logging.INFO, "lmf_multitask"):
         assert missing_in_train(data, ["audio", "video", "text"]) == ["video"]
-        assert missing_in_train(data, ["text"]) == []
+        assert missing_in_train(data, ["audio"]) == []
     assert caplog.messages == [
         "video is missing in every clip of train: nothing can be learnt of it, so the network is built without",
+        "audio is missing (all zero) in 3 of 12 clips of train",
+        "text is missing (all zero) in 1 of 12 clips of train",
         "audio is missing (all zero) in 3 of 12 clips of train",
     ]
 
