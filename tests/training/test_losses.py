@@ -45,6 +45,16 @@ def test_plain():
     assert float(total) == pytest.approx(entropies().sum(), rel=1e-5)
 
 
+@pytest.mark.parametrize("annotated", [0, 1])
+def test_hardly_any_label(annotated):
+    """The number of labels, which sums are divided by, is that of the labels, but never 0."""
+    labels = np.full((5, 3), -100)
+    labels[0, :annotated] = 1
+    _, (total, count) = loss_of(labels)
+    assert float(count) == 1
+    assert float(total) == pytest.approx(entropies(labels).sum(), rel=1e-5)
+
+
 def test_joint_term_counts_where_one_emotion_is_present():
     _, (total, _) = loss_of(train=TRAIN, joint_loss=0.3)
     assert float(total) == pytest.approx(0.7 * entropies().sum() + 0.3 * joint().sum(), rel=1e-5)
@@ -98,7 +108,8 @@ def test_fixed_and_its_weights_come_together(settings):
 
 
 def test_uncertainty_and_its_gradient():
-    loss, _ = loss_of(task_weighting="uncertainty")
+    loss, (total, _) = loss_of(task_weighting="uncertainty")
+    assert float(total) == pytest.approx(entropies().sum(), rel=1e-5)  # s = 0: as sure of each emotion as of the others
     s = np.array([0.5, -0.3, 0.0])
     loss.log_variances.set_value(s.astype("f4"))
     total, _ = loss(paddle.to_tensor(LOGITS), paddle.to_tensor(LABELS))
