@@ -139,6 +139,15 @@ def test_dynamic_weights_follow_the_last_two_epochs():
     np.testing.assert_array_equal(loss.progress.numpy(), before)
 
 
+def test_dynamic_weights_with_hardly_any_label():
+    """An epoch with five labels of a, one of b and none of c."""
+    labels = np.array([[1, -100, -100]] * 4 + [[0, 1, -100]])
+    loss, _ = loss_of(labels, task_weighting="dynamic")
+    loss.end_epoch()
+    sums = entropies(labels).sum(axis=0)
+    np.testing.assert_allclose(loss.progress.numpy()[2], [sums[0] / 5, sums[1], 0], rtol=1e-5)
+
+
 # -- the module
 
 
