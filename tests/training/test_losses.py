@@ -205,6 +205,13 @@ def test_the_copy_starts_equal_draws_nothing_and_is_not_trained():
     assert trained == {w.name for w in module.model.parameters() if not w.stop_gradient}
 
 
+def test_the_end_of_an_epoch_reaches_the_loss():
+    module = make_module(task_weighting="dynamic")
+    module.loss.progress.set_value(np.array([[1, 2, 3], [2, 2, 2], [4, 4, 4], [5, 5, 5]], "f4"))
+    module.on_train_epoch_end()
+    np.testing.assert_allclose(module.loss.progress.numpy(), [[0] * 3, [0] * 3, [0.5, 1, 1.5], [4] * 3])
+
+
 def test_cosine_goes_to_zero_over_all_epochs():
     module = make_module(schedule="cosine", epochs=3)
     _, scheduler = module.configure_optimizers()
