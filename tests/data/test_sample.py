@@ -118,10 +118,11 @@ def test_signal_needs_more_than_one_modality():
         stacked = np.concatenate(columns, axis=1)
         return stacked / stacked.std(axis=0)
 
+    train, test = (_draw_split(np.random.RandomState(seed), 1200) for seed in (1, 2))
+    emotion = [np.argmax(split["label"][:, :, 1], axis=0) for split in (train, test)]
+
     def uar(names, products=False):
         # the best possible summaries of each modality: an upper bound for linear use of it
-        train, test = (_draw_split(np.random.RandomState(seed), 1200) for seed in (1, 2))
-        emotion = [np.argmax(split["label"][:, :, 1], axis=0) for split in (train, test)]
         model = LogisticRegression(C=100.0, max_iter=500, class_weight="balanced").fit(
             features(train, names, products), emotion[0]
         )

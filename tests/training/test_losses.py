@@ -192,10 +192,10 @@ def test_running_mean_of_the_weights():
 
 
 def test_the_copy_starts_equal_draws_nothing_and_is_not_trained():
-    module, plain = make_module(weight_averaging=1.0), make_module()
-    state = paddle.rand([3]).numpy()
-    make_module()
-    np.testing.assert_array_equal(state, paddle.rand([3]).numpy())
+    module = make_module(weight_averaging=1.0)
+    drawn_next = paddle.rand([3]).numpy()
+    plain = make_module()
+    np.testing.assert_array_equal(paddle.rand([3]).numpy(), drawn_next)
     assert plain.trained is plain.model
     for name, weight in module.averaged.weights().items():
         np.testing.assert_array_equal(weight.numpy(), plain.model.weights()[name].numpy())
