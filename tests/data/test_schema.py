@@ -51,6 +51,8 @@ def test_the_papers_emotions_come_first_and_in_its_order():
 def test_emotions_are_named_by_the_labels_alone():
     types = dataset_features(5, 4, 6, 3, ["calm", "tense"])
     named = datasets.Dataset.from_dict({name: [] for name in types}, features=types)
+    # data sets that were saved are read again: the words must stay
+    assert types["labels"].feature.names == ["absent", "present: calm, tense"]
     assert emotion_names(named) == ["calm", "tense"]
     assert emotion_names(named.select_columns("labels")) == ["calm", "tense"]
     assert emotion_names(named.remove_columns("labels")) is None
