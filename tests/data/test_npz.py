@@ -149,6 +149,8 @@ def test_ids_are_short_texts_one_per_row(ids, told):
 
 
 def test_ids_that_end_early():
+    with pytest.raises(DataError, match="x: id must be a whole .npy array, but EOF"):
+        NpzRows(archive({**arrays(2), "id": b"\x93NUMPY"}), "x").ids()
     source = NpzRows(archive({**arrays(2), "id": npy_header((2,), "<U3") + bytes(20)}), "x")
     with pytest.raises(DataError, match="x: id must have the 24 bytes that it announces, but ends after 20"):
         source.ids()

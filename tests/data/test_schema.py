@@ -80,6 +80,14 @@ def test_columns_that_are_no_modalities(names, message):
     assert str(caught.value) == message
 
 
+def test_many_long_names_are_told_in_part():
+    names = [f"{letter}{'x' * 60}" for letter in "nmlkjihgfedcba"]
+    with pytest.raises(DataError) as caught:
+        present_modalities(names, "x")
+    told = ", ".join(f"{letter}{'x' * 39}" for letter in "abcdefghijkl")
+    assert str(caught.value) == f"x must have at least one of audio, video and text, but has {told}."
+
+
 def test_modalities_come_in_one_order_and_other_columns_do_no_harm():
     assert present_modalities(["text", "speaker", "audio"], "x") == ["audio", "text"]
     # a second form of what is there is just another column
