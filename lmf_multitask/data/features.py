@@ -64,7 +64,7 @@ def open_features(path: str | Path, split: str | None = "test") -> FeatureRows:
             magic = file.read(4)
     except OSError as error:
         raise DataError(f"{path}: must be a readable file, but {error.strerror}. Check the path.") from None
-    if magic[:4] == b"PK\x03\x04":
+    if magic == b"PK\x03\x04":
         return _npz(path)
     if magic == b"PAR1":
         return _joined([_parquet(path, "row")], ())
