@@ -142,6 +142,19 @@ def test_two_emotions_are_told_by_the_rarer_side_of_those_that_iemocap_has(read,
     assert sad.sum() == (present[0][0] if column == 1 else 10 - present[0][0])
 
 
+IEMOCAPS = (
+    "happy", "sad", "angry", "neutral", "excited", "frustrated", "surprised", "fearful", "disgusted", "disgust",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("emotion", IEMOCAPS)
+def test_each_of_iemocaps_emotions_is_rare(read, emotion):
+    tree = make_corpus((10, 5, 5), emotions=(emotion,))
+    for rows in tree[emotion].values():
+        rows["label"] = one_hot(np.arange(len(rows["label"])) % 5 > 0)  # by its second column, present in four of five
+    assert read(tree).label_reason == "column 0 = present: the rarer side (20% of the labels)"
+
+
 def test_clips_that_an_emotion_lacks_say_nothing_of_the_rarer_side(read):
     """sad annotates 4 of 10 clips, 1 of which is present: a quarter, not a tenth."""
     tree = make_corpus((10, 4, 4), emotions=("sad", "calm"))

@@ -235,6 +235,9 @@ def test_saved_folders_without_the_splits(tmp_path):
         open_features(tmp_path / "saved", None)
     with pytest.raises(DataError, match="saved: must have the split test, but has none. Choose one with --split"):
         open_features(tmp_path / "saved")
+    datasets.DatasetDict(validation=rows, train=rows).save_to_disk(str(tmp_path / "two"))
+    with pytest.raises(DataError, match="two: must have the split test, but has train, validation. Choose one with"):
+        open_features(tmp_path / "two")
 
 
 def test_folders_that_are_none(tmp_path):
