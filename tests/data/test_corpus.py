@@ -189,6 +189,24 @@ def test_where_every_clip_came_from(read):
     assert read(make_corpus((4, 4, 4))).rows["train"].same_order
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [2, 0, 3, 1, 4], [4, 3, 2, 1, 0]])
+def test_pieces_are_the_whole_wherever_the_clips_lie(read, order, count):
+    """happy has clips 0 and 1; the others are read from sad's arrays: behind the first two, between them, backwards."""
+    tree = make_corpus((5, 4, 4), emotions=("happy", "sad"))
+    whole = {name: values.astype("f4") for name, values in tree["happy"]["train"].items()}
+    tree["happy"]["train"] = {name: values[:2] for name, values in tree["happy"]["train"].items()}
+    tree["sad"]["train"] = {name: values[order] for name, values in tree["sad"]["train"].items()}
+    corpus = read(tree)
+    found = [0, 1, *(clip for clip in order if clip > 1)]
+    blocks = list(corpus.blocks("train", count))
+    assert [len(block["audio"]) for block in blocks] == [min(count, 5 - start) for start in range(0, 5, count)]
+    for modality, name in (("audio", "covarep"), ("video", "facet"), ("text", "glove")):
+        pieces = np.concatenate([block[modality] for block in blocks])
+        np.testing.assert_array_equal(pieces, whole[name][found])
+        np.testing.assert_array_equal(corpus.features("train", modality), pieces)
+
+
 def test_clips_that_occur_twice_pair_up_in_their_order(read):
     """Clip 1 equals clip 0, and only the second of the two is sad."""
     tree = make_corpus((4, 4, 4), emotions=("happy", "sad"))
