@@ -386,12 +386,13 @@ def test_columns_that_are_no_emotions(parquet):
             "speaker": ["x"] * rows,
             "length": [0.5] * rows,
             "loud": [True] * rows,
+            "long": np.zeros(rows, "u1"),
         }
 
     dataset = load_iemocap(parquet(change))
-    assert emotion_names(dataset["train"]) == ["calm", "tense", "loud"]
+    assert emotion_names(dataset["train"]) == ["calm", "tense", "loud", "long"]
     assert dataset["test"]["id"] == ["0", "1", "2", "3", "4"]
-    np.testing.assert_array_equal(columns(dataset, "test")["labels"][:, 2], 1)
+    np.testing.assert_array_equal(columns(dataset, "test")["labels"][:, 2:], [[1, 0]] * 5)
 
 
 def test_the_report_is_that_of_all_splits_wherever_it_is_looked_up(parquet):
