@@ -55,15 +55,21 @@ def sort_emotions(emotions: Names[str]) -> list[str]:
     return known + sorted(e for e in emotions if e not in IEMOCAP_EMOTIONS)
 
 
-def dataset_features(audio: int, video: int, words: int, text: int, emotions: Names[str]) -> datasets.Features:
-    """Column types of a data set: all sizes fixed, so that a column is one block of memory.
+def labels_feature(emotions: Names[str]) -> datasets.Sequence:
+    """Column type of labels: one number per emotion, which are named in their order.
 
-    The emotions are named, in the order of the label columns, in the name of class 1, because that is the one place
-    which `datasets` carries through slicing, ``save_to_disk`` and Parquet alike; `emotion_names` reads them back.
+    They stand in the name of class 1, because that is the one place which `datasets` carries through slicing,
+    ``save_to_disk`` and Parquet alike; `emotion_names` reads them back.
     """
-    from datasets import ClassLabel, Features, Sequence, Value
+    from datasets import ClassLabel, Sequence
 
-    label = ClassLabel(names=[_ABSENT, _PRESENT + ", ".join(emotions)])
+    return Sequence(ClassLabel(names=[_ABSENT, _PRESENT + ", ".join(emotions)]), length=len(emotions))
+
+
+def dataset_features(audio: int, video: int, words: int, text: int, emotions: Names[str]) -> datasets.Features:
+    """Column types of a data set: all sizes fixed, so that a column is one block of memory."""
+    from datasets import Features, Sequence, Value
+
     number = Value("float32")
     return Features(
         {
@@ -71,7 +77,7 @@ def dataset_features(audio: int, video: int, words: int, text: int, emotions: Na
             "audio": Sequence(number, length=audio),
             "video": Sequence(number, length=video),
             "text": Sequence(Sequence(number, length=text), length=words),
-            "labels": Sequence(label, length=len(emotions)),
+            "labels": labels_feature(emotions),
         }
     )
 
