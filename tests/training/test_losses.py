@@ -141,6 +141,21 @@ def test_dynamic_weights_follow_the_last_two_epochs():
     np.testing.assert_array_equal(loss.progress.numpy(), before)
 
 
+def test_dynamic_weights_go_by_means_over_whole_epochs():
+    """Two batches, the first of them twice; then, in the next epoch, another one."""
+    loss, _ = loss_of(task_weighting="dynamic")
+    other = np.array([[0, 1, 0], [0, 0, 0], [1, -100, -100], [1, 0, 0], [0, 0, 1]])
+    for labels in (LABELS, other):
+        loss(paddle.to_tensor(LOGITS), paddle.to_tensor(labels))
+    loss.end_epoch()
+    first = (2 * entropies().sum(axis=0) + entropies(other).sum(axis=0)) / [15, 12, 14]
+    np.testing.assert_allclose(loss.progress.numpy(), [[0] * 3, [0] * 3, first, [0] * 3], rtol=1e-5)
+    loss(paddle.to_tensor(LOGITS), paddle.to_tensor(other))
+    loss.end_epoch()
+    second = entropies(other).sum(axis=0) / [5, 4, 4]
+    np.testing.assert_allclose(loss.progress.numpy(), [[0] * 3, [0] * 3, second, first], rtol=1e-5)
+
+
 def test_dynamic_weights_with_hardly_any_label():
     """An epoch with five labels of a, one of b and none of c."""
     labels = np.array([[1, -100, -100]] * 4 + [[0, 1, -100]])
