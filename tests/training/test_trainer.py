@@ -16,6 +16,7 @@ from paddle.nn import functional as F
 
 from lmf_multitask.config import TrainingConfig
 from lmf_multitask.errors import TrainingError
+from lmf_multitask.training import parallel
 from lmf_multitask.training.module import TrainingModule
 from lmf_multitask.training.trainer import LMFTrainer, training_arguments
 
@@ -190,6 +191,27 @@ def test_arguments_of_paddlenlp_win(tmp_path):
     assert (args.num_train_epochs, args.save_total_limit, args.per_device_train_batch_size) == (9, 4, 7)
     assert training_arguments(tmp_path, TrainingConfig(monitor="loss")).greater_is_better is False
     assert training_arguments(tmp_path, TrainingConfig(monitor="uar")).greater_is_better is True
+
+
+@pytest.mark.parametrize(("size", "each"), [(4, 2), (6, 3), (2, None), (5, None)])
+def test_processes_share_a_batch(tmp_path, monkeypatch, size, each):
+    """Two rows at least for each of them: one would make batch normalisation meaningless."""
+    monkeypatch.setattr(parallel, "count", lambda: 2)
+    if each is not None:
+        assert training_arguments(tmp_path, TrainingConfig(batch_size=size)).per_device_train_batch_size == each
+        return
+    with pytest.raises(
+        TrainingError,
+        match=f"training.batch_size must be a multiple of the 2 processes, two rows each at least, but got {size}. Choose",
+    ):
+        training_arguments(tmp_path, TrainingConfig(batch_size=size))
+
+
+def test_the_order_of_lmf_paddle_is_for_one_process(tmp_path, monkeypatch):
+    arguments = training_arguments(tmp_path)
+    monkeypatch.setattr(parallel, "count", lambda: 2)
+    with pytest.raises(TrainingError, match="row_order lmf_paddle must be used in one process, but .* launched in 2"):
+        LMFTrainer(Toy(), arguments, train_dataset=hf_dataset(), row_order="lmf_paddle")
 
 
 def test_max_steps_of_paddlenlp_ends_the_training(tmp_path):
