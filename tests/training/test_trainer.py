@@ -1,5 +1,6 @@
 """`LMFTrainer` drives a module that has nothing to do with emotions: what is promised to users of the class."""
 
+import json
 import os
 import platform
 import random
@@ -619,6 +620,16 @@ def test_rotation_keeps_the_best_the_last_and_one_to_fall_back_on(tmp_path):
     build(tmp_path, epochs=5, compute_metrics=scripted(values), callbacks=[folders]).fit()
     expected = [{4}, {4, 8}, {8, 12}, {8, 16}, {8, 20}]
     assert [{int(name.removeprefix("checkpoint-")) for name in seen} for seen in folders.seen] == expected
+
+
+def test_checkpoints_name_the_best_one_by_its_place(tmp_path):
+    """Not by the one that it was written in."""
+    build(tmp_path, epochs=3, compute_metrics=scripted([0.5, 0.9, 0.1])).fit()
+    for name, best in (("checkpoint-8", "checkpoint-8"), ("checkpoint-12", "checkpoint-8")):
+        state = json.loads((tmp_path / name / "trainer_state.json").read_text())
+        assert state["best_model_checkpoint"] == str(tmp_path / best)
+        assert {"manifest.json", "progress.json"} <= set(names(tmp_path / name))
+        assert "training_args.bin" not in names(tmp_path / name)
 
 
 def uninterrupted(folder, **settings):
