@@ -58,6 +58,7 @@ def test_run_directory_is_complete(trained):
     assert list(metrics)[:6] == ["split", "samples", "seed", "emotions", "mean", "always_absent"]
     assert (metrics["split"], metrics["samples"], metrics["seed"]) == ("test", 19, 1)
     assert list(metrics["emotions"]) == list(EMOTIONS)
+    assert set(metrics["baselines"]) == {"prevalence", "logistic_regression"}
     history = read_rows(folder / "history.csv")
     assert [row["epoch"] for row in history] == ["1", "2", "3", "4"]
     assert list(history[0])[:4] == ["epoch", "train_loss", "validation_loss", "validation_weighted_f1"]
@@ -521,6 +522,20 @@ def test_who_stops_a_run_is_told_how_to_go_on(corpus_path, tmp_path, monkeypatch
         signal.signal(signal.SIGTERM, before)
     told = f"stopped; finished epochs are saved. To go on, give the same command with --resume: {tmp_path / 'run'}"
     assert (told in caplog.messages) == (stop is not Broken)
+
+
+def test_a_folder_that_is_removed_while_the_test_split_is_computed(corpus_path, tmp_path, monkeypatch):
+    config = small_experiment(corpus_path, tmp_path / "run", epochs=1)
+    calibrate = experiment.calibrate_model
+
+    def remove(*arguments):
+        shutil.rmtree(tmp_path / "run")
+        return calibrate(*arguments)
+
+    monkeypatch.setattr(experiment, "calibrate_model", remove)
+    with pytest.raises(RunError, match="run: must stay where it is while it is trained in, but is gone"):
+        run_experiment(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_in_a_thread_signals_are_left_alone(trained, corpus_path, tmp_path):
