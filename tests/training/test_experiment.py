@@ -194,6 +194,8 @@ def test_wrong_data_for_a_model(trained, tmp_path, write_pickle):
         evaluate_run(folder, str(tmp_path / "nowhere.pkl"), device="cpu")
     with pytest.raises(RunError, match="must be a run directory"):
         evaluate_run(tmp_path / "nowhere", device="cpu")
+    with pytest.raises(UserError, match="device must be one that Paddle can use"):
+        evaluate_run(folder, device="gpu")
     assert contents(folder) == before
 
 
