@@ -271,6 +271,35 @@ def test_validation_without_labels_of_an_emotion_is_said(tmp_path, caplog):
     assert "validation_sad_weighted_f1" not in row
 
 
+UNSEEN = "%s in no clip of validation: the best epoch is chosen without knowing whether it is found, and nothing is calibrated"
+
+
+@pytest.mark.parametrize(
+    ("sad", "calm", "told"),
+    [
+        ([1, 0, 1, 0], [0, 0, 0, 1], []),
+        ([1, 1, 1, 1], [0, 1, 0, 0], []),  # present in all is not unseen
+        ([0, 0, 0, 0], [0, 1, 0, 0], [UNSEEN % "sad is present"]),
+        ([0, -100, 0, 0], [-100, 0, 0, 0], [UNSEEN % "sad, calm are present"]),
+        ([-100] * 4, [1, 0, 0, 0], ["validation has no label for sad: the best epoch is chosen without"]),
+    ],
+)
+def test_what_validation_lacks_is_said(tmp_path, caplog, sad, calm, told):
+    for split, rows in (("train", 4), ("validation", 4), ("test", 4)):
+        columns = {
+            "audio": np.random.default_rng(rows).normal(size=(rows, 3)).tolist(),
+            "happy": [0, 1, 0, 1],
+            "sad": sad if split == "validation" else [0, 1, 1, 0],
+            "calm": calm if split == "validation" else [1, 0, 1, 0],
+        }
+        datasets.Dataset.from_dict(columns).to_parquet(str(tmp_path / f"{split}.parquet"))
+    config = small_experiment(tmp_path, tmp_path / "run")
+    with caplog.at_level(logging.WARNING, "lmf_multitask"):
+        experiment.prepare_experiment(config)
+    about_validation = [message for message in caplog.messages if "missing in every clip" not in message]
+    assert sorted(about_validation) == sorted(told)
+
+
 def test_validation_without_any_label_is_refused(tmp_path):
     rng = np.random.default_rng(0)
     for split, rows in (("train", 4), ("validation", 3), ("test", 2)):
@@ -291,6 +320,7 @@ def test_the_papers_model(tmp_path, corpus_path):
     config = small_experiment(corpus_path, tmp_path / "run", emotions=["sad"], model={"fusion_dim": None}, epochs=2)
     metrics = run_experiment(config)
     assert list(metrics["emotions"]) == ["sad"]
+    assert "1 emotion (sad), 31 train / 16 validation / 19 test clips" in (tmp_path / "run" / "train.log").read_text()
     about = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert (about["emotions"], about["model"]["fusion_dim"]) == (["sad"], None)
     assert list(read_rows(tmp_path / "run" / "predictions.csv")[0]) == [
