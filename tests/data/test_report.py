@@ -112,7 +112,7 @@ def report_on(audio=None, text=None, labels=((1, 0), (0, 1)), emotions=("calm", 
 def test_every_line_of_a_report():
     found = report_on(
         audio=[[[1.5, 0, np.nan, 4, 7, 7, 7], [-2, 0, 0, 5, 7, 7, 7]], [[0, 0, 0, 0, 0, 0, 0], [8, 0, np.inf, 1, 1, 1, 1]]],
-        text=[["xx..", "x.x."], ["xxx.", ".xxx"]],
+        text=[["x...", "x.x."], ["xxx.", ".xxx"]],
     )  # fmt: skip
     assert found == {
         "emotions": ["calm, tense (exclusive: exactly one is present in every clip)"],
@@ -129,7 +129,7 @@ def test_every_line_of_a_report():
         "video": ["1 numbers per clip, stored as float32, from 1 to 1; all finite; constant in train: columns 0"],
         "text": [
             "4 x 2 numbers per clip, stored as float32, from -1.5 to 0; all finite",
-            "2 to 3 words, median 2 in train; padded on both sides (clips padded in front 1, at the end 3, with gaps 1)",
+            "1 to 3 words, median 2 in train; padded on both sides (clips padded in front 1, at the end 3, with gaps 1)",
         ],
     }
 

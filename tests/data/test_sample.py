@@ -67,7 +67,7 @@ def test_bytes_do_not_depend_on_the_machine(tmp_path):
 
 
 def test_full_scale_has_the_corpus_rows_and_prevalence():
-    assert list(ROWS["full"].values()) == [2717, 798, 938]
+    assert ROWS["full"] == {"train": 2717, "valid": 798, "test": 938}
     np.testing.assert_allclose(PREVALENCE * 938, [135, 193, 227, 383])
 
 
