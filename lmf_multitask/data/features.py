@@ -65,7 +65,7 @@ def open_features(path: str | Path, split: str | None = "test") -> FeatureRows:
             magic = file.read(4)
     except OSError as error:
         raise DataError(f"{path}: must be a readable file, but {error.strerror}. Check the path.") from None
-    if magic[:4] == b"PK\x03\x04":
+    if magic == b"PK\x03\x04":
         return _npz(path)
     if magic == b"PAR1":
         return _joined([_parquet(path, "row")], ())
@@ -138,7 +138,7 @@ def _saved(folder: Path, split: str | None) -> FeatureRows:
 
 
 def _saved_part(folder: Path, part: Any, split: str) -> FeatureRows:
-    table = part.flatten_indices().data if part._indices is not None else part.data
+    table = part.data  # save_to_disk wrote a selection as rows of its own
 
     def read(rows: int) -> Iterator[Any]:
         return (table.slice(start, rows) for start in range(0, len(table), rows))

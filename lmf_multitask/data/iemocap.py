@@ -23,6 +23,7 @@ from lmf_multitask.data.schema import (
     column_array,
     dataset_features,
     emotion_names,
+    labels_feature,
 )
 from lmf_multitask.errors import DataError
 
@@ -162,7 +163,7 @@ def _select_emotions(loaded: datasets.DatasetDict, emotions: list[str], path: Pa
     for split, part in loaded.items():
         labels = column_array(part, "labels")[:, [known.index(emotion) for emotion in emotions]]
         types = part.features.copy()
-        types["labels"] = dataset_features(1, 1, 1, 1, emotions)["labels"]
+        types["labels"] = labels_feature(emotions)
         column = pa.table({"labels": fixed_lists(labels)}).cast(datasets.Features(labels=types["labels"]).arrow_schema)
         kept = part.remove_columns("labels")
         joined = datasets.concatenate_datasets([kept, datasets.Dataset(datasets.table.InMemoryTable(column))], axis=1)

@@ -57,15 +57,21 @@ def sort_emotions(emotions: Names[str]) -> list[str]:
     return known + sorted(e for e in emotions if e not in IEMOCAP_EMOTIONS)
 
 
-def dataset_features(audio: int, video: int, words: int, text: int, emotions: Names[str]) -> datasets.Features:
-    """Column types of a data set: all sizes fixed, so that a column is one block of memory.
+def labels_feature(emotions: Names[str]) -> datasets.Sequence:
+    """Column type of labels: one number per emotion, which are named in their order.
 
-    The emotions are named, in the order of the label columns, in the name of class 1, because that is the one place
-    which `datasets` carries through slicing, ``save_to_disk`` and Parquet alike; `emotion_names` reads them back.
+    They stand in the name of class 1, because that is the one place which `datasets` carries through slicing,
+    ``save_to_disk`` and Parquet alike; `emotion_names` reads them back.
     """
-    from datasets import ClassLabel, Features, Sequence, Value
+    from datasets import ClassLabel, Sequence
 
-    label = ClassLabel(names=[_ABSENT, _PRESENT + ", ".join(emotions)])
+    return Sequence(ClassLabel(names=[_ABSENT, _PRESENT + ", ".join(emotions)]), length=len(emotions))
+
+
+def dataset_features(audio: int, video: int, words: int, text: int, emotions: Names[str]) -> datasets.Features:
+    """Column types of a data set: all sizes fixed, so that a column is one block of memory."""
+    from datasets import Features, Sequence, Value
+
     number = Value("float32")
     return Features(
         {
@@ -73,7 +79,7 @@ def dataset_features(audio: int, video: int, words: int, text: int, emotions: Na
             "audio": Sequence(number, length=audio),
             "video": Sequence(number, length=video),
             "text": Sequence(Sequence(number, length=text), length=words),
-            "labels": Sequence(label, length=len(emotions)),
+            "labels": labels_feature(emotions),
         }
     )
 
@@ -170,21 +176,20 @@ def _numbers(chunk: pa.Array, name: str) -> np.ndarray:
         chunk = chunk.storage
     sizes = [len(chunk)]
     while pa.types.is_list(chunk.type) or pa.types.is_large_list(chunk.type) or pa.types.is_fixed_size_list(chunk.type):
+        _check_no_nulls(chunk, name)
+        if not pa.types.is_fixed_size_list(chunk.type):
+            lengths = np.unique(chunk.value_lengths().to_numpy())
+            if len(lengths) > 1:
+                raise DataError(
+                    f"column {name!r} must have rows of one length, but got lengths from {lengths[0]} to {lengths[-1]}. "
+                    "Pad them to the same length."
+                )
         flat = chunk.flatten()
-        size, rest = divmod(len(flat), max(len(chunk), 1))
-        lengths = (
-            [size] if pa.types.is_fixed_size_list(chunk.type) else np.unique(chunk.value_lengths().to_numpy(False))
-        )
-        if rest or chunk.null_count or len(lengths) > 1:
-            raise DataError(
-                f"column {name!r} must have rows of one length, but got {_span(lengths)}. Pad them to the same length."
-            )
+        sizes.append(len(flat) // max(len(chunk), 1))
         chunk = flat
-        sizes.append(size)
     if not (pa.types.is_integer(chunk.type) or pa.types.is_floating(chunk.type) or pa.types.is_boolean(chunk.type)):
         raise DataError(f"column {name!r} must hold numbers, but holds {chunk.type}. Convert it.")
-    if chunk.null_count:
-        raise DataError(f"column {name!r} must have no empty values, but got {chunk.null_count}. Fill or drop them.")
+    _check_no_nulls(chunk, name)
     return chunk.to_numpy(zero_copy_only=not pa.types.is_boolean(chunk.type)).reshape(sizes)
 
 
@@ -274,5 +279,6 @@ def _is_numeric(feature: object) -> bool:
     return isinstance(dtype, str) and re.match(r"(u?int|float|bool)", dtype) is not None
 
 
-def _span(lengths: object) -> str:
-    return f"lengths from {min(lengths)} to {max(lengths)}" if len(lengths) else "none"
+def _check_no_nulls(values: Any, name: str) -> None:
+    if values.null_count:
+        raise DataError(f"column {name!r} must have no empty values, but got {values.null_count}. Fill or drop them.")

@@ -59,7 +59,7 @@ class LMFPaddleBatchSampler(paddle.io.BatchSampler):
 
     def __init__(self, dataset: Any, batch_size: int) -> None:
         """Takes the rows and the batch size."""
-        super().__init__(dataset, shuffle=False, batch_size=batch_size)
+        super().__init__(dataset, batch_size=batch_size)
         self._rows = len(dataset)
 
     def __iter__(self) -> Iterator[list[int]]:

@@ -92,6 +92,79 @@ def test_emotions_that_go_together_are_told_by_the_rarer_side(read, flip):
     assert got.rows["train"].labels.mean(axis=0).tolist() == [0.5, 0.25, 0.25]
 
 
+def one_hot(present):
+    return np.eye(2, dtype=int)[np.asarray(present, int)]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_three_exclusive_emotions_prove_the_column_even_if_they_are_frequent(read, flip):
+    """calm is present in three clips of five, which by itself would say the opposite; some clips are not sad's."""
+    tree = make_corpus((10, 10, 10), emotions=("calm", "sad", "zest"))
+    emotion_of = np.array([0, 0, 0, 1, 2] * 2)
+    for index, splits in enumerate(tree.values()):
+        for split, rows in splits.items():
+            rows["label"] = one_hot(emotion_of == index)[:, :: -1 if flip else 1]
+            if index == 1 and split == "train":
+                splits[split] = {name: values[1:] for name, values in rows.items()}
+    got = read(tree)
+    column = 0 if flip else 1
+    assert got.label_column == column
+    assert got.label_reason == f"column {column} = present: in every clip it is set for exactly one of the 3 emotions"
+    assert got.rows["test"].labels.tolist() == np.eye(3, dtype=int)[emotion_of][:, [1, 0, 2]].tolist()  # sad first
+    assert (got.rows["train"].labels == -100).sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("emotions", "present", "column", "reason"),
+    [
+        # of sad's 30 labels 9 are present; calm is none of IEMOCAP's, so that its share says nothing
+        (("sad", "calm"), ([3, 9], [3, 9], [3, 9]), 1, "column 1 = present: the rarer side (30% of the labels)"),
+        (("sad", "calm"), ([7, 1], [7, 1], [7, 1]), 0, "column 0 = present: the rarer side (30% of the labels)"),
+        (("excited", "fearful"), ([1, 2], [0, 0], [0, 0]), 1, "column 1 = present: the rarer side (5% of the labels)"),
+        (("sad", "calm"), ([5, 1], [4, 1], [6, 1]), 1, "column 1 = present, by the convention of these files: nothing"),
+        (
+            ("zest", "calm"),
+            ([1, 1], [1, 1], [1, 1]),
+            1,
+            "column 1 = present, by the convention of these files: nothing",
+        ),
+    ],
+)
+def test_two_emotions_are_told_by_the_rarer_side_of_those_that_iemocap_has(read, emotions, present, column, reason):
+    tree = make_corpus((10, 10, 10), emotions=emotions)
+    for emotion, counts in zip(emotions, np.array(present).T):
+        for split, count in zip(("train", "valid", "test"), counts):
+            tree[emotion][split]["label"] = one_hot(np.arange(10) < count)
+    got = read(tree)
+    assert got.label_column == column
+    assert got.label_reason.startswith(reason)
+    sad = got.rows["train"].labels[:, got.emotions.index(emotions[0])]
+    assert sad.sum() == (present[0][0] if column == 1 else 10 - present[0][0])
+
+
+IEMOCAPS = (
+    "happy", "sad", "angry", "neutral", "excited", "frustrated", "surprised", "fearful", "disgusted", "disgust",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("emotion", IEMOCAPS)
+def test_each_of_iemocaps_emotions_is_rare(read, emotion):
+    tree = make_corpus((10, 5, 5), emotions=(emotion,))
+    for rows in tree[emotion].values():
+        rows["label"] = one_hot(np.arange(len(rows["label"])) % 5 > 0)  # by its second column, present in four of five
+    assert read(tree).label_reason == "column 0 = present: the rarer side (20% of the labels)"
+
+
+def test_clips_that_an_emotion_lacks_say_nothing_of_the_rarer_side(read):
+    """sad annotates 4 of 10 clips, 1 of which is present: a quarter, not a tenth."""
+    tree = make_corpus((10, 4, 4), emotions=("sad", "calm"))
+    for splits in tree.values():
+        for rows in splits.values():
+            rows["label"] = one_hot(np.arange(len(rows["label"])) < 1)
+    tree["sad"]["train"] = {name: values[:4] for name, values in tree["sad"]["train"].items()}
+    assert read(tree).label_reason == "column 1 = present: the rarer side (25% of the labels)"
+
+
 @pytest.mark.parametrize("column", [0, 1])
 def test_a_forced_column_wins_over_the_evidence(read, column):
     got = read(make_corpus(), label_column=column)
@@ -114,6 +187,24 @@ def test_where_every_clip_came_from(read):
     assert len(set(rows.digests)) == 4
     assert rows.labels[3, 0] == -100
     assert read(make_corpus((4, 4, 4))).rows["train"].same_order
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [2, 0, 3, 1, 4], [4, 3, 2, 1, 0]])
+def test_pieces_are_the_whole_wherever_the_clips_lie(read, order, count):
+    """happy has clips 0 and 1; the others are read from sad's arrays: behind the first two, between them, backwards."""
+    tree = make_corpus((5, 4, 4), emotions=("happy", "sad"))
+    whole = {name: values.astype("f4") for name, values in tree["happy"]["train"].items()}
+    tree["happy"]["train"] = {name: values[:2] for name, values in tree["happy"]["train"].items()}
+    tree["sad"]["train"] = {name: values[order] for name, values in tree["sad"]["train"].items()}
+    corpus = read(tree)
+    found = [0, 1, *(clip for clip in order if clip > 1)]
+    blocks = list(corpus.blocks("train", count))
+    assert [len(block["audio"]) for block in blocks] == [min(count, 5 - start) for start in range(0, 5, count)]
+    for modality, name in (("audio", "covarep"), ("video", "facet"), ("text", "glove")):
+        pieces = np.concatenate([block[modality] for block in blocks])
+        np.testing.assert_array_equal(pieces, whole[name][found])
+        np.testing.assert_array_equal(corpus.features("train", modality), pieces)
 
 
 def test_clips_that_occur_twice_pair_up_in_their_order(read):

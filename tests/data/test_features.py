@@ -201,6 +201,45 @@ def test_wrong_tables(tmp_path, rows, message):
         list(open_features(path).blocks(8))
 
 
+def test_ids_that_are_numbers_and_numbers_beyond_float32(tmp_path):
+    rows = {"id": [7, 3], "audio": [[1e300, -1e300], [1.0, 2.0]], "text": [[[0.5]], [[0.25]]]}
+    datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "own.parquet"))
+    ((ids, block),) = open_features(tmp_path / "own.parquet").blocks(2)
+    assert ids == ["7", "3"]
+    np.testing.assert_array_equal(block["audio"], [[np.inf, -np.inf], [1, 2]])
+
+
+def test_splits_of_different_sizes(tmp_path):
+    for split, width in (("train", 3), ("test", 4)):
+        rows = {"audio": [[1.0] * width] * 2}
+        datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / f"{split}.parquet"))
+    with pytest.raises(
+        DataError,
+        match=r"every split must have the sizes of the first, {'audio': \(3,\)}, but one has {'audio': \(4,\)}",
+    ):
+        open_features(tmp_path, None)
+    assert open_features(tmp_path).shapes == {"audio": (4,)}
+
+
+def test_tables_without_rows(tmp_path):
+    types = datasets.Features(audio=datasets.Sequence(datasets.Value("float32")))
+    datasets.Dataset.from_dict({"audio": []}, features=types).to_parquet(str(tmp_path / "own.parquet"))
+    with pytest.raises(DataError, match="own.parquet must have at least one row, but is empty"):
+        open_features(tmp_path / "own.parquet")
+
+
+def test_saved_folders_without_the_splits(tmp_path):
+    rows = datasets.Dataset.from_dict({"audio": [[1.0]]})
+    datasets.DatasetDict(early=rows, late=rows).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(DataError, match="saved: must have a split among train, validation, test, but has none"):
+        open_features(tmp_path / "saved", None)
+    with pytest.raises(DataError, match="saved: must have the split test, but has none. Choose one with --split"):
+        open_features(tmp_path / "saved")
+    datasets.DatasetDict(validation=rows, train=rows).save_to_disk(str(tmp_path / "two"))
+    with pytest.raises(DataError, match="two: must have the split test, but has train, validation. Choose one with"):
+        open_features(tmp_path / "two")
+
+
 def test_folders_that_are_none(tmp_path):
     with pytest.raises(DataError, match="has none of these"):
         open_features(tmp_path)

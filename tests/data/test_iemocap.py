@@ -375,6 +375,83 @@ def test_parquet_with_dirt_is_cleaned(parquet):
         load_iemocap(parquet(change), non_finite="error")
 
 
+def test_columns_that_are_no_emotions(parquet):
+    """Emotions are columns of whole numbers or booleans; texts and fractions beside them are not."""
+
+    def change(split, content):
+        rows = len(content["audio"])
+        return {
+            **content,
+            "id": list(range(rows)),
+            "speaker": ["x"] * rows,
+            "length": [0.5] * rows,
+            "loud": [True] * rows,
+            "long": np.zeros(rows, "u1"),
+        }
+
+    dataset = load_iemocap(parquet(change))
+    assert emotion_names(dataset["train"]) == ["calm", "tense", "loud", "long"]
+    assert dataset["test"]["id"] == ["0", "1", "2", "3", "4"]
+    np.testing.assert_array_equal(columns(dataset, "test")["labels"][:, 2:], [[1, 0]] * 5)
+
+
+def test_the_report_is_that_of_all_splits_wherever_it_is_looked_up(parquet):
+    dataset = load_iemocap(parquet())
+    assert len({rows.info.description for rows in dataset.values()}) == 1
+    assert "6               4               5" in dataset["test"].info.description
+    chosen = load_iemocap(parquet(), emotions=["tense"])
+    assert {rows.info.description for rows in chosen.values()} == {dataset["test"].info.description}
+
+
+def test_a_split_without_any_label_of_the_wanted_emotion(parquet):
+    def change(split, content):
+        return {**content, "tense": [-100] * 4} if split == "validation" else content
+
+    assert len(load_iemocap(parquet(change))["validation"]) == 4
+    with pytest.raises(DataError, match="validation must have clips annotated for tense, but has none"):
+        load_iemocap(parquet(change), emotions=["tense"])
+
+
+def test_some_clips_without_a_label_of_the_wanted_emotion(parquet):
+    def change(split, content):
+        return {**content, "tense": [-100, *content["tense"][1:]]}
+
+    dataset = load_iemocap(parquet(change), emotions=["tense"])
+    assert [len(rows) for rows in dataset.values()] == [5, 3, 4]
+    assert dataset["test"]["id"] == [f"test-0000{number}" for number in range(1, 5)]
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_datasets_is_left_as_loud_as_it_was(corpus, write_pickle, hidden):
+    path = write_pickle(corpus)
+    level = datasets.logging.get_verbosity()
+    (datasets.disable_progress_bars if hidden else datasets.enable_progress_bars)()
+    datasets.logging.set_verbosity_info()
+    try:
+        load_iemocap(path)
+        with pytest.raises(DataError):
+            load_iemocap(path, emotions=["nobody"])
+        assert datasets.logging.get_verbosity() == datasets.logging.INFO
+        assert datasets.utils.are_progress_bars_disabled() == hidden
+    finally:
+        datasets.logging.set_verbosity(level)
+        datasets.enable_progress_bars()
+
+
+def test_loading_is_silent(corpus, write_pickle, parquet, capfd):
+    folder = parquet()
+    capfd.readouterr()
+    load_iemocap(write_pickle(corpus))
+    load_iemocap(folder)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_caches_go_where_they_are_wanted(corpus, write_pickle, parquet, tmp_path):
+    for source, name in ((write_pickle(corpus), "pickle"), (parquet(), "parquet")):
+        load_iemocap(source, cache_dir=tmp_path / name)
+        assert list((tmp_path / name).rglob("*.arrow"))
+
+
 def drop_text_of_test(split, content):
     return {name: values for name, values in content.items() if name != "text" or split != "test"}
 
@@ -390,6 +467,19 @@ def misspelt(split, content):
 def ragged(split, content):
     content["audio"][0] = content["audio"][0][:-1]
     return content
+
+
+def lacking_a_label(split, content):
+    return {name: values for name, values in content.items() if name != "tense" or split == "train"}
+
+
+def named_labels(split, content):
+    """Of two emotions, but of three in test."""
+    names = ["calm", "tense", "bored"] if split == "test" else ["calm", "tense"]
+    return {
+        **{name: content[name] for name in ("audio", "video", "text")},
+        "labels": [[0] * len(names)] * len(content["audio"]),
+    }
 
 
 def wider_test(split, content):
@@ -421,6 +511,8 @@ def words_for_numbers(split, content):
         (misspelt, "train must call its features audio, video and text, but has 'vidoe'. Did you mean 'video'"),
         (ragged, "column 'audio' must have rows of one length, but got lengths from 2 to 3"),
         (wider_test, "test must have the sizes of train, audio 3, video 2, text 4 x 5, but has audio 3, video 3"),
+        (lacking_a_label, "validation must have the label columns of train, but lacks tense"),
+        (named_labels, r"labels of test must have 2 numbers per row, but have the shape \[5, 3\]"),
         (flat_text, "text must be a list of word vectors in every row"),
         (fractional, "labels must be 1, 0 or -100"),
         (words_for_numbers, "column 'audio' must hold numbers"),
@@ -428,7 +520,7 @@ def words_for_numbers(split, content):
 )
 def test_wrong_parquet(parquet, change, message):
     with pytest.raises(DataError, match=message):
-        load_iemocap(parquet(change), emotions=["x"] if change is fractional else None)
+        load_iemocap(parquet(change), emotions={fractional: ["x"], named_labels: ["x", "y"]}.get(change))
 
 
 def test_wrong_folders(tmp_path):
@@ -534,6 +626,10 @@ def test_unknown_emotions(corpus, write_pickle):
         load_iemocap(path, emotions=["sad", "hapy"])
     with pytest.raises(DataError, match="one or more different names"):
         load_iemocap(path, emotions=["sad", "sad"])
+    with pytest.raises(DataError, match=r"emotions must be one or more different names, but got \[\]"):
+        load_iemocap(path, emotions=[])
+    with pytest.raises(DataError, match=r"but got 'zzz'\. Choose among these\."):
+        load_iemocap(path, emotions=["zzz"])
     assert emotion_names(load_iemocap(path, emotions=["neutral", "sad"])["test"]) == ["neutral", "sad"]
 
 

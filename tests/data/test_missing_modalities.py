@@ -11,7 +11,7 @@ from lmf_multitask import load_iemocap
 from lmf_multitask.config import ExperimentConfig
 from lmf_multitask.data.features import open_features
 from lmf_multitask.data.loading import missing_in_train, without
-from lmf_multitask.data.schema import as_model_takes, column_arrays, missing_rows
+from lmf_multitask.data.schema import as_model_takes, column_arrays, dataset_features, missing_rows
 from lmf_multitask.errors import DataError
 
 NAMES = {"audio": "covarep", "video": "facet", "text": "glove"}
@@ -79,17 +79,38 @@ def test_a_test_split_alone_may_lack_one_when_it_is_predicted(write_pickle):
         load_iemocap(path)
 
 
-def test_parquet_and_saved_folders_without_a_modality(write_pickle, tmp_path):
-    data = load_iemocap(write_pickle(make_corpus())).remove_columns("video")
+@pytest.mark.parametrize("gone", ["audio", "video", "text"])
+def test_parquet_and_saved_folders_without_a_modality(write_pickle, tmp_path, gone):
+    data = load_iemocap(write_pickle(make_corpus())).remove_columns(gone)
     data.save_to_disk(tmp_path / "saved")
     (tmp_path / "tables").mkdir()
     for split, part in data.items():
         part.to_parquet(tmp_path / "tables" / f"{split}.parquet")
     for folder in ("saved", "tables"):
         loaded = load_iemocap(tmp_path / folder)
-        assert missing_rows(column_arrays(loaded["test"]))["video"] == len(loaded["test"])
-        assert "video      missing in every clip" in loaded["train"].info.description
-        assert sorted(open_features(tmp_path / folder).shapes) == ["audio", "text"]
+        for part in loaded.values():
+            columns = column_arrays(part)
+            assert missing_rows(columns)[gone] == len(part)
+            assert columns[gone].shape == ((len(part), 1, 1) if gone == "text" else (len(part), 1))
+        assert f"{gone:<10} missing in every clip" in loaded["train"].info.description
+        assert sorted(open_features(tmp_path / folder).shapes) == sorted({"audio", "video", "text"} - {gone})
+
+
+def test_null_rows_of_a_saved_data_set_are_zeros(tmp_path):
+    """In columns that need no other change."""
+    for split, rows in (("train", 6), ("validation", 4), ("test", 5)):
+        _, lists = with_nulls(rows, {"audio": [1], "text": [0, 3]})
+        lists |= {"id": [f"{split}-{row}" for row in range(rows)], "labels": [[row % 2] for row in range(rows)]}
+        part = datasets.Dataset.from_dict(lists, features=dataset_features(5, 4, 6, 3, ["calm"]))
+        part.save_to_disk(tmp_path / "data" / split)
+    (tmp_path / "data" / "dataset_dict.json").write_text('{"splits": ["train", "validation", "test"]}')
+    loaded = load_iemocap(tmp_path / "data")
+    for split, part in loaded.items():
+        arrays, _ = with_nulls(len(part), {"audio": [1], "text": [0, 3]})
+        for name, values in arrays.items():
+            assert part.data.column(name).null_count == 0
+            np.testing.assert_array_equal(column_arrays(part)[name], values)
+        assert part["id"][0] == f"{split}-0"
 
 
 def test_missing_rows_by_hand():
@@ -114,16 +135,19 @@ def test_a_model_takes_zeros_of_its_size():
         as_model_takes(columns, sizes, ["audio", "video", "text"], "x.pkl")
 
 
-def test_training_data_are_told_once(write_pickle, caplog):
+def test_what_is_missing_in_training_data_is_told(write_pickle, caplog):
     tree = lacking("video")
     for splits in tree.values():
         splits["train"]["covarep"][2:5] = 0
+        splits["train"]["glove"][5] = 0
     data = load_iemocap(write_pickle(tree))
     with caplog.at_level(logging.INFO, "lmf_multitask"):
         assert missing_in_train(data, ["audio", "video", "text"]) == ["video"]
-        assert missing_in_train(data, ["text"]) == []
+        assert missing_in_train(data, ["audio"]) == []
     assert caplog.messages == [
         "video is missing in every clip of train: nothing can be learnt of it, so the network is built without",
+        "audio is missing (all zero) in 3 of 12 clips of train",
+        "text is missing (all zero) in 1 of 12 clips of train",
         "audio is missing (all zero) in 3 of 12 clips of train",
     ]
 

@@ -117,6 +117,75 @@ def test_an_array_that_ends_early():
         list(NpzRows(archive({**arrays(), "audio": npy_header((7, 5)) + bytes(20)}), "x").blocks(7))
 
 
+def test_what_is_just_allowed():
+    given = arrays(2, words=2)
+    size = 2 * (5 + 4 + 2 * 3) * 4
+    assert NpzRows(archive(given), "x", limit=size).count == 2
+    with pytest.raises(DataError, match="x: must hold at most 119 bytes of numbers, but holds 120. Send fewer rows"):
+        NpzRows(archive(given), "x", limit=size - 1)
+    others = {f"other {number}": np.zeros(1) for number in range(61)}
+    assert NpzRows(archive({**given, **others}), "x").shapes == {"audio": (2, 5), "video": (2, 4), "text": (2, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [
+        (np.array(["a" * 1024, "b"]), None),
+        (np.array(["a" * 1025, "b"]), r"<U1025 \[2\]"),
+        (np.array(["a", "b", "c"]), r"<U1 \[3\]"),
+        (np.array([["a", "b"]]), r"<U1 \[1, 2\]"),
+        (npy_header((2,), "<U0"), r"<U0 \[2\]"),
+        (np.array([b"a", b"b"]), r"\|S1 \[2\]"),
+        (np.array(["a", None], object), r"object \[2\]"),
+    ],
+)
+def test_ids_are_short_texts_one_per_row(ids, told):
+    source = NpzRows(archive({**arrays(2), "id": ids}), "x")
+    if told is None:
+        assert source.ids() == ["a" * 1024, "b"]
+        return
+    with pytest.raises(DataError, match=f"x: id must be one short text per row, but is {told}. Leave it out"):
+        source.ids()
+
+
+def test_ids_that_end_early():
+    with pytest.raises(DataError, match="x: id must be a whole .npy array, but EOF"):
+        NpzRows(archive({**arrays(2), "id": b"\x93NUMPY"}), "x").ids()
+    source = NpzRows(archive({**arrays(2), "id": npy_header((2,), "<U3") + bytes(20)}), "x")
+    with pytest.raises(DataError, match="x: id must have the 24 bytes that it announces, but ends after 20"):
+        source.ids()
+
+
+def test_the_longer_kind_of_header():
+    """Version 2.0, which numpy writes where the header is longer than 64 KiB."""
+    values = arrays()["audio"]
+    part = io.BytesIO()
+    np.lib.format.write_array_header_2_0(part, {"descr": "<f4", "fortran_order": False, "shape": values.shape})
+    (block,) = NpzRows(archive({"audio": part.getvalue() + values.tobytes()}), "x").blocks(7)
+    np.testing.assert_array_equal(block["audio"], values)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_numbers_beyond_float32_become_infinite(order):
+    values = np.array([[1e300, 1.0], [-1e300, 2.0]], order=order)
+    (block,) = NpzRows(archive({"audio": values}), "x").blocks(2)
+    np.testing.assert_array_equal(block["audio"], [[np.inf, 1], [-np.inf, 2]])
+
+
+def test_a_folder_is_no_archive(tmp_path):
+    with pytest.raises(
+        DataError, match=f"{tmp_path.name}: must be a readable file, but Is a directory. Check the path"
+    ):
+        NpzRows(tmp_path)
+
+
+def test_shapes_of_more_than_any_memory():
+    for shape, told in (((2**40, 5), r"\(1099511627776, 5\)"), ((2**39, 2**9), r"\(549755813888, 512\)")):
+        with pytest.raises(DataError, match=f"x: audio must have a possible shape, but has {told}."):
+            NpzRows(archive({"audio": npy_header(shape)}), "x")
+    assert NpzRows(archive({"audio": npy_header((2**39, 1))}), "x").count == 2**39  # none of it is read
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and then nothing", b"\x80\x04]."])
 def test_no_archive_at_all(content):
     with pytest.raises(DataError, match="x: must be an .npz file, but is no zip archive"):

@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
-from lmf_multitask.data.sample import PREVALENCE, ROWS, builtin_sample, write_sample
+from lmf_multitask.data.sample import PREVALENCE, ROWS, builtin_sample, sample_clips, write_sample
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,36 @@ def test_bytes_do_not_depend_on_the_machine(tmp_path):
 
 
 def test_full_scale_has_the_corpus_rows_and_prevalence():
-    assert list(ROWS["full"].values()) == [2717, 798, 938]
+    assert ROWS["full"] == {"train": 2717, "valid": 798, "test": 938}
     np.testing.assert_allclose(PREVALENCE * 938, [135, 193, 227, 383])
+
+
+def test_full_scale_stores_every_clip_once_per_emotion(tmp_path, monkeypatch):
+    for scale in ("small", "full"):
+        monkeypatch.setitem(ROWS, scale, {"train": 7, "valid": 3, "test": 4})
+    small, full = (
+        pickle.loads(write_sample(tmp_path / f"{scale}.pkl", scale, 5).read_bytes(), encoding="bytes")
+        for scale in ("small", "full")
+    )
+    for emotion, splits in full.items():
+        for split, features in splits.items():
+            for name, values in features.items():
+                np.testing.assert_array_equal(values, small[emotion][split][name])
+                assert values is not full[b"sad"][split][name] or emotion == b"sad"
+
+
+def test_some_clips_and_their_emotions():
+    clips = sample_clips(500, seed=3)
+    assert {name: values.shape for name, values in clips.items()} == {
+        "audio": (500, 74), "video": (500, 35), "text": (500, 20, 300), "emotion": (500,),
+    }  # fmt: skip
+    shares = np.bincount(clips["emotion"], minlength=4) / 500
+    np.testing.assert_allclose(shares, PREVALENCE, atol=0.06)
+    # happy and neutral have one sign of text, sad and angry the other
+    mean = clips["text"][:, :, :25].mean(axis=(1, 2))
+    assert mean[np.isin(clips["emotion"], (0, 3))].mean() > 0 > mean[np.isin(clips["emotion"], (1, 2))].mean()
+    np.testing.assert_array_equal(sample_clips(5)["video"], sample_clips(5, seed=0)["video"])
+    assert not np.array_equal(sample_clips(5, seed=1)["video"], sample_clips(5, seed=0)["video"])
 
 
 def test_signal_needs_more_than_one_modality():
@@ -90,10 +118,11 @@ def test_signal_needs_more_than_one_modality():
         stacked = np.concatenate(columns, axis=1)
         return stacked / stacked.std(axis=0)
 
+    train, test = (_draw_split(np.random.RandomState(seed), 1200) for seed in (1, 2))
+    emotion = [np.argmax(split["label"][:, :, 1], axis=0) for split in (train, test)]
+
     def uar(names, products=False):
         # the best possible summaries of each modality: an upper bound for linear use of it
-        train, test = (_draw_split(np.random.RandomState(seed), 1200) for seed in (1, 2))
-        emotion = [np.argmax(split["label"][:, :, 1], axis=0) for split in (train, test)]
         model = LogisticRegression(C=100.0, max_iter=500, class_weight="balanced").fit(
             features(train, names, products), emotion[0]
         )

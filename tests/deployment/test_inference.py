@@ -91,8 +91,8 @@ def test_the_clips_are_those_of_the_run(predictor, multitask_run, corpus_path, t
 
 def test_thresholds_decide(predictor, tmp_path):
     infer_file(predictor, save(tmp_path / "x.npz", **make_rows(5)), tmp_path / "out", thresholds=[0.0, 1.0, 0.5, 0.0])
-    for row in read_csv(tmp_path / "out" / "predictions.csv"):
-        assert [row[f"{e}_prediction"] for e in ("happy", "sad", "neutral")] == ["1", "0", "1"]
+    rows = read_csv(tmp_path / "out" / "predictions.csv")
+    assert [[row[f"{e}_prediction"] for e in ("happy", "sad", "neutral")] for row in rows] == [["1", "0", "1"]] * 5
 
 
 def test_no_four_way_decision_without_the_four(tmp_path):

@@ -154,6 +154,7 @@ def test_exclusive_intervals_hold_the_figures():
     probabilities = np.clip(labels * 0.3 + rng.uniform(size=labels.shape) * 0.7, 0, 1)
     found = figure_intervals(labels, probabilities, list("abcd"), resamples=500)["exclusive"]
     figures = exclusive_figures(labels, probabilities, list("abcd"))
+    assert set(found) == {"weighted_accuracy", "unweighted_accuracy", "macro_f1"}
     for name, (low, high) in found.items():
         assert low < figures[name] < high
         assert high - low < 0.2
@@ -202,7 +203,9 @@ def test_intervals_cover_the_truth():
 
 def test_a_model_does_not_differ_from_itself():
     labels, probabilities = made_up()
-    for values in paired_differences(labels, probabilities, probabilities, resamples=50).values():
+    differences = paired_differences(labels, probabilities, probabilities, resamples=50)
+    assert "weighted_f1" in differences
+    for values in differences.values():
         np.testing.assert_array_equal(values, 0)
 
 

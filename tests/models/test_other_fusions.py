@@ -34,6 +34,16 @@ def test_tensor_fusion_is_the_outer_product(hidden):
     np.testing.assert_allclose(run(fusion, hidden), wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_first_values_of_tensor_fusion_keep_the_variance():
+    """Numbers of variance 1, weighed and added up over all products, have variance 1 again."""
+    paddle.seed(0)
+    fusion = TensorFusion((9, 9, 9), 64)
+    values = fusion.weight.numpy()
+    np.testing.assert_allclose(values.var() * 10**3, 1.0, rtol=0.03)
+    np.testing.assert_allclose(values.mean() * 10**1.5, 0.0, atol=0.02)
+    np.testing.assert_array_equal(fusion.bias.numpy(), 0)
+
+
 def test_low_rank_fusion_is_tensor_fusion_with_a_factored_weight(hidden):
     paddle.seed(3)
     low, full = LowRankFusion((3, 2, 2), 5, 6), TensorFusion((3, 2, 2), 6)
@@ -46,7 +56,7 @@ def test_low_rank_fusion_is_tensor_fusion_with_a_factored_weight(hidden):
 @pytest.mark.parametrize("relu", [True, False])
 def test_concat_fusion(hidden, relu):
     paddle.seed(3)
-    fusion = ConcatFusion((3, 2, 2), 6, relu)
+    fusion = ConcatFusion((3, 2, 2), 6) if relu else ConcatFusion((3, 2, 2), 6, relu=False)
     wanted = np.concatenate(hidden, axis=1).astype("f8") @ fusion.linear.weight.numpy() + fusion.linear.bias.numpy()
     assert (wanted < 0).any()
     np.testing.assert_allclose(run(fusion, hidden), np.maximum(wanted, 0) if relu else wanted, atol=1e-6)

@@ -1,9 +1,13 @@
 """From settings to a run directory whose files agree with each other."""
 
 import csv
+import io
 import json
 import logging
 import shutil
+import signal
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -14,7 +18,8 @@ from safetensors.numpy import load_file
 
 from lmf_multitask.errors import ConfigError, DataError, RunError, TrainingError, UserError
 from lmf_multitask.runs import Run
-from lmf_multitask.training.experiment import evaluate_run, run_experiment
+from lmf_multitask.training import experiment
+from lmf_multitask.training.experiment import EpochLines, evaluate_run, run_experiment
 
 import datasets  # isort: skip - paddlenlp must be imported before datasets
 
@@ -53,6 +58,7 @@ def test_run_directory_is_complete(trained):
     assert list(metrics)[:6] == ["split", "samples", "seed", "emotions", "mean", "always_absent"]
     assert (metrics["split"], metrics["samples"], metrics["seed"]) == ("test", 19, 1)
     assert list(metrics["emotions"]) == list(EMOTIONS)
+    assert set(metrics["baselines"]) == {"prevalence", "logistic_regression"}
     history = read_rows(folder / "history.csv")
     assert [row["epoch"] for row in history] == ["1", "2", "3", "4"]
     assert list(history[0])[:4] == ["epoch", "train_loss", "validation_loss", "validation_weighted_f1"]
@@ -188,6 +194,8 @@ def test_wrong_data_for_a_model(trained, tmp_path, write_pickle):
         evaluate_run(folder, str(tmp_path / "nowhere.pkl"), device="cpu")
     with pytest.raises(RunError, match="must be a run directory"):
         evaluate_run(tmp_path / "nowhere", device="cpu")
+    with pytest.raises(UserError, match="device must be one that Paddle can use"):
+        evaluate_run(folder, device="gpu")
     assert contents(folder) == before
 
 
@@ -263,10 +271,56 @@ def test_validation_without_labels_of_an_emotion_is_said(tmp_path, caplog):
     assert "validation_sad_weighted_f1" not in row
 
 
+UNSEEN = "%s in no clip of validation: the best epoch is chosen without knowing whether it is found, and nothing is calibrated"
+
+
+@pytest.mark.parametrize(
+    ("sad", "calm", "told"),
+    [
+        ([1, 0, 1, 0], [0, 0, 0, 1], []),
+        ([1, 1, 1, 1], [0, 1, 0, 0], []),  # present in all is not unseen
+        ([0, 0, 0, 0], [0, 1, 0, 0], [UNSEEN % "sad is present"]),
+        ([0, -100, 0, 0], [-100, 0, 0, 0], [UNSEEN % "sad, calm are present"]),
+        ([-100] * 4, [1, 0, 0, 0], ["validation has no label for sad: the best epoch is chosen without"]),
+    ],
+)
+def test_what_validation_lacks_is_said(tmp_path, caplog, sad, calm, told):
+    for split, rows in (("train", 4), ("validation", 4), ("test", 4)):
+        columns = {
+            "audio": np.random.default_rng(rows).normal(size=(rows, 3)).tolist(),
+            "happy": [0, 1, 0, 1],
+            "sad": sad if split == "validation" else [0, 1, 1, 0],
+            "calm": calm if split == "validation" else [1, 0, 1, 0],
+        }
+        datasets.Dataset.from_dict(columns).to_parquet(str(tmp_path / f"{split}.parquet"))
+    config = small_experiment(tmp_path, tmp_path / "run")
+    with caplog.at_level(logging.WARNING, "lmf_multitask"):
+        experiment.prepare_experiment(config)
+    about_validation = [message for message in caplog.messages if "missing in every clip" not in message]
+    assert sorted(about_validation) == sorted(told)
+
+
+def test_validation_without_any_label_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, rows in (("train", 4), ("validation", 3), ("test", 2)):
+        columns = {
+            "audio": rng.normal(size=(rows, 3)).tolist(),
+            "happy": [-100] * rows if split == "validation" else [row % 2 for row in range(rows)],
+        }
+        datasets.Dataset.from_dict(columns).to_parquet(str(tmp_path / f"{split}.parquet"))
+    with pytest.raises(
+        TrainingError,
+        match="validation must have annotated clips, so that the best epoch can be chosen, but has none. Annotate some",
+    ):
+        run_experiment(small_experiment(tmp_path, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_papers_model(tmp_path, corpus_path):
     config = small_experiment(corpus_path, tmp_path / "run", emotions=["sad"], model={"fusion_dim": None}, epochs=2)
     metrics = run_experiment(config)
     assert list(metrics["emotions"]) == ["sad"]
+    assert "1 emotion (sad), 31 train / 16 validation / 19 test clips" in (tmp_path / "run" / "train.log").read_text()
     about = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert (about["emotions"], about["model"]["fusion_dim"]) == (["sad"], None)
     assert list(read_rows(tmp_path / "run" / "predictions.csv")[0]) == [
@@ -380,8 +434,6 @@ class Broken(Exception):
 
 def break_in(monkeypatch, name, after):
     """The nth call of a function of the experiment breaks the run."""
-    from lmf_multitask.training import experiment
-
     original, left = getattr(experiment, name), [after]
 
     def breaks(*positional, **named):
@@ -440,6 +492,93 @@ def test_resuming_asks_for_the_same_settings(corpus_path, tmp_path, monkeypatch)
 def test_resuming_where_nothing_is_begins(corpus_path, tmp_path):
     run_experiment(small_experiment(corpus_path, tmp_path / "run", epochs=1), resume=True)
     assert {path.name for path in (tmp_path / "run").iterdir()} >= FILES
+
+
+# -- what is said
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+ROW = {"train_loss": 0.5, "validation_loss": 1.0, "validation_weighted_f1": 0.25, "validation_uar": 0.75}
+
+
+def test_one_line_per_epoch(monkeypatch, caplog):
+    """As much as the history has: the loss, the paper's figure, and what picks the best epoch; a bar on a terminal only."""
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    caplog.set_level(logging.INFO, "lmf_multitask")
+    with EpochLines(20, "uar") as lines:
+        lines({"epoch": 2, **ROW, "best": 1})
+    with EpochLines(20, "weighted_f1") as lines:
+        lines({"epoch": 13, **ROW, "best": 0})
+    with EpochLines(20, "loss") as lines:
+        lines({"epoch": 20, "validation_loss": 2.0})
+    assert caplog.messages == [
+        "epoch   2/20  train loss 0.5000  validation loss 1.0000  weighted F1 0.2500  uar 0.7500  best",
+        "epoch  13/20  train loss 0.5000  validation loss 1.0000  weighted F1 0.2500",
+        "epoch  20/20  validation loss 2.0000",
+    ]
+    assert sys.stderr.getvalue() == ""
+
+
+def test_a_bar_on_a_terminal(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with EpochLines(4, "uar") as lines:
+        assert "0/4" in sys.stderr.getvalue()
+        for epoch in (1, 2, 3):
+            lines({"epoch": epoch, **ROW})
+            assert f"{epoch}/4" in sys.stderr.getvalue().rpartition("\r")[2]
+    assert "epoch/s" in sys.stderr.getvalue() or "s/epoch" in sys.stderr.getvalue()
+    assert sys.stderr.getvalue().rpartition("\r")[2] == ""  # cleared at the end
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, Broken])
+def test_who_stops_a_run_is_told_how_to_go_on(corpus_path, tmp_path, monkeypatch, caplog, stop):
+    config = small_experiment(corpus_path, tmp_path / "run", epochs=1)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def breaks(*_):
+        with pytest.raises(SystemExit) as ended:  # what SIGTERM does meanwhile
+            signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
+        assert ended.value.code == 143
+        raise stop
+
+    try:
+        monkeypatch.setattr(experiment, "calibrate_model", breaks)
+        with pytest.raises(stop):
+            run_experiment(config)
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    told = f"stopped; what is finished is saved. To go on, give the same command with --resume: {tmp_path / 'run'}"
+    assert (told in caplog.messages) == (stop is not Broken)
+
+
+def test_a_folder_that_is_removed_while_the_test_split_is_computed(corpus_path, tmp_path, monkeypatch):
+    config = small_experiment(corpus_path, tmp_path / "run", epochs=1)
+    calibrate = experiment.calibrate_model
+
+    def remove(*arguments):
+        shutil.rmtree(tmp_path / "run")
+        return calibrate(*arguments)
+
+    monkeypatch.setattr(experiment, "calibrate_model", remove)
+    with pytest.raises(RunError, match="run: must stay where it is while it is trained in, but is gone"):
+        run_experiment(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_in_a_thread_signals_are_left_alone(trained, corpus_path, tmp_path):
+    """Python lets only the main thread have handlers."""
+    found = []
+    thread = threading.Thread(
+        target=lambda: found.append(run_experiment(small_experiment(corpus_path, tmp_path / "run")))
+    )
+    thread.start()
+    thread.join()
+    assert found == [trained[1]]
 
 
 # -- data of other kinds

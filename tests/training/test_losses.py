@@ -45,6 +45,16 @@ def test_plain():
     assert float(total) == pytest.approx(entropies().sum(), rel=1e-5)
 
 
+@pytest.mark.parametrize("annotated", [0, 1])
+def test_hardly_any_label(annotated):
+    """The number of labels, which sums are divided by, is that of the labels, but never 0."""
+    labels = np.full((5, 3), -100)
+    labels[0, :annotated] = 1
+    _, (total, count) = loss_of(labels)
+    assert float(count) == 1
+    assert float(total) == pytest.approx(entropies(labels).sum(), rel=1e-5)
+
+
 def test_joint_term_counts_where_one_emotion_is_present():
     _, (total, _) = loss_of(train=TRAIN, joint_loss=0.3)
     assert float(total) == pytest.approx(0.7 * entropies().sum() + 0.3 * joint().sum(), rel=1e-5)
@@ -98,7 +108,8 @@ def test_fixed_and_its_weights_come_together(settings):
 
 
 def test_uncertainty_and_its_gradient():
-    loss, _ = loss_of(task_weighting="uncertainty")
+    loss, (total, _) = loss_of(task_weighting="uncertainty")
+    assert float(total) == pytest.approx(entropies().sum(), rel=1e-5)  # s = 0: as sure of each emotion as of the others
     s = np.array([0.5, -0.3, 0.0])
     loss.log_variances.set_value(s.astype("f4"))
     total, _ = loss(paddle.to_tensor(LOGITS), paddle.to_tensor(LABELS))
@@ -114,8 +125,10 @@ def test_dynamic_weights_follow_the_last_two_epochs():
     loss.end_epoch()
     means = entropies().sum(axis=0) / [5, 4, 5]
     np.testing.assert_allclose(loss.progress.numpy(), [[0] * 3, [0] * 3, means, [0] * 3], rtol=1e-5)
-    earlier = np.array([2.0, 0.5, 1.0], "f4")
     state = loss.progress.numpy()
+    total, _ = loss(paddle.to_tensor(LOGITS), paddle.to_tensor(LABELS))
+    assert float(total) == pytest.approx(entropies().sum(), rel=1e-5)  # the second epoch too has nothing to go by
+    earlier = np.array([2.0, 0.5, 1.0], "f4")
     state[3] = earlier
     loss.progress.set_value(state)
     powers = np.exp(means / earlier / 2)
@@ -126,6 +139,30 @@ def test_dynamic_weights_follow_the_last_two_epochs():
     before = loss.progress.numpy()
     loss(paddle.to_tensor(LOGITS), paddle.to_tensor(LABELS))
     np.testing.assert_array_equal(loss.progress.numpy(), before)
+
+
+def test_dynamic_weights_go_by_means_over_whole_epochs():
+    """Two batches, the first of them twice; then, in the next epoch, another one."""
+    loss, _ = loss_of(task_weighting="dynamic")
+    other = np.array([[0, 1, 0], [0, 0, 0], [1, -100, -100], [1, 0, 0], [0, 0, 1]])
+    for labels in (LABELS, other):
+        loss(paddle.to_tensor(LOGITS), paddle.to_tensor(labels))
+    loss.end_epoch()
+    first = (2 * entropies().sum(axis=0) + entropies(other).sum(axis=0)) / [15, 12, 14]
+    np.testing.assert_allclose(loss.progress.numpy(), [[0] * 3, [0] * 3, first, [0] * 3], rtol=1e-5)
+    loss(paddle.to_tensor(LOGITS), paddle.to_tensor(other))
+    loss.end_epoch()
+    second = entropies(other).sum(axis=0) / [5, 4, 4]
+    np.testing.assert_allclose(loss.progress.numpy(), [[0] * 3, [0] * 3, second, first], rtol=1e-5)
+
+
+def test_dynamic_weights_with_hardly_any_label():
+    """An epoch with five labels of a, one of b and none of c."""
+    labels = np.array([[1, -100, -100]] * 4 + [[0, 1, -100]])
+    loss, _ = loss_of(labels, task_weighting="dynamic")
+    loss.end_epoch()
+    sums = entropies(labels).sum(axis=0)
+    np.testing.assert_allclose(loss.progress.numpy()[2], [sums[0] / 5, sums[1], 0], rtol=1e-5)
 
 
 # -- the module
@@ -170,10 +207,10 @@ def test_running_mean_of_the_weights():
 
 
 def test_the_copy_starts_equal_draws_nothing_and_is_not_trained():
-    module, plain = make_module(weight_averaging=1.0), make_module()
-    state = paddle.rand([3]).numpy()
-    make_module()
-    np.testing.assert_array_equal(state, paddle.rand([3]).numpy())
+    module = make_module(weight_averaging=1.0)
+    drawn_next = paddle.rand([3]).numpy()
+    plain = make_module()
+    np.testing.assert_array_equal(paddle.rand([3]).numpy(), drawn_next)
     assert plain.trained is plain.model
     for name, weight in module.averaged.weights().items():
         np.testing.assert_array_equal(weight.numpy(), plain.model.weights()[name].numpy())
@@ -181,6 +218,13 @@ def test_the_copy_starts_equal_draws_nothing_and_is_not_trained():
     groups = module.configure_optimizers()._param_groups
     trained = {weight.name for group in groups for weight in group["params"]}
     assert trained == {w.name for w in module.model.parameters() if not w.stop_gradient}
+
+
+def test_the_end_of_an_epoch_reaches_the_loss():
+    module = make_module(task_weighting="dynamic")
+    module.loss.progress.set_value(np.array([[1, 2, 3], [2, 2, 2], [4, 4, 4], [5, 5, 5]], "f4"))
+    module.on_train_epoch_end()
+    np.testing.assert_allclose(module.loss.progress.numpy(), [[0] * 3, [0] * 3, [0.5, 1, 1.5], [4] * 3])
 
 
 def test_cosine_goes_to_zero_over_all_epochs():

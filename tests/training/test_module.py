@@ -7,6 +7,7 @@ from conftest import PAPERS, PLAIN
 
 from lmf_multitask.config import ModelConfig, TrainingConfig
 from lmf_multitask.models.lmf import LMFModel
+from lmf_multitask.training import parallel
 from lmf_multitask.training.module import LMFModule, TrainingModule
 
 SIZES = {"audio": 5, "video": 4, "text": 3}
@@ -83,6 +84,20 @@ def test_a_batch_without_any_annotation_teaches_nothing(reduction):
     for name, weight in module.named_parameters():
         if weight.grad is not None:
             np.testing.assert_array_equal(weight.grad.numpy(), 0, err_msg=name)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_parts_of_a_batch_make_the_loss_of_the_whole(monkeypatch, reduction):
+    """Paddle takes the mean of the processes' gradients, here of their losses: parts with 2 and 9 labels."""
+    module = make_module(loss_reduction=reduction)
+    module.eval()  # batch normalisation would see the part only
+    batch = make_batch(LABELS + [[1, 0, 1]])
+    whole = float(module.training_step(batch))
+    monkeypatch.setattr(parallel, "count", lambda: 2)
+    monkeypatch.setattr(parallel, "summed", lambda value: paddle.to_tensor(11.0))
+    parts = [{name: values[rows] for name, values in batch.items()} for rows in (slice(0, 1), slice(1, 5))]
+    losses = [float(module.training_step(part)) for part in parts]
+    assert np.mean(losses) == pytest.approx(whole, rel=1e-5)
 
 
 def test_unannotated_labels_send_no_gradient():

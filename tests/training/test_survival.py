@@ -149,6 +149,29 @@ def test_without_any_whole_checkpoint_it_starts_again(wanted, sample_path, tmp_p
     assert bits(tmp_path / "run") == wanted
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("progress.json", "{}", "progress.json: must tell history, but 'history'. Delete that checkpoint."),
+        ("progress.json", "[", "progress.json: must tell history, but Expecting value"),
+        ("progress.json", '{"history": []}', "progress.json: must tell epochs_without_better, but 'epochs_"),
+        ("trainer_state.json", "[]", "trainer_state.json: must tell best_model_checkpoint, but list indices"),
+    ],
+)
+def test_a_whole_checkpoint_that_does_not_tell_what_is_asked_is_named(
+    sample_path, tmp_path, monkeypatch, name, content, told
+):
+    config = settings(sample_path, tmp_path / "run")
+    crash_after(monkeypatch, config, 2)
+    checkpoint = tmp_path / "run/checkpoints/checkpoint-5"
+    (checkpoint / name).write_text(content)
+    write_manifest(checkpoint)
+    with pytest.raises(RunError) as caught:
+        experiment.run_experiment(config, resume=True)
+    assert str(caught.value).startswith(f"{checkpoint}/{told}")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_crash_between_early_stopping_and_the_result(sample_path, tmp_path, monkeypatch):
     config = settings(sample_path, tmp_path / "whole", epochs=40, patience=1, monitor="loss", learning_rate=0.02)
     experiment.run_experiment(config)

@@ -1,10 +1,13 @@
 """`LMFTrainer` drives a module that has nothing to do with emotions: what is promised to users of the class."""
 
+import json
 import os
+import platform
 import random
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from paddle.nn import functional as F
 
 from lmf_multitask.config import TrainingConfig
 from lmf_multitask.errors import TrainingError
+from lmf_multitask.training import parallel
 from lmf_multitask.training.module import TrainingModule
 from lmf_multitask.training.trainer import LMFTrainer, training_arguments
 
@@ -190,6 +194,27 @@ def test_arguments_of_paddlenlp_win(tmp_path):
     assert training_arguments(tmp_path, TrainingConfig(monitor="uar")).greater_is_better is True
 
 
+@pytest.mark.parametrize(("size", "each"), [(4, 2), (6, 3), (2, None), (5, None)])
+def test_processes_share_a_batch(tmp_path, monkeypatch, size, each):
+    """Two rows at least for each of them: one would make batch normalisation meaningless."""
+    monkeypatch.setattr(parallel, "count", lambda: 2)
+    if each is not None:
+        assert training_arguments(tmp_path, TrainingConfig(batch_size=size)).per_device_train_batch_size == each
+        return
+    with pytest.raises(
+        TrainingError,
+        match=f"training.batch_size must be a multiple of the 2 processes, two rows each at least, but got {size}. Choose",
+    ):
+        training_arguments(tmp_path, TrainingConfig(batch_size=size))
+
+
+def test_the_order_of_lmf_paddle_is_for_one_process(tmp_path, monkeypatch):
+    arguments = training_arguments(tmp_path)
+    monkeypatch.setattr(parallel, "count", lambda: 2)
+    with pytest.raises(TrainingError, match="row_order lmf_paddle must be used in one process, but .* launched in 2"):
+        LMFTrainer(Toy(), arguments, train_dataset=hf_dataset(), row_order="lmf_paddle")
+
+
 def test_max_steps_of_paddlenlp_ends_the_training(tmp_path):
     trainer = build(tmp_path, epochs=5, arguments={"max_steps": 6})
     trainer.fit()
@@ -357,9 +382,8 @@ def test_evaluation_equals_arithmetic(tmp_path):
         # over rows, not over batches: 9 rows are 4 + 4 + 1
         assert figures["loss"] == pytest.approx(-logs[np.arange(len(data)), labels].mean(), rel=1e-5)
         assert figures["accuracy"] == (logits.argmax(axis=1) == labels).mean()
-    assert (
-        trainer.validate()["accuracy"] == trainer.history[-1]["validation_accuracy"] or not trainer.history[-1]["best"]
-    )
+    best = [row for row in trainer.history if row["best"]][-1]
+    assert trainer.validate()["accuracy"] == best["validation_accuracy"]
     assert len(trainer.history) == 2
 
 
@@ -379,7 +403,149 @@ def test_predictions_need_no_labels(tmp_path):
     np.testing.assert_array_equal(trainer.predict(hf_dataset().remove_columns("labels")), trainer.predict(hf_dataset()))
 
 
+def test_losses_are_averaged_by_what_they_are_means_over(tmp_path):
+    """9 rows in batches of 4, 4 and 1, whose losses are said to be means over 1, 2 and 3 things."""
+
+    class Weighed(Toy):
+        def validation_step(self, batch):
+            output = super().validation_step(batch)
+            self.given.append((float(output["loss"]), 1 + len(self.given)))
+            return {**output, "weight": paddle.to_tensor(self.given[-1][1])}
+
+    module = Weighed()
+    trainer = build(tmp_path, module, arguments={"per_device_eval_batch_size": 4})
+    for _ in range(2):  # a second evaluation forgets the first
+        module.given = []
+        found = trainer.validate()["loss"]
+        losses, weights = map(np.array, zip(*module.given))
+        assert weights.tolist() == [1, 2, 3]
+        assert found == pytest.approx((losses * weights).sum() / 6, rel=1e-6)
+
+
+def test_validation_rows_of_no_weight_leave_the_loss_to_paddlenlp(tmp_path):
+    class Weightless(Toy):
+        def validation_step(self, batch):
+            return {**super().validation_step(batch), "weight": paddle.to_tensor(0)}
+
+    assert np.isfinite(build(tmp_path, Weightless()).validate()["loss"])
+
+
+def test_figures_and_predictions_leave_the_module_ready_to_predict(tmp_path):
+    trainer = build(tmp_path)
+    trainer.model.train()
+    trainer.validate()
+    assert not trainer.model.training
+    trainer.model.train()
+    statistics = trainer.model.norm._mean.numpy()
+    np.testing.assert_array_equal(trainer.predict(hf_dataset()), trainer.predict(hf_dataset()))  # no dropout
+    np.testing.assert_array_equal(trainer.model.norm._mean.numpy(), statistics)
+
+
+@pytest.mark.parametrize(("accumulated", "updates"), [(1, 4), (2, 2), (3, 1), (9, 1)])
+def test_updates_of_an_epoch(tmp_path, accumulated, updates):
+    """21 rows in batches of 5 are four, of which so many make one update."""
+    trainer = build(tmp_path, epochs=1, arguments={"gradient_accumulation_steps": accumulated})
+    assert trainer.steps_per_epoch == updates
+    if accumulated < 4:
+        trainer.fit()
+        assert trainer.steps_per_epoch == updates
+        assert trainer.state.global_step == updates
+
+
+def denormal():
+    return float(np.float32(1e-39) * np.float32(1.0)) != 0.0
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="a property of x86 processors")
+@pytest.mark.parametrize("order", ["seeded", "lmf_paddle"])
+@pytest.mark.parametrize("breaks", [False, True])
+def test_numbers_next_to_zero_are_zero_in_steps_only(tmp_path, order, breaks):
+    """Not where LMF_Paddle is reproduced to the bit; nowhere after a step that broke off."""
+
+    class Looks(Toy):
+        def training_step(self, batch):
+            seen.append(("step", denormal()))
+            if breaks:
+                raise Stop
+            return super().training_step(batch)
+
+        def on_train_batch_end(self, step):
+            seen.append(("after", denormal()))
+
+        def validation_step(self, batch):
+            seen.append(("validation", denormal()))
+            return super().validation_step(batch)
+
+    seen = []
+    trainer = build(tmp_path, Looks(), epochs=1, row_order=order)
+    with pytest.raises(Stop) if breaks else nullcontext():
+        trainer.fit()
+    assert denormal()
+    steps = 1 if breaks else 5 if order == "lmf_paddle" else 4  # LMF_Paddle's last batch may be a single row
+    whole = set() if breaks else {("after", True), ("validation", True)}
+    assert set(seen) == {("step", order == "lmf_paddle")} | whole
+    assert sum(name == "step" for name, _ in seen) == steps
+
+
+def test_hooks_are_called_with_the_number_of_the_update(tmp_path):
+    class Hooks(Toy):
+        def on_train_batch_end(self, step):
+            calls.append(step)
+
+        def on_train_epoch_end(self):
+            calls.append("epoch")
+
+        def validation_step(self, batch):
+            calls.append("validation")
+            return super().validation_step(batch)
+
+    calls = []
+    build(tmp_path, Hooks(), epochs=2).fit()
+    assert calls == [1, 2, 3, 4, "epoch", "validation", 5, 6, 7, 8, "epoch", "validation"]
+
+
 # -- what must stop
+
+
+def nan_after(steps):
+    """A module whose gradients are not finite in that step, while its loss is."""
+
+    class Breaks(Toy):
+        seen = 0
+
+        def training_step(self, batch):
+            self.seen += 1
+            odd = paddle.sqrt(self.last.bias - self.last.bias).sum()  # 0, with a gradient of 0 times infinity
+            return super().training_step(batch) + (odd if self.seen == steps else 0.0)
+
+    return Breaks()
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (8, r"in step 1 of 1, on the clips (r\d, ){7}r\d\."),
+        (9, r"in step 1 of 1, on the clips (r\d, ){7}r\d and 1 more \(see train\.log\)\."),
+    ],
+)
+def test_the_first_eight_clips_of_a_bad_step_are_named(tmp_path, rows, told):
+    data = hf_dataset(rows)
+    data = data.add_column("id", [f"r{number}" for number in range(rows)])
+    trainer = build(tmp_path, nan_after(1), train_dataset=data, arguments={"per_device_train_batch_size": rows})
+    with pytest.raises(TrainingError, match=f"First seen in the gradient of last.bias {told}$"):
+        trainer.fit()
+
+
+def test_rows_without_names_are_numbered_and_rows_that_are_no_numbers_left_out(tmp_path):
+    epoch = r"the gradient of last.bias must stay finite, but became NaN or infinite in epoch 2\. .*"
+    with pytest.raises(TrainingError, match=epoch + r"First seen in .* in step 3 of 4, on the clips (\d+, ){4}\d+\.$"):
+        build(tmp_path / "a", nan_after(7)).fit()
+    pairs = {"train_dataset": Pairs(), "validation_dataset": Pairs(9, seed=1), "collator": collate}
+    with (
+        paddle.utils.unique_name.guard(),
+        pytest.raises(TrainingError, match=epoch + r"First seen in .* in step 3 of 4\.$"),
+    ):
+        build(tmp_path / "b", nan_after(7), **pairs).fit()
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 7, 8])
@@ -454,6 +620,16 @@ def test_rotation_keeps_the_best_the_last_and_one_to_fall_back_on(tmp_path):
     build(tmp_path, epochs=5, compute_metrics=scripted(values), callbacks=[folders]).fit()
     expected = [{4}, {4, 8}, {8, 12}, {8, 16}, {8, 20}]
     assert [{int(name.removeprefix("checkpoint-")) for name in seen} for seen in folders.seen] == expected
+
+
+def test_checkpoints_name_the_best_one_by_its_place(tmp_path):
+    """Not by the one that it was written in."""
+    build(tmp_path, epochs=3, compute_metrics=scripted([0.5, 0.9, 0.1])).fit()
+    for name, best in (("checkpoint-8", "checkpoint-8"), ("checkpoint-12", "checkpoint-8")):
+        state = json.loads((tmp_path / name / "trainer_state.json").read_text())
+        assert state["best_model_checkpoint"] == str(tmp_path / best)
+        assert {"manifest.json", "progress.json"} <= set(names(tmp_path / name))
+        assert "training_args.bin" not in names(tmp_path / name)
 
 
 def uninterrupted(folder, **settings):
