@@ -2,8 +2,9 @@
 
     python scripts/benchmark_loop.py --data_path FILE [--epochs 3] [--rounds 5]
 
-The bare loop gathers batches, trains, and computes the validation loss; the Trainer's also computes the validation
-figures, keeps the history and writes a checkpoint per epoch. They run in turn (A B A B ...); medians and their ratio count.
+The bare loop gathers batches, trains, averages weights, and computes the validation loss; the Trainer's also looks whether
+all gradients are finite, computes the validation figures, keeps the history and writes a checkpoint per epoch. They run in
+turn (A B A B ...); medians and their ratio count.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from types import SimpleNamespace
 
 import lmf_multitask.runtime
 
@@ -40,7 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     data = load_data(ExperimentConfig(data_path=options.data_path))
-    config = TrainingConfig(epochs=options.epochs, patience=None)
+    config = TrainingConfig(epochs=options.epochs, patience=None, monitor="weighted_f1")
     columns = {split: column_arrays(rows) for split, rows in data.items()}
     sizes = {name: columns["train"][name].shape[-1] for name in ("audio", "video", "text")}
     emotions = emotion_names(data["train"])
@@ -48,21 +50,27 @@ def main() -> None:
     def new_module() -> LMFModule:
         paddle.seed(1)
         np.random.seed(1)
-        return LMFModule(LMFModel(sizes, emotions), config)
+        return LMFModule(LMFModel(sizes, emotions), config, columns["train"]["labels"])
 
     def bare() -> None:
         module = new_module()
         optimizer = module.configure_optimizers()
         train, validation = columns["train"], columns["validation"]
+        step, steps = 0, -(-len(train["labels"]) // config.batch_size)
+        module.trainer = SimpleNamespace(steps_per_epoch=steps, log_value=lambda *_: None)
         for _ in range(config.epochs):
             module.train()
             order = np.random.permutation(len(train["labels"]))
             for start in range(0, len(order), config.batch_size):
                 rows = order[start : start + config.batch_size]
+                lmf_multitask.runtime.flush_denormals(True)
                 loss = module.training_step({name: paddle.to_tensor(values[rows]) for name, values in train.items()})
                 loss.backward()
                 optimizer.step()
                 optimizer.clear_grad()
+                lmf_multitask.runtime.flush_denormals(False)
+                step += 1
+                module.on_train_batch_end(step)
             module.eval()
             with paddle.no_grad():
                 module.validation_step({name: paddle.to_tensor(values[:]) for name, values in validation.items()})[

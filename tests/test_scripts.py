@@ -195,3 +195,12 @@ def test_the_four_steps_of_the_seed(checkout):
     status, output = run(checkout, "scripts/infer.sh", "--split", "train", "--output_dir", "other")
     assert status == 0
     assert "160 clips" in output
+
+
+@pytest.mark.slow
+def test_the_loop_beside_a_bare_one():
+    command = [sys.executable, "scripts/benchmark_loop.py", "--epochs", "1", "--rounds", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^ratio    \d+\.\d{3} \(from ", done.stdout, re.MULTILINE)
