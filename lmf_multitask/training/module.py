@@ -53,6 +53,10 @@ class TrainingModule(nn.Layer):
     def on_train_epoch_end(self) -> None:
         """Called after an epoch's last step, before validation."""
 
+    def watched_parameters(self) -> list[tuple[str, paddle.Tensor]]:
+        """What must stay finite at every step: the gradients of these, and the values of those that are not trained."""
+        return list(self.named_parameters())
+
     def configure_optimizers(self) -> Any:
         """Returns a Paddle optimiser, or a pair of it and a learning-rate scheduler that is advanced after every step."""
         raise NotImplementedError
@@ -131,6 +135,10 @@ class LMFModule(TrainingModule):
                     paddle.assign(weight, average)
                 else:
                     average.lerp_(weight.detach(), share)
+
+    def watched_parameters(self) -> list[tuple[str, paddle.Tensor]]:
+        """All but the running mean, which is of what is watched."""
+        return [(name, weight) for name, weight in self.named_parameters() if not name.startswith("averaged.")]
 
     def on_train_epoch_end(self) -> None:
         """Lets the loss know."""

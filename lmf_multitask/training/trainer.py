@@ -171,7 +171,7 @@ class LMFTrainer(Trainer):
         Raises:
             TrainingError: the loss, a gradient or a parameter is not finite; the checkpoints of the epochs before are kept.
         """
-        self._watched = list(self.model.named_parameters())
+        self._watched = self.module.watched_parameters()
         checkpoint = parallel.from_first(self._last_checkpoint() if resume and parallel.is_first() else None)
         self._resumed_from = None if checkpoint is None else str(checkpoint)
         self.history, self._logged, self._epoch_end.epochs_without_better = [], {}, 0
@@ -267,8 +267,9 @@ class LMFTrainer(Trainer):
     get_test_dataloader = get_eval_dataloader
 
     def _loader(self, dataset: Any, batch_size: int, shuffle: bool) -> paddle.io.DataLoader:
-        collator = self._own_collator
+        collator, kind = self._own_collator, paddle.io.DataLoader
         if collator is None:
+            kind = _DirectLoader
             collator = BatchCollator(column_arrays(dataset))
             dataset = RowNumbers(len(dataset))
         if self._row_order == "lmf_paddle" and self.is_in_train:
@@ -282,7 +283,7 @@ class LMFTrainer(Trainer):
             sampler = EpochBatchSampler(dataset, batch_size)
         if shuffle:
             collator = self._batches = _RememberedRows(collator, len(sampler))
-        return paddle.io.DataLoader(dataset, batch_sampler=sampler, collate_fn=collator, num_workers=0)
+        return kind(dataset, batch_sampler=sampler, collate_fn=collator, num_workers=0)
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
         """Takes both from the module."""
@@ -491,8 +492,19 @@ def _problem(checkpoint: Path) -> str | None:
     return None
 
 
+class _DirectLoader(paddle.io.DataLoader):
+    """Gathers each batch when it is asked for: half a millisecond.
+
+    Paddle's own gathers ahead, in a thread; waiting for it, since both want Python's lock, takes 1.6 ms of a step of 13.
+    """
+
+    def __iter__(self) -> Iterator[dict[str, paddle.Tensor]]:
+        for rows in self.batch_sampler:
+            yield {name: paddle.to_tensor(values) for name, values in self.collate_fn(rows).items()}
+
+
 class _RememberedRows:
-    """A collator that remembers of which rows the batches of the current epoch were made (some are made ahead)."""
+    """A collator that remembers of which rows the batches of the current epoch were made (Paddle makes some ahead)."""
 
     def __init__(self, collator: Callable[[Sequence[Any]], Any], steps: int) -> None:
         self._collator, self.steps = collator, steps
