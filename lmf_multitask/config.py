@@ -196,7 +196,7 @@ class TrainingConfig:
 
     epochs: int = 40
     batch_size: int = 64
-    eval_batch_size: int = 1024
+    eval_batch_size: int = 256
     learning_rate: float = 0.001
     factor_learning_rate: float | None = None
     schedule: Literal["constant", "cosine"] = "constant"
