@@ -55,7 +55,7 @@ def test_settings_are_the_published_ones(recipe, row):
         rates = {"learning_rate": float(row["other"]), "factor_learning_rate": float(row["factor"])}
     assert config.training == TrainingConfig(
         epochs=100, batch_size=int(row["batch"]), weight_decay=float(row["decay"]), row_order="lmf_paddle", loss_reduction="sum",
-        monitor="loss", patience=20, **PLAIN, **rates,
+        monitor="loss", patience=20, eval_batch_size=1024, **PLAIN, **rates,
     )  # fmt: skip
 
 
