@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lmf_multitask.data.folders import feature_table
+from lmf_multitask.data.cache import feature_table
 from lmf_multitask.data.sample import ROWS, sample_clips
 from lmf_multitask.data.schema import IEMOCAP_EMOTIONS, dataset_features
 

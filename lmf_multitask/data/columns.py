@@ -6,13 +6,9 @@ Shape letters: N rows (clips).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from pyarrow.parquet import ParquetFile
 
 BLOCK_ROWS = 512
 """Rows in memory at a time when a whole column is passed over: 12 MB of IEMOCAP's text."""
@@ -108,10 +104,3 @@ def row_blocks(column: Column, rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
     """
     for start in range(0, len(column), rows):
         yield column[start : start + rows]
-
-
-def open_parquet(path: Path) -> ParquetFile:
-    """A Parquet file whose ``iter_batches`` holds a batch; pyarrow's default holds a row group, which may be the whole file."""
-    from pyarrow.parquet import ParquetFile
-
-    return ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)

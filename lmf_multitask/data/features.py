@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from lmf_multitask.data.columns import open_parquet
 from lmf_multitask.data.corpus import PickledCorpus
 from lmf_multitask.data.npz import NpzRows
 from lmf_multitask.data.schema import MODALITIES, SPLITS, present_modalities
@@ -123,22 +122,16 @@ def _npz(path: Path) -> FeatureRows:
 
 
 def _saved(folder: Path, split: str | None) -> FeatureRows:
-    import datasets
-    import pyarrow
-
-    try:
-        loaded = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, pyarrow.ArrowInvalid) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise DataError(f"{folder}: must be a saved data set, but {reason}. Save it again.") from None
-    if isinstance(loaded, datasets.Dataset):
-        return _joined([_saved_part(folder, loaded, "row")], ())
-    wanted = _wanted(folder, [name for name in SPLITS if name in loaded], split)
-    return _joined([_saved_part(folder, loaded[name], name) for name in wanted], wanted)
+    if not (folder / "dataset_dict.json").is_file():
+        return _joined([_saved_part(folder, folder, "row")], ())
+    wanted = _wanted(folder, [name for name in SPLITS if (folder / name).is_dir()], split)
+    return _joined([_saved_part(folder, folder / name, name) for name in wanted], wanted)
 
 
-def _saved_part(folder: Path, part: Any, split: str) -> FeatureRows:
-    table = part.data  # save_to_disk wrote a selection as rows of its own
+def _saved_part(folder: Path, source: Path, split: str) -> FeatureRows:
+    from lmf_multitask.data.tables import open_saved  # needs pyarrow, other files do not
+
+    table = open_saved(source)[0].data  # save_to_disk wrote a selection as rows of its own
 
     def read(rows: int) -> Iterator[Any]:
         return (table.slice(start, rows) for start in range(0, len(table), rows))
@@ -159,6 +152,8 @@ def _parquet_folder(folder: Path, split: str | None) -> FeatureRows:
 
 def _parquet(path: Path, split: str) -> FeatureRows:
     import pyarrow
+
+    from lmf_multitask.data.tables import open_parquet
 
     try:
         file = open_parquet(path)

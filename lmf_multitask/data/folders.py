@@ -10,22 +10,20 @@ Shape letters: N rows (clips), T emotions, L words, D feature dimensions.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets.exceptions import DatasetGenerationError
 
-from lmf_multitask.data.columns import BLOCK_ROWS, open_parquet
+from lmf_multitask.data.cache import built, feature_table, file_sha256
+from lmf_multitask.data.columns import BLOCK_ROWS
 from lmf_multitask.data.report import Cleaning, NonFinitePolicy, describe
 from lmf_multitask.data.schema import (
     MODALITIES,
@@ -37,15 +35,13 @@ from lmf_multitask.data.schema import (
     present_modalities,
     table_column,
 )
+from lmf_multitask.data.tables import DAMAGES, first_line, open_parquet, open_saved
 from lmf_multitask.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 _LABEL_ROWS = 1 << 16  # read at a time: labels are small
 _LONG = 1 << 28  # bytes whose copying is announced
-
-_DAMAGES = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, pa.ArrowException)
-"""What `datasets` and pyarrow raise on files that are not what they expect."""
 
 
 def load_folder(
@@ -107,16 +103,7 @@ def _open_saved(folder: Path) -> list[_Split]:
     found = []
     for split in SPLITS:
         source = folder / split
-        try:
-            state = json.loads((source / "state.json").read_text(encoding="utf-8"))
-            names = [part["filename"] for part in state["_data_files"]]
-            if any(Path(name).name != name or (source / name).is_symlink() for name in names):
-                raise ValueError("it refers to files outside of it")
-            part = datasets.Dataset.load_from_disk(str(source))
-            part.data.validate(full=True)  # or a damaged offset would make pyarrow read foreign memory
-        except _DAMAGES as error:
-            raise DataError(f"{source}: must be a saved data set, but {_first_line(error)}. Save it again.") from None
-        files = [source / name for name in names]
+        part, files = open_saved(source)
         found.append(_Split(split, len(part), part.features, files, _mapped_tables(part.data.table), part))
     return found
 
@@ -165,8 +152,8 @@ def _parquet_damages(source: Path) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except _DAMAGES as error:
-        raise DataError(f"{source}: must be a Parquet file, but {_first_line(error)}. Write it again.") from None
+    except DAMAGES as error:
+        raise DataError(f"{source}: must be a Parquet file, but {first_line(error)}. Write it again.") from None
 
 
 def _check_parquet_size(path: Path) -> None:
@@ -180,11 +167,6 @@ def _check_parquet_size(path: Path) -> None:
         raise DataError(
             f"{path}: must hold at most 100 values per byte, but holds {values:,} in {size:,}. Check the file."
         )
-
-
-def _first_line(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")[:200]
 
 
 # -- what is in them
@@ -462,62 +444,6 @@ def _copy(folder: Path, data: _Layout, cache_dir: object) -> datasets.DatasetDic
         logger.info("%s: its %s clips are checked and copied to the cache of datasets, once", folder, f"{clips:,}")
     with _progress(clips, "writing") as builder.advance:
         return built(builder, folder)
-
-
-def built(builder: datasets.DatasetBuilder, path: Path) -> datasets.DatasetDict:
-    """What a builder gives, from the cache if it is there.
-
-    Raises:
-        DataError: the data in `path` are at fault.
-        OSError: the cache cannot be written.
-    """
-    try:
-        builder.download_and_prepare()
-    except DatasetGenerationError as error:
-        cause = error.__cause__
-        if isinstance(cause, DataError):
-            raise DataError(str(cause) if str(path) in str(cause) else f"{path}: {cause}") from None
-        if isinstance(cause, OSError):
-            raise cause from None
-        raise
-    return builder.as_dataset()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def feature_table(
-    ids: list[str], features: dict[str, np.ndarray], labels: np.ndarray, types: datasets.Features
-) -> pa.Table:
-    """N rows as an Arrow table of these types, over the same memory.
-
-    Args:
-        ids: their names.
-        features: columns `[N, ...]`.
-        labels: int64 `[N, T]`.
-        types: the columns, in order.
-    """
-    arrays = {**features, "labels": labels}
-    columns = [pa.array(ids) if name == "id" else fixed_lists(arrays[name]) for name in types]
-    return pa.table(columns, names=list(types)).cast(types.arrow_schema)
-
-
-def fixed_lists(values: np.ndarray) -> pa.Array:
-    """`[N, ...]` as nested fixed-size lists over the same memory."""
-    array = pa.array(np.ascontiguousarray(values).reshape(-1))
-    for size in values.shape[:0:-1]:
-        array = pa.FixedSizeListArray.from_arrays(array, size)
-    return array
 
 
 @contextmanager

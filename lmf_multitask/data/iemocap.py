@@ -12,8 +12,9 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from lmf_multitask.data.cache import built, feature_table, file_sha256, fixed_lists
 from lmf_multitask.data.corpus import PickledCorpus
-from lmf_multitask.data.folders import built, feature_table, file_sha256, fixed_lists, load_folder
+from lmf_multitask.data.folders import load_folder
 from lmf_multitask.data.report import NonFinitePolicy, clean, describe
 from lmf_multitask.data.safe_pickle import check_regular_file
 from lmf_multitask.data.schema import (

@@ -240,6 +240,20 @@ def test_saved_folders_without_the_splits(tmp_path):
         open_features(tmp_path / "two")
 
 
+@pytest.mark.parametrize("folder", ["saved", "saved/test"])  # all splits, or one by itself
+def test_saved_folders_may_not_refer_to_files_outside(tmp_path, folder):
+    rows = datasets.Dataset.from_dict({"audio": [[1.0]]})
+    datasets.DatasetDict(test=rows).save_to_disk(str(tmp_path / "saved"))
+    assert open_features(tmp_path / folder).count == 1
+    (inside,) = (tmp_path / "saved/test").glob("*.arrow")
+    inside.rename(tmp_path / "elsewhere.arrow")
+    inside.symlink_to(tmp_path / "elsewhere.arrow")
+    with pytest.raises(
+        DataError, match="test: must be a saved data set, but it refers to files outside of it. Save it"
+    ):
+        open_features(tmp_path / folder)
+
+
 def test_folders_that_are_none(tmp_path):
     with pytest.raises(DataError, match="has none of these"):
         open_features(tmp_path)

@@ -13,9 +13,10 @@ from conftest import make_corpus
 
 from lmf_multitask import load_iemocap
 from lmf_multitask.data import folders
-from lmf_multitask.data.columns import ChunkedColumn, open_parquet
+from lmf_multitask.data.columns import ChunkedColumn
 from lmf_multitask.data.folders import CheckedFolder
 from lmf_multitask.data.schema import column_array, column_arrays, fingerprint, missing_rows
+from lmf_multitask.data.tables import open_parquet
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.baselines import flat_features
 
