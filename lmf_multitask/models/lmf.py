@@ -156,11 +156,13 @@ class LMFModel(nn.Layer):
         for name, features in (("audio", audio), ("video", video)):
             if name in self.config.modalities:
                 hidden.append(getattr(self, f"{name}_encoder")(features))
-                there.append((features != 0).any(axis=1) if masked else None)
+                if masked:
+                    there.append((features != 0).any(axis=1))
         if "text" in self.config.modalities:
-            is_word = words_there(text) if masked or self.config.text_pooling != "last_step" else None
+            is_word = words_there(text) if masked else None
             hidden.append(self.text_encoder(text, is_word))
-            there.append(is_word.any(axis=1) if masked else None)
+            if masked:
+                there.append(is_word.any(axis=1))
         if masked:
             hidden = self._without_missing(hidden, paddle.stack(there, axis=1))
         if self.heads is None:
