@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +42,7 @@ from lmf_multitask.runs import Run
 from lmf_multitask.runtime import seed_everything, select_device, surroundings
 from lmf_multitask.training import parallel
 from lmf_multitask.training.module import LMFModule
+from lmf_multitask.training.stopping import saved_when_stopped, told_how_to_go_on
 from lmf_multitask.training.trainer import LMFTrainer, VisualDLLogs, training_arguments
 
 from lmf_multitask.data.loading import load_data, missing_in_train, without  # isort: skip - paddlenlp must be imported before datasets
@@ -89,7 +87,7 @@ def run_experiment(
         if resume:
             _check_resumable(run, config, origin, force)
         run.start(config, origin, keep=resume)
-        with run.logging_to_file(), _told_how_to_go_on(run):
+        with run.logging_to_file(), told_how_to_go_on(run.folder):
             parallel.from_first(resume)
             return _train_and_test(config, run, dataset, resume)
 
@@ -169,50 +167,6 @@ def validate_experiment(
         # nobody needs the weights: neither of the best epoch, nor to go on
         trainer = _trainer(config, dataset, folder, on_epoch, save_strategy="no", load_best_model_at_end=False)
         return trainer.fit()
-
-
-@contextmanager
-def _told_how_to_go_on(run: Run) -> Iterator[None]:
-    """Says what is left when the user or the system stops the training; SIGTERM ends it with status 143."""
-    # Paddle has put a handler of its own there, which just ends the process
-    with _handled({signal.SIGTERM: lambda number, _: sys.exit(128 + number)}):
-        try:
-            yield
-        except (KeyboardInterrupt, SystemExit):
-            logger.warning(
-                "stopped; what is finished is saved. To go on, give the same command with --resume: %s", run.folder
-            )
-            raise
-
-
-@contextmanager
-def _saved_when_stopped(trainer: LMFTrainer) -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait for the end of the current step and its checkpoint; a second one does not wait."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        trainer.stop(KeyboardInterrupt())
-
-    def terminate(number: int, frame: Any) -> None:
-        trainer.stop(SystemExit(128 + number))
-
-    handlers = {signal.SIGTERM: terminate}
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of what a shell starts in the background
-        handlers[signal.SIGINT] = interrupt
-    with _handled(handlers):
-        yield
-
-
-@contextmanager
-def _handled(handlers: Mapping[signal.Signals, Callable[[int, Any], None]]) -> Iterator[None]:
-    """Signals have these handlers inside the block; only the main thread may set any."""
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def evaluate_model(
@@ -347,7 +301,7 @@ def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resu
     )
     if not parallel.is_first():  # other numbers for dropout in every process
         paddle.seed((config.seed + parallel.number()) % 2**63)
-    with lines, _saved_when_stopped(trainer):
+    with lines, saved_when_stopped(trainer):
         trainer.fit(resume=resume)
     return trainer
 
