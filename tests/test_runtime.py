@@ -123,8 +123,19 @@ def test_debug_says_more():
     assert done.stderr == "shown\n"
 
 
-def test_importing_the_library_sets_no_logging_up():
+def test_importing_the_library_changes_nothing_for_its_program():
     assert logging.getLogger("lmf_multitask").handlers == []
+    found = run(
+        "import gc\nbefore = gc.get_threshold()\nimport lmf_multitask.runtime\nprint(gc.get_threshold() == before)"
+    )
+    assert found.stdout == "True\n"
+
+
+def test_commands_look_for_garbage_less_often():
+    done = run(
+        "import gc\nfrom lmf_multitask.runtime import prepare_process\nprepare_process()\nprint(*gc.get_threshold())"
+    )
+    assert done.stdout == "50000 20 100\n"
 
 
 def test_denormals_are_zero_only_while_it_is_asked_for():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
@@ -19,12 +18,13 @@ import paddle
 
 from lmf_multitask.config import TrainingConfig
 from lmf_multitask.data.collator import BatchCollator, RowNumbers
-from lmf_multitask.data.safe_pickle import check_plain
 from lmf_multitask.data.schema import column_arrays
-from lmf_multitask.errors import DataError, RunError, TrainingError
-from lmf_multitask.files import atomic_folder, damage, remove_leftovers, write_manifest
+from lmf_multitask.errors import TrainingError
+from lmf_multitask.files import atomic_folder, write_manifest
 from lmf_multitask.runtime import flush_denormals, ignore_noise, quiet_imports
 from lmf_multitask.training import parallel
+from lmf_multitask.training.batches import DirectLoader, RememberedRows
+from lmf_multitask.training.checkpoints import Progress, best_checkpoint, last_whole
 from lmf_multitask.training.module import TrainingModule
 from lmf_multitask.training.sampler import EpochBatchSampler, LMFPaddleBatchSampler
 
@@ -37,7 +37,6 @@ with quiet_imports():
 logger = logging.getLogger(__name__)
 
 _TRAINERS_OWN = ("interval_", "learning_rate", "global_step", "progress_or_epoch")  # of no use in the history
-PROGRESS_FILE = "progress.json"
 
 
 def training_arguments(
@@ -129,7 +128,7 @@ class LMFTrainer(Trainer):
         self._logged: dict[str, list[tuple[Any, int]]] = {}
         self._weighted_losses: list[tuple[paddle.Tensor, paddle.Tensor]] = []
         self._resumed_from: str | None = None
-        self._batches: _RememberedRows | None = None
+        self._batches: RememberedRows | None = None
         self._watched: list[tuple[str, paddle.Tensor]] = []
         self._alone = False
         self._stop_with: BaseException | None = None
@@ -172,7 +171,7 @@ class LMFTrainer(Trainer):
             TrainingError: the loss, a gradient or a parameter is not finite; the checkpoints of the epochs before are kept.
         """
         self._watched = self.module.watched_parameters()
-        checkpoint = parallel.from_first(self._last_checkpoint() if resume and parallel.is_first() else None)
+        checkpoint = parallel.from_first(last_whole(self.args.output_dir) if resume and parallel.is_first() else None)
         self._resumed_from = None if checkpoint is None else str(checkpoint)
         self.history, self._logged, self._epoch_end.epochs_without_better = [], {}, 0
         self._stop_with = None
@@ -269,7 +268,7 @@ class LMFTrainer(Trainer):
     def _loader(self, dataset: Any, batch_size: int, shuffle: bool) -> paddle.io.DataLoader:
         collator, kind = self._own_collator, paddle.io.DataLoader
         if collator is None:
-            kind = _DirectLoader
+            kind = DirectLoader
             collator = BatchCollator(column_arrays(dataset))
             dataset = RowNumbers(len(dataset))
         if self._row_order == "lmf_paddle" and self.is_in_train:
@@ -282,7 +281,7 @@ class LMFTrainer(Trainer):
         else:
             sampler = EpochBatchSampler(dataset, batch_size)
         if shuffle:
-            collator = self._batches = _RememberedRows(collator, len(sampler))
+            collator = self._batches = RememberedRows(collator, len(sampler))
         return kind(dataset, batch_sampler=sampler, collate_fn=collator, num_workers=0)
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
@@ -406,13 +405,11 @@ class LMFTrainer(Trainer):
                 self.state.best_model_checkpoint = str(root / name)
             self.state.save_to_json(str(stage / name / "trainer_state.json"))
             (stage / name / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
-            progress = {
-                "history": self.history,
-                "epochs_without_better": self._epoch_end.epochs_without_better,
-                # of an epoch that has not ended
-                "logged": {name: [[float(v), rows] for v, rows in found] for name, found in self._logged.items()},
-            }
-            (stage / name / PROGRESS_FILE).write_text(json.dumps(progress), encoding="utf-8")
+            Progress(
+                history=self.history,
+                epochs_without_better=self._epoch_end.epochs_without_better,
+                logged={name: [(float(v), rows) for v, rows in found] for name, found in self._logged.items()},
+            ).write(stage / name)
             for file in (stage / name).iterdir():
                 file.rename(folder / file.name)
             shutil.rmtree(stage)
@@ -440,88 +437,17 @@ class LMFTrainer(Trainer):
     def _epoch_end(self) -> _EpochEnd:
         return next(c for c in self.callback_handler.callbacks if isinstance(c, _EpochEnd))
 
-    def _last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that is whole, and whose best epoch is; damaged ones are named and passed over."""
-        folder = Path(self.args.output_dir)
-        remove_leftovers(folder)
-        found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-        for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
-            problem = _problem(path)
-            if problem is None:
-                best = self._best_checkpoint(path)
-                problem = best and best != path and _problem(best)
-                problem = problem and f"that of the best epoch, {best.name}, is damaged: {problem}"
-            if not problem:
-                return path
-            logger.warning("%s: must be a whole checkpoint, but %s. Passed over.", path, problem)
-        return None
-
-    def _best_checkpoint(self, checkpoint: Path) -> Path | None:
-        """Where the best epoch so far was saved; the run directory may have been moved since."""
-        best = _read_json(checkpoint / "trainer_state.json", "best_model_checkpoint")
-        return None if best is None else Path(self.args.output_dir) / Path(best).name
-
     def _restore_progress(self) -> None:
         """The history and the patience of the run that is gone on with."""
-        path = Path(self._resumed_from) / PROGRESS_FILE
-        self.history = _read_json(path, "history")
-        self._epoch_end.epochs_without_better = _read_json(path, "epochs_without_better")
-        self._logged = {name: [tuple(entry) for entry in found] for name, found in _read_json(path, "logged").items()}
+        progress = Progress.read(self._resumed_from)
+        self.history, self._logged = progress.history, progress.logged
+        self._epoch_end.epochs_without_better = progress.epochs_without_better
 
     def _restore_states(self) -> None:
         """After Trainer has loaded weights and optimiser: the random states, and where the best weights are."""
-        best = self._best_checkpoint(Path(self._resumed_from))
+        best = best_checkpoint(Path(self._resumed_from))
         self.state.best_model_checkpoint = best and str(best)
         self._load_rng_state(self._resumed_from)  # Trainer skips this at the boundary of epochs
-
-
-_PADDLES_GENERATOR = ("paddle.base.libpaddle", "GeneratorState")  # the only class in a checkpoint; its state is numbers
-
-
-def _problem(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint: it is not whole, or its pickles, which Trainer reads with Python's reader, run code."""
-    problem = damage(checkpoint)
-    if problem is not None:
-        return problem
-    for path in sorted(checkpoint.iterdir()):
-        if path.suffix in (".pdparams", ".pdopt", ".pth"):
-            try:
-                check_plain(path, [_PADDLES_GENERATOR])
-            except DataError as error:
-                return str(error).removeprefix(f"{path}: ").rstrip(".")
-    return None
-
-
-class _DirectLoader(paddle.io.DataLoader):
-    """Gathers each batch when it is asked for: half a millisecond.
-
-    Paddle's own gathers ahead, in a thread; waiting for it, since both want Python's lock, takes 1.6 ms of a step of 13.
-    """
-
-    def __iter__(self) -> Iterator[dict[str, paddle.Tensor]]:
-        for rows in self.batch_sampler:
-            yield {name: paddle.to_tensor(values) for name, values in self.collate_fn(rows).items()}
-
-
-class _RememberedRows:
-    """A collator that remembers of which rows the batches of the current epoch were made (Paddle makes some ahead)."""
-
-    def __init__(self, collator: Callable[[Sequence[Any]], Any], steps: int) -> None:
-        self._collator, self.steps = collator, steps
-        self.rows: list[list[Any]] = []
-
-    def __call__(self, rows: Sequence[Any]) -> Any:
-        if len(self.rows) == self.steps:
-            self.rows = []
-        self.rows.append(list(rows))
-        return self._collator(rows)
-
-
-def _read_json(path: Path, key: str) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: must tell {key}, but {error}. Delete that checkpoint.") from None
 
 
 class _EpochEnd(TrainerCallback):
