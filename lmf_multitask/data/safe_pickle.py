@@ -436,7 +436,7 @@ class _Machine:
     def _payload_line(self, coding: str, quoted: bool) -> bytes | str | _Span:
         """The rest of the line, as protocol 0 writes bytes and text."""
         start = self._file.tell()
-        line = self._file.readline(LARGE)
+        line = self._file.readline(LARGE + 3)  # two quotes and the line's end
         size, end = len(line), line[-2:]
         while not end.endswith(b"\n"):
             more = self._file.readline(1 << 20)

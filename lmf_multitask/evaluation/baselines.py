@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from lmf_multitask.data.columns import BLOCK_ROWS, Columns
 from lmf_multitask.data.schema import MODALITIES, NOT_ANNOTATED
@@ -103,7 +104,12 @@ def fit_linear_baseline(train: Columns, validation: Columns, emotions: Sequence[
     scaler = StandardScaler(copy=False).fit(rows)  # which then works in place
     rows, held_out = scaler.transform(rows), scaler.transform(held_out)
     labels, held_out_labels = train["labels"][drawn], validation["labels"][judges]
-    chosen = [_best_of(name, rows, labels[:, t], held_out, held_out_labels[:, t]) for t, name in enumerate(emotions)]
+    with threadpool_limits(
+        1
+    ):  # two threads take two to three times as long for products of this size, and round otherwise
+        chosen = [
+            _best_of(name, rows, labels[:, t], held_out, held_out_labels[:, t]) for t, name in enumerate(emotions)
+        ]
     return LinearBaseline(
         tuple(emotions),
         tuple(strength for strength, _, _ in chosen),

@@ -95,8 +95,10 @@ class LMFModule(TrainingModule):
         self.config = config or TrainingConfig()
         self.loss = EmotionLoss(self.config, model.emotions, labels)
         self.averaged = None
+        self._pairs: list[tuple[paddle.Tensor, paddle.Tensor]] = []
         if self.config.weight_averaging is not None:
             self.averaged = _copy(model)
+            self._pairs = list(zip(self.averaged.parameters(), model.parameters()))
 
     @property
     def trained(self) -> LMFModel:
@@ -130,7 +132,7 @@ class LMFModule(TrainingModule):
         decay = min(1.0 - 1.0 / max(length, 1.0), (1 + step) / (10 + step))
         share = paddle.to_tensor(1.0 - decay, dtype="float32")
         with paddle.no_grad():
-            for average, weight in zip(self.averaged.parameters(), self.model.parameters()):
+            for average, weight in self._pairs:
                 if weight.stop_gradient:  # statistics of the inputs
                     paddle.assign(weight, average)
                 else:
