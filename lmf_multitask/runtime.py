@@ -15,7 +15,9 @@ import logging
 import os
 import platform
 import random
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,7 +127,10 @@ def ignore_noise() -> None:
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Hides the known noise of third-party imports inside the block, and nothing else."""
+    """Hides the known noise of third-party imports inside the block, and nothing else; SIGTERM does what it did before.
+
+    (Paddle's import gives it to a handler of its own, which tells of a fatal error, past Python's.)
+    """
     said = io.StringIO()
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(said):
@@ -133,6 +138,8 @@ def quiet_imports() -> Iterator[None]:
             warnings.simplefilter("ignore", DeprecationWarning)  # of third parties among themselves
             yield
     finally:
+        if threading.current_thread() is threading.main_thread():  # no other may
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
         for line in said.getvalue().splitlines():
             if not any(known in line for known in _LINES):
                 print(line, file=sys.stderr)

@@ -113,6 +113,21 @@ def test_a_command_says_what_is_ours():
     assert done.stdout == ""
 
 
+def test_a_command_that_is_ended_while_it_imports_or_loads_data_ends_quietly():
+    """Paddle's import would have SIGTERM told as a fatal error, with a C++ stack."""
+    code = (
+        "import os, signal, sys\n"
+        "from lmf_multitask.command_line import run\n"
+        "def main(arguments):\n"
+        "    import lmf_multitask.models\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('went on')\n"
+        "sys.exit(run(main, []))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+
+
 def test_debug_says_more():
     done = run(
         "import logging\n"

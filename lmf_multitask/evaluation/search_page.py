@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmf_multitask.evaluation.page import Section, write_page
-from lmf_multitask.evaluation.search_plots import search_pictures
+from lmf_multitask.evaluation.search_plots import MOST_SLICES, search_pictures
 from lmf_multitask.evaluation.search_results import SearchResult
 from lmf_multitask.evaluation.tables import TextTable, seed_rows
 
@@ -72,7 +72,12 @@ def write_search(result: SearchResult, folder: Path) -> Path:
         else "Importances need more finished trials than settings that vary, and different figures."
     )
     sections.append(Section("What matters", text, shown("importance")))
-    sections.append(Section("Each setting", "The most important first." if result.importances else "", shown("slices")))
+    varied = len(result.trials[0].settings)
+    text = "The most important first." if result.importances else ""
+    if varied > MOST_SLICES:
+        kind = "most important" if result.importances else "first"
+        text = f"The {MOST_SLICES} {kind} of {varied}."
+    sections.append(Section("Each setting", text, shown("slices")))
     failed = "\n".join(f"trial {trial.number}: {trial.reason}" for trial in result.trials if trial.reason)
     sections.append(Section("Every trial", "", (), [result.trials_table()], failed or None))
     return write_page(

@@ -15,7 +15,7 @@ from lmf_multitask.evaluation.search_results import SearchResult, Trial, short_n
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_SLICES = 12
+MOST_SLICES = 18
 
 
 def search_pictures(result: SearchResult) -> list[Picture]:

@@ -222,12 +222,14 @@ class LMFTrainer(Trainer):
 
     def validate(self) -> dict[str, float]:
         """Figures on the validation rows."""
-        return self.test(self.eval_dataset)
+        return self._figures(self.get_eval_dataloader())
 
     def test(self, dataset: Any) -> dict[str, float]:
         """Mean loss and the figures of ``compute_metrics`` on any rows."""
+        return self._figures(self.get_test_dataloader(dataset))
+
+    def _figures(self, loader: paddle.io.DataLoader) -> dict[str, float]:
         with _quiet_paddlenlp():
-            loader = self.get_eval_dataloader(dataset)
             output = self.evaluation_loop(
                 loader, "Test", prediction_loss_only=not self._wants_predictions, metric_key_prefix="eval"
             )
@@ -238,7 +240,7 @@ class LMFTrainer(Trainer):
         """What ``predict_step`` gives for every row, in order."""
         self.model.eval()
         with paddle.no_grad():
-            found = [self.model.predict_step(batch).numpy() for batch in self.get_eval_dataloader(dataset)]
+            found = [self.model.predict_step(batch).numpy() for batch in self.get_test_dataloader(dataset)]
         return np.concatenate(found)
 
     def log_value(self, name: str, value: float | paddle.Tensor, rows: int) -> None:
@@ -263,7 +265,13 @@ class LMFTrainer(Trainer):
             raise TrainingError("validate must be given rows, but validation_dataset is None. Pass it to LMFTrainer.")
         return self._loader(dataset, self.args.per_device_eval_batch_size, shuffle=False)
 
-    get_test_dataloader = get_eval_dataloader
+    def get_test_dataloader(self, test_dataset: Any) -> paddle.io.DataLoader:
+        """Batches in the order of the rows."""
+        if test_dataset is None:
+            raise TrainingError(
+                "test and predict must be given rows, but got None. validate takes the validation rows."
+            )
+        return self.get_eval_dataloader(test_dataset)
 
     def _loader(self, dataset: Any, batch_size: int, shuffle: bool) -> paddle.io.DataLoader:
         collator, kind = self._own_collator, paddle.io.DataLoader

@@ -3,6 +3,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from lmf_multitask.data.columns import ChunkedColumn
 from lmf_multitask.errors import DataError
@@ -43,6 +44,21 @@ def test_agreement_with_scikit_learns_pipeline():
         theirs = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=5000, tol=1e-8))
         theirs.fit(flat_features(train), train["labels"][:, t])
         np.testing.assert_allclose(got[:, t], theirs.predict_proba(flat_features(test))[:, 1], atol=2e-3)
+
+
+def test_fitting_takes_one_thread(monkeypatch):
+    """Two take two to three times as long, and round otherwise."""
+    threads = []
+    original = LogisticRegression.fit
+
+    def watched(self, rows, labels):
+        threads.extend(library["num_threads"] for library in threadpool_info())
+        return original(self, rows, labels)
+
+    monkeypatch.setattr(LogisticRegression, "fit", watched)
+    with threadpool_limits(2):
+        fit_linear_baseline(columns(120, 0), columns(60, 1), ["a", "b"])
+    assert set(threads) == {1}
 
 
 def test_strength_comes_from_validation_alone():

@@ -1,6 +1,7 @@
 """The page of a search from made-up trials: what it says, and that it stands whatever became of them."""
 
 import base64
+import dataclasses
 import re
 from xml.etree import ElementTree
 
@@ -128,6 +129,19 @@ def test_one_trial_alone(tmp_path):
     text = text_of(write_search(SearchResult("x", "uar", True, [trial(1, 0.7)]), tmp_path))
     assert "Importances need more finished trials than settings that vary" in text
     assert "On test" not in text
+
+
+def test_settings_that_are_left_out_are_told(tmp_path):
+    few = text_of(write_search(SearchResult("x", "uar", True, [trial(1, 0.7), trial(2, 0.8)]), tmp_path / "few"))
+    assert "The 18 first of" not in few
+    many = trial(1, 0.7)
+    many = dataclasses.replace(many, settings={**many.settings, **{f"model.extra_{n}": n for n in range(15)}})
+    assert len(many.settings) == 19
+    result = SearchResult("x", "uar", True, [many])
+    assert "The 18 first of 19." in text_of(write_search(result, tmp_path / "many"))
+    result = SearchResult("x", "uar", True, [many], importances={"model.extra_14": 1.0})
+    text = text_of(write_search(result, tmp_path / "ranked"))
+    assert "The 18 most important of 19." in text
 
 
 @pytest.mark.parametrize(

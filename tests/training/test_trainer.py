@@ -245,6 +245,9 @@ def test_missing_rows_are_named(tmp_path):
         build(
             tmp_path, validation_dataset=None, arguments={"evaluation_strategy": "no", "load_best_model_at_end": False}
         ).validate()
+    for ask in (build(tmp_path).test, build(tmp_path).predict):
+        with pytest.raises(TrainingError, match="test and predict must be given rows, but got None. validate takes"):
+            ask(None)
 
 
 def test_leaves_the_process_as_it_was(tmp_path):
