@@ -735,6 +735,11 @@ def test_instructions_that_take_from_the_stack(read):
     assert read(b"F-1.5\n.") == -1.5
 
 
+def state_of_type(code, *state):
+    """A dtype's code and the parts of its state, as opcodes."""
+    return f"(S'{code}'\nI0\nI1\ntR(" + "".join("N" if part is None else f"{part}\n" for part in state) + "tb"
+
+
 REFUSED_EXACTLY = {
     "an instance of an admitted name": (b"(icollections\nOrderedDict\n.", "holds an object that is no plain data"),
     "an object of an admitted name": (b"(ccollections\nOrderedDict\no.", "holds an object that is no plain data"),
@@ -767,6 +772,25 @@ REFUSED_EXACTLY = {
     "a dimension too large": (array_opcodes(shape="I0\nI281474976710656\nt", payload="S''\n"), "gives an array an impossible shape"),
     "2^62 bytes": (array_opcodes(shape="I0\nI2147483648\nI268435456\nt", payload="S''\n"), "gives an array an impossible shape"),
     "a payload too long": (array_opcodes(payload="S'123456789'\n"), "gives an array of the shape [1] 9 bytes, where it takes 8"),
+    "a new object of an admitted name": (b"ccollections\nOrderedDict\n)\x81.", "holds an object that is no plain data"),
+    "content set twice": (array_opcodes()[:-1] + b"(I1\n(I1\ntNI00\nS''\ntb.", "sets the content of an array twice"),
+    "a payload of objects": (array_opcodes(payload="(lNa"), "holds an array of Python objects"),
+    "a payload of numbers": (array_opcodes(payload="I8\n"), "describes an array wrongly"),
+    "a payload of text": (array_opcodes(payload="V12345678\n"), "describes an array wrongly"),
+    "a large payload of text": (array_opcodes(shape="I10000\nt", payload="V" + "1" * 80000 + "\n"), "describes an array wrongly"),
+    "no type": (opcodes("cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I1\ntNI00\nS'1'\ntb."), "describes an array wrongly"),
+    "two texts of no length": (array_opcodes(dtype=state_of_type("S0", "I3", "S'|'", None, None, None, "I0", "I1", "I0"), shape="I2\nt", payload="S''\n"), "has an array of an unusual type"),
+    "a truth for a size": (array_opcodes(dtype=state_of_type("S0", "I3", "S'|'", None, None, None, "I01", "I1", "I0"), payload="S'1'\n"), "describes a type wrongly"),
+    "no content": (opcodes("cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR."), "leaves an array without content"),
+    "append to a dict": (opcodes("(dI1\na."), "appends to what is no list"),
+    "an item of a list": (opcodes("(lS'a'\nI1\ns."), "sets items of what is no dict"),
+    "a list as a key": (opcodes("(d(lI1\ns."), "has a key that is neither text nor a number"),
+    "a short payload beyond the file": (b"U\x05ab", "ends too early: 5 bytes are announced, 2 are left"),
+    "a number beyond the file": (b"J\x01\x02", "ends too early: 4 bytes are announced, 2 are left"),
+    "a negative length": (b"T\xff\xff\xff\xff.", "ends too early: -1 bytes are announced, 1 are left"),
+    "a long payload beyond the file": (b"B" + struct.pack("<I", 70_000) + b"xyz", "ends too early: 70,000 bytes are announced, 3 are left"),
+    "text without quotes": (b"Sabc\n.", "has text without quotes"),
+    "one quote": (b"S'\n.", "has text without quotes"),
 }  # fmt: skip
 
 
@@ -803,11 +827,6 @@ def test_types_refused_with_these_words(read, name):
     with pytest.raises(DataError) as caught:
         read(array_opcodes(dtype=OBJECT_DTYPES[name]))
     assert str(caught.value).split(", but ", 1)[1].rpartition(" (at byte ")[0] == TYPES_EXACTLY[name]
-
-
-def state_of_type(code, *state):
-    """A dtype's code and the parts of its state, as opcodes."""
-    return f"(S'{code}'\nI0\nI1\ntR(" + "".join("N" if part is None else f"{part}\n" for part in state) + "tb"
 
 
 @pytest.mark.parametrize(
@@ -958,3 +977,38 @@ def test_text_is_an_array_by_itself_but_no_part_of_one(read):
     assert to_array(words, limit=10).tolist() == ["a", "b"]
     with pytest.raises(ValueError, match="^holds text$"):
         to_array([words], limit=10)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("code", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"])
+def test_every_plain_type(read, code, order):
+    expected = np.arange(24).astype(order + code)
+    np.testing.assert_array_equal(read(pickle.dumps(expected, protocol=2)).read(), expected)
+
+
+def test_truths_of_another_byte_than_1_are_true(read):
+    truths = read(array_opcodes(dtype="(S'b1'\ntR", shape="I4\nt", payload="S'\\x00\\x01\\x02\\xff'\n")).read()
+    assert truths.dtype == bool
+    assert truths.view("u1").tolist() == [0, 1, 1, 1]
+
+
+def test_containers_that_are_called(read):
+    for name, expected in (("tuple", (1, 2)), ("list", [1, 2]), ("set", [1, 2]), ("frozenset", [1, 2])):
+        for module in ("builtins", "__builtin__"):
+            assert read(opcodes(f"c{module}\n{name}\n((I1\nI2\nltR.")) == expected
+            assert read(opcodes(f"c{module}\n{name}\n)R.")) == type(expected)()
+    assert read(opcodes("ccollections\nOrderedDict\n((lI1\nI2\n\x86atR.")) == {1: 2}
+    assert read(opcodes("ccollections\ndefaultdict\n(cbuiltins\nlist\ntR.")) == {}
+
+
+def test_codecs_that_stand_for_bytes(read):
+    for module in ("builtins", "__builtin__"):
+        for name in ("bytes", "bytearray"):
+            assert read(opcodes(f"c{module}\n{name}\n(V\xe4\ntR.")) == b"\xe4"
+            assert read(opcodes(f"c{module}\n{name}\n(U\x02abtR.")) == b"ab"
+            assert read(opcodes(f"c{module}\n{name}\n)R.")) == b""
+    for coding in ("S'latin1'\n", "S'latin-1'\n", ""):
+        assert read(opcodes(f"c_codecs\nencode\n(V\xe4\n{coding}tR.")) == b"\xe4"
+    with pytest.raises(DataError) as caught:
+        read(opcodes(f"c_codecs\nencode\n(Va\nS'{'x' * 61}'\ntR."))
+    assert f"encodes text as {'x' * 60} (at byte" in str(caught.value)
