@@ -1012,3 +1012,31 @@ def test_codecs_that_stand_for_bytes(read):
     with pytest.raises(DataError) as caught:
         read(opcodes(f"c_codecs\nencode\n(Va\nS'{'x' * 61}'\ntR."))
     assert f"encodes text as {'x' * 60} (at byte" in str(caught.value)
+
+
+def test_text_of_every_form(read):
+    assert read(b'S"it\'s"\n.') == b"it's"
+    for code, form in ((b"X", "<I"), (b"\x8c", "<B"), (b"\x8d", "<Q")):
+        assert read(code + struct.pack(form, 3) + "ä!".encode() + b".") == "ä!"
+        assert read(code + struct.pack(form, 3) + b"\xed\xa0\x80.") == "\ud800"  # as Python writes half a pair
+    assert read(b"V\\u00e4\n.") == "ä"
+
+
+def test_large_text_of_every_form_is_no_payload(read):
+    for text in (
+        b"X" + struct.pack("<I", 80_000) + b"1" * 80_000,
+        b"\x8d" + struct.pack("<Q", 80_000) + b"1" * 80_000,
+        b"V" + b"1" * 80_000 + b"\n",
+    ):
+        with pytest.raises(DataError, match=r"describes an array wrongly \(at byte"):
+            read(array_opcodes(shape="I10000\nt", payload=text.decode("latin-1")))
+
+
+def test_states_of_arrays_with_and_without_a_version(read):
+    with_version = array_opcodes()
+    np.testing.assert_array_equal(read(with_version).read(), np.frombuffer(b"12345678"))
+    without = with_version.replace(b"(I1\n(I1\nt", b"((I1\nt")
+    assert without != with_version
+    np.testing.assert_array_equal(read(without).read(), np.frombuffer(b"12345678"))
+    with pytest.raises(DataError, match="describes an array wrongly"):
+        read(with_version.replace(b"(I1\n(I1\nt", b"(I1\nI1\n(I1\nt"))
