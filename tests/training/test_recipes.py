@@ -2,8 +2,10 @@
 the equations, and against a plain Paddle loop."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -134,14 +136,41 @@ def deviation(found, wanted):
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 
+# of the recording: an empty variable is none to the math library, and is not replaced by what is fastest
+RECORDED_UNDER = {"OMP_NUM_THREADS": "1", "MKL_DEBUG_CPU_TYPE": ""}
+
+
+def deviations_of_twelve_steps(folder, name, emotion):
+    """Losses and final weights against LMF_Paddle's: name -> largest relative deviation."""
+    file, batches, weights = golden(name)
+    module = module_from(weights["init"], Path(folder), "lmf_paddle", emotion, batch_size=8)
+    found = {"losses": float(np.abs(np.array(train(module, batches)) / file["losses"] - 1).max())}
+    own = module.model.weights()
+    final = {key: value for key, value in weights["final"].items() if key in _NAMES}
+    return {**found, **{key: deviation(own[_NAMES[key]].numpy(), value) for key, value in final.items()}}
+
+
 @pytest.mark.parametrize(("name", "emotion"), [("lmf_paddle_rank1", "happy"), ("lmf_paddle_rank8", "angry")])
 def test_twelve_steps_of_lmf_paddle(tmp_path, name, emotion):
-    file, batches, weights = golden(name)
-    module = module_from(weights["init"], tmp_path, "lmf_paddle", emotion, batch_size=8)
-    np.testing.assert_allclose(train(module, batches), file["losses"], rtol=1e-5)
-    for key, value in weights["final"].items():
-        if key in _NAMES:
-            assert deviation(module.model.weights()[_NAMES[key]].numpy(), value) < 1e-5, key
+    """On an AMD processor like that of the recording every deviation was 0.
+
+    In a process of its own, under the settings of the recording: others round differently, and where a gradient is nearly
+    zero Adam makes much of that.
+    """
+    shared_file(f"golden/{name}.npz")
+    here = Path(__file__).parent
+    code = (
+        f"import json, sys; sys.path[:0] = {[str(here), str(here.parent)]!r}\n"
+        "from test_recipes import deviations_of_twelve_steps\n"
+        f"print(json.dumps(deviations_of_twelve_steps({str(tmp_path)!r}, {name!r}, {emotion!r})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **RECORDED_UNDER}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) > 20
+    assert {key: value for key, value in found.items() if not value < 1e-5} == {}
 
 
 @pytest.mark.parametrize("name", ["lmf_original_rank1", "lmf_original_rank8"])
@@ -213,11 +242,8 @@ def test_the_trainer_adds_nothing_to_a_plain_loop_with_shuffling_workers(tmp_pat
 
 
 def whole_run(tmp_path, data, *options):
-    """The command as a user gives it, with the threads of the recording."""
-    import os
-
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("MKL_DEBUG_CPU_TYPE", None)
+    """The command as a user gives it, under the settings of the recording."""
+    environment = {**os.environ, **RECORDED_UNDER}
     command = [sys.executable, "-m", "lmf_multitask.train", "--mode", "per_emotion", "--data_path", str(data)]
     done = subprocess.run(
         [*command, "--output_dir", str(tmp_path / "runs"), *options], env=environment, capture_output=True, text=True
