@@ -45,7 +45,7 @@ _LINES = (
 def prepare_process(debug: bool = False) -> None:
     """Sets up this process for a command: logging to stderr, no third-party noise. Call it before Paddle is imported."""
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ lines; errors still reach the user
-    # what imports make stays: looking through it again and again for garbage takes a fifth of their time
+    # what imports make stays: looking through it again and again for garbage takes a seventh of their time
     gc.set_threshold(50_000, 20, 100)
     ignore_noise()
     logging.captureWarnings(True)  # one line, and in train.log
