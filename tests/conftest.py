@@ -102,6 +102,19 @@ def write_pickle(tmp_path):
     return write
 
 
+@pytest.fixture
+def read(tmp_path):
+    """Reads bytes as a pickle file."""
+    from lmf_multitask.data.safe_pickle import read_pickle
+
+    def read_bytes(content):
+        path = tmp_path / "data.pkl"
+        path.write_bytes(content)
+        return read_pickle(path)
+
+    return read_bytes
+
+
 @pytest.fixture(scope="session")
 def sample_path(tmp_path_factory):
     from lmf_multitask.data.sample import write_sample
