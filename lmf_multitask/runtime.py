@@ -131,15 +131,16 @@ def quiet_imports() -> Iterator[None]:
 
     (Paddle's import gives it to a handler of its own, which tells of a fatal error, past Python's.)
     """
-    said = io.StringIO()
+    said, ending = io.StringIO(), signal.getsignal(signal.SIGTERM)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(said):
             ignore_noise()
             warnings.simplefilter("ignore", DeprecationWarning)  # of third parties among themselves
             yield
     finally:
-        if threading.current_thread() is threading.main_thread():  # no other may
-            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
+        # only the main thread may; None is a handler of somebody else's C code
+        if ending is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ending)
         for line in said.getvalue().splitlines():
             if not any(known in line for known in _LINES):
                 print(line, file=sys.stderr)

@@ -104,9 +104,8 @@ def fit_linear_baseline(train: Columns, validation: Columns, emotions: Sequence[
     scaler = StandardScaler(copy=False).fit(rows)  # which then works in place
     rows, held_out = scaler.transform(rows), scaler.transform(held_out)
     labels, held_out_labels = train["labels"][drawn], validation["labels"][judges]
-    with threadpool_limits(
-        1
-    ):  # two threads take two to three times as long for products of this size, and round otherwise
+    # two threads take two to three times as long for products of this size, and round otherwise
+    with threadpool_limits(1):
         chosen = [
             _best_of(name, rows, labels[:, t], held_out, held_out_labels[:, t]) for t, name in enumerate(emotions)
         ]
