@@ -91,7 +91,7 @@ def cpu_settings(processor: str | None = None, cores: int | None = None) -> dict
     On AMD processors the MKL that Paddle brings takes its slowest path unless told otherwise, and threads pay only with
     that: an LSTM training step on an AMD EPYC with 2 cores is 2.4 times faster with the first, 3.7 times with both, 2.4
     times slower with threads alone. On an Intel Xeon with 2 cores one thread is best: training the default network takes as
-    long with two, fitting the linear model three times as long; telling MKL anything makes it slower. More than two threads
+    long with two; telling MKL anything makes it slower. More than two threads
     were not measured: none are asked for. Other processors are left as they are.
 
     Args:

@@ -21,7 +21,8 @@ def reason(caught):
 def test_a_file_of_another_kind_is_named_with_what_to_do(read, tmp_path):
     for start, told in (
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not the file itself. Run `git lfs pull`."),
-        (b"<html>", "is a web page or XML. Download the file itself."),
+        (b"<!DOCTYPE html><html><title>Quota exceeded", "is a web page or XML. Download the file itself."),
+        (b"\n\n  <html>", "is a web page or XML. Download the file itself."),
         (b"\xef\xbb\xbf \r\n\t<?xml", "is a web page or XML. Download the file itself."),
         (b"\x1f\x8b\x08\x00", "is a gzip archive. Unpack it first."),
         (b"PK\x03\x04\x14", "is a zip archive (.npz and PyTorch files are such). Unpack it, or give the original pickle."),
@@ -244,11 +245,15 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_with_these_words(read, name):
+def test_refused_with_these_words(read, tmp_path, name):
     content, told = REFUSED[name]
     with pytest.raises(DataError) as caught:
         read(content)
     assert reason(caught) == told
+    text = str(caught.value)
+    assert text.startswith(f"{tmp_path / 'data.pkl'}: must be ")
+    assert "\n" not in text
+    assert len(text) < 400
 
 
 TYPES = {
@@ -397,6 +402,7 @@ def test_arrays_without_rows(read):
         (None, "holds None"),
         (1j, "holds complex numbers"),
         (object(), "holds something else"),
+        ([1, "a"], "holds something else"),
         ([[1, "a"]], "holds something else"),
         ([[[[[1]]]]], "holds lists nested too deep"),
         ([[[[(1,)]]]], "holds lists nested too deep"),
