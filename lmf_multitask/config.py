@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from lmf_multitask.strict_yaml import read_yaml
 T = TypeVar("T")
 Table = Callable[[], Mapping[str, Any]]
 
+_NAME = re.compile(r"[^\W_][\w-]{0,63}")
 _CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -214,6 +216,20 @@ def is_settings(hint: Any) -> bool:
 def type_parts(hint: Any) -> tuple[Any, ...]:
     """The members of a union, or the type alone."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def check_name(name: object) -> str:
+    """Returns the name of a task when it can safely name a column, a file and a folder.
+
+    Raises:
+        ConfigError: it holds anything but letters, digits, ``_`` and ``-``, or is longer than 64 characters.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        shown = repr(name)[:80] if isinstance(name, str) else type(name).__name__
+        raise ConfigError(
+            f"the name of a task must consist of at most 64 letters, digits, '_' and '-', but got {shown}. Rename it."
+        )
+    return name
 
 
 def read_settings(path: Path) -> dict[str, Any]:

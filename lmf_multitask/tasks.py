@@ -5,33 +5,17 @@ Shape letters: B batch, N clips, T tasks, O outputs of all tasks together.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from lmf_multitask.config import check_name
 from lmf_multitask.errors import ConfigError
 
 if TYPE_CHECKING:
     import paddle
-
-_NAME = re.compile(r"[^\W_][\w-]{0,63}")
-
-
-def check_task_name(name: object) -> str:
-    """Returns `name` when it can safely name a column, a file and a folder.
-
-    Raises:
-        ConfigError: it holds anything but letters, digits, ``_`` and ``-``, or is longer than 64 characters.
-    """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        shown = repr(name)[:80] if isinstance(name, str) else type(name).__name__
-        raise ConfigError(
-            f"the name of a task must consist of at most 64 letters, digits, '_' and '-', but got {shown}. Rename it."
-        )
-    return name
 
 
 @dataclass(frozen=True)
@@ -51,7 +35,7 @@ class Task:
     monitor: ClassVar[str]
 
     def __post_init__(self) -> None:
-        check_task_name(self.name)
+        check_name(self.name)
 
     def loss(self, outputs: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
         """Loss of each clip.
@@ -109,7 +93,7 @@ def make_tasks(names: Sequence[Task | str]) -> list[Task]:
             name, _, kind = str(one).partition(":")
             if (kind or "binary") not in TASKS:
                 raise ConfigError(f"the kind of task {name} must be one of {', '.join(TASKS)}, but got {kind!r}.")
-            one = TASKS[kind or "binary"](name if isinstance(one, str) else check_task_name(one))
+            one = TASKS[kind or "binary"](name if isinstance(one, str) else check_name(one))
         found.append(one)
     if not found or len({task.name for task in found}) < len(found):
         raise ConfigError(f"tasks must be one or more different names, but got {str(list(names))[:80]}.")

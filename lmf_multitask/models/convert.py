@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from lmf_multitask.config import build, merged
+from lmf_multitask.config import build, check_name, merged
 from lmf_multitask.data.safe_pickle import StoredArray, read_pickle
 from lmf_multitask.errors import RunError, UserError
 from lmf_multitask.models.config import ModelConfig
 from lmf_multitask.models.lmf import LMFModel, check_shapes, weight_shapes
-from lmf_multitask.tasks import check_task_name
 
 _LARGEST = 1 << 30  # bytes; the released checkpoints have 1.8 MB
 
@@ -76,7 +75,7 @@ def convert_checkpoint(path: str | Path, emotion: str, dropouts: Mapping[str, fl
         DataError: it is a pickle that names anything but plain data.
     """
     path = Path(path).expanduser()
-    check_task_name(emotion)
+    check_name(emotion)
     weights = _named_as_ours(_read(path), path)
     try:
         config = build(ModelConfig, merged(_PAPERS_NETWORK, _sizes(weights, dropouts or {})))
