@@ -6,9 +6,9 @@ import datasets
 import numpy as np
 import pytest
 from conftest import make_corpus, shared_file
+from lmf_multitask.data.iemocap import Iemocap
 
 from lmf_multitask import load_iemocap
-from lmf_multitask.data.iemocap import Iemocap
 from lmf_multitask.data.schema import column_array, column_arrays, emotion_names
 from lmf_multitask.errors import DataError
 

@@ -213,7 +213,7 @@ def test_splits_of_different_sizes(tmp_path):
 def test_tables_without_rows(tmp_path):
     types = datasets.Features(audio=datasets.Sequence(datasets.Value("float32")))
     datasets.Dataset.from_dict({"audio": []}, features=types).to_parquet(str(tmp_path / "own.parquet"))
-    with pytest.raises(DataError, match="own.parquet: all must have at least one row, but is empty"):
+    with pytest.raises(DataError, match="own.parquet: the file must have at least one row, but is empty"):
         open_source(tmp_path / "own.parquet")
 
 

@@ -13,6 +13,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -269,7 +270,8 @@ class Source(ABC):
         self.splits = {name: counts[name] for name in self.split_names}
         for name, count in self.splits.items():
             if count == 0:
-                raise self.fail(f"{name} must have at least one row, but is empty. Give every split some clips.")
+                what = "the file" if name == ALL else name
+                raise self.fail(f"{what} must have at least one row, but is empty. Give every split some clips.")
 
     def _set_shapes(self, found: Mapping[str, tuple[int, ...]]) -> None:
         """Sets `shapes` from the shapes of one clip as they are stored: a text vector is a sequence of length one."""
@@ -328,17 +330,27 @@ def open_source(
     reading = Reading(split, None if emotions is None else tuple(emotions), label_column, max_length)
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    for layout in SOURCES.values():
-        if layout.recognises(candidate):
-            source = layout(candidate, reading)
-            if scan:
-                source.scan()
-            return source
+    with naming(candidate.path):
+        for layout in SOURCES.values():
+            if layout.recognises(candidate):
+                source = layout(candidate, reading)
+                if scan:
+                    source.scan()
+                return source
     found = "is a folder with none of these files" if candidate.file is None else _described(candidate.tree)
     if candidate.problem is not None:
         raise candidate.problem
     layouts = "; ".join(layout.layout for layout in SOURCES.values())
     raise DataError(f"{candidate.path}: must be one of the known layouts ({layouts}), but {found}.")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Puts the path before the messages of errors that do not name it."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
 def rename_modalities(names: Sequence[str], where: str) -> dict[str, str]:
