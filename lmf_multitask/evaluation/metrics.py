@@ -19,7 +19,7 @@ import numpy as np
 
 from lmf_multitask.errors import ConfigError, DataError
 
-BINS = 10
+ECE_BINS = 10
 """Equally wide bins of the expected calibration error and of reliability diagrams."""
 
 CLOSEST_TO_CERTAIN = 1e-7
@@ -117,13 +117,13 @@ class WeightedRows(Confusion):
 
     @cached_property
     def bins(self) -> np.ndarray:
-        """Sums over equally wide bins of the probability, float64 `[R, 3, BINS]`: weights, probabilities, labels.
+        """Sums over equally wide bins of the probability, float64 `[R, 3, ECE_BINS]`: weights, probabilities, labels.
 
         A probability on an edge belongs to the bin above it, 1 to the last bin.
         """
-        bin_of = _one_hot(np.minimum((self.predictions * BINS).astype(int), BINS - 1), BINS)
+        bin_of = _one_hot(np.minimum((self.predictions * ECE_BINS).astype(int), ECE_BINS - 1), ECE_BINS)
         columns = [bin_of, bin_of * self.predictions[:, None], bin_of * self.labels[:, None]]
-        return self.sum(np.concatenate(columns, axis=1)).reshape(-1, 3, BINS)
+        return self.sum(np.concatenate(columns, axis=1)).reshape(-1, 3, ECE_BINS)
 
     @cached_property
     def ranking(self) -> tuple[np.ndarray, np.ndarray]:
@@ -263,7 +263,7 @@ METRICS: dict[str, Metric] = {
         Metric("precision", "precision", precision),
         Metric("recall", "recall", recall),
         Metric("macro_f1", "macro F1", macro_f1),
-        Metric("auroc", "AUROC", lambda rows: rows.ranking[0], needs="probability"),
+        Metric("auroc", "AUROC", lambda rows: rows.ranking[0], needs="probability", headline=True),
         Metric("average_precision", "avg. precision", lambda rows: rows.ranking[1], needs="probability"),
         Metric("brier", "Brier", brier, needs="probability", greater_is_better=False),
         Metric("ece", "ECE", expected_calibration_error, needs="probability", greater_is_better=False),
@@ -387,6 +387,21 @@ def exclusive_decision(
         return None
     truth = np.where(chosen, np.nan_to_num(labels).argmax(axis=1), np.nan)
     return WeightedRows(truth, predictions.max(axis=1), predictions.argmax(axis=1), weights, labels.shape[1])
+
+
+def decide(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The most probable of exclusive tasks.
+
+    Args:
+        probabilities: float `[N, T]`, plain, of binary heads.
+
+    Returns:
+        Number of the task int64 `[N]`, and its probability float64 `[N]`: its odds as a share of the odds of all tasks (softmax
+        over the heads' logit differences, which `training.joint_loss` fits).
+    """
+    kept = np.clip(np.asarray(probabilities, np.float64), CLOSEST_TO_CERTAIN, 1 - CLOSEST_TO_CERTAIN)
+    odds = kept / (1 - kept)
+    return np.argmax(probabilities, axis=1), odds.max(axis=1) / odds.sum(axis=1)
 
 
 # -- values
@@ -537,7 +552,7 @@ def exclusive_metrics(
 
 
 def reliability_bins(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Clips, mean probability and share of present clips in each of `BINS` bins, `[BINS]` each (NaN where empty).
+    """Clips, mean probability and share of present clips in each of `ECE_BINS` bins, `[ECE_BINS]` each (NaN where empty).
 
     scikit-learn's `calibration_curve` has no counts, which the sizes of the points and the calibration error need.
     """
