@@ -21,15 +21,8 @@ from lmf_multitask.evaluation.metrics import (
     mean_of,
     metrics_for,
     metrics_of,
-    task_names,
 )
-from lmf_multitask.evaluation.statistics import (
-    LEVEL,
-    RESAMPLES,
-    bootstrap,
-    intervals_of,
-    paired_differences,
-)
+from lmf_multitask.evaluation.statistics import LEVEL, RESAMPLES, bootstrap, intervals_of, paired_differences
 
 
 @dataclass(frozen=True)
@@ -171,7 +164,7 @@ def assess(
     others = {f"baseline {name}": np.asarray(values, np.float64) for name, values in (baselines or {}).items()}
     ranked = {} if calibrated is None else {"network": calibrated}
     drawn = bootstrap(labels, {"network": predictions, **others}, tasks, ranked=ranked, resamples=resamples)
-    found: dict[str, Any] = {
+    found = {
         "split": split,
         "samples": len(labels),
         "seed": seed,
@@ -184,18 +177,18 @@ def assess(
     for name, values in others.items():
         own = {**metrics_of(labels, values, tasks), "exclusive": exclusive_metrics(labels, values, tasks)}
         intervals = intervals_of(paired_differences(drawn[name], drawn["network"]), tasks)
-        own["network_ahead"] = _differences(found, own, intervals)
+        own["network_ahead"] = differences_of(found, own, intervals)
         found["baselines"][name.removeprefix("baseline ")] = own
     if calibration is None or calibrated is None:
         return found
     found["calibration"] = calibration.to_json()
     keys = list(metrics_for("binary", "probability"))
     per_task = {
-        name: {key: one[key] for key in keys} for name, one in metrics_of(labels, calibrated, tasks)["emotions"].items()
+        name: {key: one[key] for key in keys if key in one} for name, one in metrics_of(labels, calibrated, tasks)["emotions"].items()
     }
     found["calibrated"] = {
         "emotions": per_task,
-        "mean": {key: mean_of([one[key] for one in per_task.values()]) for key in keys},
+        "mean": {key: mean_of([one.get(key) for one in per_task.values()]) for key in keys},
     }
     found["thresholds"] = {
         criterion: metrics_of(labels, predictions, tasks, calibration.thresholds(criterion, tasks))
@@ -204,8 +197,18 @@ def assess(
     return found
 
 
-def _differences(own: Mapping[str, Any], other: Mapping[str, Any], intervals: Mapping[str, Any]) -> dict[str, Any]:
-    """``difference`` own - other and ``interval`` of every metric that has one, by place in ``metrics.json``."""
+def differences_of(own: Mapping[str, Any], other: Mapping[str, Any], intervals: Mapping[str, Any]) -> dict[str, Any]:
+    """Differences own - other of the metrics of two models.
+
+    Args:
+        own: ``emotions``, ``mean`` and ``exclusive`` of one.
+        other: of the other.
+        intervals: `statistics.intervals_of` the paired differences.
+
+    Returns:
+        ``emotions``: name -> key -> ``difference`` and ``interval``, each None where undefined; ``mean`` and ``exclusive``: key -> the
+        same; ``exclusive`` is None unless labels are exclusive.
+    """
 
     def entries(mine: Mapping[str, Any], theirs: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
         return {
