@@ -184,7 +184,8 @@ def assess(
     found["calibration"] = calibration.to_json()
     keys = list(metrics_for("binary", "probability"))
     per_task = {
-        name: {key: one[key] for key in keys if key in one} for name, one in metrics_of(labels, calibrated, tasks)["emotions"].items()
+        name: {key: one[key] for key in keys if key in one}
+        for name, one in metrics_of(labels, calibrated, tasks)["emotions"].items()
     }
     found["calibrated"] = {
         "emotions": per_task,

@@ -116,7 +116,7 @@ class Calibration:
         return found
 
     def thresholds(self, criterion: str, tasks: Sequence[Any]) -> np.ndarray:
-        """Thresholds of the plain probabilities, float64 `[T]`.
+        """Thresholds of the plain probabilities, float64 `[T]`; one half for other than binary tasks.
 
         Args:
             criterion: ``half``, or a metric that they were fitted for.
@@ -125,13 +125,15 @@ class Calibration:
         Raises:
             RunError: the criterion is unknown, or a task has no calibration.
         """
-        found = [{HALF: 0.5, **self._of(name).thresholds} for name in task_names(tasks)]
-        for one in found:
-            if criterion not in one:
-                raise RunError(
-                    f"thresholds must be one of {', '.join(one)}, but got {criterion!r}. Choose one of them."
-                )
-        return np.array([one[criterion] for one in found])
+        found = np.full(len(tasks), 0.5)
+        for t, (name, kind) in enumerate(zip(task_names(tasks), task_kinds(tasks))):
+            if kind == "binary" and criterion != HALF:
+                fitted = self._of(name).thresholds
+                if criterion not in fitted:
+                    known = ", ".join([HALF, *fitted])
+                    raise RunError(f"thresholds must be one of {known}, but got {criterion!r}. Choose one of them.")
+                found[t] = fitted[criterion]
+        return found
 
     def _of(self, task: str) -> TaskCalibration:
         if task not in self.tasks:
