@@ -260,8 +260,8 @@ class LMFModel(nn.Layer):
                 raise ValueError(f"exclusive is {about['exclusive']!r} and non_finite {about['non_finite']!r}")
             shapes = weight_shapes(inputs, tasks, config)  # before anything large is built
         except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            raise RunError(f"{folder / CONFIG_FILE}: must describe an LMF model, but {reason.rstrip('.')}.") from None
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}."
+            raise RunError(f"{folder / CONFIG_FILE}: must describe an LMF model, but {reason}") from None
         stored = _read_weights(path, shapes)
         model = cls(inputs, tasks, config)
         try:
