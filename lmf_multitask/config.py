@@ -250,6 +250,7 @@ def _fields(cls: Any) -> dict[str, FieldInfo]:
     return cls.__pydantic_fields__
 
 
+@functools.cache
 def _hints(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls)
 
@@ -268,7 +269,7 @@ def _fill(made: Any, values: Mapping[str, Any], where: str, of: str = "") -> Non
         where: dotted name of the object, for messages.
         of: what kind it is of, for messages.
     """
-    cls = type(made)
+    cls: Any = type(made)
     fields, hints, prefix = _fields(cls), _hints(cls), f"{where}." if where else ""
     problems, given = [], {}
     for name, value in values.items():
