@@ -145,7 +145,7 @@ def predictions_csv(
         labels: float `[N, T]`, NaN not annotated; None writes no label columns.
         missing: names of the missing modalities of each clip; None writes no such column.
         thresholds: `[T]`; the prediction is 1 if the probability is above it. None: one half.
-        exclusive: add the columns ``decided`` and ``decided_probability``, see `metrics.decide`.
+        exclusive: add the columns ``decided`` and ``confidence``, see `metrics.decide`.
         head: write the names of the columns first.
     """
     columns = {"id": ["'" + clip if clip.startswith(_FORMULA) else clip for clip in ids]}
@@ -160,7 +160,7 @@ def predictions_csv(
     if exclusive:
         number, probability = decide(probabilities)
         columns["decided"] = [emotions[t] for t in number]
-        columns["decided_probability"] = [f"{value:.9g}" for value in probability.tolist()]
+        columns["confidence"] = [f"{value:.9g}" for value in probability.tolist()]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     if head:
