@@ -20,9 +20,12 @@ import numpy as np
 
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.metrics import decide, exclusive_rows
-from lmf_multitask.files import write_text
+from lmf_multitask.files import read_text, write_text
 
 PREDICTIONS_FILE = "predictions.csv"
+MOST_BYTES = 1 << 30
+"""Largest file that is read: about ten million clips."""
+
 _PROBABILITY, _LABEL, _PREDICTION = "_probability", "_label", "_prediction"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _LABEL_OF = {"1": 1.0, "0": 0.0, "": np.nan, "-100": np.nan}
@@ -70,16 +73,11 @@ def read_predictions(path: str | Path, name: str | None = None) -> Predictions:
     """
     path = Path(path)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            heads = next(reader, [])
-            rows = [(reader.line_num, row) for row in reader if row]
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: must exist, but is missing. Let the training finish, or give a predictions.csv."
-        ) from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: must be a CSV file in UTF-8, but {error}.") from None
+        reader = csv.reader(io.StringIO(read_text(path, MOST_BYTES).removeprefix("\ufeff"), newline=""))
+        heads = next(reader, [])
+        rows = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise DataError(f"{path}: must be a CSV file, but {error}. Check the file.") from None
     emotions = [head.removesuffix(_PROBABILITY) for head in heads if head.endswith(_PROBABILITY)]
     shown = ", ".join(heads)[:200] or "none"
     if "id" not in heads or not emotions:

@@ -218,5 +218,5 @@ def test_wrong_files(tmp_path, text, message):
     with pytest.raises(DataError, match=message) as caught:
         read_predictions(path)
     assert str(caught.value).startswith(str(path))
-    with pytest.raises(DataError, match="must exist, but is missing"):
+    with pytest.raises(DataError, match="must be a readable file, but No such file"):
         read_predictions(tmp_path / "nowhere.csv")
