@@ -81,7 +81,7 @@ def test_a_file_is_written_and_read(tmp_path):
     path = tmp_path / "predictions.csv"
     write_predictions(path, ids, labels, probabilities, EMOTIONS)
     assert path.read_text().splitlines() == [
-        "id,happy_label,happy_probability,happy_prediction,sad_label,sad_probability,sad_prediction,decided,decided_probability",
+        "id,happy_label,happy_probability,happy_prediction,sad_label,sad_probability,sad_prediction,decided,confidence",
         "'=1+1,1,0.25,0,0,0.5,0,sad,0.75",
         "'-7,0,0.75,1,1,0.875,1,sad,0.7",
         "b,,0.125,0,1,0.5,0,sad,0.875",
@@ -218,5 +218,5 @@ def test_wrong_files(tmp_path, text, message):
     with pytest.raises(DataError, match=message) as caught:
         read_predictions(path)
     assert str(caught.value).startswith(str(path))
-    with pytest.raises(DataError, match="must exist, but is missing"):
+    with pytest.raises(DataError, match="must be a readable file, but No such file"):
         read_predictions(tmp_path / "nowhere.csv")
