@@ -13,8 +13,9 @@ import numpy as np
 from lmf_multitask.evaluation import tables
 from lmf_multitask.evaluation.assessment import Assessment
 from lmf_multitask.evaluation.comparison import Comparison
-from lmf_multitask.evaluation.plots import Plot, comparison_plots, plots_of
-from lmf_multitask.evaluation.tables import TextTable, printable
+from lmf_multitask.evaluation.drawing import Plot
+from lmf_multitask.evaluation.plots import comparison_plots, plots_of
+from lmf_multitask.evaluation.text import TextTable, number, printable, with_interval
 from lmf_multitask.files import atomic_folder, write_text
 
 REPORT_FILE, COMPARISON_FILE, PLOTS_FOLDER = "report.html", "comparison.html", "plots"
@@ -120,9 +121,9 @@ def _data_uri(plot: Plot) -> str:
 
 def _lead(assessment: Assessment) -> str:
     metrics = assessment.metrics
-    value = tables.with_interval(metrics["mean"]["weighted_f1"], metrics["intervals"]["mean"].get("weighted_f1"))
+    value = with_interval(metrics["mean"]["weighted_f1"], metrics["intervals"]["mean"].get("weighted_f1"))
     mean = f", mean of {len(assessment.emotions)} emotions" if len(assessment.emotions) > 1 else ""
-    absent = tables.number(metrics["always_absent"]["mean"]["weighted_f1"])
+    absent = number(metrics["always_absent"]["mean"]["weighted_f1"])
     text = (
         f"{metrics['split'].capitalize()}, {metrics['samples']:,} clips: weighted F1 {value}{mean}; "
         f"never predicting an emotion gives {absent}. {tables.verdict_on_linear(metrics)}"
@@ -175,17 +176,22 @@ def _detail_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[
     ]
     fitted = []
     if metrics.get("calibrated"):
-        fitted = [tables.calibrated_table(metrics), *(tables.thresholds_table(metrics, key) for key in metrics["thresholds"])]
-    text = (
-        "ECE is the mean distance from the diagonal, weighted by clips; a larger point stands for more clips. "
-        + ("Temperatures and thresholds were fitted on validation." if fitted else "No calibration was fitted.")
+        fitted = [
+            tables.calibrated_table(metrics),
+            *(tables.thresholds_table(metrics, key) for key in metrics["thresholds"]),
+        ]
+    text = "ECE is the mean distance from the diagonal, weighted by clips; a larger point stands for more clips. " + (
+        "Temperatures and thresholds were fitted on validation." if fitted else "No calibration was fitted."
     )
     found.append(Section("Probabilities", text, [plots.get("reliability")], fitted))
     if robustness:
-        text = f"Measured on {robustness['split']}. Features of a removed modality are zeros, as in a clip that lacks it. " + (
-            "Noise is Gaussian; padding and missing modalities stay zero."
-            if robustness["noise"]
-            else "The command lmf report adds curves for noise and missing rows."
+        text = (
+            f"Measured on {robustness['split']}. Features of a removed modality are zeros, as in a clip that lacks it. "
+            + (
+                "Noise is Gaussian; padding and missing modalities stay zero."
+                if robustness["noise"]
+                else "The command lmf report adds curves for noise and missing rows."
+            )
         )
         found.append(
             Section(

@@ -6,19 +6,14 @@ Titles, order and direction of metrics come from `metrics.METRICS`: a metric tha
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from lmf_multitask.evaluation.comparison import Comparison, Difference, Pair
 from lmf_multitask.evaluation.metrics import EXCLUSIVE, METRICS, Metric, metrics_for
 from lmf_multitask.evaluation.published import LMF_PADDLE, LMF_PAPER, LMF_SPLIT, PUBLISHED, is_lmf_split
 from lmf_multitask.evaluation.statistics import FEWEST_ROWS, LEVEL
+from lmf_multitask.evaluation.text import TextTable, difference, number, printable, with_interval
 
 BASELINE_NAMES = {
     "always_absent": "always absent",
@@ -33,40 +28,6 @@ PAIRED_METRICS = ("weighted_f1", "positive_f1", "auroc")
 
 Content = Mapping[str, Any]
 """Metrics with ``emotions`` (name -> metrics of one) and ``mean``, as in ``metrics.json``."""
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A table of text.
-
-    Attributes:
-        title: line above the table.
-        heads: column heads.
-        rows: cells of each row.
-        bold_last: whether the last row sums up the others.
-        note: lines below the table; may be empty.
-        left: indices of the columns that are aligned to the left; the others hold numbers.
-    """
-
-    title: str
-    heads: list[str]
-    rows: list[list[str]]
-    bold_last: bool = False
-    note: str = ""
-    left: Sequence[int] = (0,)
-
-    def as_text(self) -> str:
-        """The table for a terminal; names may hold anything, since markup and control characters have no effect."""
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for column, head in enumerate(self.heads):
-            justify = "left" if column in self.left else "right"
-            table.add_column(Text(printable(head)), justify=justify, no_wrap=True)
-        for row in self.rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
-        buffer = io.StringIO()
-        Console(file=buffer, width=10_000, color_system=None, force_terminal=False).print(table)
-        lines = [line.rstrip() for line in buffer.getvalue().splitlines()]
-        return "\n".join([printable(self.title), *lines, *map(printable, self.note.splitlines())])
 
 
 # -- metrics of one model
@@ -85,7 +46,10 @@ def results_table(metrics: Content) -> str:
     separate = metrics.get("mode") == "per_emotion"
 
     def cells(name: str | None, found: Content, absent: Content | None = None) -> list[str]:
-        row = ["" if name is None else f"{found['support']}/{found['annotated']}", *(number(found[m.key]) for m in shown)]
+        row = [
+            "" if name is None else f"{found['support']}/{found['annotated']}",
+            *(number(found[m.key]) for m in shown),
+        ]
         if absent is not None:
             row.append(number(absent["weighted_f1"]))
         for source in published:
@@ -327,7 +291,9 @@ def robustness_table(found: Content) -> TextTable:
     for modality, points in (found["missing"] or {}).items():
         rows += [row(f"no {modality} in {p['share']:.0%} of clips", p) for p in points if p["share"] == 0.5]
     absent = found["always_absent"]
-    rows.append(["always absent", *(number(absent[m.key]) if m.key in absent else "" for m in shown), *("" for _ in names)])
+    rows.append(
+        ["always absent", *(number(absent[m.key]) if m.key in absent else "" for m in shown), *("" for _ in names)]
+    )
     notes = ["*  weighted F1 of the emotion."] if names else []
     if found["noise"] is not None:
         notes.append(f"Noise and missing rows: mean of {found['draws']} draws; std is that of the feature over train.")
@@ -355,7 +321,9 @@ def comparison_tables(comparison: Comparison) -> list[TextTable]:
     rows = []
     for name, found in contents.items():
         for emotion, *cells in _rows(
-            lambda _, one, bounds: [with_interval(one[m.key], bounds.get(m.key)) for m in shown], found, found["intervals"]
+            lambda _, one, bounds: [with_interval(one[m.key], bounds.get(m.key)) for m in shown],
+            found,
+            found["intervals"],
         ):
             rows.append([emotion, name, *cells])
     order = [*comparison.emotions, "mean"]
@@ -374,7 +342,7 @@ def pair_table(pair: Pair) -> TextTable:
         tests = ["", "", ""]
         if one.p is not None:
             tests = [f"{one.only_first} : {one.only_second}", _probability(one.p), _probability(one.corrected)]
-        differences = [_difference(one.differences.get(m.key), one.intervals.get(m.key)) for m in shown]
+        differences = [difference(one.differences.get(m.key), one.intervals.get(m.key)) for m in shown]
         rows.append([name, *differences, *tests, verdict(one, pair)])
     note = f"Right alone: clips that only {pair.first} : only {pair.second} predicts correctly."
     if pair.decision is not None:
@@ -399,22 +367,22 @@ def verdict_on_linear(metrics: Content) -> str:
     if not ahead:
         return ""
 
-    def difference(entry: Content, rows: int) -> Difference:
+    def measured(entry: Content, rows: int) -> Difference:
         return Difference(
             rows,
             {key: one["difference"] for key, one in entry.items()},
             {key: one["interval"] for key, one in entry.items()},
         )
 
-    emotions = {name: difference(one, metrics["emotions"][name]["annotated"]) for name, one in ahead["emotions"].items()}
+    emotions = {name: measured(one, metrics["emotions"][name]["annotated"]) for name, one in ahead["emotions"].items()}
     exclusive = ahead.get("exclusive")
     return _pair_verdict(
         Pair(
             first="logistic regression",
             second="the network",
             emotions=emotions,
-            mean=difference(ahead["mean"], metrics["samples"]),
-            decision=difference(exclusive, metrics["exclusive"]["rows"]) if exclusive else None,
+            mean=measured(ahead["mean"], metrics["samples"]),
+            decision=measured(exclusive, metrics["exclusive"]["rows"]) if exclusive else None,
         )
     )
 
@@ -430,7 +398,7 @@ def verdict(one: Difference, pair: Pair) -> str:
             better[pair.second if sign > 0 else pair.first].append(METRICS[key].title)
     p = one.p if one.corrected is None else one.corrected
     if p is not None and p < 1 - LEVEL:
-        better[pair.second if one.only_second > one.only_first else pair.first].append("number of errors")
+        better[pair.second if (one.only_second or 0) > (one.only_first or 0) else pair.first].append("number of errors")
     found = [f"{name} is better on {', '.join(titles)}" for name, titles in better.items() if titles]
     return ", but ".join(found) or f"no difference that {one.rows} clips can show"
 
@@ -496,30 +464,9 @@ def _rows(cells: Callable[..., list[str]], *contents: Content) -> list[list[str]
     return [*rows, ["mean", *cells(None, *(one["mean"] for one in contents))]] if len(names) > 1 else rows
 
 
-def printable(text: str, keep: str = "") -> str:
-    """Text with control characters, other than those of `keep`, written as escapes."""
-    return "".join(letter if letter.isprintable() or letter in keep else ascii(letter)[1:-1] for letter in text)
-
-
-def number(value: float | None) -> str:
-    """Three decimals; ``-`` for an undefined metric."""
-    return "-" if value is None else f"{value:.3f}"
-
-
-def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
-    """``0.858 [0.832, 0.883]``; only the value where it has no interval."""
-    return number(value) if interval is None or value is None else f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
-
-
-def _difference(value: float | None, interval: Sequence[float] | None) -> str:
-    if value is None:
-        return number(None)
-    return f"{value:+.3f}" if interval is None else f"{value:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
-
-
 def _differences(one: Difference) -> str:
     return ", ".join(
-        f"{METRICS[key].title} {_difference(one.differences[key], one.intervals.get(key))}"
+        f"{METRICS[key].title} {difference(one.differences[key], one.intervals.get(key))}"
         for key in VERDICT_METRICS
         if one.differences.get(key) is not None
     )

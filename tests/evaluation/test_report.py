@@ -13,8 +13,8 @@ import pytest
 from lmf_multitask.evaluation import evaluate_predictions, write_report
 from lmf_multitask.evaluation.assessment import LearningCurves, assess
 from lmf_multitask.evaluation.comparison import compare
+from lmf_multitask.evaluation.drawing import DARK, LONGEST_LABEL, _cjk_families, _warn_of_boxes, label
 from lmf_multitask.evaluation.metrics import METRICS, Metric
-from lmf_multitask.evaluation.plots import DARK, LONGEST_LABEL, _cjk_families, _warn_of_boxes, label
 from lmf_multitask.evaluation.predictions import Predictions
 from lmf_multitask.evaluation.report import write_comparison
 from lmf_multitask.evaluation.tables import comparison_text, comparison_verdict
@@ -41,7 +41,7 @@ def robustness():
     return {
         "split": "validation", "samples": 120, "draws": 3, "modalities": kept[0], "rows_without": {"audio": 2, "text": 0},
         "always_absent": {"weighted_f1": 0.6}, "subsets": [{"modalities": names, **entry(0.8)} for names in kept],
-        "noise": {name: noise for name in kept[0]}, "missing": {name: missing for name in kept[0]},
+        "noise": dict.fromkeys(kept[0], noise), "missing": dict.fromkeys(kept[0], missing),
     }  # fmt: skip
 
 
@@ -238,10 +238,12 @@ def test_the_decision_among_all_counts(tmp_path):
     ids = [str(number) for number in range(len(labels))]
     models = [Predictions(n, tmp_path, ids, EMOTIONS, labels, p) for n, p in (("good", good), ("bad", good[::-1]))]
     comparison = compare(models, resamples=100)
-    assert "good is better on weighted F1, AUROC, WA, UA, number of errors (means over" in comparison_verdict(comparison)
+    assert "good is better on weighted F1, AUROC, WA, UA, number of errors (means over" in comparison_verdict(
+        comparison
+    )
     text = comparison_text(comparison)
     assert "One of 4 (highest uncalibrated probability): WA -0." in text
-    assert ["emotion", "model", "weighted", "F1"] == text.splitlines()[1].split()[:4]
+    assert text.splitlines()[1].split()[:4] == ["emotion", "model", "weighted", "F1"]
 
 
 # -- in a browser
