@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, NoReturn, TypeVar, get_args, get_origi
 
 from lmf_multitask import plugins
 from lmf_multitask.config import Option, build, merged, nested, options, read_settings, type_parts
-from lmf_multitask.errors import ConfigError, UserError
+from lmf_multitask.errors import ConfigError, UserError, printable
 from lmf_multitask.strict_yaml import parse_value
 
 T = TypeVar("T")
@@ -235,8 +235,3 @@ def describe_error(error: Exception) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return printable(f"{where}{error.strerror}.")
     return printable(" ".join(str(error).split()))
-
-
-def printable(text: str) -> str:
-    """Without characters that a terminal would obey: names in a file may hold control characters."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

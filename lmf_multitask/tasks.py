@@ -53,6 +53,10 @@ class Task:
         """Outputs `[N, outputs]` -> predictions float64 `[N]`."""
         raise NotImplementedError
 
+    def exported(self, outputs: paddle.Tensor) -> paddle.Tensor:
+        """What an exported model gives for outputs `[B, outputs]`; its last column is the prediction."""
+        return outputs
+
 
 class BinaryTask(Task):
     """Present or absent: two logits (absent, present), cross entropy in nats; the prediction is the probability of present."""
@@ -74,6 +78,12 @@ class BinaryTask(Task):
         """See `Task.predict`; a softmax over two logits is a sigmoid of their difference."""
         difference = np.asarray(outputs[..., 1], np.float64) - outputs[..., 0]
         return 0.5 * (1.0 + np.tanh(0.5 * difference))
+
+    def exported(self, outputs: paddle.Tensor) -> paddle.Tensor:
+        """Probabilities of absent and present, float32 `[B, 2]`."""
+        from paddle.nn import functional as F
+
+        return F.softmax(outputs, axis=-1)
 
 
 TASKS: dict[str, type[Task]] = {"binary": BinaryTask}

@@ -11,15 +11,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 
-from lmf_multitask.errors import RunError
+from lmf_multitask.config import build, setting, settings, to_dict
+from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.evaluation.metrics import (
     CLOSEST_TO_CERTAIN,
     METRICS,
@@ -40,23 +39,19 @@ CRITERIA = ("positive_f1", "uar")
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@settings
 class TaskCalibration:
-    """Calibration of one binary task.
+    """Calibration of one binary task."""
 
-    Attributes:
-        temperature: above 1 makes probabilities less extreme.
-        thresholds: criterion -> the plain probability above which the task counts as present.
-        rows: annotated validation clips that these were fitted on.
-        reason: why the plain values were kept; None where they were fitted.
-    """
-
-    temperature: Annotated[float, Field(strict=True, ge=LOWEST_TEMPERATURE, le=HIGHEST_TEMPERATURE)] = 1.0
-    thresholds: dict[str, Annotated[float, Field(strict=True, ge=0, le=1)]] = Field(
-        default_factory=lambda: dict.fromkeys(CRITERIA, 0.5)
+    temperature: float = setting(
+        default=1.0, help="above 1 makes probabilities less extreme", ge=LOWEST_TEMPERATURE, le=HIGHEST_TEMPERATURE
     )
-    rows: Annotated[int, Field(strict=True, ge=0)] = 0
-    reason: str | None = None
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = setting(
+        default=lambda: dict.fromkeys(CRITERIA, 0.5),
+        help="criterion -> the plain probability above which the task counts as present",
+    )
+    rows: int = setting(default=0, help="annotated validation clips that these were fitted on", ge=0)
+    reason: str | None = setting(default=None, help="why the plain values were kept; null where they were fitted")
 
 
 class Calibration:
@@ -116,7 +111,7 @@ class Calibration:
         return found
 
     def thresholds(self, criterion: str, tasks: Sequence[Any]) -> np.ndarray:
-        """Thresholds of the plain probabilities, float64 `[T]`.
+        """Thresholds of the plain probabilities, float64 `[T]`; one half for other than binary tasks.
 
         Args:
             criterion: ``half``, or a metric that they were fitted for.
@@ -125,13 +120,15 @@ class Calibration:
         Raises:
             RunError: the criterion is unknown, or a task has no calibration.
         """
-        found = [{HALF: 0.5, **self._of(name).thresholds} for name in task_names(tasks)]
-        for one in found:
-            if criterion not in one:
-                raise RunError(
-                    f"thresholds must be one of {', '.join(one)}, but got {criterion!r}. Choose one of them."
-                )
-        return np.array([one[criterion] for one in found])
+        found = np.full(len(tasks), 0.5)
+        for t, (name, kind) in enumerate(zip(task_names(tasks), task_kinds(tasks))):
+            if kind == "binary" and criterion != HALF:
+                fitted = self._of(name).thresholds
+                if criterion not in fitted:
+                    known = ", ".join([HALF, *fitted])
+                    raise RunError(f"thresholds must be one of {known}, but got {criterion!r}. Choose one of them.")
+                found[t] = fitted[criterion]
+        return found
 
     def _of(self, task: str) -> TaskCalibration:
         if task not in self.tasks:
@@ -143,7 +140,7 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in JSON files."""
-        return {"fitted_on": "validation", "emotions": {name: asdict(one) for name, one in self.tasks.items()}}
+        return {"fitted_on": "validation", "emotions": {name: to_dict(one) for name, one in self.tasks.items()}}
 
     @classmethod
     def from_json(cls, content: Any, where: object) -> Calibration:
@@ -159,13 +156,9 @@ class Calibration:
         if not isinstance(content, dict) or not isinstance(content.get("emotions"), dict):
             raise RunError(f"{where}: must hold a calibration, but does not. Train again.")
         try:
-            return cls(TypeAdapter(dict[str, TaskCalibration]).validate_python(content["emotions"]))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise RunError(
-                f"{where}: {'.'.join(map(str, first['loc']))} must be that of a calibration ({first['msg']}), "
-                f"but got {first['input']!r:.50}. Train again."
-            ) from None
+            return cls({name: build(TaskCalibration, one, name) for name, one in content["emotions"].items()})
+        except ConfigError as error:
+            raise RunError(f"{where}: {error} Train again.") from None
 
     def save(self, folder: str | Path) -> Path:
         """Writes ``calibration.json`` into the folder of a model."""
@@ -197,13 +190,13 @@ def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def _fit_task(labels: np.ndarray, probabilities: np.ndarray) -> TaskCalibration:
-    rows = WeightedRows(labels, probabilities, probabilities > 0.5)
+    rows = WeightedRows(labels, probabilities)
     present = int(rows.labels.sum())
     if not 0 < present < len(rows.labels):
         seen = f"has only {'present' if present else 'absent'} clips" if len(rows.labels) else "has no label"
         return TaskCalibration(rows=len(rows.labels), reason=f"validation {seen}")
     thresholds = {criterion: fit_threshold(rows, criterion) for criterion in CRITERIA}
-    return TaskCalibration(fit_temperature(rows), thresholds, len(rows.labels))
+    return TaskCalibration(temperature=fit_temperature(rows), thresholds=thresholds, rows=len(rows.labels))
 
 
 def fit_temperature(rows: WeightedRows) -> float:
@@ -212,7 +205,7 @@ def fit_temperature(rows: WeightedRows) -> float:
 
     def loss(logarithm: float) -> float:
         scaled = scale(rows.predictions, math.exp(logarithm))
-        return float(log_loss(WeightedRows(rows.labels, scaled, rows.decisions))[0])
+        return float(log_loss(WeightedRows(rows.labels, scaled))[0])
 
     bounds = (math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE))
     best = math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5}).x)

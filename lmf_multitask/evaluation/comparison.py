@@ -179,7 +179,10 @@ def _pair(
 def _difference(found: Mapping[str, Any], rows: int, right: Sequence[np.ndarray] | None = None) -> Difference:
     differences = {key: one["difference"] for key, one in found.items()}
     intervals = {key: one["interval"] for key, one in found.items()}
-    return Difference(rows, differences, intervals, *([] if right is None else mcnemar_exact(*right)))
+    if right is None:
+        return Difference(rows, differences, intervals)
+    only_first, only_second, p = mcnemar_exact(*right)
+    return Difference(rows, differences, intervals, only_first, only_second, p)
 
 
 def _corrected(pairs: list[Pair]) -> list[Pair]:

@@ -32,8 +32,10 @@ class Encoder(Layer):
         Settings: settings class.
         input: the features that it takes.
         size: H.
+        any_length: whether sequences may have another length than in training; an export keeps the length free then.
     """
 
+    any_length = True
     Settings: Any
     input: Input
     size: int

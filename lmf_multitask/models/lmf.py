@@ -21,7 +21,7 @@ from lmf_multitask.config import build, kind_of, to_dict
 from lmf_multitask.data.columns import Columns
 from lmf_multitask.data.modality import MODALITIES, Input, checked_inputs
 from lmf_multitask.errors import ConfigError, RunError, UserError
-from lmf_multitask.files import atomic_folder
+from lmf_multitask.files import MANIFEST, atomic_folder, damage
 from lmf_multitask.models.config import ModelConfig
 from lmf_multitask.models.encoders import ENCODERS, step_mask
 from lmf_multitask.models.fusion import FUSIONS, Fusion
@@ -91,8 +91,12 @@ class LMFModel(nn.Layer):
         inputs: modality -> shape of a clip's features, with the padding of the training data.
         tasks: the T tasks, in the order of the outputs.
         config: parts and sizes of the network.
+        exclusive: whether exactly one binary task was present in every training clip, so that one decision among them makes sense.
+        non_finite: what becomes of NaN and infinities in features: ``zero`` or ``error``.
     """
 
+    exclusive = False
+    non_finite = "zero"
     _checks_size = True
 
     def __init__(
@@ -228,6 +232,8 @@ class LMFModel(nn.Layer):
             "tasks": [{"name": task.name, "kind": task.kind} for task in self.tasks],
             "inputs": {name: dataclasses.asdict(one) for name, one in self.inputs.items()},
             "model": to_dict(self.config),
+            "exclusive": self.exclusive,
+            "non_finite": self.non_finite,
         }
         weights = {name: np.ascontiguousarray(value.numpy()) for name, value in self.weights().items()}
         with atomic_folder(Path(folder)) as temporary:
@@ -242,11 +248,16 @@ class LMFModel(nn.Layer):
             RunError: a file is missing or damaged, or the weights are not exactly those of the model.
         """
         folder = Path(folder)
+        problem = damage(folder) if (folder / MANIFEST).exists() else None
+        if problem is not None:
+            raise RunError(f"{folder}: must be as it was written, but {problem}. Restore it, or train again.")
         about, path = _read_config(folder / CONFIG_FILE), folder / WEIGHTS_FILE
         try:
             inputs = {name: Input(tuple(one["shape"]), one["padding"]) for name, one in about["inputs"].items()}
             tasks = make_tasks([f"{one['name']}:{one['kind']}" for one in about["tasks"]])
             config = build(ModelConfig, about["model"], "model")
+            if type(about["exclusive"]) is not bool or about["non_finite"] not in ("zero", "error"):
+                raise ValueError(f"exclusive is {about['exclusive']!r} and non_finite {about['non_finite']!r}")
             shapes = weight_shapes(inputs, tasks, config)  # before anything large is built
         except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
@@ -257,6 +268,7 @@ class LMFModel(nn.Layer):
             model.load_weights(stored)
         except RunError as error:
             raise RunError(f"{path}: {error}") from None
+        model.exclusive, model.non_finite = about["exclusive"], about["non_finite"]
         model.eval()
         return model
 

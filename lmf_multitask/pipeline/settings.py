@@ -40,16 +40,20 @@ class ExperimentConfig:
     )
     emotions: list[str] | None = setting(default=None, help="emotions to learn; null: all in the data", min_length=1)
     seed: int = setting(default=1, help="of all random numbers", ge=0, lt=2**63)
-    output_dir: _Path | None = setting(default=None, help="run directory to write; null: runs/DATA-MODE-seedN")
+    output_dir: _Path | None = setting(default=None, help="run directory to write; null: runs/DATA-seedN")
     device: str = setting(default="auto", help="auto, cpu, gpu or gpu:NUMBER (the authors have tried no GPU)")
     data: DataConfig = setting(default=DataConfig, help="how the data file is read")
     model: ModelConfig = setting(default=ModelConfig, help="parts and sizes of the network")
     training: TrainingConfig = setting(default=TrainingConfig, help="how the network is trained")
 
+    @property
+    def data_name(self) -> str:
+        """What the data are called in names of folders."""
+        return "sample" if self.data_path is None else Path(self.data_path).expanduser().resolve().stem
+
     def run_directory(self) -> Path:
         """Where the run goes."""
-        name = "sample" if self.data_path is None else Path(self.data_path).expanduser().resolve().stem
-        return Path(self.output_dir or f"runs/{name}-multitask-seed{self.seed}").expanduser()
+        return Path(self.output_dir or f"runs/{self.data_name}-seed{self.seed}").expanduser()
 
     def resolved(self, emotions: list[str]) -> ExperimentConfig:
         """The same experiment from whatever folder it is run, and with the names of the emotions."""
