@@ -24,7 +24,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lmf_multitask.evaluation.text import printable
+from lmf_multitask.errors import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

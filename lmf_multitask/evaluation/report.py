@@ -10,12 +10,13 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
+from lmf_multitask.errors import printable
 from lmf_multitask.evaluation import tables
 from lmf_multitask.evaluation.assessment import Assessment
 from lmf_multitask.evaluation.comparison import Comparison
 from lmf_multitask.evaluation.drawing import Plot
 from lmf_multitask.evaluation.plots import comparison_plots, plots_of
-from lmf_multitask.evaluation.text import TextTable, number, printable, with_interval
+from lmf_multitask.evaluation.text import TextTable, number, with_interval
 from lmf_multitask.files import atomic_folder, write_text
 
 REPORT_FILE, COMPARISON_FILE, PLOTS_FOLDER = "report.html", "comparison.html", "plots"

@@ -9,11 +9,12 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lmf_multitask.errors import printable
 from lmf_multitask.evaluation.comparison import Comparison, Difference, Pair
 from lmf_multitask.evaluation.metrics import EXCLUSIVE, METRICS, Metric, metrics_for
-from lmf_multitask.evaluation.published import LMF_PADDLE, LMF_PAPER, LMF_SPLIT, PUBLISHED, is_lmf_split
+from lmf_multitask.evaluation.published import LMF_PADDLE, LMF_PAPER, PUBLISHED, is_lmf_split
 from lmf_multitask.evaluation.statistics import FEWEST_ROWS, LEVEL
-from lmf_multitask.evaluation.text import TextTable, difference, number, printable, with_interval
+from lmf_multitask.evaluation.text import TextTable, difference, number, with_interval
 
 BASELINE_NAMES = {
     "always_absent": "always absent",
@@ -70,7 +71,10 @@ def results_table(metrics: Content) -> str:
         notes.append(
             f"** weighted F1 published for IEMOCAP's 938 test clips, one model per emotion; not measured here{difference}"
         )
-    notes += [line for line in (_why_not_published(emotions), verdict_on_linear(metrics)) if line]
+    elif all(name in LMF_PAPER for name in emotions):
+        notes.append("Published metrics are not shown: these clips are not IEMOCAP's 938 test clips of LMF's split.")
+    if sentence := verdict_on_linear(metrics):
+        notes.append(sentence)
     rows = _rows(cells, *[metrics, *([baseline] if baseline else [])])
     title = f"{metrics['split']}, {metrics['samples']} clips"
     return TextTable(title, heads, rows, len(rows) > 1, "\n".join(notes)).as_text()
@@ -227,14 +231,6 @@ def published_table(models: Mapping[str, Content]) -> TextTable | None:
         len(models) == 1,
         f"Second-hand: quoted from memory, not checked against the papers' tables. Measured here: {', '.join(models)}.",
     )
-
-
-def _why_not_published(emotions: Mapping[str, Content]) -> str:
-    """Why metrics published for emotions of these names are not shown; empty where there are none, or where they are shown."""
-    if is_lmf_split(emotions) or any(name not in LMF_SPLIT for name in emotions):
-        return ""
-    theirs = ", ".join(f"{name} in {LMF_SPLIT[name]}" for name in emotions)
-    return f"Published metrics are not shown: they are for other clips, IEMOCAP's 938 test clips with {theirs}."
 
 
 def undefined_lines(metrics: Content) -> str:

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lmf_multitask.errors import printable
+
 
 @dataclass(frozen=True)
 class TextTable:
@@ -42,11 +44,6 @@ class TextTable:
         Console(file=buffer, width=10_000, color_system=None, force_terminal=False).print(table)
         lines = [line.rstrip() for line in buffer.getvalue().splitlines()]
         return "\n".join([printable(self.title), *lines, *map(printable, self.note.splitlines())])
-
-
-def printable(text: str, keep: str = "") -> str:
-    """Text with control characters, other than those of `keep`, written as escapes."""
-    return "".join(letter if letter.isprintable() or letter in keep else ascii(letter)[1:-1] for letter in text)
 
 
 def number(value: float | None) -> str:
