@@ -48,7 +48,7 @@ def plots_of(assessment: Assessment) -> list[Plot]:
             metrics_plot(assessment.metrics, headline=True),
             metrics_plot(assessment.metrics, headline=False),
             *learning_plots(assessment),
-            confusion_plot(assessment.metrics),
+            confusion_plot(assessment),
             exclusive_plot(assessment.metrics),
             ranking_plot(assessment),
             reliability_plot(assessment),
@@ -87,14 +87,13 @@ def metrics_plot(metrics: Mapping[str, Any], *, headline: bool) -> Plot | None:
         if panel.dataLim.x0 >= 0 and panel.dataLim.x1 <= 1:
             panel.set_xlim(-0.02, 1.02)
     legend_below(figure, panels[0])
+    first = shown[0]
     said = "; ".join(
-        f"{e} {with_interval(metrics['emotions'][e][shown[0].key], metrics['intervals']['emotions'][e].get(shown[0].key))}"
+        f"{e} {with_interval(metrics['emotions'][e].get(first.key), metrics['intervals']['emotions'][e].get(first.key))}"
         for e in emotions
     )
     name, title = ("metrics", "Metrics") if headline else ("further_metrics", "Further metrics")
-    return finish(
-        figure, name, f"{title} with 95% intervals, and baselines", f"{shown[0].title} with intervals: {said}."
-    )
+    return finish(figure, name, f"{title} with 95% intervals, and baselines", f"{first.title} with intervals: {said}.")
 
 
 def learning_plots(assessment: Assessment) -> list[Plot]:
@@ -152,12 +151,22 @@ def _mark_epoch(panel: Axes, epoch: int | None) -> None:
     )  # fmt: skip
 
 
-def confusion_plot(metrics: Mapping[str, Any]) -> Plot:
-    """Confusion counts per emotion, at one half."""
-    figure, panels = panels_of(len(metrics["emotions"]), 2.5)
+def binary_tasks(assessment: Assessment) -> list[tuple[int, str]]:
+    """Column and name of each binary task."""
+    return [
+        (t, name) for t, name in enumerate(assessment.emotions) if "confusion" in assessment.metrics["emotions"][name]
+    ]
+
+
+def confusion_plot(assessment: Assessment) -> Plot | None:
+    """Confusion counts of binary tasks, at one half; None without any."""
+    tasks = binary_tasks(assessment)
+    if not tasks:
+        return None
+    figure, panels = panels_of(len(tasks), 2.5)
     said = []
-    for panel, (name, found) in zip(panels, metrics["emotions"].items()):
-        c = found["confusion"]
+    for panel, (_, name) in zip(panels, tasks):
+        c = assessment.metrics["emotions"][name]["confusion"]
         cells = [[c["true_negative"], c["false_positive"]], [c["false_negative"], c["true_positive"]]]
         _matrix(panel, cells, ["absent", "present"])
         panel.set_title(label(name))
@@ -203,7 +212,7 @@ def ranking_plot(assessment: Assessment) -> Plot | None:
     """ROC and precision-recall curves; None where no emotion has both classes."""
     figure, (roc, curve) = panels_of(2, 3.9)
     said = []
-    for t, name in enumerate(assessment.emotions):
+    for t, name in binary_tasks(assessment):
         truth, values = _known(assessment, t)
         if not 0 < truth.sum() < len(truth):
             continue
@@ -224,15 +233,18 @@ def ranking_plot(assessment: Assessment) -> Plot | None:
     return finish(figure, "roc_and_precision_recall", "ROC, and precision against recall", text)
 
 
-def reliability_plot(assessment: Assessment) -> Plot:
-    """Share of present clips against probability in ten bins, before and after calibration."""
-    figure, panels = panels_of(len(assessment.emotions), 2.75, sharex=True, sharey=True)
+def reliability_plot(assessment: Assessment) -> Plot | None:
+    """Share of present clips against probability in ten bins, before and after calibration; None without binary tasks."""
+    tasks = binary_tasks(assessment)
+    if not tasks:
+        return None
+    figure, panels = panels_of(len(tasks), 2.75, sharex=True, sharey=True)
     versions = {"uncalibrated": (assessment.probabilities, assessment.metrics, 1)}
     if assessment.calibration is not None:
         calibrated = assessment.calibration.calibrate(assessment.probabilities, assessment.emotions)
         versions["calibrated"] = (calibrated, assessment.metrics["calibrated"], 0)
     said = []
-    for t, (panel, name) in enumerate(zip(panels, assessment.emotions)):
+    for panel, (t, name) in zip(panels, tasks):
         _diagonal(panel)
         errors = []
         for version, (probabilities, metrics, index) in versions.items():

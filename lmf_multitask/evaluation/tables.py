@@ -1,6 +1,6 @@
 """Every table of metrics as rows of text, and the sentences that sum them up, for a terminal and for the HTML page.
 
-Titles, order and direction of metrics come from `metrics.METRICS`: a metric that is registered there appears here.
+Titles, order and direction of metrics come from `METRICS`: a metric that is registered in it appears in the tables.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def results_table(metrics: Content) -> str:
 
     def cells(name: str | None, found: Content, absent: Content | None = None) -> list[str]:
         row = [
-            "" if name is None else f"{found['support']}/{found['annotated']}",
-            *(number(found[m.key]) for m in shown),
+            "" if name is None else f"{found.get('support', '-')}/{found['annotated']}",
+            *(number(found.get(m.key)) for m in shown),
         ]
         if absent is not None:
-            row.append(number(absent["weighted_f1"]))
+            row.append(number(absent.get("weighted_f1")))
         for source in published:
             value = None if name is None else source[name]
             row.append("" if value is None else number(value))
@@ -105,7 +105,9 @@ def intervals_table(metrics: Content) -> TextTable:
     """Headline metrics with their 95% intervals."""
     shown, intervals = shown_metrics(metrics, headline=True), metrics["intervals"]
     rows = _rows(
-        lambda name, found, bounds: [with_interval(found[m.key], bounds.get(m.key)) for m in shown], metrics, intervals
+        lambda name, found, bounds: [with_interval(found.get(m.key), bounds.get(m.key)) for m in shown],
+        metrics,
+        intervals,
     )
     title = f"headline metrics with 95% intervals over {metrics['split']} clips ({intervals['resamples']:,} bootstrap resamples)"
     return TextTable(title, ["emotion", *(metric.title for metric in shown)], rows, len(rows) > 1)
@@ -118,7 +120,7 @@ def further_table(metrics: Content) -> TextTable:
     def cells(name: str | None, found: Content) -> list[str]:
         counts = found.get("confusion", {})
         parts = [counts.get(key) for key in ("true_positive", "false_positive", "false_negative", "true_negative")]
-        return [*(number(found[m.key]) for m in shown), "" if None in parts else "/".join(map(str, parts))]
+        return [*(number(found.get(m.key)) for m in shown), "" if None in parts else "/".join(map(str, parts))]
 
     rows = _rows(cells, metrics)
     heads = ["emotion", *(metric.title for metric in shown), "TP/FP/FN/TN"]
@@ -133,7 +135,7 @@ def calibrated_table(metrics: Content) -> TextTable:
         [
             name,
             f"{fitted[name]['temperature']:.2f}",
-            *(f"{number(metrics['emotions'][name][m.key])} -> {number(found[m.key])}" for m in shown),
+            *(f"{number(metrics['emotions'][name].get(m.key))} -> {number(found.get(m.key))}" for m in shown),
         ]
         for name, found in after["emotions"].items()
     ]
@@ -149,7 +151,7 @@ def thresholds_table(metrics: Content, threshold: str) -> TextTable:
 
     def cells(name: str | None, found: Content) -> list[str]:
         value = "" if name is None else f"{fitted[name]['thresholds'][threshold]:.3f}"
-        return [value, *(number(found[m.key]) for m in shown)]
+        return [value, *(number(found.get(m.key)) for m in shown)]
 
     rows = _rows(cells, content)
     title = f"at the thresholds with the best {METRICS[threshold].title} on validation"
@@ -277,8 +279,8 @@ def robustness_table(found: Content) -> TextTable:
     def row(label: str, one: Content) -> list[str]:
         return [
             label,
-            *(number(one["mean"][metric.key]) for metric in shown),
-            *(number(one["emotions"][name]["weighted_f1"]) for name in names),
+            *(number(one["mean"].get(metric.key)) for metric in shown),
+            *(number(one["emotions"][name].get("weighted_f1")) for name in names),
         ]
 
     rows = [row(" + ".join(one["modalities"]), one) for one in found["subsets"]]
@@ -317,7 +319,7 @@ def comparison_tables(comparison: Comparison) -> list[TextTable]:
     rows = []
     for name, found in contents.items():
         for emotion, *cells in _rows(
-            lambda _, one, bounds: [with_interval(one[m.key], bounds.get(m.key)) for m in shown],
+            lambda _, one, bounds: [with_interval(one.get(m.key), bounds.get(m.key)) for m in shown],
             found,
             found["intervals"],
         ):

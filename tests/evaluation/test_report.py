@@ -5,13 +5,14 @@ import logging
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from lmf_multitask.evaluation import evaluate_predictions, write_report
-from lmf_multitask.evaluation.assessment import LearningCurves, assess
+from lmf_multitask.evaluation import evaluate_predictions, full_tables, write_report
+from lmf_multitask.evaluation.assessment import Assessment, LearningCurves, assess
 from lmf_multitask.evaluation.comparison import compare
 from lmf_multitask.evaluation.drawing import DARK, LONGEST_LABEL, _cjk_families, _warn_of_boxes, drawing, label
 from lmf_multitask.evaluation.metrics import METRICS, Metric
@@ -177,6 +178,22 @@ def test_a_registered_metric_is_in_tables_and_plots(monkeypatch):
     with drawing():
         plot = metrics_plot(metrics, headline=False)
     assert "<!-- error rate -->" in plot.svg  # matplotlib's comment before the outlines of a text
+
+
+def test_a_task_of_another_kind_has_tables_and_a_page(tmp_path, monkeypatch):
+    def error(rows):
+        return rows.mean(np.abs(rows.predictions - rows.labels))
+
+    metric = Metric("mae", "MAE", error, "level", "value", greater_is_better=False, headline=True)
+    monkeypatch.setitem(METRICS, "mae", metric)
+    labels = np.array([[1, 2.0], [0, 4.0], [1, np.nan]])
+    values = np.array([[0.9, 3.0], [0.2, 4.5], [0.6, 1.0]])
+    tasks = [SimpleNamespace(name="happy", kind="binary"), SimpleNamespace(name="valence", kind="level")]
+    metrics = assess(labels, values, tasks, split="test", resamples=20)
+    found = Assessment("mixed", ["happy", "valence"], ["a", "b", "c"], labels, values, metrics)
+    assert ["valence", "-/2", *["-"] * 5, "0.750", "-"] in [line.split() for line in full_tables(metrics).splitlines()]
+    page = write_report(found, tmp_path).read_text(encoding="utf-8")
+    assert re.search(r'<th scope="row">valence</th>.*<td>0\.750 \[', page)
 
 
 # -- names
