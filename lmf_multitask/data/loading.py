@@ -95,6 +95,7 @@ def load(
                 f"{' and '.join(lacking)}."
             )
         if not source.emotions:
+            source.scan()
             source.labels(source.split_names[0])  # says what is missing
         with naming(path):
             found = cache.mapped(source, config.non_finite)

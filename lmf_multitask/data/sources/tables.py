@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lmf_multitask.data.arrow import feature_rows, is_number, label_rows, numbers, row_shape
+from lmf_multitask.data.arrow import feature_rows, is_list, is_number, label_rows, numbers, row_shape
 from lmf_multitask.data.columns import BLOCK_ROWS
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.schema import KNOWN_EMOTIONS, emotion_of
@@ -243,7 +243,7 @@ def _ids(part: pa.Table) -> list[str]:
 
 def _number_type(kind: pa.DataType) -> str:
     kind = kind.storage_type if isinstance(kind, pa.ExtensionType) else kind
-    while pa.types.is_nested(kind):
+    while is_list(kind):
         kind = kind.value_type
     return {"float": "float32", "double": "float64", "halffloat": "float16"}.get(str(kind), str(kind))
 
