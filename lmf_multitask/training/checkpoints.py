@@ -102,7 +102,8 @@ class RandomStates:
         for generator, saved in zip(generators, self.paddle):
             device = generator.get_state().__getstate__()[0]
             state = paddle.base.core.GeneratorState.__new__(paddle.base.core.GeneratorState)
-            state.__setstate__((device, saved.seed, saved.offset, list(" ".join(map(str, saved.engine)).encode())))
+            seed = saved.seed - (saved.seed >> 63 << 64)  # it takes a signed number
+            state.__setstate__((device, seed, saved.offset, list(" ".join(map(str, saved.engine)).encode())))
             generator.set_state(state)
 
 
