@@ -42,8 +42,8 @@ from lmf_multitask.runs import Run
 from lmf_multitask.runtime import seed_everything, select_device, surroundings
 from lmf_multitask.training import parallel
 from lmf_multitask.training.module import LMFModule
-from lmf_multitask.training.stopping import saved_when_stopped, told_how_to_go_on
-from lmf_multitask.training.trainer import LMFTrainer, VisualDLLogs, training_arguments
+from lmf_multitask.training.callbacks import OnEpoch, VisualDLLogs, resume_hint, save_when_stopped
+from lmf_multitask.training.trainer import LMFTrainer, training_arguments
 
 from lmf_multitask.data.loading import load_data, missing_in_train, without  # isort: skip - paddlenlp must be imported before datasets
 
@@ -73,22 +73,22 @@ def run_experiment(
         TrainingError: the training broke down; the run directory is left unfinished.
     """
     run = Run(config.run_directory())
-    if parallel.is_first():
+    if parallel.rank() == 0:
         run.check_free(overwrite, resume)
     config, dataset = prepare_experiment(config)
-    origin = {"data": fingerprint(dataset), **surroundings(), "processes": str(parallel.count())}
-    if parallel.count() > 1:
+    origin = {"data": fingerprint(dataset), **surroundings(), "processes": str(parallel.world_size())}
+    if parallel.world_size() > 1:
         training_arguments(run.folder / "checkpoints", config.training)  # refuses what several processes cannot do
-        parallel.join()
-    if not parallel.is_first():
+        parallel.initialize()
+    if parallel.rank() != 0:
         return _train_along(config, run, dataset)
     with run.locked():
         resume = resume and run.is_run()
         if resume:
             _check_resumable(run, config, origin, force)
         run.start(config, origin, keep=resume)
-        with run.logging_to_file(), told_how_to_go_on(run.folder):
-            parallel.from_first(resume)
+        with run.logging_to_file(), resume_hint(run.folder):
+            parallel.broadcast(resume)
             return _train_and_test(config, run, dataset, resume)
 
 
@@ -113,7 +113,7 @@ def prepare_experiment(config: ExperimentConfig) -> tuple[ExperimentConfig, data
 def _train_along(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict) -> dict[str, Any]:
     """What the other processes of a training do: everything but speaking, testing and writing."""
     logging.getLogger("lmf_multitask").setLevel(logging.WARNING)
-    resume = parallel.from_first(None)
+    resume = parallel.broadcast(None)
     with paddle.utils.unique_name.guard():
         _fit(config, run, dataset, resume)
     return {}
@@ -292,16 +292,16 @@ def _fit(config: ExperimentConfig, run: Run, dataset: datasets.DatasetDict, resu
 
     def on_epoch(row: dict[str, float]) -> None:
         lines(row)
-        if parallel.is_first():  # which holds the folder
+        if parallel.rank() == 0:  # which holds the folder
             run.check_still_there()
 
     logs = {"logging_dir": str(run.folder / "visualdl")} if training.visualdl else {}
     trainer = _trainer(
         config, dataset, run.folder / "checkpoints", on_epoch, [VisualDLLogs()] if training.visualdl else [], **logs
     )
-    if not parallel.is_first():  # other numbers for dropout in every process
-        paddle.seed((config.seed + parallel.number()) % 2**63)
-    with lines, saved_when_stopped(trainer):
+    if parallel.rank() != 0:  # other numbers for dropout in every process
+        paddle.seed((config.seed + parallel.rank()) % 2**63)
+    with lines, save_when_stopped(trainer):
         trainer.fit(resume=resume)
     return trainer
 
@@ -330,10 +330,7 @@ def _trainer(
         train_dataset=dataset["train"],
         validation_dataset=dataset["validation"],
         compute_metrics=lambda logits, labels: _validation_figures(logits, labels, emotions, training.monitor),
-        patience=training.patience,
-        row_order=training.row_order,
-        on_epoch=on_epoch,
-        callbacks=callbacks,
+        callbacks=[OnEpoch(on_epoch), *callbacks],
     )
 
 
