@@ -146,11 +146,17 @@ class _Operator(NamedTuple):
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> _Operator:
-        foreign = set(content) - {"#", "A", "DA", "I", "O", "OA", "QA"}
-        if foreign:  # regions: an operator that runs others
-            raise _DamagedError(f"an operator has {', '.join(sorted(foreign))[:80]!r}")
-        results = content["O"] if isinstance(content["O"], list) else [content["O"]]
-        return cls(content["#"], content["A"], [one["%"] for one in content.get("I", [])], results)
+        name, is_weight = content["#"], content["#"] == "p"
+        keys = {"#", "A", "O", "OA", *(("DA", "QA") if is_weight else ("I",))}
+        if set(content) != keys:  # further ones: an operator that runs others
+            raise _DamagedError(f"an operator has {', '.join(sorted(set(content) ^ keys))[:80]!r}")
+        if is_weight:
+            _check_types(content["A"], (int, int, int, str))
+            _check_types(content["OA"], (int, int, int))
+            return cls(name, content["A"], [], [content["O"]])
+        for one in (*content["A"], *content["OA"]):
+            _check_types([one["N"], one["AT"]["#"], one["AT"]["D"]], (str, str, object))
+        return cls(name, content["A"], [one["%"] for one in content["I"]], content["O"])
 
     def attribute(self, name: str) -> Any:
         (found,) = [one["AT"]["D"] for one in self.attributes if one["N"] == name]
@@ -174,6 +180,11 @@ class _Operator(NamedTuple):
         return self.attributes[3], _shape(kind["D"][1])
 
 
+def _check_types(values: Any, types: Sequence[type]) -> None:
+    if type(values) is not list or len(values) != len(types) or not all(map(isinstance, values, types)):
+        raise _DamagedError(f"an attribute is {values!r:.80}")
+
+
 def _check_order(operators: Sequence[_Operator]) -> None:
     """Every operand must be a result of an earlier operator (0 stands for an operand that is left out)."""
     known = {0}
@@ -181,7 +192,7 @@ def _check_order(operators: Sequence[_Operator]) -> None:
         if not known.issuperset(operator.operands):
             raise _DamagedError("an operator takes the result of a later one")
         for result in operator.results:
-            if type(result["%"]) is not int or result["%"] in known:
+            if type(result["%"]) is not int or type(result["TT"]) is not dict or result["%"] in known:
                 raise _DamagedError("two results have the same number")
             known.add(result["%"])
 
