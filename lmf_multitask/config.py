@@ -1,372 +1,340 @@
-"""The settings of one experiment: dataclasses that check themselves, and their strict YAML.
+"""Settings: declared once as pydantic dataclasses, read from YAML and dotted options, and checked with one-line errors.
 
-Every number's unit stands in its description. Descriptions are shown by ``--help``.
+Type, range and help text of a setting stand in its declaration. A setting whose value is one of several kinds, each with
+settings of its own (an encoder, a fusion), is declared with `kind_setting`; the table of kinds may grow by plug-ins.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import difflib
+import re
+import types
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import pydantic
+import pydantic.dataclasses
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from typing_extensions import dataclass_transform
 
 from lmf_multitask.errors import ConfigError
+from lmf_multitask.strict_yaml import read_yaml
+
+T = TypeVar("T")
+Table = Callable[[], Mapping[str, Any]]
+
+_NAME = re.compile(r"[^\W_][\w-]{0,63}")
+_CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class _Rules:
-    """Collects the broken rules of one dataclass, so that all of them are told at once."""
-
-    def __init__(self) -> None:
-        self._broken: list[str] = []
-
-    def check(self, holds: bool, name: str, rule: str, value: object) -> None:
-        if not holds:
-            self._broken.append(f"{name} must be {rule}, but got {value!r}")
-
-    def raise_if_broken(self) -> None:
-        if self._broken:
-            raise ConfigError("; ".join(self._broken) + ".")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
-
-
-def _is_weight(value: object) -> bool:
-    return _is_number(value) and 0 <= value <= 1000
-
-
-def _is_size(value: object) -> bool:
-    return type(value) is int and 1 <= value <= 65536
-
-
-def _is_path(value: object) -> bool:
-    """Whether it can name a file, and be noted in the run's YAML."""
-    try:
-        return isinstance(value, str) and "\0" not in value and bool(value.encode())
-    except UnicodeEncodeError:
-        return False
-
-
-@dataclass
-class DataConfig:
-    """How the data file is read.
+def setting(default: Any, help: str, **rules: Any) -> Any:
+    """A field of a settings class.
 
     Args:
-        label_column: which column of one-hot labels means "present" (0 or 1); null decides by evidence
-        non_finite: what becomes of NaN and infinities in the features: zero, or error to refuse them
-        cache_dir: folder of the Arrow cache; null takes that of `datasets`
+        default: its value where nothing is given; a callable makes one (for lists and nested settings).
+        help: what it means, with its unit; shown by ``--help``.
+        rules: pydantic's: ``ge``, ``gt``, ``le``, ``lt``, ``min_length``, ...
     """
-
-    label_column: int | None = None
-    non_finite: Literal["zero", "error"] = "zero"
-    cache_dir: str | None = None
-
-    def __post_init__(self) -> None:
-        rules = _Rules()
-        rules.check(self.label_column in (None, 0, 1), "data.label_column", "0, 1 or null", self.label_column)
-        rules.check(self.non_finite in ("zero", "error"), "data.non_finite", "zero or error", self.non_finite)
-        cache = self.cache_dir
-        rules.check(cache is None or _is_path(cache), "data.cache_dir", "a path in UTF-8 or null", cache)
-        rules.raise_if_broken()
+    given: dict[str, Any] = {"default_factory": default} if callable(default) else {"default": default}
+    return Field(**given, description=help, **rules)
 
 
-_MODALITIES = ("audio", "video", "text")
-
-
-@dataclass(kw_only=True)
-class ModelConfig:
-    """Sizes and parts of the network; the sizes of the features come from the data.
+def kind_setting(table: Table, default: Mapping[str, Any], help: str) -> Any:
+    """A field that holds the settings of one of several kinds: ``{kind: NAME, ...settings of that kind}``.
 
     Args:
-        input_norm: of audio and video: batch normalisation (the papers' way), or standard: by train's mean and deviation
-        audio_hidden: width of the three audio layers, numbers per clip
-        video_hidden: width of the three video layers, numbers per clip
-        text_projection: numbers per word that the LSTM sees, after a linear layer; null gives it the features as they are
-        text_lstm: width of the LSTM's state, numbers per word
-        text_bidirectional: a second LSTM reads the words from last to first
-        text_pooling: what is taken of the LSTM's states: last_step (padding included, the papers' way), last_word, or attention
-        text_hidden: width of the text encoder's output, numbers per clip
-        audio_dropout: probability that an audio feature is dropped in training
-        video_dropout: probability that a video feature is dropped in training
-        text_dropout: probability that a number of what is taken of the LSTM's states is dropped in training
-        word_dropout: probability that a word is dropped as a whole in training
-        modality_dropout: probability that a clip loses a modality in training; null: zeros pass as features (the papers' way)
-        fusion: lmf low-rank; tfn full tensor; concat hidden vectors side by side; late mean of the modalities' own probabilities
-        fusion_rank: number R of rank-1 terms of the fusion lmf; the others have none
-        fusion_dim: numbers K that the fusion gives to the heads; null: no heads, the fusion gives the logits (the paper's model)
-        factor_init: first values of the fusion's factors: variance keeps the size of what passes, xavier is LMF_Paddle's
-        sharing: what the emotions share: fusion all but the heads; gates the same, each weighing the modalities; encoders only
-        head_hidden: width of a hidden layer in each head; null: heads are linear
-        modalities: one or more of audio, video, text; the network has no part for the others
+        table: gives name -> class; a class has its settings class as ``Settings``.
+        default: kind and settings where nothing is given.
+        help: what the kinds are.
     """
-
-    input_norm: Literal["batch", "standard"] = "standard"
-    audio_hidden: int = 32
-    video_hidden: int = 16
-    text_projection: int | None = 64
-    text_lstm: int = 64
-    text_bidirectional: bool = False
-    text_pooling: Literal["last_step", "last_word", "attention"] = "attention"
-    text_hidden: int = 64
-    audio_dropout: float = 0.2
-    video_dropout: float = 0.2
-    text_dropout: float = 0.5
-    word_dropout: float = 0.2
-    modality_dropout: float | None = 0.1
-    fusion: Literal["lmf", "tfn", "concat", "late"] = "lmf"
-    fusion_rank: int = 8
-    fusion_dim: int | None = 64
-    factor_init: Literal["variance", "xavier"] = "variance"
-    sharing: Literal["fusion", "gates", "encoders"] = "fusion"
-    head_hidden: int | None = None
-    modalities: list[str] = field(default_factory=lambda: list(_MODALITIES))
-
-    def __post_init__(self) -> None:
-        rules = _Rules()
-        chosen = self.modalities
-        known = isinstance(chosen, (list, tuple)) and len(chosen) > 0 and all(name in _MODALITIES for name in chosen)
-        rule = f"one or more of {', '.join(_MODALITIES)}, each once"
-        rules.check(known and len(set(chosen)) == len(chosen), "model.modalities", rule, chosen)
-        if known:
-            self.modalities = [name for name in _MODALITIES if name in chosen]
-        choices = {
-            "input_norm": ("batch", "standard"),
-            "text_pooling": ("last_step", "last_word", "attention"),
-            "fusion": ("lmf", "tfn", "concat", "late"),
-            "factor_init": ("variance", "xavier"),
-            "sharing": ("fusion", "gates", "encoders"),
-        }
-        for name, values in choices.items():
-            value = getattr(self, name)
-            rules.check(value in values, f"model.{name}", f"{', '.join(values[:-1])} or {values[-1]}", value)
-        for name in ("audio_hidden", "video_hidden", "text_lstm", "text_hidden", "fusion_rank"):
-            value = getattr(self, name)
-            rules.check(_is_size(value), f"model.{name}", "a whole number from 1 to 65536", value)
-        for name in ("text_projection", "fusion_dim", "head_hidden"):
-            value = getattr(self, name)
-            valid = value is None or _is_size(value)
-            rules.check(valid, f"model.{name}", "a whole number from 1 to 65536 or null", value)
-        value = self.text_bidirectional
-        rules.check(type(value) is bool, "model.text_bidirectional", "true or false", value)
-        for name in ("audio_dropout", "video_dropout", "text_dropout", "word_dropout", "modality_dropout"):
-            value = getattr(self, name)
-            if value is None and name == "modality_dropout":
-                continue
-            rules.check(_is_number(value) and 0 <= value < 1, f"model.{name}", "at least 0 and below 1", value)
-        alone = self.fusion_dim is None or self.fusion == "late"
-        if alone and (self.sharing != "fusion" or self.head_hidden is not None):
-            why = "fusion late" if self.fusion == "late" else "fusion_dim null"
-            got = self.head_hidden if self.sharing == "fusion" else self.sharing
-            name, rule = ("head_hidden", "null") if self.sharing == "fusion" else ("sharing", "fusion")
-            rules.check(False, f"model.{name}", f"{rule} with {why}, which has no heads", got)
-        rules.raise_if_broken()
+    extra: Any = {"table": table, "default": dict(default)}
+    return Field(default_factory=lambda: build_kind(table(), default), description=help, json_schema_extra=extra)
 
 
-MONITORS = ("loss", "weighted_f1", "positive_f1", "accuracy", "uar", "auroc", "average_precision")
-"""Validation figures that can pick the best epoch."""
+@dataclass_transform(kw_only_default=True, field_specifiers=(setting, kind_setting))
+def settings(cls: type[T]) -> type[T]:
+    """Makes a settings class: a strict pydantic dataclass whose errors are `ConfigError`s of one line."""
+    made: Any = pydantic.dataclasses.dataclass(cls, kw_only=True, config=_CONFIG)
+    checked = made.__init__
 
-
-@dataclass
-class TrainingConfig:
-    """How the network is trained.
-
-    Args:
-        epochs: at most so many passes over train
-        batch_size: clips per step
-        eval_batch_size: clips per forward pass in evaluation; no effect on results beyond rounding
-        learning_rate: Adam's step size, absolute
-        factor_learning_rate: step size of the fusion's factors; null takes learning_rate
-        schedule: of both step sizes: constant, or cosine: down to zero over all epochs (Loshchilov and Hutter 2017)
-        weight_decay: strength of the L2 penalty, coupled (added to the gradient, so that it weighs more beside a mean than a sum)
-        row_order: seeded draws the order of the rows from seed and epoch alone; lmf_paddle as LMF_Paddle does, to the digit
-        loss_reduction: cross entropy over a batch's annotated labels as their mean or their sum
-        joint_loss: share, 0 to 1, of one cross entropy over all heads together; without effect unless train's labels are exclusive
-        class_weights: balanced weighs present and absent of an emotion as if both were as frequent; none leaves them
-        focal_gamma: the focal loss's exponent, which makes clear clips count less; 0 is plain cross entropy
-        task_weighting: of the emotions' losses: uniform; fixed (task_weights); uncertainty, learned; dynamic, by their progress
-        task_weights: emotion: weight, for task_weighting fixed; emotions that are not named have 1
-        weight_averaging: epochs over which the running mean of all weights goes, which is what is kept; null: the weights themselves
-        max_grad_norm: gradients are scaled down to this length together; null leaves them
-        monitor: validation figure that picks the best epoch and stops early; the mean over emotions, or the loss
-        patience: epochs without a better figure before training stops; null never stops early
-        visualdl: also write VisualDL logs into the run directory
-    """
-
-    epochs: int = 40
-    batch_size: int = 64
-    eval_batch_size: int = 256
-    learning_rate: float = 0.001
-    factor_learning_rate: float | None = None
-    schedule: Literal["constant", "cosine"] = "constant"
-    weight_decay: float = 0.00001
-    row_order: Literal["seeded", "lmf_paddle"] = "seeded"
-    loss_reduction: Literal["mean", "sum"] = "mean"
-    joint_loss: float = 0.5
-    class_weights: Literal["none", "balanced"] = "none"
-    focal_gamma: float = 0.0
-    task_weighting: Literal["uniform", "fixed", "uncertainty", "dynamic"] = "uniform"
-    task_weights: dict[str, float] | None = None
-    weight_averaging: float | None = 1.0
-    max_grad_norm: float | None = None
-    monitor: Literal["loss", "weighted_f1", "positive_f1", "accuracy", "uar", "auroc", "average_precision"] = (
-        "average_precision"
-    )
-    patience: int | None = 10
-    visualdl: bool = False
-
-    def __post_init__(self) -> None:
-        rules = _Rules()
-        for name in ("epochs", "batch_size", "eval_batch_size"):
-            value = getattr(self, name)
-            lowest = 2 if name == "batch_size" else 1
-            rules.check(
-                type(value) is int and value >= lowest,
-                f"training.{name}",
-                f"a whole number of at least {lowest}",
-                value,
-            )
-        rates = {"learning_rate": self.learning_rate, "factor_learning_rate": self.factor_learning_rate}
-        for name, value in rates.items():
-            if value is None and name == "factor_learning_rate":
-                continue
-            rules.check(_is_number(value) and 0 < value <= 10, f"training.{name}", "above 0 and at most 10", value)
-        decay, norm = self.weight_decay, self.max_grad_norm
-        rules.check(_is_number(decay) and 0 <= decay <= 10, "training.weight_decay", "from 0 to 10", decay)
-        rules.check(norm is None or (_is_number(norm) and norm > 0), "training.max_grad_norm", "above 0 or null", norm)
-        patience = self.patience
-        valid = patience is None or (type(patience) is int and patience >= 1)
-        rules.check(valid, "training.patience", "a whole number of at least 1 or null", patience)
-        share, gamma, length = self.joint_loss, self.focal_gamma, self.weight_averaging
-        rules.check(_is_number(share) and 0 <= share <= 1, "training.joint_loss", "from 0 to 1", share)
-        rules.check(_is_number(gamma) and 0 <= gamma <= 10, "training.focal_gamma", "from 0 to 10", gamma)
-        valid = length is None or (_is_number(length) and 0 < length <= 1000)
-        rules.check(valid, "training.weight_averaging", "above 0 and at most 1000, or null", length)
-        weights = self.task_weights
-        valid = weights is None or (isinstance(weights, dict) and all(_is_weight(w) for w in weights.values()))
-        rules.check(valid, "training.task_weights", "emotion: number from 0 to 1000, or null", weights)
-        if valid and bool(weights) != (self.task_weighting == "fixed"):
-            rules.check(False, "training.task_weights", "given with task_weighting fixed, and only then", weights)
-        choices = {
-            "schedule": ("constant", "cosine"),
-            "loss_reduction": ("mean", "sum"),
-            "class_weights": ("none", "balanced"),
-            "task_weighting": ("uniform", "fixed", "uncertainty", "dynamic"),
-            "monitor": MONITORS,
-            "visualdl": (True, False),
-        }
-        for name, values in choices.items():
-            value = getattr(self, name)
-            wanted = "one of " + ", ".join(str(choice).lower() for choice in values)
-            rules.check(type(value) is type(values[0]) and value in values, f"training.{name}", wanted, value)
-        rules.raise_if_broken()
-
-
-@dataclass
-class ExperimentConfig:
-    """One training from data to figures.
-
-    Args:
-        data_path: pickle, folder of save_to_disk, or folder of Parquet files; null trains on the built-in sample
-        emotions: names of the emotions to learn; null takes all in the data
-        seed: of all random numbers, 0 or more
-        output_dir: the run directory to write; null makes runs/multitask-seedN
-        device: auto, cpu, gpu or gpu:NUMBER (no GPU has been tried by the authors)
-        data: how the data file is read
-        model: sizes of the network
-        training: how it is trained
-    """
-
-    data_path: str | None = None
-    emotions: list[str] | None = None
-    seed: int = 1
-    output_dir: str | None = None
-    device: str = "auto"
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-
-    def __post_init__(self) -> None:
-        rules = _Rules()
-        rules.check(
-            type(self.seed) is int and 0 <= self.seed < 2**63, "seed", "a whole number from 0 to 2^63 - 1", self.seed
-        )
-        names = self.emotions
-        valid = names is None or (isinstance(names, (list, tuple)) and names and all(isinstance(n, str) for n in names))
-        rules.check(bool(valid), "emotions", "a list of one or more names, or null", names)
-        for name in ("data_path", "output_dir"):
-            # an empty shell variable must not train on the built-in sample
-            value = getattr(self, name)
-            rules.check(value is None or _is_path(value), name, "a path in UTF-8 or null", value)
-        rules.check(isinstance(self.device, str), "device", "auto, cpu, gpu or gpu:NUMBER", self.device)
-        rules.raise_if_broken()
-
-    def run_directory(self) -> Path:
-        """Where the run goes."""
-        return Path(self.output_dir or f"runs/multitask-seed{self.seed}").expanduser()
-
-    def resolved(self, emotions: list[str]) -> ExperimentConfig:
-        """The same experiment wherever it is run from, and with the emotions' names."""
-        path = self.data_path and str(Path(self.data_path).expanduser().resolve())
-        return dataclasses.replace(self, data_path=path, emotions=list(emotions))
-
-    def with_settings(self, values: Mapping[str, Any]) -> ExperimentConfig:
-        """The same experiment with some of `SETTINGS`, given by their dotted names, replaced.
-
-        Raises:
-            ConfigError: they are out of range.
-        """
-        changes: dict[str, dict[str, Any]] = {"model": {}, "training": {}}
+    def __init__(self: Any, **values: Any) -> None:
+        fields = _fields(made)
         for name, value in values.items():
-            group, _, setting = name.partition(".")
-            changes[group][setting] = value
-        return dataclasses.replace(
-            self, **{group: dataclasses.replace(getattr(self, group), **changed) for group, changed in changes.items()}
-        )
+            if name in fields and isinstance(value, Mapping):
+                values[name] = _built(fields[name], _hints(made).get(name), value, name)
+        try:
+            checked(self, **values)
+        except ValidationError as error:
+            raise ConfigError(_in_one_line(error, made, values)) from None
 
-    def to_yaml(self) -> str:
-        """All settings, defaults included, as YAML that ``--config`` takes back."""
-        import yaml
-
-        text = yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
-        return "# Every setting of one run; python -m lmf_multitask.train --config THIS_FILE runs it again.\n" + text
+    made.__init__ = __init__
+    return made
 
 
-SETTINGS = tuple(
-    f"{group}.{one.name}"
-    for group, kind in (("model", ModelConfig), ("training", TrainingConfig))
-    for one in dataclasses.fields(kind)
-    if one.name not in ("eval_batch_size", "visualdl")  # which change no result
-)
-"""What a search or an ablation may vary, by dotted name."""
+def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """Settings from a mapping, nested ones included.
 
-
-def find_config(name: str) -> Path:
-    """A config by path, or a shipped one by name: ``multitask``, ``multitask.yaml`` or ``configs/multitask.yaml``.
+    Args:
+        cls: the settings class.
+        values: name -> value.
+        where: dotted name of these settings, for messages.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: a name is unknown, or a value is not allowed.
     """
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    # shipped configs lie inside an installed package, beside the package in a source checkout
-    package = Path(__file__).parent
-    shipped = next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
-    wanted = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
-    for candidate in (shipped / wanted, shipped / f"{wanted}.yaml"):
-        if not path.is_absolute() and ".." not in path.parts and candidate.is_file():
-            return candidate
-    names = sorted(str(file.relative_to(shipped).with_suffix("")) for file in shipped.rglob("*.yaml"))
-    raise ConfigError(f"--config must be a YAML file, but {name} is none. Shipped ones are {', '.join(names)}.")
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where or 'the settings'} must be settings by name, but got {values!r}. See --help.")
+    try:
+        return cls(**{str(name): value for name, value in values.items()})
+    except ConfigError as error:
+        raise ConfigError("; ".join(_dotted(where, part) for part in str(error).split("; "))) from None
 
 
-RECIPES = ("lmf_paddle", "paper")
+def build_kind(table: Mapping[str, Any], values: Mapping[str, Any], where: str = "") -> Any:
+    """Settings of the kind that ``values["kind"]`` names.
+
+    Raises:
+        ConfigError: there is no such kind, or it has no such setting.
+    """
+    kind = values.get("kind", "")
+    if kind not in table:
+        close = difflib.get_close_matches(str(kind), table, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else "If a plug-in defines it, add --plugin FILE.py."
+        raise ConfigError(
+            f"{where + '.' if where else ''}kind must be one of {', '.join(table)}, but got {kind!r}. {hint}"
+        )
+    return build(table[kind].Settings, {name: value for name, value in values.items() if name != "kind"}, where)
 
 
-def recipe_config(recipe: str, emotion: str) -> Path:
-    """The settings of a published training for one emotion; the recipe's default for emotions that it has none for."""
-    path = find_config(f"per_emotion/{recipe}/default")
-    own = path.with_name(f"{emotion}.yaml")
-    return own if own.is_file() else path
+def kind_of(table: Mapping[str, Any], value: Any) -> str:
+    """The name of the kind that these settings are of."""
+    return next(name for name, cls in table.items() if cls.Settings is type(value))
+
+
+def to_dict(value: Any) -> Any:
+    """Settings as plain dicts, lists and numbers; `build` takes them back."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, (list, tuple)) else value
+    found = {}
+    for name, field in _fields(type(value)).items():
+        part = getattr(value, name)
+        table = _table(field)
+        found[name] = {"kind": kind_of(table, part), **to_dict(part)} if table else to_dict(part)
+    return found
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` laid over it; where a kind changes, the settings of the former kind do not stay."""
+    found = dict(base)
+    for name, value in changes.items():
+        old = found.get(name)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            other_kind = "kind" in value and value["kind"] != old.get("kind")
+            found[name] = dict(value) if other_kind else merged(old, value)
+        else:
+            found[name] = value
+    return found
+
+
+def replaced(config: T, changes: Mapping[str, Any]) -> T:
+    """The same settings with some replaced, given by their dotted names (``model.fusion.rank``) or nested.
+
+    Raises:
+        ConfigError: a name is unknown, or a value is not allowed.
+    """
+    return build(type(config), merged(to_dict(config), nested(changes)))
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted names -> nested mappings; a ``kind`` comes before the other settings beside it."""
+    found: dict[str, Any] = {}
+    for name, value in sorted(values.items(), key=lambda item: not str(item[0]).endswith(".kind")):
+        *path, last = str(name).split(".")
+        place = found
+        for part in path:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"{name} must be a setting, but {part} has no settings. See --help.")
+        place[last] = value
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One setting as the command line shows it.
+
+    Attributes:
+        name: dotted.
+        type: of its value, a type hint.
+        default: None where the class makes it.
+        help: one sentence.
+    """
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+
+
+def options(cls: type, prefix: str = "") -> Iterator[Option]:
+    """Every setting below a settings class; of a setting with kinds, the settings of all kinds."""
+    hints = _hints(cls)
+    for name, field in _fields(cls).items():
+        dotted, default = f"{prefix}{name}", field.get_default(call_default_factory=True)
+        table = _table(field)
+        if table:
+            kind = kind_of(table, default)
+            yield Option(f"{dotted}.kind", Literal[tuple(table)], kind, field.description or "")  # type: ignore[valid-type]
+            yield from _kind_options(table, kind, default, dotted)
+        elif is_settings(hints[name]):
+            yield from options(hints[name], f"{dotted}.")
+        else:
+            yield Option(dotted, hints[name], default, field.description or "")
+
+
+def _kind_options(table: Mapping[str, Any], kind: str, default: Any, dotted: str) -> Iterator[Option]:
+    found: dict[str, Option] = {}
+    for name, cls in table.items():
+        for option in options(cls.Settings):
+            value = getattr(default, option.name) if name == kind else option.default
+            both = found.get(option.name)
+            help = f"{both.help}; {name}: {option.help}" if both else f"{name}: {option.help}"
+            found[option.name] = Option(
+                f"{dotted}.{option.name}", both.type if both else option.type, both.default if both else value, help
+            )
+    yield from found.values()
+
+
+def is_settings(hint: Any) -> bool:
+    """Whether a type is a settings class."""
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint) and hasattr(hint, "__pydantic_fields__")
+
+
+def type_parts(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type alone."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def check_name(name: object) -> str:
+    """Returns the name of a task when it can safely name a column, a file and a folder.
+
+    Raises:
+        ConfigError: it holds anything but letters, digits, ``_`` and ``-``, or is longer than 64 characters.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        shown = repr(name)[:80] if isinstance(name, str) else type(name).__name__
+        raise ConfigError(
+            f"the name of a task must consist of at most 64 letters, digits, '_' and '-', but got {shown}. Rename it."
+        )
+    return name
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file of settings holds.
+
+    Raises:
+        ConfigError: it is no such file.
+    """
+    import yaml
+
+    try:
+        content = read_yaml(path)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: must be YAML, but {' '.join(str(error).split()).rstrip('.')[:200]}.") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold settings by name, but holds {str(content)[:40]!r}. See a shipped config.")
+    return content
+
+
+# -- inside
+
+
+def _fields(cls: Any) -> dict[str, FieldInfo]:
+    return cls.__pydantic_fields__
+
+
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _table(field: FieldInfo) -> Mapping[str, Any] | None:
+    extra: Any = field.json_schema_extra
+    return extra["table"]() if isinstance(extra, dict) and "table" in extra else None
+
+
+def _built(field: FieldInfo, hint: Any, value: Mapping[str, Any], name: str) -> Any:
+    """A mapping given for nested settings, or for one of several kinds, as an object of its class."""
+    table = _table(field)
+    if table:
+        extra: Any = field.json_schema_extra
+        return build_kind(table, merged({"": extra["default"]}, {"": value})[""], name)
+    if is_settings(hint):
+        default = field.get_default(call_default_factory=True)
+        return build(hint, merged(to_dict(default), value), name)
+    return value
+
+
+def _dotted(where: str, message: str) -> str:
+    return f"{where}.{message}" if where else message
+
+
+def _in_one_line(error: ValidationError, cls: Any, values: Mapping[str, Any]) -> str:
+    """Pydantic's errors as ``name must ..., but got value``, joined by semicolons."""
+    told: dict[str, str] = {}
+    for one in error.errors(include_url=False):
+        name = str(one["loc"][0]) if one["loc"] else ""
+        if name in told:
+            continue
+        if one["type"] == "unexpected_keyword_argument":
+            known = list(_fields(cls))
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Choose one of {', '.join(known)}."
+            told[name] = f"{name} must be a known setting, but is none. {hint}"
+        elif one["type"] == "value_error":  # raised by a check of ours: a whole sentence
+            told[name] = str(one["ctx"]["error"]).rstrip(".")
+        else:
+            rules = [e["msg"] for e in error.errors(include_url=False) if e["loc"][:1] == one["loc"][:1]]
+            rule = " or ".join(dict.fromkeys(_rule(text) for text in rules))
+            if type(None) in type_parts(_hints(cls).get(name)):
+                rule += " or null"
+            told[name] = f"{name} must be {rule}, but got {values.get(name)!r}"
+    return "; ".join(told.values()).removesuffix(".") + ("" if list(told.values())[-1].endswith("?") else ".")
+
+
+_WORDS = {
+    "valid integer": "whole number",
+    "valid number": "number",
+    "valid boolean": "true or false",
+    "valid string": "text",
+}
+
+
+def _rule(message: str) -> str:
+    rule = message.removeprefix("Input should be ").removeprefix("a ")
+    if rule in _WORDS:
+        return _WORDS[rule] if " or " in _WORDS[rule] or rule == "valid string" else f"a {_WORDS[rule]}"
+    return rule[0].lower() + rule[1:]
+
+
+# -- data
+
+
+@settings
+class DataConfig:
+    """How the data file is read."""
+
+    label_column: Literal[0, 1] | None = setting(
+        default=None, help="which column of one-hot labels means present; null decides by evidence"
+    )
+    non_finite: Literal["zero", "error"] = setting(
+        default="zero", help="NaN and infinities in features: set to zero, or an error"
+    )
+    max_length: int | None = setting(
+        default=None, help="longest sequence, in steps; the rest of longer ones is cut", ge=1, le=65536
+    )
+    cache_dir: str | None = setting(
+        default=None, help="folder of the Arrow cache; null takes that of datasets", min_length=1
+    )

@@ -1,11 +1,11 @@
-"""What a user can get wrong: exceptions whose text is one line to be shown as it is.
+"""Errors of the user: exceptions whose text is one line to be shown as it is.
 
 Message form: ``<what> must <rule>, but got <value>. <what to do next>``; a file's path stands first when a file is to blame.
 """
 
 
 class UserError(ValueError):
-    """Base of all errors that the user can mend; commands print its one line and end with status 2."""
+    """Base of all errors that the user can correct; commands print its one line and end with status 2."""
 
 
 class DataError(UserError):
@@ -26,3 +26,13 @@ class TrainingError(UserError):
 
 class InstallationError(UserError):
     """The installation lacks something, or what is installed does not work."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text without characters that a terminal would obey: names in files may hold control characters.
+
+    Args:
+        text: any text.
+        keep: control characters that stay, for example ``"\\n\\t"``.
+    """
+    return "".join(one if one.isprintable() or one in keep else ascii(one)[1:-1] for one in text)

@@ -302,3 +302,6 @@ def present_probability(logits: np.ndarray) -> np.ndarray:
     """Logits `[..., 2]` -> probability of index 1, "present", `[...]` (softmax over two is a sigmoid of the difference)."""
     difference = np.asarray(logits[..., 1], np.float64) - logits[..., 0]
     return (0.5 * (1.0 + np.tanh(0.5 * difference))).astype(np.float32)
+
+
+METRICS: dict[str, Any] = dict.fromkeys((*DECISION_FIGURES, *PROBABILITY_FIGURES))  # placeholder until stream METRICS lands

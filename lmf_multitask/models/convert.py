@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import lzma
 import math
-import re
 import struct
 import tokenize
 import zipfile
@@ -18,12 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from lmf_multitask.config import ModelConfig
+from lmf_multitask.config import build, check_name, merged
 from lmf_multitask.data.safe_pickle import StoredArray, read_pickle
-from lmf_multitask.data.schema import check_emotion_name
-from lmf_multitask.errors import RunError
-from lmf_multitask.models.lmf import LMFModel
-from lmf_multitask.models.sizes import check_shapes, weight_shapes
+from lmf_multitask.errors import RunError, UserError
+from lmf_multitask.models.config import ModelConfig
+from lmf_multitask.models.lmf import LMFModel, check_shapes, weight_shapes
 
 _LARGEST = 1 << 30  # bytes; the released checkpoints have 1.8 MB
 
@@ -41,10 +39,10 @@ _NAMES = {
     "text_factor": "fusion.factors.2",
     "fusion_weights": "fusion.rank_weights",
     "fusion_bias": "fusion.bias",
-    "text_subnet.linear_1.weight": "text_encoder.linear.weight",
-    "text_subnet.linear_1.bias": "text_encoder.linear.bias",
+    "text_subnet.linear_1.weight": "encoders.text.linear.weight",
+    "text_subnet.linear_1.bias": "encoders.text.linear.bias",
     **{
-        f"{modality}_subnet.{part}": f"{modality}_encoder.{part}"
+        f"{modality}_subnet.{part}": f"encoders.{modality}.{part}"
         for modality in ("audio", "video")
         for part in (
             *(f"norm.{kind}" for kind in ("weight", "bias", "_mean", "_variance")),
@@ -52,7 +50,7 @@ _NAMES = {
         )
     },
     **{
-        f"text_subnet.rnn.{kind}_{of}_l0": f"text_encoder.lstm.{kind}_{of}_l0"
+        f"text_subnet.rnn.{kind}_{of}_l0": f"encoders.text.lstm.{kind}_{of}_l0"
         for kind in ("weight", "bias")
         for of in ("ih", "hh")
     },
@@ -65,10 +63,9 @@ def convert_checkpoint(path: str | Path, emotion: str, dropouts: Mapping[str, fl
 
     Args:
         path: LMF_Paddle's ``.pkl`` (a state dict written by ``paddle.save``), or a state dict of the original PyTorch code
-            as ``.npz`` (an array per parameter, under its name) or ``.pt`` (needs PyTorch installed).
+            as ``.npz`` (an array per parameter, under its name).
         emotion: which one it recognises.
-        dropouts: ``audio_dropout``, ``video_dropout``, ``text_dropout``, which a checkpoint does not hold; they matter for
-            further training only.
+        dropouts: modality -> dropout, which a checkpoint does not hold; it matters for further training only.
 
     Returns:
         The model of one emotion, without heads: its fusion gives the logits.
@@ -78,44 +75,51 @@ def convert_checkpoint(path: str | Path, emotion: str, dropouts: Mapping[str, fl
         DataError: it is a pickle that names anything but plain data.
     """
     path = Path(path).expanduser()
-    check_emotion_name(emotion)
+    check_name(emotion)
     weights = _named_as_ours(_read(path), path)
     try:
-        config = ModelConfig(**_PAPERS_NETWORK, **_sizes(weights), **(dropouts or {}))
-        features = {
-            "audio": weights["audio_encoder.linear_1.weight"].shape[0],
-            "video": weights["video_encoder.linear_1.weight"].shape[0],
-            "text": weights["text_encoder.lstm.weight_ih_l0"].shape[1],
+        config = build(ModelConfig, merged(_PAPERS_NETWORK, _sizes(weights, dropouts or {})))
+        inputs = {
+            "audio": weights["encoders.audio.linear_1.weight"].shape[:1],
+            "video": weights["encoders.video.linear_1.weight"].shape[:1],
+            "text": (STEPS, weights["encoders.text.lstm.weight_ih_l0"].shape[1]),
         }
         # before anything of these sizes is built
-        check_shapes({n: ("float32", v.shape) for n, v in weights.items()}, weight_shapes(features, 1, config))
-        model = LMFModel(features, [emotion], config)
+        check_shapes({name: value.shape for name, value in weights.items()}, weight_shapes(inputs, [emotion], config))
+        model = LMFModel(inputs, [emotion], config)
         model.load_weights(weights)
-    except (RunError, ValueError, IndexError) as error:
+    except (UserError, IndexError) as error:
         raise RunError(f"{path}: must hold the weights of one LMF network, but {error}") from None
     model.eval()
     return model
 
 
-_PAPERS_NETWORK = {
-    "input_norm": "batch",
-    "text_projection": None,
-    "text_pooling": "last_step",
-    "word_dropout": 0.0,
+STEPS = 20
+"""Words per clip in the data of these codes, which a checkpoint does not hold; the network takes any number."""
+
+_PAPERS_NETWORK: dict[str, Any] = {
+    "encoders": {
+        "audio": {"kind": "mlp", "norm": "batch"},
+        "video": {"kind": "mlp", "norm": "batch"},
+        "text": {"kind": "lstm", "projection": None, "pooling": "last_step", "step_dropout": 0.0, "norm": "none"},
+    },
+    "fusion": {"kind": "lmf", "dim": None, "init": "xavier"},
     "modality_dropout": None,
-    "fusion_dim": None,
-    "factor_init": "xavier",
 }
 
 
-def _sizes(weights: Mapping[str, np.ndarray]) -> dict[str, int]:
-    return {
-        "audio_hidden": weights["audio_encoder.linear_1.weight"].shape[1],
-        "video_hidden": weights["video_encoder.linear_1.weight"].shape[1],
-        "text_lstm": weights["text_encoder.lstm.weight_hh_l0"].shape[1],
-        "text_hidden": weights["text_encoder.linear.weight"].shape[1],
-        "fusion_rank": weights["fusion.rank_weights"].shape[1],
+def _sizes(weights: Mapping[str, np.ndarray], dropouts: Mapping[str, float]) -> dict[str, Any]:
+    sizes: dict[str, dict[str, Any]] = {
+        "audio": {"hidden": weights["encoders.audio.linear_1.weight"].shape[1]},
+        "video": {"hidden": weights["encoders.video.linear_1.weight"].shape[1]},
+        "text": {
+            "hidden": weights["encoders.text.linear.weight"].shape[1],
+            "state": weights["encoders.text.lstm.weight_hh_l0"].shape[1],
+        },
     }
+    for modality, dropout in dropouts.items():
+        sizes[modality]["dropout"] = dropout
+    return {"encoders": sizes, "fusion": {"rank": weights["fusion.rank_weights"].shape[1]}}
 
 
 # -- names
@@ -180,7 +184,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     elif path.suffix == ".npz":
         content = _read_npz(path)
     else:
-        content = _read_pytorch(path)
+        raise RunError(
+            f"{path}: must be a pickle of LMF_Paddle or an .npz file, but is another archive. Save an .npz where PyTorch is: "
+            "np.savez(FILE, **{name: t.numpy() for name, t in torch.load(CHECKPOINT).items()})."
+        )
     return _arrays(content, path)
 
 
@@ -218,31 +225,6 @@ def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
         raise ValueError(f"{member.filename[:60]} claims {size:,} bytes and has {member.file_size:,}")
 
 
-def _read_pytorch(path: Path) -> Any:
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise RunError(
-            f"{path}: must be read by PyTorch, but it is not installed. Install it (pip install torch), or save an .npz where it "
-            "is: np.savez(FILE, **{name: t.numpy() for name, t in model.state_dict().items()})."
-        ) from None
-    version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
-    if version < (2, 6):  # CVE-2025-32434: until then a file could run code in spite of weights_only
-        raise RunError(
-            f"{path}: must be read by PyTorch 2.6 or newer, but {torch.__version__} is installed. Update it, or save an .npz."
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # PyTorch raises many kinds on damaged and foreign files
-        raise RunError(
-            f"{path}: must hold a state dict of tensors, but PyTorch says: {' '.join(str(error).split())[:160]}. "
-            "Save model.state_dict() instead of the model."
-        ) from None
-    if not isinstance(content, Mapping):
-        return content
-    return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in content.items()}
-
-
 def _arrays(content: Any, path: Path) -> dict[str, np.ndarray]:
     if not isinstance(content, Mapping):
         raise RunError(
@@ -261,7 +243,9 @@ def _arrays(content: Any, path: Path) -> dict[str, np.ndarray]:
             raise RunError(
                 f"{path}: parameter {name[:60]!r} must hold numbers, but holds {value.dtype}. Save a state dict."
             )
-        if isinstance(value, StoredArray) and id(value) not in read:
-            read[id(value)] = value.read()
-        arrays[name] = read.get(id(value), value)
+        if isinstance(value, StoredArray):
+            if id(value) not in read:
+                read[id(value)] = value.read()
+            value = read[id(value)]
+        arrays[name] = value
     return arrays

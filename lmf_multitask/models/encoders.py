@@ -1,196 +1,309 @@
-"""One hidden vector per modality (Liu, Shen et al. 2018, section 4.2: unimodal networks), and what was added to that.
+"""Encoders: one hidden vector per modality and clip (Liu, Shen et al. 2018, section 4.2: unimodal networks).
 
-Shape letters: B batch, L words, D feature dimensions, S what the LSTM gives per word, H hidden size, N clips.
+An encoder is a subclass of `Encoder` with its settings as ``Settings``; `ENCODERS` names them.
+
+Shape letters: B batch, N clips, L steps, D feature dimensions, S what an LSTM gives per step, H hidden size.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Any, Literal
 
 import numpy as np
-import paddle
-from paddle import nn
-from paddle.nn import functional as F
-from paddle.nn.initializer import Constant
 
+from lmf_multitask.config import setting, settings
 from lmf_multitask.data.columns import Column, row_blocks
+from lmf_multitask.data.modality import Input, present_steps
+from lmf_multitask.errors import ConfigError
+from lmf_multitask.models.base import F, Layer, fixed_parameter, nn, paddle
 
-LIMIT = 5.0
-"""Standardised features are cut off so many standard deviations from the mean: recordings hold a few absurd values."""
+CLIP_AT = 5.0
+"""Standardised features are clipped at so many standard deviations from the mean: recordings hold a few absurd values."""
 
-_NEVER = -1e4
-"""Added to the score of a step that is no word: its share of attention is then zero in float32."""
+_MASKED = -1e4
+"""Added to the attention score of a padding step: its weight is then zero in float32."""
 
 
-class Standardisation(nn.Layer):
-    """Subtracts train's mean and divides by train's standard deviation; the result is cut off at 5 of them.
+class Encoder(Layer):
+    """Base of encoders.
 
-    Unlike batch normalisation, a clip's result does not depend on its batch, and there is nothing to estimate while training.
+    Attributes:
+        Settings: settings class.
+        input: the features that it takes.
+        size: H.
+        any_length: whether sequences may have another length than in training; an export keeps the length free then.
+    """
+
+    any_length = True
+    Settings: Any
+    input: Input
+    size: int
+
+    def __init__(self, input: Input, settings: Any) -> None:
+        """Notes input and width (the setting ``hidden``)."""
+        super().__init__()
+        self.input, self.size = input, settings.hidden
+
+    def fit(self, features: Column) -> None:
+        """Takes statistics from training features, float32 `[N, D]` or `[N, L, D]`; by default none."""
+
+    def forward(self, features: paddle.Tensor, present: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Float32 `[B, D]` or `[B, L, D]`, and for sequences the present steps, bool `[B, L]`, if known -> float32 `[B, H]`."""
+        raise NotImplementedError
+
+    def flops(self, length: int) -> int:
+        """Floating-point operations per clip of matrix products; a multiplication with its addition counts as two.
+
+        By default the trainable parameters, each used once per step.
+        """
+        return sum(2 * length * math.prod(weight.shape) for weight in self.parameters() if not weight.stop_gradient)
+
+
+class Standardisation(Layer):
+    """Subtracts the training mean and divides by the training standard deviation; the result is clipped at 5.
+
+    Unlike batch normalisation, a clip's result does not depend on its batch, and nothing is estimated while training.
     """
 
     def __init__(self, features: int) -> None:
-        """Starts with mean 0 and deviation 1.
-
-        Args:
-            features: D, numbers per clip.
-        """
+        """Starts with mean 0 and standard deviation 1 of D features."""
         super().__init__()
-        self.mean = _fixed(self, [features], 0.0)
-        self.deviation = _fixed(self, [features], 1.0)
+        self.mean = fixed_parameter(self, [features], 0.0)
+        self.std = fixed_parameter(self, [features], 1.0)
 
     def fit(self, features: Column) -> None:
-        """Takes both from float `[N, D]`; rows of zeros (nothing recorded) do not count, a constant feature has deviation 1."""
-        total, count = _sum_of_known(features)
+        """Takes both from float `[N, D]`; all-zero rows (missing) do not count; a constant feature has std 1."""
+        total, count = _sum_of_present(features)
         if not count:
             return
         mean = total / count
-        deviation = np.sqrt(_sum_of_known(features, mean)[0] / count)
-        # a constant's deviation is rounding of its mean
-        constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-30)
+        std = np.sqrt(_sum_of_present(features, mean)[0] / count)
+        # the standard deviation of a constant is the rounding error of its mean
+        constant = std <= 1e-6 * np.maximum(np.abs(mean), 1e-30)
         self.mean.set_value(mean.astype(np.float32))
-        self.deviation.set_value(np.where(constant, 1.0, deviation).astype(np.float32))
+        self.std.set_value(np.where(constant, 1.0, std).astype(np.float32))
 
     def forward(self, features: paddle.Tensor) -> paddle.Tensor:
         """Float32 `[B, D]` -> float32 `[B, D]`."""
-        return paddle.clip((features - self.mean) / self.deviation, -LIMIT, LIMIT)
+        return paddle.clip((features - self.mean) / self.std, -CLIP_AT, CLIP_AT)
 
 
-class FeatureEncoder(nn.Layer):
-    """Audio or video: normalisation, dropout, three ReLU layers of one width."""
+class MLPEncoder(Encoder):
+    """Normalisation, dropout, three ReLU layers of one width; a sequence is pooled over its present steps first."""
 
-    def __init__(
-        self, features: int, hidden: int, dropout: float, input_norm: Literal["batch", "standard"] = "batch"
-    ) -> None:
-        """Builds the layers.
+    @settings
+    class Settings:
+        """Of `MLPEncoder`."""
 
-        Args:
-            features: D, numbers per clip.
-            hidden: H, width of the three layers.
-            dropout: probability that a feature is dropped in training.
-            input_norm: batch normalisation, or standardisation by train's statistics (see `fit`).
-        """
-        super().__init__()
-        self.norm = nn.BatchNorm1D(features) if input_norm == "batch" else Standardisation(features)
-        self.dropout = nn.Dropout(dropout)
-        self.linear_1 = nn.Linear(features, hidden)
-        self.linear_2 = nn.Linear(hidden, hidden)
-        self.linear_3 = nn.Linear(hidden, hidden)
+        hidden: int = setting(default=32, help="width of the three layers", ge=1, le=65536)
+        dropout: float = setting(default=0.2, help="probability that a feature is dropped in training", ge=0, lt=1)
+        norm: Literal["standard", "batch"] = setting(
+            default="standard",
+            help="normalisation of features: by the training mean and std, or batch normalisation (the paper's)",
+        )
+        pooling: Literal["mean", "mean_std", "max", "last"] = setting(
+            default="mean", help="of a sequence: what is taken of its present steps"
+        )
+
+    def __init__(self, input: Input, settings: Settings) -> None:
+        """Builds the layers."""
+        super().__init__(input, settings)
+        self.pooling = settings.pooling
+        features = input.features * (2 if input.is_sequence and settings.pooling == "mean_std" else 1)
+        self.norm = nn.BatchNorm1D(features) if settings.norm == "batch" else Standardisation(features)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.linear_1 = nn.Linear(features, settings.hidden)
+        self.linear_2 = nn.Linear(settings.hidden, settings.hidden)
+        self.linear_3 = nn.Linear(settings.hidden, settings.hidden)
 
     def fit(self, features: Column) -> None:
-        """Takes the statistics of train's features, float `[N, D]`, where they are what normalises."""
-        if isinstance(self.norm, Standardisation):
-            self.norm.fit(features)
+        """Takes mean and std of the (pooled) features, where they are what normalises."""
+        if not isinstance(self.norm, Standardisation):
+            return
+        if self.input.is_sequence:
+            with paddle.no_grad():
+                blocks = [self._pooled(paddle.to_tensor(block), None).numpy() for block in row_blocks(features)]
+            features = np.concatenate(blocks)
+        self.norm.fit(features)
 
-    def forward(self, features: paddle.Tensor) -> paddle.Tensor:
-        """Float32 `[B, D]` -> hidden, float32 `[B, H]`."""
+    def forward(self, features: paddle.Tensor, present: paddle.Tensor | None = None) -> paddle.Tensor:
+        """See `Encoder.forward`."""
+        if self.input.is_sequence:
+            features = self._pooled(features, present)
         x = self.dropout(self.norm(features))
         x = F.relu(self.linear_1(x))
         x = F.relu(self.linear_2(x))
         return F.relu(self.linear_3(x))
 
+    def _pooled(self, features: paddle.Tensor, present: paddle.Tensor | None) -> paddle.Tensor:
+        """Float32 `[B, L, D]` -> `[B, D]` (``mean_std``: `[B, 2 D]`) over the present steps; zeros without any."""
+        if present is None:
+            present = step_mask(features)
+        if self.pooling == "last":
+            return _last_present(features, present) * present.any(axis=1, keepdim=True).astype(features.dtype)
+        known = present.astype(features.dtype).unsqueeze(2)  # [B, L, 1]
+        count = known.sum(axis=1).clip(min=1.0)  # [B, 1]
+        if self.pooling == "max":
+            lowest = (features + _MASKED * (1.0 - known)).max(axis=1)
+            return lowest * present.any(axis=1, keepdim=True).astype(features.dtype)
+        mean = features.sum(axis=1) / count  # padding steps are zeros
+        if self.pooling == "mean":
+            return mean
+        squares = (paddle.square(features - mean.unsqueeze(1)) * known).sum(axis=1)
+        return paddle.concat([mean, paddle.sqrt(squares / count)], axis=1)
 
-class TextEncoder(nn.Layer):
-    """Text: an LSTM over all L steps, something of its states, dropout, a linear layer.
+    def flops(self, length: int) -> int:
+        """See `Encoder.flops`."""
+        return 2 * self.linear_1.weight.shape[0] * self.size + 2 * 2 * self.size * self.size
 
-    What is taken of the states:
 
-    - ``last_step``: the last one, padding included, as the reference codes have it.
-    - ``last_word``: the one after the clip's last word, a word being a vector that is not all zeros. Padding behind the last
-      word then has no influence; padding in front of it or between words is passed over as before, and a clip without any
-      word has the state after its first step.
-    - ``attention``: two vectors side by side, over the steps that are words: their mean weighted by attention (Yang et al.
-      2016, Hierarchical Attention Networks, equations 5 to 7, without the hidden layer), and their plain mean.
+class LSTMEncoder(Encoder):
+    """An LSTM over all L steps, pooling of its states, dropout, a linear layer.
 
-    All steps are computed in any case: batches of clips of one length, or shorter halves of a batch, were measured to be
-    slower than the steps that they save.
+    Poolings:
+
+    - ``last_step``: the last state, padding included, as in the reference codes.
+    - ``last_present``: the state after the last present step. Padding behind it has no influence; padding in front or between
+      steps is passed over by the LSTM as any step, and a clip without any present step has the state after its first step.
+    - ``attention``: two vectors side by side, over the present steps: their mean weighted by attention (Yang et al. 2016,
+      Hierarchical Attention Networks, equations 5 to 7, without the hidden layer), and their plain mean.
+
+    All steps are computed in any case: batches of clips of one length were measured to be slower than the steps that they save.
     """
 
-    def __init__(
-        self,
-        features: int,
-        lstm: int,
-        hidden: int,
-        dropout: float,
-        pooling: Literal["last_step", "last_word", "attention"] = "last_step",
-        *,
-        projection: int | None = None,
-        bidirectional: bool = False,
-        word_dropout: float = 0.0,
-        scaled: bool = False,
-    ) -> None:
+    @settings
+    class Settings:
+        """Of `LSTMEncoder`."""
+
+        hidden: int = setting(default=64, help="width of the output", ge=1, le=65536)
+        state: int = setting(default=64, help="width of the LSTM state", ge=1, le=65536)
+        projection: int | None = setting(
+            default=64,
+            help="features per step after a linear layer in front of the LSTM; null: no such layer",
+            ge=1,
+            le=65536,
+        )
+        bidirectional: bool = setting(default=False, help="a second LSTM reads the steps backwards")
+        pooling: Literal["attention", "last_step", "last_present"] = setting(
+            default="attention",
+            help="of the states: attention and mean over present steps, the last (the paper's), or the last present one",
+        )
+        dropout: float = setting(
+            default=0.5, help="probability that a pooled number is dropped in training", ge=0, lt=1
+        )
+        step_dropout: float = setting(
+            default=0.2, help="probability that a whole step is dropped in training", ge=0, lt=1
+        )
+        norm: Literal["standard", "none"] = setting(
+            default="standard",
+            help="normalisation of steps: divided by the training root mean square, or none (the paper's)",
+        )
+
+    def __init__(self, input: Input, settings: Settings) -> None:
         """Builds the layers.
 
-        Args:
-            features: D, numbers per word.
-            lstm: width of the LSTM's state.
-            hidden: H, width of the output.
-            dropout: probability that a number of what is taken of the states is dropped in training.
-            pooling: what is taken.
-            projection: numbers per word after a linear layer in front of the LSTM; None has none.
-            bidirectional: a second LSTM reads from the last step to the first; S is then twice as much.
-            word_dropout: probability that a word is dropped in training (the others grow accordingly).
-            scaled: divide words by the root mean square of train's (see `fit`).
+        Raises:
+            ConfigError: the input is no sequence.
         """
-        super().__init__()
-        if scaled:
-            self.scale = _fixed(self, [1], 1.0)
-        self.scaled, self.word_dropout = scaled, word_dropout
-        self.projection = None if projection is None else nn.Linear(features, projection)
-        direction = "bidirect" if bidirectional else "forward"
-        self.lstm = nn.LSTM(projection or features, lstm, direction=direction)
-        states = lstm * (2 if bidirectional else 1)
-        self.attention = nn.Linear(states, 1, bias_attr=False) if pooling == "attention" else None
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(states * (2 if pooling == "attention" else 1), hidden)
-        self.pooling = pooling
+        super().__init__(input, settings)
+        if not input.is_sequence:
+            raise ConfigError(
+                f"the encoder lstm must be given sequences [L, D], but the features have the shape {list(input.shape)}. "
+                "Choose the kind mlp."
+            )
+        self.pooling, self.scaled, self.step_dropout = (
+            settings.pooling,
+            settings.norm == "standard",
+            settings.step_dropout,
+        )
+        if self.scaled:
+            self.scale = fixed_parameter(self, [1], 1.0)
+        seen = settings.projection or input.features
+        self.projection = None if settings.projection is None else nn.Linear(input.features, seen)
+        self.lstm = nn.LSTM(seen, settings.state, direction="bidirect" if settings.bidirectional else "forward")
+        states = settings.state * (2 if settings.bidirectional else 1)
+        attends = settings.pooling == "attention"
+        self.attention: Any = nn.Linear(states, 1, bias_attr=False) if attends else None
+        self.dropout = nn.Dropout(settings.dropout)
+        self.linear = nn.Linear(states * (2 if attends else 1), settings.hidden)
 
-    def fit(self, words: Column) -> None:
-        """Takes the root mean square of train's words, float `[N, L, D]`; padding does not count."""
+    def fit(self, features: Column) -> None:
+        """Takes the root mean square of the present steps, where steps are divided by it."""
         if not self.scaled:
             return
         total, count = 0.0, 0
-        for block in row_blocks(words):
-            known = block[(block != 0).any(axis=2)]
+        for block in row_blocks(features):
+            known = block[present_steps(block)]
             total, count = total + np.square(known, dtype=np.float64).sum(), count + known.size
         if count:
             self.scale.set_value(np.sqrt([total / count]).astype(np.float32))
 
-    def forward(self, words: paddle.Tensor, is_word: paddle.Tensor | None = None) -> paddle.Tensor:
-        """Float32 `[B, L, D]`, and `words_there` of it if that is known -> hidden, float32 `[B, H]`."""
-        if is_word is None and self.pooling != "last_step":
-            is_word = words_there(words)
-        factor = None  # of each word; it commutes with the projection, whose result is smaller
-        if self.word_dropout and self.training:
-            factor = F.dropout(paddle.ones([*words.shape[:2], 1], words.dtype), self.word_dropout)
+    def forward(self, features: paddle.Tensor, present: paddle.Tensor | None = None) -> paddle.Tensor:
+        """See `Encoder.forward`."""
+        if present is None and self.pooling != "last_step":
+            present = step_mask(features)
+        factor = None  # of each step; it commutes with the projection, whose result is smaller
+        if self.step_dropout and self.training:
+            factor = F.dropout(paddle.ones([*features.shape[:2], 1], features.dtype), self.step_dropout)
         if self.scaled:
             factor = (1.0 if factor is None else factor) / self.scale
         if self.projection is not None:
-            words = paddle.matmul(words, self.projection.weight)
+            features = paddle.matmul(features, self.projection.weight)
         if factor is not None:
-            words = words * factor
+            features = features * factor
         if self.projection is not None:
-            words = words + self.projection.bias
-        states, (last_state, _) = self.lstm(words)
+            features = features + self.projection.bias
+        states, (last_state, _) = self.lstm(features)
         if self.pooling == "attention":
-            taken = self._attended(states, is_word)
-        elif self.pooling == "last_word":
-            taken = _states_of_last_words(states, is_word)
+            pooled = self._attended(states, present)
+        elif self.pooling == "last_present":
+            pooled = _last_present(states, present)
+        elif last_state.shape[0] == 1:
+            pooled = last_state.squeeze(0)
         else:
-            taken = (
-                last_state.squeeze(0) if last_state.shape[0] == 1 else paddle.concat([last_state[0], last_state[1]], 1)
-            )
-        return self.linear(self.dropout(taken))
+            pooled = paddle.concat([last_state[0], last_state[1]], 1)
+        return self.linear(self.dropout(pooled))
 
-    def _attended(self, states: paddle.Tensor, is_word: paddle.Tensor) -> paddle.Tensor:
+    def _attended(self, states: paddle.Tensor, present: Any) -> paddle.Tensor:
         """States `[B, L, S]`, bool `[B, L]` -> `[B, 2 S]`."""
-        known = is_word.astype(states.dtype).unsqueeze(2)
-        attention = F.softmax(self.attention(states) + _NEVER * (1.0 - known), axis=1)
+        known = present.astype(states.dtype).unsqueeze(2)
+        attention = F.softmax(self.attention(states) + _MASKED * (1.0 - known), axis=1)
         mean = known / known.sum(axis=1, keepdim=True).clip(min=1.0)
         weights = paddle.concat([attention, mean], axis=2)  # [B, L, 2]
         return paddle.matmul(weights, states, transpose_x=True).flatten(1)
 
+    def flops(self, length: int) -> int:
+        """See `Encoder.flops`."""
+        directions = 2 if self.lstm.num_directions == 2 else 1
+        state = self.lstm.hidden_size
+        seen = self.input.features if self.projection is None else self.projection.weight.shape[1]
+        total = 0 if self.projection is None else length * 2 * self.input.features * seen
+        total += directions * length * 2 * (seen + state) * 4 * state
+        if self.attention is not None:
+            total += length * 2 * directions * state * 3
+        return total + 2 * self.linear.weight.shape[0] * self.size
 
-def _sum_of_known(features: Column, mean: np.ndarray | None = None) -> tuple[np.ndarray, int]:
+
+ENCODERS: dict[str, type[Encoder]] = {"mlp": MLPEncoder, "lstm": LSTMEncoder}
+
+
+def step_mask(features: paddle.Tensor) -> paddle.Tensor:
+    """`data.modality.present_steps` of a tensor `[B, L, D]`, bool `[B, L]`.
+
+    A sum of magnitudes by a matrix product: on a CPU Paddle compares and reduces a batch of steps five times slower.
+    """
+    ones = paddle.ones([features.shape[2], 1], features.dtype)
+    return (paddle.matmul(paddle.abs(features), ones) != 0).squeeze(2)
+
+
+def _last_present(states: paddle.Tensor, present: Any) -> paddle.Tensor:
+    """States `[B, L, S]`, bool `[B, L]` -> the state at each clip's last present step, at step 0 without any, `[B, S]`."""
+    last = (present.astype("int64") * paddle.arange(present.shape[1])).max(axis=1)
+    return paddle.gather_nd(states, paddle.stack([paddle.arange(present.shape[0]), last], axis=1))
+
+
+def _sum_of_present(features: Column, mean: np.ndarray | None = None) -> tuple[np.ndarray, int]:
     """Sum of the rows of `[N, D]` that are not all zeros, or of their squared distances from a mean; and their number.
 
     Rows are added one after the other, as numpy does it for a whole array, so that the bits do not depend on the blocks.
@@ -203,25 +316,3 @@ def _sum_of_known(features: Column, mean: np.ndarray | None = None) -> tuple[np.
             known = np.square(known - mean)
         total = np.concatenate([total, known]).sum(axis=0, keepdims=True)
     return total[0], count
-
-
-def words_there(words: paddle.Tensor) -> paddle.Tensor:
-    """Which of the words `[B, L, D]` are not all zeros, bool `[B, L]`.
-
-    A sum of magnitudes by a matrix product: on a CPU Paddle compares and reduces a batch's words five times slower.
-    """
-    ones = paddle.ones([words.shape[2], 1], words.dtype)
-    return (paddle.matmul(paddle.abs(words), ones) != 0).squeeze(2)
-
-
-def _states_of_last_words(states: paddle.Tensor, is_word: paddle.Tensor) -> paddle.Tensor:
-    """States `[B, L, S]`, bool `[B, L]` -> the state at each clip's last word, at step 0 without any, `[B, S]`."""
-    last = (is_word.astype("int64") * paddle.arange(is_word.shape[1])).max(axis=1)
-    return paddle.gather_nd(states, paddle.stack([paddle.arange(is_word.shape[0]), last], axis=1))
-
-
-def _fixed(layer: nn.Layer, shape: list[int], value: float) -> paddle.Tensor:
-    """A number that belongs to the weights but is not trained."""
-    weight = layer.create_parameter(shape, default_initializer=Constant(value))
-    weight.stop_gradient, weight.trainable = True, False
-    return weight

@@ -1,144 +1,154 @@
-"""The whole network: three encoders, low-rank fusion, one head per emotion; and its files.
+"""The whole network: one encoder per modality, a fusion, one head per task; and its files.
 
-Shape letters: B batch, L words, H_m hidden size, R fusion rank, K fusion dim, T tasks (emotions).
+Shape letters: B batch, N clips, L steps, D feature dimensions, H_m hidden size, M modalities, K fusion dim, T tasks, O outputs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
-import paddle
-from paddle import nn
-from paddle.nn.initializer import Constant, XavierUniform
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
-from lmf_multitask.config import ModelConfig
-from lmf_multitask.data.schema import check_emotion_name
-from lmf_multitask.errors import ConfigError, RunError
-from lmf_multitask.files import atomic_folder
-from lmf_multitask.models.encoders import FeatureEncoder, TextEncoder, words_there
-from lmf_multitask.models.fusion import ConcatFusion, LateFusion, LowRankFusion, TensorFusion
-from lmf_multitask.models.sizes import check_shapes, check_size, weight_shapes
+from lmf_multitask.config import build, kind_of, to_dict
+from lmf_multitask.data.columns import Columns
+from lmf_multitask.data.modality import MODALITIES, Input, checked_inputs
+from lmf_multitask.errors import ConfigError, RunError, UserError
+from lmf_multitask.files import MANIFEST, atomic_folder, damage
+from lmf_multitask.models.config import ModelConfig
+from lmf_multitask.models.encoders import ENCODERS, step_mask
+from lmf_multitask.models.fusion import FUSIONS, Fusion
+from lmf_multitask.runtime import quiet_imports
+from lmf_multitask.tasks import Task, make_tasks, output_slices, predictions
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
+with quiet_imports():
+    import paddle
+    from paddle import nn
+    from paddle.nn.initializer import Constant, XavierUniform
+
+MODEL_FOLDER, CONFIG_FILE, WEIGHTS_FILE = "model", "config.json", "model.safetensors"
+
+LARGEST = 1 << 28
+"""A network of more parameters, 1 GiB, is refused: it is a typing error or a damaged file."""
 
 
-class EmotionHeads(nn.Layer):
-    """One head per emotion, all of them in one matrix product: head t is ``weight[t]``, ``bias[t]``.
+class Heads(nn.Layer):
+    """One linear head per task; the heads of one kind are one matrix product: head t is ``weight[t]``, ``bias[t]``."""
 
-    With a hidden layer, head t is relu(x ``hidden_weight[t]`` + ``hidden_bias[t]``) ``weight[t]`` + ``bias[t]``.
-    """
-
-    def __init__(self, tasks: int, fusion_dim: int, hidden: int | None = None) -> None:
-        """Creates the weights of T heads that take K numbers each.
-
-        Args:
-            tasks: T.
-            fusion_dim: K.
-            hidden: width of each head's hidden layer; None has none.
-        """
+    def __init__(self, tasks: Sequence[Task], fusion_dim: int) -> None:
+        """Creates the weights of T heads that take K numbers each."""
         super().__init__()
-        size = hidden or fusion_dim
-        if hidden:
-            uniform = XavierUniform(fan_in=fusion_dim, fan_out=hidden)
-            self.hidden_weight = self.create_parameter([tasks, fusion_dim, hidden], default_initializer=uniform)
-            self.hidden_bias = self.create_parameter([tasks, 1, hidden], default_initializer=Constant(0.0))
-        self.has_hidden = hidden is not None
-        uniform = XavierUniform(fan_in=size, fan_out=2)
-        self.weight = self.create_parameter([tasks, size, 2], default_initializer=uniform)
-        self.bias = self.create_parameter([tasks, 1, 2], default_initializer=Constant(0.0))
+        kinds = list(dict.fromkeys(task.kind for task in tasks))
+        self._kinds = kinds
+        order = [t for kind in kinds for t, task in enumerate(tasks) if task.kind == kind]
+        parts = output_slices(tasks)
+        columns = [column for t in order for column in range(parts[t].start, parts[t].stop)]
+        # position of each output in what the kinds give side by side; None where that is the order of the tasks
+        self._order = None if columns == sorted(columns) else np.argsort(columns).tolist()
+        for kind in kinds:
+            count, outputs = sum(task.kind == kind for task in tasks), next(t.outputs for t in tasks if t.kind == kind)
+            uniform = XavierUniform(fan_in=fusion_dim, fan_out=outputs)
+            self.add_parameter(
+                f"{kind}_weight", self.create_parameter([count, fusion_dim, outputs], default_initializer=uniform)
+            )
+            self.add_parameter(
+                f"{kind}_bias", self.create_parameter([count, 1, outputs], default_initializer=Constant(0.0))
+            )
 
     def forward(self, fused: paddle.Tensor) -> paddle.Tensor:
-        """Fused, float32 `[B, K]` for all heads or `[T, B, K]` for each -> logits, float32 `[B, T, 2]`."""
-        if self.has_hidden:
-            fused = nn.functional.relu(paddle.matmul(fused, self.hidden_weight) + self.hidden_bias)
-        return paddle.transpose(paddle.matmul(fused, self.weight) + self.bias, [1, 0, 2])
+        """Fused, float32 `[B, K]` -> outputs, float32 `[B, O]`."""
+        found = []
+        for kind in self._kinds:
+            each = paddle.matmul(fused, getattr(self, f"{kind}_weight")) + getattr(self, f"{kind}_bias")
+            found.append(paddle.transpose(each, [1, 0, 2]).flatten(1))
+        outputs = found[0] if len(found) == 1 else paddle.concat(found, axis=1)
+        return outputs if self._order is None else outputs[:, self._order]
+
+    def flops(self) -> int:
+        """Floating-point operations per clip."""
+        return sum(2 * math.prod(getattr(self, f"{kind}_weight").shape) for kind in self._kinds)
 
 
 class LMFModel(nn.Layer):
-    """Audio, video and text features -> two logits per emotion.
+    """Audio, video and text features -> the outputs of every task.
 
-    Several emotions share the encoders and the fusion, and each has a head of its own. With ``sharing`` gates, each emotion
-    also weighs the modalities' hidden vectors by numbers of its own before the one fusion (task-specific gates as in Ma et al.
-    2018, Multi-gate Mixture-of-Experts, but constant per emotion); with encoders, each has fusion factors of its own.
-
-    With ``fusion_dim`` null there are no heads: the fusion gives the logits itself, which for one emotion is the paper's model
-    exactly. Late fusion never has heads: there each modality decides by itself. A network of fewer modalities is given all
-    three features, too, and does not look at the others.
+    All tasks share the encoders and the fusion; each has a head of its own. A fusion without heads (``dim: null``) gives the
+    outputs itself, which for one binary task is the paper's model exactly. A network of fewer modalities takes all three
+    features, too, and ignores the others.
 
     Unless ``modality_dropout`` is null, a modality counts as missing in a clip where all its features are zero: its hidden
-    vector is then zeros, so that only the constant 1 of the fusion is left of it. Training takes modalities away at random
-    (never all of a clip's), so that the network learns to do without (modality dropout, Neverova et al. 2016, ModDrop).
+    vector is then zeros, so that only the constant 1 of the fusion is left of it. Training drops modalities at random (never
+    all of a clip), so that the network learns to do without (modality dropout, Neverova et al. 2016, ModDrop).
 
     Attributes:
-        emotions: names of the T tasks, in the order of the logits.
-        feature_sizes: numbers per clip of audio and video, per word of text.
-        config: sizes of the network.
+        inputs: modality -> shape of a clip's features, with the padding of the training data.
+        tasks: the T tasks, in the order of the outputs.
+        config: parts and sizes of the network.
+        exclusive: whether exactly one binary task was present in every training clip, so that one decision among them makes sense.
+        non_finite: what becomes of NaN and infinities in features: ``zero`` or ``error``.
     """
 
+    exclusive = False
+    non_finite = "zero"
+    _checks_size = True
+
     def __init__(
-        self, feature_sizes: Mapping[str, int], emotions: Sequence[str], config: ModelConfig | None = None
+        self,
+        inputs: Mapping[str, Input | Sequence[int]],
+        tasks: Sequence[Task | str],
+        config: ModelConfig | None = None,
     ) -> None:
         """Builds the network with random weights from Paddle's generator.
 
         Args:
-            feature_sizes: ``audio``, ``video`` and ``text``: the features' last dimension (IEMOCAP: 74, 35, 300).
-            emotions: names of the tasks.
-            config: sizes of the network; None takes the defaults.
+            inputs: ``audio``, ``video`` and ``text``: shape of one clip's features, ``(D,)`` or ``(L, D)``
+                (IEMOCAP: ``(74,)``, ``(35,)``, ``(20, 300)``).
+            tasks: the tasks, or names of binary ones.
+            config: parts and sizes; None takes the defaults.
 
         Raises:
-            UserError: the emotions are not one or more different names, a size is missing or no whole number, or full tensor
-                fusion would be too large.
+            UserError: the tasks or shapes are not possible, or the network would be too large.
         """
         super().__init__()
-        _check_tasks(feature_sizes, emotions)
-        config = config or ModelConfig()
-        self.feature_sizes = {name: int(feature_sizes[name]) for name in ("audio", "video", "text")}
-        self.emotions = list(emotions)
-        self.config = config
-        sizes, tasks = self.feature_sizes, len(self.emotions)
-        check_size(sizes, tasks, config)
-        if "audio" in config.modalities:
-            self.audio_encoder = FeatureEncoder(
-                sizes["audio"], config.audio_hidden, config.audio_dropout, config.input_norm
+        self.inputs, self.tasks, self.config = checked_inputs(inputs), make_tasks(tasks), config or ModelConfig()
+        if self._checks_size:
+            check_size(self.inputs, self.tasks, self.config)
+        self.encoders = nn.LayerDict()
+        for name in self.config.modalities:
+            chosen = getattr(self.config.encoders, name)
+            try:
+                self.encoders[name] = ENCODERS[kind_of(ENCODERS, chosen)](self.inputs[name], chosen)
+            except ConfigError as error:
+                raise ConfigError(f"model.encoders.{name}: {error}") from None
+        outputs = sum(task.outputs for task in self.tasks)
+        kind = FUSIONS[kind_of(FUSIONS, self.config.fusion)]
+        if kind.binary_only and any(task.kind != "binary" for task in self.tasks):
+            raise ConfigError(
+                "model.fusion.kind must be one for tasks of every kind, but this one is for binary ones only."
             )
-        if "video" in config.modalities:
-            self.video_encoder = FeatureEncoder(
-                sizes["video"], config.video_hidden, config.video_dropout, config.input_norm
-            )
-        if "text" in config.modalities:
-            self.text_encoder = TextEncoder(
-                sizes["text"],
-                config.text_lstm,
-                config.text_hidden,
-                config.text_dropout,
-                config.text_pooling,
-                projection=config.text_projection,
-                bidirectional=config.text_bidirectional,
-                word_dropout=config.word_dropout,
-                scaled=config.input_norm == "standard",
-            )
-        hidden = [getattr(config, f"{name}_hidden") for name in config.modalities]
-        if config.sharing == "gates":  # twice their sigmoid is the gate, 1 at first
-            self.gates = self.create_parameter([tasks, len(hidden)], default_initializer=Constant(0.0))
-        self.fusion = _fusion(config, hidden, tasks)
-        has_heads = config.fusion_dim and config.fusion != "late"
-        self.heads = EmotionHeads(tasks, config.fusion_dim, config.head_hidden) if has_heads else None
+        hidden = [encoder.size for encoder in self.encoders.values()]
+        self.fusion: Fusion = kind(hidden, outputs, self.config.fusion)
+        self.heads = Heads(self.tasks, self.fusion.size) if self.fusion.heads else None
 
-    def fit_inputs(self, features: Mapping[str, np.ndarray]) -> None:
-        """Takes the features' means and deviations from train, where the network normalises by them.
+    @property
+    def task_names(self) -> list[str]:
+        """Names of the T tasks."""
+        return [task.name for task in self.tasks]
+
+    def fit_statistics(self, features: Columns) -> None:
+        """Lets the encoders take what they need from training features.
 
         Args:
-            features: of train: ``audio`` float32 `[N, 74]`, ``video`` `[N, 35]`, ``text`` `[N, L, 300]` (IEMOCAP's sizes).
+            features: ``audio``, ``video``, ``text``: float32 `[N, D]` or `[N, L, D]`.
         """
-        for name in self.config.modalities:
-            encoder = getattr(self, f"{name}_encoder")
+        for name, encoder in self.encoders.items():
             encoder.fit(features[name])
 
     def forward(
@@ -147,58 +157,55 @@ class LMFModel(nn.Layer):
         video: paddle.Tensor | None = None,
         text: paddle.Tensor | None = None,
     ) -> paddle.Tensor:
-        """Audio `[B, 74]`, video `[B, 35]`, text `[B, L, 300]` (float32, IEMOCAP's sizes) -> logits, float32 `[B, T, 2]`.
+        """Features of each modality, float32 `[B, D]` or `[B, L, D]` -> outputs, float32 `[B, O]`.
 
-        What the network has no part for is not looked at and may be None (in a static export it must be).
+        A modality that the network has no part for is ignored and may be None (in a static export it must be).
         """
-        hidden, there = [], []  # of each modality: what its encoder gives, and which clips have it
+        given: Any = (("audio", audio), ("video", video), ("text", text))
+        hidden: list[paddle.Tensor] = []
+        present: list[Any] = []  # of each modality: which clips have it
         masked = self.config.modality_dropout is not None
-        for name, features in (("audio", audio), ("video", video)):
+        for name, features in given:
             if name in self.config.modalities:
-                hidden.append(getattr(self, f"{name}_encoder")(features))
+                steps = step_mask(features) if masked and self.inputs[name].is_sequence else None
+                hidden.append(self.encoders[name](features, steps))
                 if masked:
-                    there.append((features != 0).any(axis=1))
-        if "text" in self.config.modalities:
-            is_word = words_there(text) if masked else None
-            hidden.append(self.text_encoder(text, is_word))
-            if masked:
-                there.append(is_word.any(axis=1))
+                    present.append((features != 0).any(axis=1) if steps is None else steps.any(axis=1))
         if masked:
-            hidden = self._without_missing(hidden, paddle.stack(there, axis=1))
-        if self.heads is None:
-            return self.fusion(hidden).reshape([-1, len(self.emotions), 2])
-        return self.heads(self._fused(hidden))
+            hidden = self._masked(hidden, paddle.stack(present, axis=1))
+        fused = self.fusion(hidden)
+        return fused if self.heads is None else self.heads(fused)
 
-    def _fused(self, hidden: list[paddle.Tensor]) -> paddle.Tensor:
-        """M hidden vectors -> fused, `[B, K]`, or `[T, B, K]` where emotions share less than the fusion."""
-        tasks, sharing = len(self.emotions), self.config.sharing
-        if sharing == "fusion":
-            return self.fusion(hidden)
-        if sharing == "encoders":
-            return paddle.transpose(self.fusion(hidden).reshape([-1, tasks, self.config.fusion_dim]), [1, 0, 2])
-        gates = 2.0 * nn.functional.sigmoid(self.gates)  # [T, M]
-        weighed = [
-            (vector.unsqueeze(0) * gates[:, m].reshape([tasks, 1, 1])).flatten(0, 1) for m, vector in enumerate(hidden)
-        ]
-        return self.fusion(weighed).reshape([tasks, -1, self.config.fusion_dim])
-
-    def _without_missing(self, hidden: list[paddle.Tensor], there: paddle.Tensor) -> list[paddle.Tensor]:
-        """M hidden vectors, bool `[B, M]` -> zeros for what is missing and, in training, for what is taken away."""
-        there = there.astype(hidden[0].dtype)
+    def _masked(self, hidden: list[paddle.Tensor], present: paddle.Tensor) -> list[paddle.Tensor]:
+        """M hidden vectors, bool `[B, M]` -> zeros for missing modalities and, in training, for dropped ones."""
+        kept = present.astype(hidden[0].dtype)
         if self.training and self.config.modality_dropout and len(hidden) > 1:
-            kept = there * (paddle.rand(there.shape) >= self.config.modality_dropout).astype(there.dtype)
-            there = paddle.where(kept.sum(axis=1, keepdim=True) > 0, kept, there)
-        return [vector * there[:, m : m + 1] for m, vector in enumerate(hidden)]
+            drawn = kept * (paddle.rand(kept.shape) >= self.config.modality_dropout).astype(kept.dtype)
+            kept = paddle.where(drawn.sum(axis=1, keepdim=True) > 0, drawn, kept)
+        return [vector * kept[:, m : m + 1] for m, vector in enumerate(hidden)]
 
-    def weights(self) -> dict[str, paddle.Tensor]:
-        """Every weight and running statistic once, by name (``state_dict`` lists the LSTM's twice)."""
-        return dict(self.named_parameters())
-
-    def predict_probabilities(self, features: Mapping[str, np.ndarray], batch_size: int = 256) -> np.ndarray:
-        """Probability that each emotion is present, in evaluation mode.
+    def flops(self, lengths: Mapping[str, int] | None = None) -> dict[str, int]:
+        """Floating-point operations per clip, forward, of matrix products and the products of the fusion, by part.
 
         Args:
-            features: ``audio`` float32 `[N, 74]`, ``video`` `[N, 35]`, ``text`` `[N, L, 300]` (IEMOCAP's sizes).
+            lengths: modality -> steps of a sequence; None takes those of `inputs`.
+        """
+        steps = {name: (lengths or {}).get(name) or one.length or 1 for name, one in self.inputs.items()}
+        found = {name: encoder.flops(steps[name]) for name, encoder in self.encoders.items()}
+        found["fusion"] = self.fusion.flops()
+        if self.heads is not None:
+            found["heads"] = self.heads.flops()
+        return found
+
+    def weights(self) -> dict[str, paddle.Tensor]:
+        """Every parameter and running statistic once, by name (``state_dict`` lists those of an LSTM twice)."""
+        return dict(self.named_parameters())
+
+    def predict(self, features: Columns, batch_size: int = 256) -> np.ndarray:
+        """Predictions in evaluation mode; of a binary task, the probability of present.
+
+        Args:
+            features: ``audio``, ``video``, ``text``: float32 `[N, D]` or `[N, L, D]`.
             batch_size: clips per forward pass; much larger ones no longer fit into a processor's caches and are slower.
 
         Returns:
@@ -210,11 +217,8 @@ class LMFModel(nn.Layer):
         with paddle.no_grad():
             for start in range(0, len(features["audio"]), batch_size):
                 chosen = slice(start, start + batch_size)
-                batch = [
-                    paddle.to_tensor(np.ascontiguousarray(features[name][chosen]))
-                    for name in ("audio", "video", "text")
-                ]
-                found.append(nn.functional.softmax(self(*batch), axis=-1)[:, :, 1].numpy())
+                batch = [paddle.to_tensor(np.ascontiguousarray(features[name][chosen])) for name in MODALITIES]
+                found.append(predictions(self(*batch).numpy(), self.tasks))
         if was_training:
             self.train()
         return np.concatenate(found)
@@ -225,9 +229,11 @@ class LMFModel(nn.Layer):
         """Writes ``config.json`` and ``model.safetensors``; the folder is complete or left as it was."""
         about = {
             "model_type": "lmf",
-            "emotions": self.emotions,
-            "feature_sizes": self.feature_sizes,
-            "model": dataclasses.asdict(self.config),
+            "tasks": [{"name": task.name, "kind": task.kind} for task in self.tasks],
+            "inputs": {name: dataclasses.asdict(one) for name, one in self.inputs.items()},
+            "model": to_dict(self.config),
+            "exclusive": self.exclusive,
+            "non_finite": self.non_finite,
         }
         weights = {name: np.ascontiguousarray(value.numpy()) for name, value in self.weights().items()}
         with atomic_folder(Path(folder)) as temporary:
@@ -242,29 +248,27 @@ class LMFModel(nn.Layer):
             RunError: a file is missing or damaged, or the weights are not exactly those of the model.
         """
         folder = Path(folder)
-        about = _read_config(folder / CONFIG_FILE)
-        path = folder / WEIGHTS_FILE
+        problem = damage(folder) if (folder / MANIFEST).exists() else None
+        if problem is not None:
+            raise RunError(f"{folder}: must be as it was written, but {problem}. Restore it, or train again.")
+        about, path = _read_config(folder / CONFIG_FILE), folder / WEIGHTS_FILE
         try:
-            sizes, emotions, config = about["feature_sizes"], about["emotions"], ModelConfig(**about["model"])
-            _check_tasks(sizes, emotions)
-            _check_header(path, weight_shapes(sizes, len(emotions), config))  # before what may be huge is built
-            model = cls(sizes, emotions, config)
-        except RunError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RunError(
-                f"{folder / CONFIG_FILE}: must describe an LMF model, but {type(error).__name__}: {str(error).rstrip('.')}."
-            ) from None
-        try:
-            stored = load_file(path)
-        except FileNotFoundError:
-            raise RunError(f"{path}: must be there, but is missing. Save the model again.") from None
-        except (SafetensorError, OSError, ValueError, TypeError) as error:  # TypeError: bfloat16, which numpy has not
-            raise RunError(f"{path}: must be a complete safetensors file, but {error}. Save the model again.") from None
+            inputs = {name: Input(tuple(one["shape"]), one["padding"]) for name, one in about["inputs"].items()}
+            tasks = make_tasks([f"{one['name']}:{one['kind']}" for one in about["tasks"]])
+            config = build(ModelConfig, about["model"], "model")
+            if type(about["exclusive"]) is not bool or about["non_finite"] not in ("zero", "error"):
+                raise ValueError(f"exclusive is {about['exclusive']!r} and non_finite {about['non_finite']!r}")
+            shapes = weight_shapes(inputs, tasks, config)  # before anything large is built
+        except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            raise RunError(f"{folder / CONFIG_FILE}: must describe an LMF model, but {reason.rstrip('.')}.") from None
+        stored = _read_weights(path, shapes)
+        model = cls(inputs, tasks, config)
         try:
             model.load_weights(stored)
         except RunError as error:
             raise RunError(f"{path}: {error}") from None
+        model.exclusive, model.non_finite = about["exclusive"], about["non_finite"]
         model.eval()
         return model
 
@@ -275,68 +279,98 @@ class LMFModel(nn.Layer):
             stored: one array for each name in `weights`, of its shape.
 
         Raises:
-            RunError: a weight is missing, foreign, of another shape, or not finite.
+            RunError: a weight is missing, foreign, of another shape or type, or not finite.
         """
         own = self.weights()
-        missing, foreign = sorted(set(own) - set(stored)), sorted(set(stored) - set(own))
-        if missing or foreign:
-            raise RunError(
-                f"weights must be those of the model, but {missing or 'none'} are missing and {foreign or 'none'} are foreign."
-            )
-        for name, value in own.items():
-            array = stored[name]
-            if list(array.shape) != list(value.shape) or array.dtype != np.float32:
-                raise RunError(f"{name} must be float32 {list(value.shape)}, but is {array.dtype} {list(array.shape)}.")
+        check_shapes({name: value.shape for name, value in stored.items()}, {n: tuple(v.shape) for n, v in own.items()})
+        for name, array in stored.items():
+            if array.dtype != np.float32:
+                raise RunError(f"{name} must be float32, but is {array.dtype}.")
             if not np.isfinite(array).all():
                 raise RunError(f"{name} must be finite, but holds NaN or infinity.")
         for name, value in own.items():
             value.set_value(stored[name])
 
 
-def _fusion(config: ModelConfig, hidden: Sequence[int], tasks: int) -> nn.Layer:
-    dim = (config.fusion_dim or 2 * tasks) * (tasks if config.sharing == "encoders" else 1)
-    if config.fusion == "tfn":
-        return TensorFusion(hidden, dim)
-    if config.fusion == "concat":
-        return ConcatFusion(hidden, dim, relu=config.fusion_dim is not None)
-    if config.fusion == "late":
-        return LateFusion(hidden, tasks)
-    return LowRankFusion(hidden, config.fusion_rank, dim, config.factor_init)
+def model_folders(path: str | Path) -> list[Path]:
+    """Folders of the models of a run: its own, or those of the per-task runs inside a parent, by name; empty without any."""
+    path = Path(path)
+    if (path / MODEL_FOLDER / CONFIG_FILE).is_file():
+        return [path / MODEL_FOLDER]
+    return sorted(file.parent for file in path.glob(f"*/{MODEL_FOLDER}/{CONFIG_FILE}"))
 
 
-def _check_tasks(feature_sizes: Mapping[str, int], emotions: Sequence[str]) -> None:
-    if set(feature_sizes) != {"audio", "video", "text"}:
-        raise ConfigError(f"feature_sizes must have audio, video and text, but got {sorted(feature_sizes)}.")
-    for name, size in feature_sizes.items():
-        if not isinstance(size, (int, np.integer)) or not 1 <= size <= 65536:
-            raise ConfigError(f"feature_sizes must be whole numbers from 1 to 65536, but {name} is {size!r}.")
-    if not isinstance(emotions, (list, tuple)) or len(set(map(str, emotions))) != len(emotions):
-        raise ConfigError(f"emotions must be a list of different names, but got {str(emotions)[:80]!r}.")
-    if not emotions:
-        raise ConfigError("emotions must name at least one task, but got none.")
-    for name in emotions:
-        check_emotion_name(name)
+# -- the network without its memory
 
 
-def _check_header(path: Path, wanted: Mapping[str, Sequence[int]]) -> None:
-    """Whether the file's header has the shapes of the network; what cannot be told is left to loading."""
+class _Blueprint(LMFModel):
+    """A network that is only asked for its shapes, however large they are."""
+
+    _checks_size = False
+
+
+def weight_shapes(
+    inputs: Mapping[str, Input | Sequence[int]], tasks: Sequence[Task | str], config: ModelConfig
+) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight of an `LMFModel`, by name, without the memory that it would take."""
+    generator = paddle.get_rng_state()
+    no_copy = mock.patch.object(nn.layer.rnn.RNNBase, "flatten_parameters", lambda self: None)
+    with paddle.LazyGuard(), no_copy, paddle.utils.unique_name.guard():
+        weights = _Blueprint(inputs, tasks, config).weights()
+    paddle.set_rng_state(generator)
+    return {name: tuple(weight.shape) for name, weight in weights.items()}
+
+
+def check_size(inputs: Mapping[str, Input], tasks: Sequence[Task], config: ModelConfig) -> None:
+    """Makes sure that a network of these sizes has at most `LARGEST` parameters.
+
+    Raises:
+        ConfigError: it has more.
+    """
+    count = sum(math.prod(shape) for shape in weight_shapes(inputs, tasks, config).values())
+    if count > LARGEST:
+        raise ConfigError(
+            f"a network must have at most {LARGEST:,} parameters, but these sizes make {count:,}. Choose smaller ones."
+        )
+
+
+def check_shapes(stored: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]]) -> None:
+    """Compares names and shapes of stored weights with those of a network.
+
+    Raises:
+        RunError: a weight is missing, foreign, or of another shape.
+    """
+    missing, foreign = sorted(set(wanted) - set(stored)), sorted(set(stored) - set(wanted))
+    if missing or foreign:
+        shown = [", ".join(name[:60] for name in names[:5]) or "none" for names in (missing, foreign)]
+        raise RunError(
+            f"the weights must be those of the model, but missing are {shown[0]} and foreign are {shown[1]}."
+        )
+    for name, shape in wanted.items():
+        if list(stored[name]) != list(shape):
+            raise RunError(f"{name} must have the shape {list(shape)}, but has {list(stored[name])}.")
+
+
+def _read_weights(path: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
     try:
         with safe_open(path, framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            stored = {n: (s.get_dtype().replace("F32", "float32"), s.get_shape()) for n, s in slices.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
-        return
-    try:
-        check_shapes(stored, wanted)
+            stored = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        check_shapes(stored, shapes)
+        return load(path.read_bytes())
     except RunError as error:
         raise RunError(f"{path}: {error}") from None
+    except FileNotFoundError:
+        raise RunError(f"{path}: must exist, but is missing. Save the model again.") from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise RunError(f"{path}: must be a complete safetensors file, but {reason}. Save the model again.") from None
 
 
-def _read_config(path: Path) -> dict:
+def _read_config(path: Path) -> dict[str, Any]:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(f"{path}: must be there, but is missing. Is this the folder of a saved model?") from None
+        raise RunError(f"{path}: must exist, but is missing. Is this the folder of a saved model?") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: must be JSON, but {error}.") from None
     if not isinstance(about, dict) or about.get("model_type") != "lmf":

@@ -1,1 +1,1 @@
-"""From settings to a run directory: load, fit, predict, assess, write; and trainings that belong together."""
+"""From data to a run directory: load, fit, predict, assess, write; and what is made of several runs."""

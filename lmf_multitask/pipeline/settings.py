@@ -1,0 +1,115 @@
+"""The settings of an experiment, the configs that the package ships, and published recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from lmf_multitask.config import DataConfig, build, merged, options, read_settings, setting, settings, to_dict
+from lmf_multitask.errors import ConfigError, RunError
+from lmf_multitask.models.config import ModelConfig
+from lmf_multitask.training.config import TrainingConfig
+
+RECIPES = ("lmf_paddle", "paper")
+"""Published trainings of separate models: the Paddle reproduction's, and the paper authors'."""
+
+
+def _path(text: str) -> str:
+    """A path that can name a file and stand in YAML; an empty shell variable must not train on the built-in sample."""
+    try:
+        usable = bool(text.encode()) and "\0" not in text
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise ConfigError(f"paths must be text in UTF-8 that is not empty, but got {text!r}. Is a variable not set?")
+    return text
+
+
+_Path = Annotated[str, AfterValidator(_path)]
+
+
+@settings
+class ExperimentConfig:
+    """One training, from data to metrics."""
+
+    data_path: _Path | None = setting(
+        default=None, help="data file or folder (see lmf data inspect); null: the built-in sample"
+    )
+    emotions: list[str] | None = setting(default=None, help="emotions to learn; null: all in the data", min_length=1)
+    seed: int = setting(default=1, help="of all random numbers", ge=0, lt=2**63)
+    output_dir: _Path | None = setting(default=None, help="run directory to write; null: runs/DATA-seedN")
+    device: str = setting(default="auto", help="auto, cpu, gpu or gpu:NUMBER (the authors have tried no GPU)")
+    data: DataConfig = setting(default=DataConfig, help="how the data file is read")
+    model: ModelConfig = setting(default=ModelConfig, help="parts and sizes of the network")
+    training: TrainingConfig = setting(default=TrainingConfig, help="how the network is trained")
+
+    @property
+    def data_name(self) -> str:
+        """What the data are called in names of folders."""
+        return "sample" if self.data_path is None else Path(self.data_path).expanduser().resolve().stem
+
+    def run_directory(self) -> Path:
+        """Where the run goes."""
+        return Path(self.output_dir or f"runs/{self.data_name}-seed{self.seed}").expanduser()
+
+    def resolved(self, emotions: list[str]) -> ExperimentConfig:
+        """The same experiment from whatever folder it is run, and with the names of the emotions."""
+        path = self.data_path and str(Path(self.data_path).expanduser().resolve())
+        return dataclasses.replace(self, data_path=path, emotions=list(emotions))
+
+    def to_yaml(self) -> str:
+        """All settings, defaults included, as YAML that ``--config`` reads."""
+        import yaml
+
+        text = yaml.safe_dump(to_dict(self), sort_keys=False, allow_unicode=True)
+        return "# Every setting of one run; python -m lmf_multitask.train --config THIS_FILE runs it again.\n" + text
+
+
+def varied_settings() -> list[str]:
+    """Dotted names of the settings that a search or an ablation may vary: all that change a result."""
+    names = [option.name for option in options(ExperimentConfig)]
+    without = ("training.eval_batch_size", "training.visualdl")
+    return [name for name in names if name.startswith(("model.", "training.")) and name not in without]
+
+
+def settings_from(path: Path) -> ExperimentConfig:
+    """The settings of a run from its YAML file.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    try:
+        return build(ExperimentConfig, read_settings(path))
+    except (OSError, ConfigError) as error:
+        text = " ".join(str(error).split()).removeprefix(f"{path}: ")
+        raise RunError(f"{path}: must hold the settings of a run, but {text}") from None
+
+
+def find_config(name: str) -> Path:
+    """A config by path, or a shipped one by name: ``multitask``, ``multitask.yaml`` or ``configs/multitask.yaml``.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    # shipped configs are inside an installed package, beside the package in a source checkout
+    package = Path(__file__).parents[1]
+    shipped = next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
+    wanted = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    for candidate in (shipped / wanted, shipped / f"{wanted}.yaml"):
+        if not path.is_absolute() and ".." not in path.parts and candidate.is_file():
+            return candidate
+    names = sorted(str(file.relative_to(shipped).with_suffix("")) for file in shipped.rglob("*.yaml"))
+    raise ConfigError(f"--config must be a YAML file, but {name} is none. Shipped configs are {', '.join(names)}.")
+
+
+def recipe_config(recipe: str, emotion: str) -> dict[str, Any]:
+    """The settings of a published training for one emotion: the recipe's default, and what differs for this emotion."""
+    path = find_config(f"per_emotion/{recipe}/default")
+    own = path.with_name(f"{emotion.lower()}.yaml")
+    return merged(read_settings(path), read_settings(own)) if own.is_file() else read_settings(path)

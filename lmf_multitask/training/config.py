@@ -1,0 +1,97 @@
+"""Settings of a training."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from lmf_multitask.config import setting, settings
+from lmf_multitask.errors import ConfigError
+from lmf_multitask.evaluation.metrics import METRICS
+
+_Weight = Annotated[float, Field(ge=0, le=1000)]
+
+
+def check_monitor(name: str) -> str:
+    """Returns the name of a figure that validation gives: ``loss`` or the key of a metric.
+
+    Raises:
+        ConfigError: there is no such metric.
+    """
+    if name != "loss" and name not in METRICS:
+        close = difflib.get_close_matches(name, ["loss", *METRICS], n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else "If a plug-in defines it, add --plugin FILE.py."
+        raise ConfigError(f"monitor must be loss or one of {', '.join(METRICS)}, but got {name!r}. {hint}")
+    return name
+
+
+@settings
+class TrainingConfig:
+    """How the network is trained."""
+
+    epochs: int = setting(default=40, help="largest number of passes over the training data", ge=1)
+    batch_size: int = setting(default=64, help="clips per step", ge=2)
+    eval_batch_size: int = setting(
+        default=256, help="clips per forward pass in evaluation; changes results by rounding only", ge=1
+    )
+    learning_rate: float = setting(default=0.001, help="step size of Adam, absolute", gt=0, le=10)
+    factor_learning_rate: float | None = setting(
+        default=None, help="step size of the fusion's factors; null: learning_rate", gt=0, le=10
+    )
+    schedule: Literal["constant", "cosine"] = setting(
+        default="constant",
+        help="of both step sizes: constant, or cosine down to zero over all epochs (Loshchilov and Hutter 2017)",
+    )
+    weight_decay: float = setting(
+        default=0.00001,
+        help="strength of the L2 penalty, coupled: added to the gradient (so it is stronger beside a mean than a sum)",
+        ge=0,
+        le=10,
+    )
+    row_order: Literal["seeded", "lmf_paddle"] = setting(
+        default="seeded", help="order of the training rows: from seed and epoch alone, or as LMF_Paddle draws it"
+    )
+    loss_reduction: Literal["mean", "sum"] = setting(default="mean", help="of the losses of a batch's annotated labels")
+    joint_loss: float = setting(
+        default=0.5,
+        help="share of one cross entropy over all binary heads together; used only if training labels are exclusive",
+        ge=0,
+        le=1,
+    )
+    class_weights: Literal["none", "balanced"] = setting(
+        default="none", help="balanced weights present and absent of a task as if both were equally frequent"
+    )
+    focal_gamma: float = setting(
+        default=0.0, help="exponent of the focal loss (Lin et al. 2017); 0 is plain cross entropy", ge=0, le=10
+    )
+    task_weighting: Literal["uniform", "fixed", "uncertainty"] = setting(
+        default="uniform",
+        help="of the tasks' losses: uniform, fixed (task_weights), or uncertainty (learned, Kendall et al. 2018)",
+    )
+    task_weights: dict[str, _Weight] | None = setting(
+        default=None, help="task: weight from 0 to 1000, for task_weighting fixed; tasks that are not named have 1"
+    )
+    ema_epochs: float | None = setting(
+        default=1.0,
+        help="horizon of the moving average of the weights (EMA), in epochs; null: the weights themselves",
+        gt=0,
+        le=1000,
+    )
+    max_grad_norm: float | None = setting(default=None, help="gradients are scaled down to this norm; null: not", gt=0)
+    monitor: Annotated[str, AfterValidator(check_monitor)] = setting(
+        default="average_precision", help="validation metric that chooses the best epoch: the mean over tasks, or loss"
+    )
+    patience: int | None = setting(
+        default=10, help="epochs without improvement before training stops; null: it never stops early", ge=1
+    )
+    visualdl: bool = setting(default=False, help="also write VisualDL logs into the run directory")
+
+    @model_validator(mode="after")
+    def _weights_with_fixed(self) -> TrainingConfig:
+        if bool(self.task_weights) != (self.task_weighting == "fixed"):
+            raise ConfigError(
+                f"task_weights must be given with task_weighting fixed, and only then, but got {self.task_weights}"
+            )
+        return self
