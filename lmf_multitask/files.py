@@ -1,24 +1,113 @@
-"""Files and folders that are complete or absent: written aside, flushed, then renamed into place."""
+"""Opens files that come from outside; writes files and folders that are complete or absent (temporary name, flush, rename)."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from lmf_multitask.errors import DataError, UserError
+
+# -- reading
+
+
+class _ClosingReader(io.BufferedReader):
+    """Closes itself without a ResourceWarning when the last reference to it is gone."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def open_regular(path: str | Path, error: type[UserError] = DataError) -> BinaryIO:
+    """Opens a file from outside for reading; the file closes itself when nothing refers to it any more.
+
+    Only regular files are opened: reading a pipe or a device may never end.
+
+    Args:
+        path: the file.
+        error: class of the exception.
+
+    Raises:
+        UserError: (as `error`) it does not exist, cannot be read, or is a folder, a pipe or a device.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or str(problem)
+        raise error(f"{path}: must be a readable file, but {reason}. Check the path.") from None
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return _ClosingReader(io.FileIO(handle, "rb"))
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise error(f"{path}: must be a file, but is a folder. Check the path.")
+    raise error(f"{path}: must be a regular file, but is a pipe or a device. Write its content to a file first.")
+
+
+def read_text(path: str | Path, most_bytes: int = 1 << 24, error: type[UserError] = DataError) -> str:
+    """Reads a UTF-8 text file of bounded size.
+
+    Raises:
+        UserError: (as `error`) it cannot be opened (see `open_regular`), is larger, or is not UTF-8.
+    """
+    try:
+        with open_regular(path, error) as file:
+            content = file.read(most_bytes + 1)
+        if len(content) > most_bytes:
+            raise error(f"{path}: must have at most {most_bytes:,} bytes, but has more. Check the file.")
+        return content.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise error(f"{path}: must be UTF-8 text, but is not at byte {problem.start:,}. Check the file.") from None
+    except OSError as problem:
+        raise error(f"{path}: must be a readable file, but {problem.strerror}. Check the path.") from None
+
+
+def read_json(path: str | Path, most_bytes: int = 1 << 24, error: type[UserError] = DataError) -> Any:
+    """Reads a JSON file of bounded size.
+
+    Raises:
+        UserError: (as `error`) see `read_text`; or it is not JSON.
+    """
+    text = read_text(path, most_bytes, error)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        reason = str(problem).splitlines()[0][:120]
+        raise error(f"{path}: must be JSON, but {reason}. Check the file.") from None
+
+
+def sha256_of(source: str | Path | BinaryIO) -> str:
+    """SHA-256, in hexadecimal, of a file's content, or of what an open file still holds.
+
+    Raises:
+        DataError: it cannot be opened, see `open_regular`.
+    """
+    if isinstance(source, (str, Path)):
+        with open_regular(source) as file:
+            return sha256_of(file)
+    digest = hashlib.sha256()  # hashlib.file_digest is not in Python 3.10
+    while block := source.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+# -- writing
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Opens a temporary file beside `path` for writing bytes; it takes the path's place when the block ends without error.
+    """Opens a temporary file beside `path` for writing bytes; it replaces `path` when the block ends without error.
 
-    A link is replaced, not followed; a device or a pipe is neither.
+    A link is replaced, not followed; a device or a pipe is refused.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "must be a file that may be replaced, but is a device or a pipe", str(path))
@@ -45,12 +134,17 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Writes a whole JSON file, indented, or nothing; NaN and infinities are refused."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Gives a temporary folder beside `path`; it takes the path's place when the block ends without error.
+    """Gives a temporary folder beside `path`; it replaces `path` when the block ends without error.
 
-    A folder that is already there is replaced. Between the two renames a crash can leave the old one under
-    ``.NAME.old``; it is never left half-written.
+    An existing folder is replaced. A crash between the two renames can leave the old one as ``.NAME.old``; it is never
+    left half-written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
@@ -80,14 +174,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what a killed process was writing into a folder."""
+    """Removes the temporary files and folders that a killed process left in a folder."""
     for pattern in (".*.part", ".*.old"):
         for path in folder.glob(pattern):
             _remove(path)
 
 
 def _remove(path: Path) -> None:
-    """Removes a file, a folder with all that is in it, or a link, but not what that leads to."""
+    """Removes a file, a folder with its content, or a link (not its target)."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -98,16 +192,15 @@ MANIFEST = "manifest.json"
 
 
 def write_manifest(folder: Path) -> None:
-    """Notes the SHA-256 of every file in a folder, in the folder."""
-    (folder / MANIFEST).write_text(json.dumps(_digests(folder), indent=2) + "\n", encoding="utf-8")
+    """Writes the SHA-256 of every file in a folder into the folder's manifest."""
+    write_json(folder / MANIFEST, _digests(folder))
 
 
 def damage(folder: Path) -> str | None:
-    """What differs from the folder's manifest, in words; None if it is whole."""
+    """Describes how a folder differs from its manifest; None if every file is as it was written."""
     try:
-        noted = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        found = _digests(folder)
-    except (OSError, ValueError, RecursionError) as error:
+        noted, found = read_json(folder / MANIFEST), _digests(folder)
+    except (OSError, UserError) as error:
         return f"{MANIFEST} cannot be read ({error})"
     if noted == found:
         return None
@@ -115,7 +208,7 @@ def damage(folder: Path) -> str | None:
         return f"{MANIFEST} is damaged"
     for what, names in (
         ("is missing", set(noted) - set(found)),
-        ("is foreign", set(found) - set(noted)),
+        ("is not in the manifest", set(found) - set(noted)),
         ("differs", {name for name in set(noted) & set(found) if noted[name] != found[name]}),
     ):
         if names:
@@ -125,7 +218,7 @@ def damage(folder: Path) -> str | None:
 
 def _digests(folder: Path) -> dict[str, str]:
     files = (path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
+    return {path.name: sha256_of(path) for path in sorted(files)}
 
 
 def _flush(path: Path) -> None:

@@ -1,23 +1,30 @@
-"""A column of rows that may be larger than memory: read in blocks, whatever pieces it is stored in.
+"""The columns of a data set as arrays that may be larger than memory.
 
-Shape letters: N rows (clips).
+Shape letters: N rows (clips), T tasks, L steps, D features.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lmf_multitask.data.modality import MODALITIES, Input, missing_clips, present_steps
+from lmf_multitask.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+
 BLOCK_ROWS = 512
-"""Rows in memory at a time when a whole column is passed over: 12 MB of IEMOCAP's text."""
+"""Rows in memory at a time when a whole column is read: 12 MB of IEMOCAP's text."""
 
 
 class ChunkedColumn:
     """A numeric column `[N, ...]` in several chunks, read row by row like an array.
 
-    The chunks are views into memory-mapped files as a rule, so that only the rows that are asked for are read.
+    The chunks are usually views into memory-mapped files, so that only the requested rows are read.
     ``column[3:9]`` and ``column[[5, 2, 5]]`` are arrays; ``np.asarray(column)`` reads everything into memory.
 
     Attributes:
@@ -29,8 +36,8 @@ class ChunkedColumn:
         """Takes the chunks, one after the other.
 
         Args:
-            chunks: one or more arrays `[n, ...]`, alike but for n.
-            order: int `[N]`, which of the rows in the chunks the column consists of; None takes all as they stand.
+            chunks: one or more arrays `[n, ...]` that differ in n only.
+            order: int `[N]`, row numbers in the chunks; None takes all rows in their order.
         """
         self._chunks = [chunk for chunk in chunks if len(chunk)] or list(chunks[:1])
         self._starts = np.cumsum([0, *map(len, self._chunks)])
@@ -48,7 +55,7 @@ class ChunkedColumn:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | Sequence[int] | np.ndarray) -> np.ndarray:
-        """Some rows, `[n, ...]`; a view where they lie side by side in one chunk.
+        """Some rows, `[n, ...]`; a view if they are adjacent rows of one chunk.
 
         Raises:
             IndexError: there is no such row.
@@ -57,7 +64,7 @@ class ChunkedColumn:
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if self._order is None and step == 1:
-                return self._side_by_side(start, max(start, stop))
+                return self._adjacent(start, max(start, stop))
             rows = np.arange(start, stop, step)
         numbers = np.asarray(rows)
         if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and numbers.size):
@@ -77,7 +84,7 @@ class ChunkedColumn:
             found[places] = self._chunks[index][numbers[places] - self._starts[index]]
         return found
 
-    def _side_by_side(self, start: int, stop: int) -> np.ndarray:
+    def _adjacent(self, start: int, stop: int) -> np.ndarray:
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
         parts = []
         for chunk, begin in zip(self._chunks[first:], self._starts[first:]):
@@ -98,9 +105,129 @@ Columns = Mapping[str, Column]
 
 
 def row_blocks(column: Column, rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
-    """A column from front to back, at most `rows` of it at a time: `[n, ...]`.
+    """A column from its first to its last row, at most `rows` at a time: `[n, ...]`.
 
     The blocks begin at the same rows however the column is stored, so that sums over them have the same bits.
     """
     for start in range(0, len(column), rows):
         yield column[start : start + rows]
+
+
+def shorten(values: np.ndarray, length: int) -> tuple[np.ndarray, int]:
+    """Cuts sequences `[n, L, D]` to `length` steps, from their first present step on.
+
+    Returns:
+        The sequences `[n, length, D]`, and how many of them lost present steps.
+    """
+    if values.ndim != 3 or values.shape[1] <= length:
+        return values, 0
+    present = present_steps(values)
+    start = np.minimum(present.argmax(axis=1), values.shape[1] - length)
+    steps = start[:, None] + np.arange(length)
+    rows = np.arange(len(values))[:, None]
+    return values[rows, steps], int((present.sum(axis=1) > present[rows, steps].sum(axis=1)).sum())
+
+
+def emotion_names(rows: datasets.Dataset) -> list[str]:
+    """The emotions of a data set, in the order of its label columns.
+
+    Raises:
+        DataError: it has no ``labels`` column with one field per emotion.
+    """
+    labels = rows.features.get("labels")
+    if not isinstance(labels, dict) or not labels:
+        raise DataError(
+            "the data set must have a column 'labels' with one field per emotion, as load_iemocap returns it, but has "
+            f"{', '.join(rows.column_names)}."
+        )
+    return list(labels)
+
+
+def column_arrays(rows: datasets.Dataset) -> dict[str, Column]:
+    """The columns audio, video, text and labels as arrays; features are not read before they are used.
+
+    Features that are stored as one block (as `load` writes them) are read-only numpy arrays, views into the memory-mapped
+    file. Features in several blocks, or of chosen rows (after ``select``, ``filter`` or ``shuffle``), are a
+    `ChunkedColumn` over such views.
+
+    Args:
+        rows: a split as `load` returns it.
+
+    Returns:
+        Modality -> float32 `[N, ...]`, and ``labels`` -> float32 `[N, T]`, NaN = not annotated.
+
+    Raises:
+        DataError: a column is missing, has no rows, or has rows of different lengths.
+    """
+    if len(rows) == 0:
+        raise DataError("a split must have at least one row, but is empty.")
+    names = emotion_names(rows)
+    chosen = None if rows._indices is None else rows._indices.column(0).to_numpy().astype(np.int64)
+    found: dict[str, Column] = {modality: _column(rows, modality, chosen) for modality in MODALITIES}
+    fields = rows.data.column("labels").combine_chunks().flatten()
+    labels = np.stack([field.to_numpy(zero_copy_only=False) for field in fields], axis=1).astype(np.float32, copy=False)
+    order = [rows.data.schema.field("labels").type.get_field_index(name) for name in names]
+    labels = np.ascontiguousarray(labels[:, order])
+    return {**found, "labels": labels if chosen is None else labels[chosen]}
+
+
+def _column(rows: datasets.Dataset, name: str, chosen: np.ndarray | None) -> Column:
+    from lmf_multitask.data.arrow import numbers  # needs pyarrow, which importing this module does not
+
+    if name not in rows.column_names:
+        raise DataError(f"the data set must have the column {name!r}, but has {', '.join(rows.column_names)}.")
+    chunks = [numbers(chunk, name) for chunk in rows.data.column(name).chunks if len(chunk)]
+    if len({chunk.shape[1:] for chunk in chunks}) > 1:
+        raise DataError(f"column {name!r} must have rows of one length. Pad them to the same length.")
+    return chunks[0] if len(chunks) == 1 and chosen is None else ChunkedColumn(chunks, chosen)
+
+
+def missing_rows(columns: Columns) -> dict[str, int]:
+    """Modality -> number of rows in which it is missing."""
+    return {
+        name: sum(int(missing_clips(block).sum()) for block in row_blocks(columns[name])) for name in MODALITIES
+    }
+
+
+def match_inputs(
+    columns: Columns, inputs: Mapping[str, Input], modalities: Sequence[str], where: object
+) -> dict[str, Column]:
+    """Columns in the shapes that a model takes.
+
+    A modality that the model does not use, or that is missing in every row, becomes zeros of the model's shape. Sequences
+    may differ from the model's in length.
+
+    Args:
+        columns: modality -> `[N, D]` or `[N, L, D]`; other columns are passed on.
+        inputs: the model's inputs.
+        modalities: those that the model uses.
+        where: the file, for the message.
+
+    Raises:
+        DataError: a modality that the model uses has another shape.
+    """
+    found = dict(columns)
+    for name, expected in inputs.items():
+        values = columns[name]
+        if values.shape[-1] == expected.features and values.ndim == len(expected.shape) + 1:
+            continue
+        if name in modalities and any(block.any() for block in row_blocks(values)):
+            shown = "a sequence of {} numbers per step", "{} numbers per clip"
+            sizes = [shown[len(shape) == 1].format(shape[-1]) for shape in (expected.shape, values.shape[1:])]
+            raise DataError(
+                f"{where}: {name} must be {sizes[0]}, as in the model, but is {sizes[1]}. Extract the features alike."
+            )
+        found[name] = np.broadcast_to(np.float32(0), (len(values), *expected.shape))
+    return found
+
+
+def fingerprint(splits: Mapping[str, datasets.Dataset]) -> str:
+    """SHA-256 of everything that training uses of a data set: splits, emotions, ids and numbers."""
+    digest = hashlib.sha256()
+    for split, rows in splits.items():
+        digest.update(repr((split, emotion_names(rows), list(rows["id"]))).encode())
+        for name, values in column_arrays(rows).items():
+            digest.update(repr((name, values.dtype.str, values.shape)).encode())
+            for block in row_blocks(values):
+                digest.update(np.ascontiguousarray(block).view(np.uint8).reshape(-1))
+    return digest.hexdigest()

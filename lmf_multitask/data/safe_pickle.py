@@ -13,16 +13,16 @@ import codecs
 import math
 import os
 import re
-import stat
 import struct
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from lmf_multitask.errors import DataError
+from lmf_multitask.files import open_regular
 
 LARGE = 1 << 16
 """Payloads above this many bytes are left in the file."""
@@ -48,63 +48,39 @@ _KINDS_OF_FILE = {
 }
 
 
-def read_pickle(path: str | Path) -> Any:
+def read_pickle(path: str | Path, file: BinaryIO | None = None) -> Any:
     """Reads a pickle of any protocol, from Python 2 or 3, numpy 1 or 2.
 
     Args:
         path: the file.
+        file: the same, if it is open already; it must stay open as long as arrays are read.
 
     Returns:
-        What it holds: dicts (bytes keys decoded), lists (also for sets), tuples, numbers, text, bytes, None, and a
+        Its content: dicts (bytes keys decoded), lists (also for sets), tuples, numbers, text, bytes, None, and a
         `StoredArray` for each numpy array (the same one wherever the pickle shares it).
 
     Raises:
-        DataError: the file is missing, no pickle, damaged, or names anything but plain data; nothing of it was run.
+        DataError: the file is missing, is not a pickle, is damaged, or names anything but plain data; no code of it was run.
     """
-    path = Path(path)
-    check_regular_file(path)
+    content = _Content(path, open_regular(path) if file is None else file)
+    _check_kind_of_file(content, content.file.read(24))
+    content.file.seek(0)
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            _check_kind_of_file(path, file.peek(24) if size else b"")
-            return _Machine(path, file, size).run()
+        return _Machine(content).run()
     except OSError as error:
-        raise DataError(f"{path}: must be a readable file, but {error.strerror}. Check the path.") from None
+        raise DataError(f"{content}: must be a readable file, but {error.strerror}. Check the path.") from None
 
 
-def check_plain(path: str | Path, passed: Collection[tuple[str, str]] = ()) -> None:
-    """Makes sure that Python's own reader, given this pickle, would run nothing and build only plain data.
+class _Content:
+    """An open file and its name in messages; every array that was left in the file reads through this one handle."""
 
-    Args:
-        path: the file.
-        passed: module and name of further classes that may occur, built without arguments and with plain data for a state.
+    def __init__(self, name: object, file: BinaryIO) -> None:
+        self._name, self.file = str(name), file
+        self.size = file.seek(0, os.SEEK_END)
+        file.seek(0)
 
-    Raises:
-        DataError: see `read_pickle`.
-    """
-    path = Path(path)
-    check_regular_file(path)
-    try:
-        with path.open("rb") as file:
-            _Machine(path, file, os.fstat(file.fileno()).st_size, passed).run()
-    except OSError as error:
-        raise DataError(f"{path}: must be a readable file, but {error.strerror}. Check the path.") from None
-
-
-def check_regular_file(path: Path) -> None:
-    """Makes sure that reading a path comes to an end: pipes and devices need not.
-
-    Raises:
-        DataError: it is something else than a file or a folder.
-    """
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):
-        return  # opening it says what is wrong
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise DataError(
-            f"{path}: must be a regular file, but is a pipe or a device. Write its content to a file first."
-        )
+    def __str__(self) -> str:
+        return self._name
 
 
 def to_array(value: Any, limit: int) -> np.ndarray:
@@ -162,10 +138,13 @@ class StoredArray:
         dtype: its plain type: bool, (unsigned) integer, float, complex, bytes or text.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Describes nothing yet: the pickle says later what is in the array."""
-        self._path = path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __init__(self) -> None:
+        """Describes nothing yet: the pickle gives shape, type and content later."""
         self._payload: bytes | _Span | None = None
+        self._axes: tuple[int, ...] | None = None
 
     def _set(self, shape: Any, dtype: Any, fortran: Any, payload: Any) -> None:
         if self._payload is not None:
@@ -191,19 +170,31 @@ class StoredArray:
         self.shape, self.dtype = shape, stored.newbyteorder("=")
         self._stored, self._fortran, self._payload = stored, bool(fortran), payload
 
+    def _permute(self, axes: Any) -> None:
+        """Orders the axes as ``numpy.transpose`` does: numpy 2.3 and newer store a permuted array by its memory."""
+        ints = isinstance(axes, tuple) and all(type(n) is int for n in axes)
+        if not ints or sorted(axes) != list(range(len(self.shape))):
+            raise _Refused("describes an array wrongly")
+        self._axes = axes
+        self.shape = tuple(self.shape[axis] for axis in axes)
+
     def read(self) -> np.ndarray:
         """The numbers: a fresh array of this machine's byte order, in C order, writable.
 
         Raises:
             DataError: the file has changed since it was opened, or the numbers are damaged.
         """
-        return self._decoded(self._payload, self.shape, "F" if self._fortran else "C")
+        if self._axes is None:
+            return self._decoded(self._payload, self.shape, "F" if self._fortran else "C")
+        stored = [self.shape[self._axes.index(axis)] for axis in range(len(self.shape))]
+        return np.ascontiguousarray(self._decoded(self._payload, tuple(stored), "C").transpose(self._axes))
 
     @property
     def has_rows(self) -> bool:
         """Whether `read_rows` can read some rows without reading all of them."""
         plain = isinstance(self._payload, bytes) or self._payload.coding is None
-        return bool(self.shape) and plain and (not self._fortran or len(self.shape) == 1) and self._stored.itemsize > 0
+        in_order = self._axes is None and (not self._fortran or len(self.shape) == 1)
+        return bool(self.shape) and plain and in_order and self._stored.itemsize > 0
 
     def read_rows(self, start: int, stop: int) -> np.ndarray:
         """Some rows, as ``read()[start:stop]`` gives them; only these are read where `has_rows` holds.
@@ -245,39 +236,41 @@ class _Refused(Exception):
 class _Span:
     """A payload that was left in the file; `coding` says how its bytes are written there."""
 
-    def __init__(self, path: Path, offset: int, size: int, coding: str | None = None) -> None:
-        self._path, self._offset, self._size, self.coding = path, offset, size, coding
+    def __init__(self, content: _Content, offset: int, size: int, coding: str | None = None) -> None:
+        self._content, self._offset, self._size, self.coding = content, offset, size, coding
 
     def __len__(self) -> int:
         return self._size
 
     def encoded(self) -> _Span:
-        """Text that stands for bytes, a character each (Python 3 writes bytes so under protocols 0 to 2)."""
-        return _Span(self._path, self._offset, self._size, f"latin-1 in {self.coding}")
+        """Text that stands for bytes, one character each (Python 3 writes bytes this way under protocols 0 to 2)."""
+        return _Span(self._content, self._offset, self._size, f"latin-1 in {self.coding}")
 
     def part(self, begin: int, size: int) -> _Span:
-        """Some of the bytes of a payload that stands in the file as it is."""
-        return _Span(self._path, self._offset + begin, size)
+        """Some of the bytes of a payload that is stored as it is."""
+        return _Span(self._content, self._offset + begin, size)
 
     def read_into(self, out: np.ndarray) -> None:
         """Fills `out`, uint8, with the decoded bytes."""
+        file = self._content.file
         try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                if self.coding is None:
-                    count = file.readinto(memoryview(out))
-                else:
-                    decoded = np.frombuffer(_decode(file.read(self._size), self.coding), np.uint8)
-                    count = len(decoded)
-                    if count == len(out):
-                        out[:] = decoded
+            file.seek(self._offset)
+            if self.coding is None:
+                count = file.readinto(memoryview(out))  # type: ignore[attr-defined]
+            else:
+                decoded = np.frombuffer(_decode(file.read(self._size), self.coding), np.uint8)
+                count = len(decoded)
+                if count == len(out):
+                    out[:] = decoded
         except OSError as error:
-            raise DataError(f"{self._path}: must stay readable, but {error.strerror}. Load it again.") from None
+            raise DataError(f"{self._content}: must stay readable, but {error.strerror}. Load it again.") from None
         except (UnicodeError, ValueError):
-            raise DataError(f"{self._path}: must hold whole numbers of bytes, but an array in it is damaged.") from None
+            raise DataError(
+                f"{self._content}: must hold whole numbers of bytes, but an array in it is damaged."
+            ) from None
         if count != len(out):
             raise DataError(
-                f"{self._path}: must hold {len(out):,} bytes for an array, but has {count:,}. Get the file again."
+                f"{self._content}: must hold {len(out):,} bytes for an array, but has {count:,}. Get the file again."
             )
 
 
@@ -299,10 +292,6 @@ class _Name:
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.call = call
-
-
-class _Passed:
-    """An object of a class that the caller lets pass: not built here, and of no use here."""
 
 
 class _DType:
@@ -347,8 +336,9 @@ class _DType:
 class _Machine:
     """Runs one pickle."""
 
-    def __init__(self, path: Path, file: BinaryIO, size: int, passed: Collection[tuple[str, str]] = ()) -> None:
-        self._path, self._file, self._size = path, file, size
+    def __init__(self, content: _Content) -> None:
+        self._content, self._file, self._size = content, content.file, content.size
+        self._frame_end = 0
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -357,8 +347,6 @@ class _Machine:
         self._objects = 0
         self._made_bytes = 0
         self._names = self._admitted_names()
-        self._passed = {pair: _Name(self._no_call) for pair in passed}
-        self._names.update(self._passed)
 
     def run(self) -> Any:
         """The pickle's value."""
@@ -378,10 +366,10 @@ class _Machine:
         except _Refused as error:
             hint = " Nothing of it was run; get the file from its source." if str(error).startswith("names") else ""
             what = "plain data (arrays, numbers, text, dicts, lists)" if hint else "a whole pickle of plain data"
-            raise DataError(f"{self._path}: must be {what}, but {error} (at byte {file.tell():,}).{hint}") from None
+            raise DataError(f"{self._content}: must be {what}, but {error} (at byte {file.tell():,}).{hint}") from None
         except (IndexError, KeyError, TypeError, ValueError, OverflowError, struct.error):
             raise DataError(
-                f"{self._path}: must be a pickle, but is damaged or something else (at byte {file.tell():,}). Check the file."
+                f"{self._content}: must be a pickle, but is damaged or something else (at byte {file.tell():,}). Check the file."
             ) from None
 
     def _result(self) -> Any:
@@ -405,19 +393,37 @@ class _Machine:
     # reading
 
     def _take(self, count: int) -> bytes:
-        if count < 0 or count > self._size - self._file.tell():
-            raise _Refused(
-                f"ends too early: {count:,} bytes are announced, {self._size - self._file.tell():,} are left"
-            )
+        self._check_left(count)
         return self._file.read(count)
 
-    def _number(self, form: str) -> int:
+    def _check_left(self, count: int) -> None:
+        start = self._file.tell()
+        if count < 0 or count > self._size - start:
+            raise _Refused(f"ends too early: {count:,} bytes are announced, {self._size - start:,} are left")
+        self._check_frame(start, start + count)
+
+    def _check_frame(self, start: int, end: int) -> None:
+        """Python's unpicklers disagree on an argument that crosses the end of its frame: no pickler writes one."""
+        if start < self._frame_end < end:
+            raise _Refused("has an argument that crosses the end of a frame")
+
+    def _begin_frame(self) -> None:
+        size = self._number("<Q")
+        if self._file.tell() < self._frame_end:
+            raise _Refused("begins a frame inside another one")
+        self._frame_end = 0
+        self._check_left(size)
+        self._frame_end = self._file.tell() + size
+
+    def _number(self, form: str) -> Any:
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
     def _line(self) -> bytes:
+        start = self._file.tell()
         line = self._file.readline(400)
         if not line.endswith(b"\n"):
             raise _Refused("ends too early" if len(line) < 400 else "has a line that is too long")
+        self._check_frame(start, start + len(line))
         return line[:-1]
 
     def _payload(self, count: int, coding: str | None = None) -> bytes | str | _Span:
@@ -425,11 +431,8 @@ class _Machine:
         if count <= LARGE:
             raw = self._take(count)
             return raw.decode(coding, "surrogatepass") if coding else raw
-        if count > self._size - self._file.tell():
-            raise _Refused(
-                f"ends too early: {count:,} bytes are announced, {self._size - self._file.tell():,} are left"
-            )
-        span = _Span(self._path, self._file.tell(), count, coding)
+        self._check_left(count)
+        span = _Span(self._content, self._file.tell(), count, coding)
         self._file.seek(count, os.SEEK_CUR)
         return span
 
@@ -443,6 +446,7 @@ class _Machine:
             if not more:
                 raise _Refused("ends too early")
             size, end = size + len(more), (end + more)[-2:]
+        self._check_frame(start, start + size)
         size -= 1
         if quoted:
             self._file.seek(start)
@@ -452,7 +456,7 @@ class _Machine:
                 raise _Refused("has text without quotes")
             start, size = start + 1, size - 2
         if size > LARGE:
-            return _Span(self._path, start, size, coding)
+            return _Span(self._content, start, size, coding)
         raw = line[1 : size + 1] if quoted else line[:size]
         return _unescape(raw) if coding == "repr" else raw.decode(coding)
 
@@ -500,8 +504,10 @@ class _Machine:
             if key not in self._keys:  # decoded again for every dict, a key would take memory beyond the file's size
                 self._keys[key] = _decoded_key(key)
             return self._keys[key]
-        if isinstance(key, str) or key is None or (isinstance(key, (bool, int, float)) and abs(key) < 2**53):
+        if isinstance(key, str) or key is None:
             return key
+        if isinstance(key, (bool, int, float)) and abs(key) < (2**53 if isinstance(key, float) else 2**64):
+            return key  # larger ones could all have the same hash
         raise _Refused("has a key that is neither text nor a number")
 
     # globals
@@ -529,14 +535,12 @@ class _Machine:
             if not isinstance(state, tuple) or len(state) not in (4, 5):
                 raise _Refused("describes an array wrongly")
             target._set(*state[-4:])
-        elif isinstance(target, _Passed):
-            pass
         else:
             raise _Refused("sets the state of what has none")
 
     def _admitted_names(self) -> dict[tuple[str, str], _Name]:
-        ndarray = _Name(self._no_call)
-        reconstruct = _Name(lambda kind, shape, code: self._new_array(kind is ndarray))
+        ndarray, memmap, factory = _Name(self._no_call), _Name(self._no_call), _Name(self._no_call)
+        reconstruct = _Name(lambda kind, shape, code: self._new_array(kind in (ndarray, memmap)))
         from_buffer = _Name(self._array_from_buffer)
         containers = {
             "dict": self._new_dict,
@@ -547,6 +551,7 @@ class _Machine:
         }
         names = {
             ("numpy", "ndarray"): ndarray,
+            ("numpy", "memmap"): memmap,
             ("numpy", "dtype"): _Name(lambda code, align=False, copy=True: _DType(code)),
             ("_codecs", "encode"): _Name(self._encode),
             ("collections", "OrderedDict"): _Name(self._new_dict),
@@ -556,27 +561,32 @@ class _Machine:
             names[f"{module}.multiarray", "_reconstruct"] = reconstruct
             names[f"{module}.multiarray", "scalar"] = _Name(self._scalar)
             names[f"{module}.numeric", "_frombuffer"] = from_buffer
+            names[f"{module}.memmap", "memmap"] = memmap
         for module in ("builtins", "__builtin__"):
             names.update({(module, name): _Name(call) for name, call in containers.items()})
             names[module, "bytes"] = names[module, "bytearray"] = _Name(self._new_bytes)
+            names.update(dict.fromkeys([(module, "int"), (module, "float"), (module, "bool"), (module, "str")], factory))
         return names
 
     @staticmethod
     def _no_call(*arguments: Any) -> Any:
-        raise _Refused("makes an array in an unknown way")
+        raise _Refused("calls a type")
 
     def _new_array(self, plain: bool) -> StoredArray:
         if not plain:
             raise _Refused("holds a special kind of array")
-        array = StoredArray(self._path)
+        array = StoredArray()
         self._arrays.append(array)
         return array
 
-    def _array_from_buffer(self, payload: Any, dtype: Any, shape: Any, order: Any) -> StoredArray:
+    def _array_from_buffer(self, payload: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> StoredArray:
         array = self._new_array(plain=True)
-        if _text(order) not in ("C", "F"):
+        order = _text(order)
+        if order not in (("C", "F") if axes is None else ("K",)):
             raise _Refused("describes an array wrongly")
-        array._set(shape, dtype, _text(order) == "F", payload)
+        array._set(shape, dtype, order == "F", payload)
+        if axes is not None:
+            array._permute(axes)
         return array
 
     def _scalar(self, dtype: Any, payload: Any) -> Any:
@@ -646,7 +656,7 @@ def _float(line: bytes) -> float:
     return float(line.decode("ascii"))
 
 
-def _check_kind_of_file(path: Path, start: bytes) -> None:
+def _check_kind_of_file(path: object, start: bytes) -> None:
     if not start:
         raise DataError(f"{path}: must be a pickle, but is empty. Get the file again.")
     for beginning, what in _KINDS_OF_FILE.items():
@@ -681,13 +691,6 @@ def _call_with_top(machine: _Machine) -> None:
     machine._call(machine._stack.pop(), arguments)
 
 
-def _new_object(machine: _Machine) -> None:
-    arguments, kind = machine._stack.pop(), machine._stack.pop()
-    if arguments != () or not any(kind is name for name in machine._passed.values()):
-        raise _Refused("holds an object that is no plain data")
-    machine._push(_Passed())
-
-
 def _tuple_of(count: int) -> Callable[[_Machine], None]:
     def step(machine: _Machine) -> None:
         items = machine._stack[-count:]
@@ -709,7 +712,7 @@ _no_outside = _refuse("refers to data outside the file")
 _STEPS: dict[bytes, Callable[[_Machine], None]] = {
     # frame
     b"\x80": _protocol,
-    b"\x95": lambda m: m._take(8) and None,
+    b"\x95": _Machine._begin_frame,
     # stack and memo
     b"(": _Machine._mark,
     b"0": _Machine._pop,
@@ -771,7 +774,7 @@ _STEPS: dict[bytes, Callable[[_Machine], None]] = {
     b"b": _Machine._build,
     b"i": _instance,
     b"o": _no_objects,
-    b"\x81": _new_object,
+    b"\x81": _no_objects,
     b"\x92": _no_objects,
     b"P": _no_outside,
     b"Q": _no_outside,

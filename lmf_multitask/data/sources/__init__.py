@@ -1,0 +1,358 @@
+"""File layouts: each module of this folder reads one, and every command opens data through `open_source`.
+
+To add a layout, add a module with a subclass of `Source`; nothing else names it.
+
+Shape letters: N rows (clips), T tasks, L steps, D features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
+
+import numpy as np
+
+from lmf_multitask.data.columns import shorten
+from lmf_multitask.data.modality import MODALITIES, find_alias
+from lmf_multitask.data.safe_pickle import read_pickle
+from lmf_multitask.data.schema import SPLITS
+from lmf_multitask.errors import DataError
+from lmf_multitask.files import open_regular, sha256_of
+
+Block = tuple[list[str], dict[str, np.ndarray]]
+"""Ids of n clips, and modality -> float32 `[n, D]` or `[n, L, D]`."""
+
+SOURCES: dict[str, type[Source]] = {}
+"""Name of a layout -> the class that reads it; complete once `open_source` has been called."""
+
+ALL = "all"
+"""The one split of a file that has no splits."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the user says about a file.
+
+    Attributes:
+        split: the only split to open; None opens all. A file without splits is opened as a whole in any case.
+        emotions: names of the emotions, for files that do not name them, and for label columns that no known emotion names.
+        label_column: which column of one-hot labels means "present"; None decides by evidence.
+        max_length: longest sequence, in steps; None: no limit.
+    """
+
+    split: str | None = None
+    emotions: tuple[str, ...] | None = None
+    label_column: int | None = None
+    max_length: int | None = None
+
+
+class Candidate:
+    """A path whose layout is not known yet.
+
+    Attributes:
+        path: a file or a folder.
+        file: the file, open; None for a folder.
+        start: its first bytes; none for a folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Opens a file.
+
+        Raises:
+            DataError: it does not exist, or is a pipe or a device.
+        """
+        self.path = Path(path).expanduser()
+        self.file: BinaryIO | None = None
+        self.start = b""
+        if not self.path.is_dir():
+            self.file = open_regular(self.path)
+            self.start = self.file.read(16)
+            self.file.seek(0)
+
+    @cached_property
+    def tree(self) -> Any:
+        """Content of a pickle, see `read_pickle`; None for a folder.
+
+        Raises:
+            DataError: the file is not a pickle of plain data.
+        """
+        return None if self.file is None else read_pickle(self.path, self.file)
+
+
+class Source(ABC):
+    """A data file or folder whose structure has been checked; features and labels are read when asked for.
+
+    A subclass fills the attributes in `__init__`, and implements `recognises`, `_read` and `labels`.
+
+    Attributes:
+        path: of the file or folder.
+        reading: what the user said.
+        splits: name of each opened split -> N; a file without splits has ``all``.
+        emotions: names of the T label columns; empty if the file has no labels.
+        shapes: modality -> shape of one clip, `(D,)` or `(L, D)`; without modalities that the file does not have.
+        dtypes: modality -> the type in which it is stored.
+        notes: what was decided about the file, one sentence each.
+        label_column: which of the two columns of one-hot labels means "present"; None for other kinds of labels. May be
+            set by `labels`.
+        cut: modality -> number of clips that `blocks` has shortened to `Reading.max_length`.
+    """
+
+    layout: ClassVar[str]
+    """What the file is, as the end of "must be ..."."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        SOURCES[cls.__module__.rpartition(".")[2]] = cls
+
+    def __init__(self, candidate: Candidate, reading: Reading) -> None:
+        """Remembers the path; subclasses do the rest."""
+        self.path, self.reading = candidate.path, reading
+        self.splits: dict[str, int] = {}
+        self.emotions: list[str] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.label_column: int | None = None
+        self.cut: dict[str, int] = {}
+        self._files: dict[Path, tuple[BinaryIO, os.stat_result]] = {}
+        if candidate.file is not None:
+            self._files[self.path] = (candidate.file, os.fstat(candidate.file.fileno()))
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, candidate: Candidate) -> bool:
+        """Whether a file or folder has this layout; the content is checked later.
+
+        Raises:
+            DataError: it nearly has, and the message says what to change.
+        """
+
+    @abstractmethod
+    def _read(self, split: str, rows: int) -> Iterator[tuple[list[str] | None, Mapping[str, np.ndarray]]]:
+        """A split in order, at most `rows` clips at a time: ids, if the file has them, and features of any type of number."""
+
+    @abstractmethod
+    def labels(self, split: str) -> np.ndarray:
+        """Labels of one split: float32 `[N, T]`, 1 present, 0 absent, NaN not annotated.
+
+        Raises:
+            DataError: the file has no labels, or they are not binary.
+        """
+
+    def positions(self, split: str) -> np.ndarray | None:
+        """Row number of each clip in each emotion's own order, int32 `[N, T]`, -1 if it lacks the clip; None: one order."""
+        return None
+
+    def mapped(self) -> Mapping[str, Any] | None:
+        """The splits as memory-mapped data sets, if the files can be used without conversion; otherwise None."""
+        return None
+
+    @property
+    def count(self) -> int:
+        """Number of clips in the opened splits."""
+        return sum(self.splits.values())
+
+    def blocks(self, split: str, rows: int) -> Iterator[Block]:
+        """The clips of a split in order, at most `rows` at a time.
+
+        Every modality in `shapes` is in every block: zeros where a split does not have it.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        done = 0
+        for ids, found in self._read(split, rows):
+            count = len(next(iter(found.values())))
+            features = {
+                modality: self._fitted(modality, found[modality])
+                if modality in found
+                else np.zeros((count, *shape), np.float32)
+                for modality, shape in self.shapes.items()
+            }
+            name = "row" if split == ALL else split
+            yield ids or [f"{name}-{number:05d}" for number in range(done, done + count)], features
+            done += count
+        if done != self.splits[split]:
+            raise self.fail(f"{split} must have {self.splits[split]:,} rows, but has {done:,}. Check the file.")
+
+    def all_blocks(self, rows: int) -> Iterator[Block]:
+        """The clips of all opened splits in order, at most `rows` at a time."""
+        for split in self.splits:
+            yield from self.blocks(split, rows)
+
+    def content(self) -> str:
+        """SHA-256 of everything that was opened, in hexadecimal."""
+        digest = hashlib.sha256()
+        for path, (file, _) in sorted(self._files.items()):
+            file.seek(0)
+            name = "" if path == self.path else path.relative_to(self.path).as_posix()
+            digest.update(f"{name}\n{sha256_of(file)}\n".encode())
+        return digest.hexdigest()
+
+    def check_unchanged(self) -> None:
+        """Compares the files with what they were when they were opened.
+
+        Raises:
+            DataError: one of them was written to or replaced.
+        """
+        for path, (file, before) in self._files.items():
+            for now in (os.fstat(file.fileno()), path.stat() if path.exists() else None):
+                if now is None or _identity(now) != _identity(before):
+                    raise self.fail("must not change while it is read, but did. Start again when it is complete.")
+
+    def fail(self, message: str) -> DataError:
+        """An error about this file."""
+        return DataError(f"{self.path}: {message}")
+
+    # -- for subclasses
+
+    def _open(self, path: Path) -> BinaryIO:
+        """Opens a file of a folder, once; it must not be a link."""
+        if path not in self._files:
+            if path.is_symlink():
+                raise self.fail(f"must not refer to files outside of it, but {path.name} is a link. Put the file itself there.")
+            file = open_regular(path)
+            self._files[path] = (file, os.fstat(file.fileno()))
+        return self._files[path][0]
+
+    def _set_splits(self, found: Mapping[str, int]) -> None:
+        """Sets `splits`, in their order, and checks that the wanted one is there."""
+        wanted = self.reading.split
+        if ALL not in found and wanted is not None and wanted not in found:
+            names = ", ".join(found) or "none"
+            raise self.fail(f"must have the split {wanted}, but has {names}. Choose one with --split, or take --all.")
+        self.splits = {name: found[name] for name in (*SPLITS, ALL) if name in found and (wanted in (None, name) or name == ALL)}
+        if not self.splits:
+            raise self.fail(f"must have a split among {', '.join(SPLITS)}, but has none. Name its splits so.")
+        for split, count in self.splits.items():
+            if count == 0:
+                raise self.fail(f"{split} must have at least one row, but is empty. Give every split some clips.")
+
+    def _set_shapes(self, found: Mapping[str, tuple[int, ...]]) -> None:
+        """Sets `shapes` from the shapes of one clip as they are stored: a text vector is a sequence of length one."""
+        if not found:
+            raise self.fail(f"must have {' or '.join(MODALITIES)} in some row, but has none of them. Check the file.")
+        for modality in MODALITIES:
+            if modality not in found:
+                continue
+            shape = tuple(found[modality])
+            if len(shape) not in (1, 2) or 0 in shape:
+                raise self.fail(
+                    f"{modality} must have the shape [rows, features] or [rows, steps, features], but has rows of the shape "
+                    f"{list(shape)}. Check the features."
+                )
+            if len(shape) == 1 and MODALITIES[modality].always_sequence:
+                shape = (1, *shape)
+            if len(shape) == 2 and self.reading.max_length is not None:
+                shape = (min(shape[0], self.reading.max_length), shape[1])
+            self.shapes[modality] = shape
+
+    def _fitted(self, modality: str, values: np.ndarray) -> np.ndarray:
+        shape = self.shapes[modality]
+        with np.errstate(over="ignore"):  # numbers beyond float32 become infinite, and are treated as such
+            values = values.astype(np.float32, copy=False)
+        if values.ndim < len(shape) + 1:
+            values = values[:, None]
+        values, cut = shorten(values, shape[0])
+        self._count_cut(modality, cut)
+        return values
+
+    def _count_cut(self, modality: str, clips: int) -> None:
+        self.cut[modality] = self.cut.get(modality, 0) + clips
+
+
+def open_source(
+    path: str | Path,
+    split: str | None = None,
+    *,
+    emotions: Sequence[str] | None = None,
+    label_column: int | None = None,
+    max_length: int | None = None,
+) -> Source:
+    """Opens a data file or folder of any known layout, and checks its structure.
+
+    Args:
+        path: the file or folder.
+        split: ``train``, ``validation`` or ``test`` opens only this split; None opens all. A file without splits is always
+            opened as a whole, as the split ``all``.
+        emotions: see `Reading`.
+        label_column: see `Reading`.
+        max_length: see `Reading`.
+
+    Raises:
+        DataError: it is missing, damaged, hostile or of an unknown layout, or lacks the split.
+    """
+    candidate = Candidate(path)
+    reading = Reading(split, None if emotions is None else tuple(emotions), label_column, max_length)
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    for source in SOURCES.values():
+        if source.recognises(candidate):
+            return source(candidate, reading)
+    layouts = "; ".join(source.layout for source in SOURCES.values())
+    raise DataError(f"{candidate.path}: must be one of the known layouts ({layouts}), but {_described(candidate)}.")
+
+
+def rename_modalities(names: Sequence[str], where: str) -> dict[str, str]:
+    """Modality -> the name under which a file has it; the first known alias wins.
+
+    Raises:
+        DataError: there is none, or one is misspelt.
+    """
+    from difflib import get_close_matches
+
+    found: dict[str, str] = {}
+    for name in names:
+        modality = find_alias(name)
+        if modality is not None:
+            aliases = MODALITIES[modality].aliases
+            known = found.get(modality)
+            if known is None or aliases.index(name.lower()) < aliases.index(known.lower()):
+                found[modality] = name
+    for modality, about in MODALITIES.items():
+        others = [name for name in names if find_alias(name) is None]
+        close = [near for alias in about.aliases for near in get_close_matches(alias, others, n=1, cutoff=0.75)]
+        if modality not in found and close:
+            raise DataError(
+                f"{where} must name its features {', '.join(MODALITIES)}, but has {close[0][:40]!r}. Did you mean {modality!r}?"
+            )
+    if not found:
+        shown = ", ".join(sorted(name[:40] for name in names)[:12]) or "nothing"
+        raise DataError(f"{where} must have at least one of {', '.join(MODALITIES)}, but has {shown}. Check the names.")
+    return {modality: found[modality] for modality in MODALITIES if modality in found}
+
+
+def binary_labels(values: np.ndarray, where: str) -> np.ndarray:
+    """Labels of any type of number as float32; -100 becomes NaN.
+
+    Raises:
+        DataError: one of them is not 0, 1, -100 or NaN.
+    """
+    labels = values.astype(np.float64)
+    labels[labels == -100] = np.nan
+    odd = labels[~(np.isnan(labels) | np.isin(labels, (0.0, 1.0)))].ravel()
+    if len(odd):
+        raise DataError(f"{where} must be 0 or 1, or NaN where not annotated, but holds {odd[0]:g}. Store one binary label per clip.")
+    return labels.astype(np.float32)
+
+
+def _identity(about: os.stat_result) -> tuple[int, int, int, int]:
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def _described(candidate: Candidate) -> str:
+    if candidate.file is None:
+        return "is a folder with none of these files"
+    tree = candidate.tree
+    if isinstance(tree, Mapping):
+        keys = ", ".join(repr(str(key)[:40]) for key in list(tree)[:9]) or "no keys"
+        return f"is a pickle of a dict with {keys}"
+    return f"is a pickle of a {type(tree).__name__}"

@@ -1,0 +1,402 @@
+"""Pickles ``data[emotion][split][feature]``, the layout of the released IEMOCAP file.
+
+The file stores every clip once per emotion, and does not say that the rows are the same clips in the same order. They are
+matched by content: two rows are the same clip if all their features are equal as float32.
+
+Shape letters: N rows (clips), T tasks, L steps, D features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+
+from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.data.safe_pickle import StoredArray, to_array
+from lmf_multitask.data.schema import KNOWN_EMOTIONS, SPLITS, emotion_of, find_split, sort_emotions
+from lmf_multitask.data.sources import Candidate, Reading, Source, binary_labels
+from lmf_multitask.errors import DataError
+
+LABEL_KEYS = ("label", "labels", "y")
+
+MOST_EMOTIONS, MOST_LABELS = 256, 5_000_000
+"""More emotions, or more labels (clips times emotions) in a split, are refused: a pickle can name one array repeatedly."""
+
+_DIGEST_ROWS = 512
+
+Arrays = dict[str, StoredArray | np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Join:
+    """The clips of one split, united over the emotions.
+
+    Attributes:
+        emotion: int `[N]`, index of the emotion whose arrays hold the clip.
+        position: int `[N]`, the clip's row in these arrays.
+        positions: int32 `[N, T]`, the clip's row in each emotion's own arrays, -1 if that emotion lacks it.
+    """
+
+    emotion: np.ndarray
+    position: np.ndarray
+    positions: np.ndarray
+
+    @property
+    def shared(self) -> int:
+        """Number of clips that every emotion has."""
+        return int((self.positions >= 0).all(axis=1).sum())
+
+    @property
+    def same_order(self) -> bool:
+        """Whether every emotion has the same clips in the same order."""
+        return bool((self.positions == np.arange(len(self.positions))[:, None]).all())
+
+
+class EmotionsFirst(Source):
+    """The checked content of one pickle: features stay in the file until they are read."""
+
+    layout = "a pickle data[emotion][split][feature]"
+
+    def __init__(self, candidate: Candidate, reading: Reading) -> None:
+        """Checks the structure, and matches the rows of the emotions.
+
+        Raises:
+            DataError: a part of the structure is missing or of another kind.
+        """
+        super().__init__(candidate, reading)
+        emotions = self._find_emotions(candidate.tree)
+        self.emotions = sort_emotions(emotions)
+        self._contents = self._find_splits(emotions)
+        self._arrays = {
+            emotion: {split: self._checked_arrays(emotion, split, content) for split, content in splits.items()}
+            for emotion, splits in self._contents.items()
+        }
+        self._check_modalities()
+        for split in self._contents[self.emotions[0]]:
+            self._check_count(split, sum(_count(splits[split]) for splits in self._arrays.values()))
+        self._joined = {split: self._join(split) for split in self._contents[self.emotions[0]]}
+        self._set_splits({split: len(join.position) for split, join in self._joined.items()})
+        self._column: int | None = None
+        self._note_join()
+
+    @classmethod
+    def recognises(cls, candidate: Candidate) -> bool:
+        """Whether it is a pickle of a dict of dicts that have splits."""
+        if candidate.file is None or candidate.start.startswith((b"PK\x03\x04", b"PAR1")):
+            return False
+        tree = candidate.tree
+        return isinstance(tree, Mapping) and any(_has_splits(value) for value in tree.values())
+
+    # -- structure
+
+    def _find_emotions(self, tree: Mapping) -> dict[str, Mapping]:
+        found: dict[str, Mapping] = {}
+        ignored = []
+        for key, value in tree.items():
+            if not _has_splits(value):
+                if isinstance(key, str) and key.lower() in KNOWN_EMOTIONS:
+                    raise self.fail(
+                        f"data[{key!r}] must be a dict of splits ({', '.join(SPLITS)}), but is {_kind_of(value)}. "
+                        "Store its splits under these names, or remove it."
+                    )
+                ignored.append(ascii(str(key))[1:-1][:40])
+                continue
+            try:
+                emotion = emotion_of(key)
+            except DataError as error:
+                raise self.fail(str(error)) from None
+            if emotion in found:
+                raise self.fail(f"emotions must be different, but {emotion!r} is spelt in two ways. Rename one.")
+            found[emotion] = value
+        if len(found) > MOST_EMOTIONS:
+            raise self.fail(f"must hold at most {MOST_EMOTIONS} emotions, but holds {len(found):,}. Check the file.")
+        if ignored:
+            self.notes.append(f"ignored keys: {', '.join(ignored[:12])}")
+        return found
+
+    def _find_splits(self, emotions: Mapping[str, Mapping]) -> dict[str, dict[str, Mapping]]:
+        """Emotion -> split -> its features, of the wanted splits that every emotion has."""
+        found: dict[str, dict[str, Mapping]] = {}
+        for emotion, splits in emotions.items():
+            named: dict[str, Mapping] = {}
+            for key, content in splits.items():
+                split = find_split(key)
+                if split in named:
+                    raise self.fail(f"data[{emotion!r}] must have each split once, but has {split} twice. Remove one.")
+                if split is not None:
+                    named[split] = content
+            found[emotion] = named
+        for split in SPLITS:
+            lacking = [emotion for emotion, named in found.items() if split not in named]
+            if lacking and (split == self.reading.split or len(lacking) < len(found)) and self.reading.split in (None, split):
+                keys = [str(key)[:40] for key in list(emotions[lacking[0]])[:9]]
+                close = get_close_matches(SPLITS[split][0], keys, n=1)
+                hint = f"Did you mean {close[0]!r}?" if close else "Choose a split with --split, or add it."
+                raise self.fail(f"data[{lacking[0]!r}] must have the split {split}, but has {keys}. {hint}")
+        wanted = [split for split in SPLITS if split in next(iter(found.values())) and self.reading.split in (None, split)]
+        return {emotion: {split: found[emotion][split] for split in wanted} for emotion in self.emotions}
+
+    def _checked_arrays(self, emotion: str, split: str, content: object) -> Arrays:
+        where = f"data[{emotion!r}][{split!r}]"
+        if not isinstance(content, Mapping):
+            raise self.fail(f"{where} must be a dict of features, but is {_kind_of(content)}. Check the file.")
+        arrays: Arrays = {}
+        for modality, about in MODALITIES.items():
+            key = next((key for key in about.aliases if key in content), None)
+            if key is None:
+                self._check_not_misspelt(content, modality, where)
+                continue
+            arrays[modality] = value = self._array(content[key], f"{where}[{modality!r}]")
+            if len(value.shape) not in (2, 3) or 0 in value.shape[1:]:
+                raise self.fail(
+                    f"{where}[{modality!r}] must have the shape [rows, features] or [rows, steps, features], but has "
+                    f"{list(value.shape)}. Check the features."
+                )
+        if not arrays:
+            keys = [str(key)[:40] for key in list(content)[:9]]
+            raise self.fail(f"{where} must have features of {', '.join(MODALITIES)}, but has {keys}. Check the names.")
+        counts = {name: value.shape[0] for name, value in arrays.items()}
+        if len(set(counts.values())) > 1:
+            raise self.fail(f"{where} must have the same number of rows in every feature, but has {counts}.")
+        if 0 in counts.values():
+            raise self.fail(f"{where} must have at least one row, but is empty. Give every split some clips.")
+        return arrays
+
+    def _array(self, value: object, where: str) -> StoredArray | np.ndarray:
+        if not isinstance(value, StoredArray):
+            try:
+                value = to_array(value, limit=self.path.stat().st_size)
+            except ValueError as error:
+                raise self.fail(f"{where} must be an array of numbers, but {error}. Store it as a numpy array.") from None
+        if value.dtype.kind not in "biuf":
+            kind = {"S": "bytes", "U": "text", "c": "complex numbers"}[value.dtype.kind]
+            raise self.fail(f"{where} must be an array of numbers, but holds {kind} ({value.dtype}). Convert it.")
+        return value
+
+    def _check_not_misspelt(self, content: Mapping, modality: str, where: str) -> None:
+        known = {*LABEL_KEYS, *(alias for about in MODALITIES.values() for alias in about.aliases)}
+        others = [key for key in content if isinstance(key, str) and key not in known]
+        aliases = MODALITIES[modality].aliases
+        close = [match for alias in aliases for match in get_close_matches(alias, others, n=1, cutoff=0.75)]
+        if close:
+            raise self.fail(
+                f"{where} must name {modality} {' or '.join(map(repr, aliases))}, but has {close[0]!r}. "
+                f"Did you mean {aliases[0]!r}?"
+            )
+
+    def _check_modalities(self) -> None:
+        """Checks that a modality has one shape everywhere, and sets the shapes; a whole split may lack it."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        origin: dict[str, str] = {}
+        parts = [(e, s, arrays) for e, splits in self._arrays.items() for s, arrays in splits.items()]
+        for emotion, split, arrays in parts:
+            for modality, array in arrays.items():
+                shape = tuple(array.shape[1:])
+                if shapes.setdefault(modality, shape) != shape:
+                    raise self.fail(
+                        f"{modality} must have one size everywhere, but has {list(shapes[modality])} in {origin[modality]} and "
+                        f"{list(shape)} in {emotion}/{split}. Extract the features alike."
+                    )
+                origin.setdefault(modality, f"{emotion}/{split}")
+        for modality, first in origin.items():
+            lacking = next((f"{e}/{s}" for e, s, arrays in parts if modality not in arrays), None)
+            if lacking is not None:
+                raise self.fail(
+                    f"{modality} must be in every emotion and split, or in none, but is in {first} and not in {lacking}. "
+                    "Store zeros for clips that have none."
+                )
+        self.dtypes = {
+            modality: " and ".join(sorted({str(arrays[modality].dtype) for _, _, arrays in parts})) for modality in shapes
+        }
+        self._set_shapes(shapes)
+
+    def _check_count(self, split: str, labels: int) -> None:
+        if labels > MOST_LABELS:
+            raise self.fail(f"must hold at most {MOST_LABELS:,} labels in {split}, but holds {labels:,}. Check the file.")
+
+    # -- the join
+
+    def _join(self, split: str) -> _Join:
+        """Unites the emotions' rows by content, in the order of first appearance."""
+        digests = self._digests(split)
+        numbers: dict[tuple[bytes, int], int] = {}
+        origins: list[tuple[int, int]] = []
+        rows_of = []
+        for index, emotion in enumerate(self.emotions):
+            repeats: dict[bytes, int] = {}
+            rows = []
+            for position, digest in enumerate(digests[emotion]):
+                repeats[digest] = repeats.get(digest, 0) + 1  # identical clips within one emotion pair up in order
+                number = numbers.setdefault((digest, repeats[digest]), len(origins))
+                if number == len(origins):
+                    origins.append((index, position))
+                rows.append(number)
+            rows_of.append(rows)
+        self._check_count(split, len(origins) * len(self.emotions))
+        positions = np.full((len(origins), len(self.emotions)), -1, np.int32)
+        for index, rows in enumerate(rows_of):
+            positions[rows, index] = np.arange(len(rows))
+        emotion_of_row, position_of_row = np.array(origins).T
+        return _Join(emotion_of_row, position_of_row, positions)
+
+    def _digests(self, split: str) -> dict[str, list[bytes]]:
+        """One hash per emotion and clip, over all modalities; some rows are in memory at a time."""
+        found: dict[str, list[list[bytes]]] = {emotion: [] for emotion in self.emotions}
+        for modality in self.shapes:
+            known: dict[int, list[bytes]] = {}
+            for emotion in self.emotions:
+                stored = self._arrays[emotion][split][modality]
+                if id(stored) not in known:  # arrays that the pickle shares between emotions are read once
+                    read, starts = _row_reader(stored), range(0, stored.shape[0], _DIGEST_ROWS)
+                    known[id(stored)] = [
+                        digest for start in starts for digest in _row_digests(read(start, start + _DIGEST_ROWS))
+                    ]
+                found[emotion].append(known[id(stored)])
+        return {
+            emotion: [hashlib.sha256(b"".join(parts)).digest()[:16] for parts in zip(*lists)]
+            for emotion, lists in found.items()
+        }
+
+    def _note_join(self) -> None:
+        joins = self._joined.values()
+        total, shared = self.count, sum(join.shared for join in joins)
+        if len(self.emotions) == 1:
+            return
+        if all(join.same_order for join in joins):
+            text = f"{total} clips, the same ones in the same order under every emotion (matched by content)"
+        elif shared == total:
+            text = f"{total} clips, the same ones under every emotion but in another order (matched by content)"
+        else:
+            text = f"{total} different clips, {shared} of them under every emotion (matched by content)"
+        self.notes.append(text)
+        for split, join in self._joined.items():
+            if join.shared == 0:
+                self.notes.append(
+                    f"no clip of {split} is shared by all emotions: their features differ, or they annotate different clips"
+                )
+
+    # -- rows
+
+    def _read(self, split: str, rows: int) -> Iterator[tuple[list[str] | None, Mapping[str, np.ndarray]]]:
+        """Only some rows are in memory, unless the pickle stores an array as text or in Fortran order."""
+        join = self._joined[split]
+        readers = {
+            (index, modality): _row_reader(self._arrays[self.emotions[index]][split][modality])
+            for index in np.unique(join.emotion)
+            for modality in self.shapes
+        }
+        for start in range(0, len(join.position), rows):
+            emotion, position = join.emotion[start : start + rows], join.position[start : start + rows]
+            breaks = np.flatnonzero((np.diff(emotion) != 0) | (np.diff(position) != 1)) + 1
+            runs = [
+                (emotion[run[0]], position[run[0]], position[run[-1]] + 1)
+                for run in np.split(np.arange(len(emotion)), breaks)
+            ]
+            parts = {
+                modality: [readers[index, modality](begin, end) for index, begin, end in runs] for modality in self.shapes
+            }
+            yield None, {name: found[0] if len(found) == 1 else np.concatenate(found) for name, found in parts.items()}
+
+    def positions(self, split: str) -> np.ndarray | None:
+        """See `Source.positions`."""
+        return None if all(join.same_order for join in self._joined.values()) else self._joined[split].positions
+
+    # -- labels
+
+    def labels(self, split: str) -> np.ndarray:
+        """See `Source.labels`."""
+        if self._column is None:
+            both = {name: self._both_columns(name) for name in self.splits}
+            self._column, reason = self._decide_column(list(both.values()))
+            self.notes.append(f"labels: {reason}")
+        return np.ascontiguousarray(self._both_columns(split)[:, :, self._column])
+
+    def _both_columns(self, split: str) -> np.ndarray:
+        """Float32 `[N, T, 2]`: column c is 1 where label column c is set; plain 0/1 labels are in column 1."""
+        positions = self._joined[split].positions
+        found = np.full((*positions.shape, 2), np.nan, np.float32)
+        for index, emotion in enumerate(self.emotions):
+            own = positions[:, index]
+            found[own >= 0, index] = self._stored_labels(emotion, split)[own[own >= 0]]
+        return found
+
+    def _stored_labels(self, emotion: str, split: str) -> np.ndarray:
+        """Labels of one emotion in its own order, float32 `[n, 2]`."""
+        content, where = self._contents[emotion][split], f"data[{emotion!r}][{split!r}]"
+        key = next((key for key in LABEL_KEYS if key in content), None)
+        if key is None:
+            keys = [str(key)[:40] for key in list(content)[:9]]
+            raise self.fail(f"{where} must have labels ({' or '.join(map(repr, LABEL_KEYS))}), but has {keys}.")
+        where += f"[{key!r}]"
+        stored = self._array(content[key], where)
+        count = _count(self._arrays[emotion][split])
+        if not stored.shape or stored.shape[0] != count or len(stored.shape) > 2 or stored.shape[1:] not in ((), (1,), (2,)):
+            raise self.fail(f"{where} must have the shape [{count}, 2] or [{count}], but has {list(stored.shape)}.")
+        values = stored.read() if isinstance(stored, StoredArray) else stored
+        labels = binary_labels(values.reshape(count, -1), f"{self.path}: {where}")
+        if labels.shape[1] == 1:
+            return np.concatenate([1 - labels, labels], axis=1)
+        self.label_column = 1  # one-hot; which column it is, is decided later
+        known = ~np.isnan(labels).any(axis=1)
+        wrong = np.flatnonzero(known & (labels.sum(axis=1) != 1))
+        if len(wrong):
+            row = [int(value) for value in labels[wrong[0]]]
+            raise self.fail(f"{where} must be one-hot in every row, but row {wrong[0]} is {row}. Check the labels.")
+        return labels
+
+    def _decide_column(self, labels: Sequence[np.ndarray]) -> tuple[int, str]:
+        """Which of the two label columns means "present", and why."""
+        if self.label_column is None:
+            return 1, "stored as 0 and 1"
+        self.label_column, reason = self._column_by_evidence(np.concatenate(labels))
+        return self.label_column, reason
+
+    def _column_by_evidence(self, labels: np.ndarray) -> tuple[int, str]:
+        if self.reading.label_column is not None:
+            return self.reading.label_column, f"column {self.reading.label_column} = present, as set by label_column"
+        full = labels[~np.isnan(labels).any(axis=(1, 2))]
+        count = len(self.emotions)
+        if count >= 3 and len(full):
+            exclusive = [bool((full[:, :, column].sum(axis=1) == 1).all()) for column in (0, 1)]
+            if exclusive[0] != exclusive[1]:
+                column = exclusive.index(True)
+                return column, f"column {column} = present: in every clip it is set for exactly one of the {count} emotions"
+        return 1, (
+            "column 1 = present, by convention: nothing in the file proves it. Set --data.label_column 0 if it means absent"
+        )
+
+
+def _has_splits(value: object) -> bool:
+    return isinstance(value, Mapping) and any(find_split(key) is not None for key in value)
+
+
+def _kind_of(value: object) -> str:
+    return "an array" if isinstance(value, StoredArray) else f"a {type(value).__name__}"
+
+
+def _count(arrays: Arrays) -> int:
+    return next(iter(arrays.values())).shape[0]
+
+
+def _row_reader(stored: StoredArray | np.ndarray) -> Callable[[int, int], np.ndarray]:
+    """(start, stop) -> float32 rows; an array that can only be read as a whole is read once."""
+    if isinstance(stored, StoredArray) and not stored.has_rows:
+        stored = stored.read()
+
+    def read(start: int, stop: int) -> np.ndarray:
+        rows = stored.read_rows(start, stop) if isinstance(stored, StoredArray) else stored[start:stop]
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
+            return rows.astype(np.float32)
+
+    return read
+
+
+def _row_digests(features: np.ndarray) -> list[bytes]:
+    features += 0.0  # -0.0 and 0.0 are the same number
+    features[np.isnan(features)] = np.nan  # as are all NaN
+    rows = features.reshape(len(features), -1).view(np.uint8)
+    return [hashlib.sha256(row).digest() for row in rows]

@@ -1,0 +1,366 @@
+"""Tables: saved data sets (``save_to_disk``), folders of Parquet files, and single Parquet files.
+
+Columns: ``audio``, ``video``, ``text`` (lists of numbers, or lists of such lists; null where a clip lacks the modality),
+``id``, and labels: a column ``labels`` with one field per emotion, a column ``labels`` with one list of numbers (then the
+user names the emotions), or one column of numbers per emotion.
+
+Shape letters: N rows (clips), T tasks, L steps, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lmf_multitask.data.arrow import feature_rows, is_number, label_rows, numbers, row_shape
+from lmf_multitask.data.columns import BLOCK_ROWS
+from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.data.schema import KNOWN_EMOTIONS, dataset_features, emotion_of, find_split
+from lmf_multitask.data.sources import ALL, Candidate, Reading, Source, binary_labels, rename_modalities
+from lmf_multitask.errors import DataError
+from lmf_multitask.files import read_json
+
+_LABEL_ROWS = 1 << 16  # read at a time: labels are small
+_LONGEST_ID = 1000
+_DAMAGES = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, pa.ArrowException)
+"""What `datasets` and pyarrow raise on files that are not what they expect."""
+
+
+@dataclass
+class _Table:
+    """One split as it is stored.
+
+    Attributes:
+        where: its name in messages.
+        count: N.
+        schema: its columns.
+        read: (columns, rows) -> all rows of these columns in order, at most so many at a time.
+    """
+
+    where: str
+    count: int
+    schema: pa.Schema
+    read: Callable[[Sequence[str], int], Iterator[pa.Table]]
+
+
+class TableSource(Source):
+    """The common part: columns of Arrow tables, however they are stored."""
+
+    def _set_tables(self, tables: Mapping[str, _Table]) -> None:
+        """Checks the columns of all splits, and sets the attributes."""
+        self._set_splits({split: table.count for split, table in tables.items()})
+        self._tables = {split: tables[split] for split in self.splits}
+        first, *others = self._tables.values()
+        for table in self._tables.values():
+            names = table.schema.names
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise DataError(f"{table.where} must have different columns, but has two named {twice[:40]!r}.")
+            _check_ids(table)
+        self._names = self._find_features(first)
+        for table in others:
+            if self._find_features(table) != self._names:
+                columns = ", ".join(name[:40] for name in table.schema.names)
+                raise DataError(
+                    f"{table.where} must have the columns {', '.join(self._names.values())}, as {first.where} has, but has "
+                    f"{columns}. Store nulls for clips that have none."
+                )
+        self._empty: set[tuple[str, str]] = set()
+        shapes: dict[str, tuple[int, ...]] = {}
+        for split, table in self._tables.items():
+            for modality, name in self._names.items():
+                with self._table_errors(table):
+                    shape = row_shape(table.read([name], BLOCK_ROWS), name)
+                if shape is None:
+                    self._empty.add((split, modality))
+                else:
+                    shapes[modality] = self._same_shape(table, modality, shapes.get(modality), shape)
+                    self.dtypes[modality] = _number_type(table.schema.field(name).type)
+        self._set_shapes(shapes)
+        longest = self.reading.max_length
+        self._stored_shapes = {
+            modality: (min(shape[0], longest), shape[1]) if len(shape) == 2 and longest is not None else shape
+            for modality, shape in shapes.items()
+        }
+        self._find_labels(first)
+
+    def _find_features(self, table: _Table) -> dict[str, str]:
+        lists = [
+            field.name
+            for field in table.schema
+            if field.name in MODALITIES or pa.types.is_nested(field.type) or isinstance(field.type, pa.ExtensionType)
+        ]
+        return rename_modalities([name for name in lists if name != "labels"] or table.schema.names, table.where)
+
+    def _same_shape(
+        self, table: _Table, modality: str, known: tuple[int, ...] | None, shape: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        if known is None:
+            return shape
+        if len(known) == len(shape) == 2 and known[1] == shape[1]:
+            return (max(known[0], shape[0]), shape[1])
+        if known != shape:
+            raise DataError(
+                f"{table.where} must have {modality} of the shape {list(known)}, as in the splits before, but has {list(shape)}. "
+                "Extract the features alike."
+            )
+        return shape
+
+    def _find_labels(self, table: _Table) -> None:
+        """Sets `emotions`, and the names of the label columns."""
+        schema, self._label_columns = table.schema, {}
+        rest = [name for name in schema.names if name not in {*self._names.values(), "id", "labels"}]
+        if "labels" in schema.names and pa.types.is_struct(schema.field("labels").type):
+            fields = [field.name for field in schema.field("labels").type]
+            self.emotions = [emotion_of(name) for name in fields]
+        elif "labels" in schema.names:
+            self.emotions = [emotion_of(name) for name in self.reading.emotions or ()]
+        else:
+            chosen = self.reading.emotions or ()
+            for name in rest:
+                if is_number(schema.field(name).type) and (name.lower() in KNOWN_EMOTIONS or name in chosen):
+                    self._label_columns[emotion_of(name)] = name
+            self.emotions = list(self._label_columns)
+            rest = [name for name in rest if name not in self._label_columns.values()]
+        if len(set(self.emotions)) != len(self.emotions):
+            raise self.fail(f"emotions must be different, but got {', '.join(self.emotions)[:80]}. Rename them.")
+        if rest:
+            shown = ", ".join(ascii(name)[1:-1][:40] for name in rest[:12])
+            self.notes.append(f"ignored columns: {shown}" + (" and more" if len(rest) > 12 else ""))
+
+    # -- rows
+
+    def _read(self, split: str, rows: int) -> Iterator[tuple[list[str] | None, Mapping[str, np.ndarray]]]:
+        table = self._tables[split]
+        has_ids = "id" in table.schema.names
+        columns = [*(["id"] if has_ids else []), *self._names.values()]
+        with self._table_errors(table):
+            for part in table.read(columns, rows):
+                features = {}
+                for modality, shape in self._stored_shapes.items():
+                    if (split, modality) in self._empty:
+                        features[modality] = np.zeros((len(part), *shape), np.float32)
+                        continue
+                    features[modality], cut = feature_rows(part, self._names[modality], shape)
+                    self._count_cut(modality, cut)
+                yield _ids(part) if has_ids else None, features
+
+    def labels(self, split: str) -> np.ndarray:
+        """See `Source.labels`."""
+        table = self._tables[split]
+        if not self.emotions:
+            raise self._no_labels(table)
+        where = f"labels of {table.where}"
+        if self._label_columns:
+            lacking = [name for name in self._label_columns.values() if name not in table.schema.names]
+            if lacking:
+                raise DataError(f"{table.where} must have the label columns of the other splits, but lacks {', '.join(lacking)}.")
+            parts = [
+                np.stack([label_rows(part.column(name), name) for name in self._label_columns.values()], axis=1)
+                for part in self._parts(table, list(self._label_columns.values()))
+            ]
+            for index, name in enumerate(self._label_columns.values()):
+                binary_labels(np.concatenate([part[:, index] for part in parts]), f"{table.where}: column {name!r}")
+        elif "labels" not in table.schema.names:
+            raise self._no_labels(table)
+        elif pa.types.is_struct(table.schema.field("labels").type):
+            parts = []
+            for part in self._parts(table, ["labels"]):
+                column = part.column("labels").combine_chunks()
+                fields = {field.name: values for field, values in zip(column.type, column.flatten())}
+                if [emotion_of(name) for name in fields] != self.emotions:
+                    raise DataError(f"{where} must have the fields {', '.join(self.emotions)}, but have {', '.join(fields)}.")
+                parts.append(np.stack([label_rows(values, name) for name, values in fields.items()], axis=1))
+        else:
+            parts = []
+            for part in self._parts(table, ["labels"]):
+                values = np.concatenate([numbers(chunk, "labels") for chunk in part.column("labels").chunks])
+                parts.append(values.reshape(len(values), -1))
+        values = np.concatenate(parts)
+        if values.shape[1] != len(self.emotions):
+            raise DataError(
+                f"{where} must have one column per emotion, but have {values.shape[1]} columns for {len(self.emotions)} names. "
+                "Name all of them, in their order, with --emotions."
+            )
+        return binary_labels(values, where)
+
+    def _parts(self, table: _Table, columns: Sequence[str]) -> Iterator[pa.Table]:
+        with self._table_errors(table):
+            yield from table.read(columns, _LABEL_ROWS)
+
+    def _no_labels(self, table: _Table) -> DataError:
+        if "labels" in table.schema.names:
+            return self.fail("the label columns must have names, but the file has none. Give them in their order with --emotions.")
+        found = [field.name for field in table.schema if is_number(field.type) and field.name != "id"]
+        shown = ", ".join(name[:40] for name in found[:12]) or "no other column of numbers"
+        return self.fail(
+            f"must have a column 'labels', or columns of 0 and 1 named like emotions, but has {shown}. Choose the columns with "
+            "--emotions."
+        )
+
+    @contextmanager
+    def _table_errors(self, table: _Table) -> Iterator[None]:
+        """Puts the name of the file before what is wrong with it."""
+        try:
+            yield
+        except DataError as error:
+            raise DataError(str(error) if str(self.path) in str(error) else f"{table.where}: {error}") from None
+        except _DAMAGES as error:
+            raise DataError(f"{table.where}: must be a whole table, but {_first_line(error)}. Write it again.") from None
+
+
+class SavedDataset(TableSource):
+    """What ``save_to_disk`` of `datasets` wrote: all splits, or one."""
+
+    layout = "a folder of save_to_disk"
+
+    def __init__(self, candidate: Candidate, reading: Reading) -> None:
+        """Maps the files into memory; they are read from their own folders, whatever the JSON files of the data set say."""
+        super().__init__(candidate, reading)
+        self._datasets: dict[str, Any] = {}
+        if (self.path / "state.json").is_file():
+            folders = {ALL: self.path}
+        else:
+            folders = {split: path for path in sorted(self.path.iterdir()) if path.is_dir() and (split := find_split(path.name))}
+        self._set_splits(dict.fromkeys(folders, 1))  # says if the wanted one is missing, before a file is opened
+        self._set_tables({split: self._saved(split, folders[split]) for split in self.splits})
+
+    @classmethod
+    def recognises(cls, candidate: Candidate) -> bool:
+        """Whether the folder has the JSON files of ``save_to_disk``."""
+        return any((candidate.path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+    def _saved(self, split: str, folder: Path) -> _Table:
+        import datasets  # takes a second to import
+
+        try:
+            state = read_json(folder / "state.json")
+            names = [part["filename"] for part in state["_data_files"]]
+            if not names or any(Path(name).name != name for name in names):
+                raise ValueError("it refers to files outside of it")
+            for name in names:
+                self._open(folder / name)
+            parts = [datasets.Dataset.from_file(str(folder / name)) for name in names]
+            part = datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+            part.data.validate(full=True)  # a damaged offset would make pyarrow read other memory
+        except _DAMAGES as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{folder}: must be a saved data set, but {_first_line(error)}. Save it again.") from None
+        self._datasets[split] = part
+        table = part.data.table
+
+        def read(columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+            chosen = table.select(list(columns))
+            return (chosen.slice(start, rows) for start in range(0, len(chosen), rows))
+
+        return _Table(str(self.path) if split == ALL else f"{self.path}: {split}", len(part), table.schema, read)
+
+    def mapped(self) -> Mapping[str, Any] | None:
+        """The data sets themselves, if no column needs a conversion."""
+        if self.reading.max_length is not None or set(self.shapes) != set(MODALITIES):
+            return None
+        types = dataset_features(self.shapes, self.emotions)
+        for part in self._datasets.values():
+            columns = [part.data.column(name) for name in part.column_names]
+            if part.features != types or any(column.null_count for column in columns):
+                return None
+        return self._datasets
+
+
+class ParquetSource(TableSource):
+    """A folder with ``train.parquet``, ``validation.parquet`` and ``test.parquet``, or one Parquet file without splits."""
+
+    layout = "a folder with train.parquet, validation.parquet and test.parquet, or one Parquet file"
+
+    def __init__(self, candidate: Candidate, reading: Reading) -> None:
+        """Reads the metadata of the files."""
+        super().__init__(candidate, reading)
+        if candidate.file is not None:
+            self._set_tables({ALL: self._parquet(self.path, ALL)})
+            return
+        paths: dict[str, Path] = {}
+        for path in sorted(self.path.glob("*.parquet")):
+            split = find_split(path.stem)
+            if split is None:
+                self.notes.append(f"ignored files: {ascii(path.name)[1:-1]}")
+            elif split in paths:
+                raise self.fail(f"must have one file for {split}, but has {paths[split].name} and {path.name}. Remove one.")
+            else:
+                paths[split] = path
+        self._set_splits(dict.fromkeys(paths, 1))  # says if the wanted one is missing, before a file is opened
+        self._set_tables({split: self._parquet(paths[split], split) for split in self.splits})
+
+    @classmethod
+    def recognises(cls, candidate: Candidate) -> bool:
+        """Whether it is a Parquet file, or a folder with some and no saved data set."""
+        if candidate.file is not None:
+            return candidate.start.startswith(b"PAR1")
+        return not SavedDataset.recognises(candidate) and any(candidate.path.glob("*.parquet"))
+
+    def _parquet(self, path: Path, split: str) -> _Table:
+        file = self._open(path)
+
+        def open_parquet() -> pq.ParquetFile:
+            # so that iter_batches holds a batch; by default it holds a row group, which may be the whole file
+            return pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+
+        try:
+            with_metadata = open_parquet()
+            schema, metadata = with_metadata.schema_arrow, with_metadata.metadata
+        except _DAMAGES as error:
+            raise DataError(f"{path}: must be a Parquet file, but {_first_line(error)}. Write it again.") from None
+        self._check_size(path, metadata)
+
+        def read(columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+            return (pa.Table.from_batches([batch]) for batch in open_parquet().iter_batches(rows, columns=list(columns)))
+
+        return _Table(str(path), metadata.num_rows, schema, read)
+
+    def _check_size(self, path: Path, metadata: Any) -> None:
+        """Checks that a repeated value, which needs no space in a Parquet file, does not fill the memory."""
+        size = path.stat().st_size
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        values = sum(group.column(number).num_values for group in groups for number in range(group.num_columns))
+        if values > max(1 << 24, 100 * size):
+            raise DataError(
+                f"{path}: must hold at most 100 values per byte, but holds {values:,} in {size:,}. Check the file."
+            )
+
+
+def _check_ids(table: _Table) -> None:
+    """Ids are read as they are stored: a type that would be decoded (an image is fetched from its address) is refused."""
+    if "id" in table.schema.names:
+        kind = table.schema.field("id").type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+            raise DataError(f"column 'id' of {table.where} must hold text or whole numbers, but holds {kind}. Convert it.")
+
+
+def _ids(part: pa.Table) -> list[str]:
+    column = part.column("id")
+    if not pa.types.is_integer(column.type):
+        longest = pc.max(pc.binary_length(column)).as_py() or 0
+        if longest > _LONGEST_ID:
+            raise DataError(f"ids must have at most {_LONGEST_ID:,} bytes, but one has {longest:,}. Shorten it.")
+    return list(map(str, column.to_pylist()))
+
+
+def _number_type(kind: pa.DataType) -> str:
+    kind = kind.storage_type if isinstance(kind, pa.ExtensionType) else kind
+    while pa.types.is_nested(kind):
+        kind = kind.value_type
+    return {"float": "float32", "double": "float64", "halffloat": "float16"}.get(str(kind), str(kind))
+
+
+def _first_line(error: BaseException) -> str:
+    """The message of an error, short enough for one line of ours."""
+    cause = error.__cause__ or error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")[:200]
