@@ -1,4 +1,4 @@
-"""From anybody's predictions to ``metrics.json``, tables and a report.
+"""From predictions to the content of ``metrics.json``.
 
 Shape letters: N rows (clips), T tasks (emotions).
 """
@@ -7,41 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from lmf_multitask.errors import DataError
-from lmf_multitask.evaluation.calibration import THRESHOLDS, Calibration, fit_calibration
+from lmf_multitask.evaluation.calibration import CRITERIA, Calibration
 from lmf_multitask.evaluation.metrics import (
-    PROBABILITY_FIGURES,
-    all_figures,
+    EXCLUSIVE,
     always_absent,
     checked_predictions,
-    exclusive_figures,
-    mean_figures,
+    exclusive_metrics,
+    mean_of,
+    metrics_for,
+    metrics_of,
 )
-from lmf_multitask.evaluation.statistics import (
-    RESAMPLES,
-    figure_intervals,
-    interval,
-    mean_over_tasks,
-    paired_differences,
-)
-
-Threshold = Literal["0.5", "positive_f1", "uar"]
-COMPARED_FIGURES = ("weighted_f1", "positive_f1", "uar")
+from lmf_multitask.evaluation.statistics import LEVEL, RESAMPLES, bootstrap, intervals_of, paired_differences
 
 
 @dataclass(frozen=True)
 class LearningCurves:
-    """How one training went.
+    """Losses and metrics of one training by epoch.
 
     Attributes:
         epochs: numbers from 1.
         losses: name (train, validation) -> loss per epoch.
-        weighted_f1: emotion -> validation figure per epoch.
+        weighted_f1: emotion -> validation metric per epoch.
         kept: the epoch whose weights were kept; None if unknown.
     """
 
@@ -53,20 +44,20 @@ class LearningCurves:
 
 @dataclass(frozen=True)
 class Assessment:
-    """Predictions of one model on one split, and everything that is known of their worth.
+    """Predictions of one model on one split, and all results on them: the content of a report.
 
     Attributes:
         name: of the model, in tables of several.
         emotions: names of the T tasks.
         ids: names of the N rows.
-        labels: int64 `[N, T]`, 1 present, 0 absent, -100 not annotated.
+        labels: float64 `[N, T]`, 1 present, 0 absent, NaN not annotated.
         probabilities: float `[N, T]`, plain.
         metrics: the content of ``metrics.json``.
-        calibration: what was fitted on validation, if anything.
+        calibration: fitted on validation, if any.
         curves: name -> one per training (a per-emotion group has several).
-        robustness: see `robustness.measure_robustness`; None where there is no model to ask.
-        facts: what was trained on what with which command: heading -> text.
-        data_report: the data's cleaning report, as plain text.
+        robustness: see `robustness.measure_robustness`; None without a model.
+        facts: data, settings and command of the training: heading -> text.
+        data_report: the cleaning report of the data, as plain text.
     """
 
     name: str
@@ -81,22 +72,6 @@ class Assessment:
     facts: dict[str, str] = field(default_factory=dict)
     data_report: str | None = None
 
-    def table(self, calibrated: bool = False, threshold: Threshold = "0.5") -> str:
-        """The figures as text for a terminal; those of calibrated probabilities and fitted thresholds below the plain ones."""
-        from lmf_multitask.evaluation.report import full_tables
-
-        return full_tables(self.metrics, calibrated=calibrated, threshold=threshold)
-
-    def write_report(self, folder: str | Path) -> Path:
-        """Writes ``report.html``, one self-contained file, and its pictures as ``plots/*.png`` and ``*.svg``.
-
-        Returns:
-            The page.
-        """
-        from lmf_multitask.evaluation.page import write_report
-
-        return write_report(self, Path(folder))
-
 
 def evaluate_predictions(
     labels: np.ndarray,
@@ -110,24 +85,24 @@ def evaluate_predictions(
     name: str = "model",
     resamples: int = RESAMPLES,
 ) -> Assessment:
-    """Judges predictions of any model; neither Paddle nor this package's model is needed.
+    """Evaluates predictions of any model; neither Paddle nor a model of this package is needed.
 
     Args:
-        labels: int `[N, T]`, 1 present, 0 absent, -100 not annotated.
-        probabilities: float `[N, T]`, of being present.
+        labels: float `[N, T]`, 1 present, 0 absent, NaN not annotated.
+        probabilities: float `[N, T]`, of present.
         emotions: names of the T columns; None names them task1, task2, ...
         ids: names of the N rows; None numbers them.
-        validation_labels: int `[M, T]`; with the next, temperatures and thresholds are fitted on these rows.
+        validation_labels: float `[M, T]`; with the next, temperatures and thresholds are fitted on these rows.
         validation_probabilities: float `[M, T]`.
-        split: what the rows are called in tables.
+        split: name of the rows in tables.
         name: of the model.
         resamples: of the bootstrap.
 
     Returns:
-        ``.metrics`` (the content of a ``metrics.json``), ``.table()`` and ``.write_report(folder)``.
+        The assessment; ``.metrics`` is the content of a ``metrics.json``. `full_tables` and `write_report` show it.
 
     Raises:
-        DataError: shapes, labels or probabilities are not as they must be.
+        DataError: shapes, labels or probabilities are invalid.
     """
     if np.ndim(labels) != 2:
         raise DataError(f"labels must have the shape [rows, emotions], but got {list(np.shape(labels))}.")
@@ -140,19 +115,19 @@ def evaluate_predictions(
         raise DataError(
             f"ids must be {len(labels)} different names, but got {len(ids)}, {len(set(ids))} of them different."
         )
-    if (validation_labels is None) != (validation_probabilities is None):
-        raise DataError("validation labels and probabilities must be given together, but one of them is missing.")
     calibration = None
-    if validation_labels is not None:
-        calibration = fit_calibration(validation_labels, validation_probabilities, emotions)
+    if validation_labels is not None and validation_probabilities is not None:
+        calibration = Calibration.fit(validation_labels, validation_probabilities, emotions)
+    elif validation_labels is not None or validation_probabilities is not None:
+        raise DataError("validation labels and probabilities must be given together, but one of them is missing.")
     metrics = assess(labels, probabilities, emotions, split=split, calibration=calibration, resamples=resamples)
     return Assessment(name, emotions, ids, labels, probabilities, metrics, calibration)
 
 
 def assess(
     labels: np.ndarray,
-    probabilities: np.ndarray,
-    emotions: Sequence[str],
+    predictions: np.ndarray,
+    tasks: Sequence[Any],
     *,
     split: str,
     seed: int | None = None,
@@ -160,96 +135,98 @@ def assess(
     baselines: Mapping[str, np.ndarray] | None = None,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
-    """Everything of ``metrics.json``.
+    """The content of ``metrics.json``.
 
     Args:
-        labels: int `[N, T]`.
-        probabilities: float `[N, T]`, plain.
-        emotions: names of the T columns.
+        labels: float `[N, T]`, NaN not annotated.
+        predictions: float `[N, T]`, plain.
+        tasks: `tasks.Task` objects, or names of binary tasks.
         split: of the rows.
         seed: of the training.
         calibration: fitted on validation.
-        baselines: name -> probabilities float `[N, T]` on the same rows.
+        baselines: name -> predictions float `[N, T]` for the same rows.
         resamples: of the bootstrap.
 
     Returns:
-        ``emotions`` and ``mean``: the plain figures (`metrics.all_figures`); ``always_absent``; ``baselines``: the same
-        figures of each, and ``network_ahead``, the paired difference with its interval; ``exclusive``: the decision among
-        all emotions, or None; ``intervals``; and with a calibration ``calibration`` (what was fitted), ``calibrated`` (its
-        probabilities' figures) and ``thresholds`` (figure -> decisions' figures at the thresholds fitted for it).
+        ``emotions`` and ``mean``: plain metrics (`metrics.metrics_of`); ``always_absent``; ``exclusive``: the decision among all
+        emotions, or None; ``baselines``: the same of each, and ``network_ahead``: the paired differences network - baseline with
+        their intervals; ``intervals``; with a calibration ``calibration`` (the fitted numbers), ``calibrated`` (metrics of the
+        calibrated probabilities) and ``thresholds`` (criterion -> metrics at the thresholds fitted for it).
     """
-    labels, probabilities = checked_predictions(labels, probabilities, emotions)
-    calibrated = None if calibration is None else calibration.calibrate(probabilities, emotions)
-    exclusive = exclusive_figures(labels, probabilities, emotions, calibrated)
+    labels, predictions = checked_predictions(labels, predictions, tasks)
+    calibrated = None if calibration is None else calibration.calibrate(predictions, tasks)
+    exclusive = exclusive_metrics(labels, predictions, tasks, calibrated)
     if exclusive is not None:
         exclusive["probabilities"] = "plain" if calibrated is None else "calibrated"
-        if calibrated is not None:
-            plain = exclusive_figures(labels, probabilities, emotions)
-            exclusive["plain"] = {k: plain[k] for k in ("weighted_accuracy", "unweighted_accuracy", "macro_f1")}
-    found: dict[str, Any] = {
+        plain = exclusive_metrics(labels, predictions, tasks)
+        if calibrated is not None and plain is not None:
+            exclusive["plain"] = {key: plain[key] for key in metrics_for(EXCLUSIVE)}
+    others = {f"baseline {name}": np.asarray(values, np.float64) for name, values in (baselines or {}).items()}
+    ranked = {} if calibrated is None else {"network": calibrated}
+    drawn = bootstrap(labels, {"network": predictions, **others}, tasks, ranked=ranked, resamples=resamples)
+    found = {
         "split": split,
         "samples": len(labels),
         "seed": seed,
-        **all_figures(labels, probabilities, emotions),
-        "always_absent": always_absent(labels, emotions),
+        **metrics_of(labels, predictions, tasks),
+        "always_absent": always_absent(labels, tasks),
         "baselines": {},
         "exclusive": exclusive,
-        "intervals": figure_intervals(labels, probabilities, emotions, ranked=calibrated, resamples=resamples),
+        "intervals": {"level": LEVEL, "resamples": resamples, "seed": 0, **intervals_of(drawn["network"], tasks)},
     }
-    for name, guesses in (baselines or {}).items():
-        guesses = np.asarray(guesses, np.float64)
-        figures = all_figures(labels, guesses, emotions)
-        ahead = _network_ahead(labels, probabilities, guesses, emotions, found, figures, resamples)
-        found["baselines"][name] = {**figures, "network_ahead": ahead}
-    if calibration is not None:
-        found["calibration"] = {
-            "fitted_on": "validation",
-            "emotions": {
-                name: {
-                    "temperature": calibration.emotions[name].temperature,
-                    "thresholds": {figure: calibration.emotions[name].threshold(figure) for figure in THRESHOLDS},
-                    "reason": calibration.emotions[name].reason,
-                }
-                for name in emotions
-            },
-        }
-        per_emotion = {
-            name: {figure: figures[figure] for figure in PROBABILITY_FIGURES}
-            for name, figures in all_figures(labels, calibrated, emotions)["emotions"].items()
-        }
-        found["calibrated"] = {"emotions": per_emotion, "mean": mean_figures(per_emotion, PROBABILITY_FIGURES)}
-        found["thresholds"] = {
-            figure: all_figures(labels, probabilities, emotions, calibration.thresholds(figure, emotions))
-            for figure in THRESHOLDS
-        }
+    for name, values in others.items():
+        own = {**metrics_of(labels, values, tasks), "exclusive": exclusive_metrics(labels, values, tasks)}
+        intervals = intervals_of(paired_differences(drawn[name], drawn["network"]), tasks)
+        own["network_ahead"] = differences_of(found, own, intervals)
+        found["baselines"][name.removeprefix("baseline ")] = own
+    if calibration is None or calibrated is None:
+        return found
+    found["calibration"] = calibration.to_json()
+    keys = list(metrics_for("binary", "probability"))
+    per_task = {
+        name: {key: one[key] for key in keys if key in one}
+        for name, one in metrics_of(labels, calibrated, tasks)["emotions"].items()
+    }
+    found["calibrated"] = {
+        "emotions": per_task,
+        "mean": {key: mean_of([one.get(key) for one in per_task.values()]) for key in keys},
+    }
+    found["thresholds"] = {
+        criterion: metrics_of(labels, predictions, tasks, calibration.thresholds(criterion, tasks))
+        for criterion in CRITERIA
+    }
     return found
 
 
-def _network_ahead(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    guesses: np.ndarray,
-    emotions: Sequence[str],
-    own: Mapping[str, Any],
-    theirs: Mapping[str, Any],
-    resamples: int,
-) -> dict[str, Any]:
-    drawn = paired_differences(labels, guesses, probabilities, resamples=resamples)
+def differences_of(own: Mapping[str, Any], other: Mapping[str, Any], intervals: Mapping[str, Any]) -> dict[str, Any]:
+    """Differences own - other of the metrics of two models.
 
-    def entry(mine: float | None, other: float | None, values: np.ndarray) -> dict[str, Any]:
-        difference = None if mine is None or other is None else mine - other
-        return {"difference": difference, "interval": interval(values)}
+    Args:
+        own: ``emotions``, ``mean`` and ``exclusive`` of one.
+        other: of the other.
+        intervals: `statistics.intervals_of` the paired differences.
+
+    Returns:
+        ``emotions``: name -> key -> ``difference`` and ``interval``, each None where undefined; ``mean`` and ``exclusive``: key -> the
+        same; ``exclusive`` is None unless labels are exclusive.
+    """
+
+    def entries(mine: Mapping[str, Any], theirs: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: {
+                "difference": None if mine[key] is None or theirs[key] is None else mine[key] - theirs[key],
+                "interval": found,
+            }
+            for key, found in keys.items()
+        }
 
     return {
         "emotions": {
-            name: {
-                figure: entry(own["emotions"][name][figure], theirs["emotions"][name][figure], drawn[figure][:, t])
-                for figure in COMPARED_FIGURES
-            }
-            for t, name in enumerate(emotions)
+            name: entries(own["emotions"][name], other["emotions"][name], keys)
+            for name, keys in intervals["emotions"].items()
         },
-        "mean": {
-            figure: entry(own["mean"][figure], theirs["mean"][figure], mean_over_tasks(drawn[figure]))
-            for figure in COMPARED_FIGURES
-        },
+        "mean": entries(own["mean"], other["mean"], intervals["mean"]),
+        "exclusive": entries(own["exclusive"], other["exclusive"], intervals["exclusive"])
+        if "exclusive" in intervals
+        else None,
     }

@@ -1,104 +1,178 @@
-"""Honest probabilities and better thresholds, fitted on validation and on nothing else.
+"""Calibrated probabilities and better thresholds, fitted on validation only.
 
-Temperature scaling (Guo et al. 2017, arXiv 1706.04599): each head's logit difference is divided by one number, which
-changes no decision at one half. Thresholds are those of the plain probability, so that they need no temperature.
+Temperature scaling (Guo et al. 2017, arXiv 1706.04599): the logit difference of each head is divided by one number, which
+changes no decision at one half. Thresholds apply to the plain probability, so they need no temperature.
 
-Shape letters: N rows (clips), T tasks (emotions).
+Shape letters: N rows (clips), T tasks (emotions), K candidate thresholds.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
-from lmf_multitask.data.schema import NOT_ANNOTATED
 from lmf_multitask.errors import RunError
-from lmf_multitask.evaluation.metrics import CLOSEST_TO_CERTAIN, checked_predictions, log_loss
+from lmf_multitask.evaluation.metrics import (
+    CLOSEST_TO_CERTAIN,
+    METRICS,
+    Confusion,
+    WeightedRows,
+    checked_predictions,
+    log_loss,
+    task_kinds,
+    task_names,
+)
 from lmf_multitask.files import write_text
 
 CALIBRATION_FILE = "calibration.json"
-THRESHOLDS = ("positive_f1", "uar")
-"""Figures that a threshold can be fitted for."""
+HALF = "half"
+CRITERIA = ("positive_f1", "uar")
+"""Metrics of decisions that a threshold is fitted for."""
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
 
 
-@dataclass(frozen=True)
-class EmotionCalibration:
-    """What one head's probabilities need.
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TaskCalibration:
+    """Calibration of one binary task.
 
     Attributes:
         temperature: above 1 makes probabilities less extreme.
-        thresholds: figure -> the plain probability above which the emotion counts as present.
-        rows: annotated validation clips behind these.
+        thresholds: criterion -> the plain probability above which the task counts as present.
+        rows: annotated validation clips that these were fitted on.
         reason: why the plain values were kept; None where they were fitted.
     """
 
-    temperature: float = 1.0
-    thresholds: dict[str, float] | None = None
-    rows: int = 0
+    temperature: Annotated[float, Field(strict=True, ge=LOWEST_TEMPERATURE, le=HIGHEST_TEMPERATURE)] = 1.0
+    thresholds: dict[str, Annotated[float, Field(strict=True, ge=0, le=1)]] = Field(
+        default_factory=lambda: dict.fromkeys(CRITERIA, 0.5)
+    )
+    rows: Annotated[int, Field(strict=True, ge=0)] = 0
     reason: str | None = None
 
-    def threshold(self, figure: str) -> float:
-        """The threshold for a figure of `THRESHOLDS`."""
-        return (self.thresholds or {}).get(figure, 0.5)
 
-
-@dataclass(frozen=True)
 class Calibration:
-    """One `EmotionCalibration` per head.
+    """Calibrations of the binary tasks of a model.
 
     Attributes:
-        emotions: name -> calibration, in the order of the heads.
+        tasks: name -> calibration.
     """
 
-    emotions: dict[str, EmotionCalibration]
+    def __init__(self, tasks: Mapping[str, TaskCalibration]) -> None:
+        self.tasks = dict(tasks)
 
-    def calibrate(self, probabilities: np.ndarray, emotions: Sequence[str]) -> np.ndarray:
-        """Plain probabilities float `[N, T]` -> calibrated ones, float64 `[N, T]`.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Calibration) and self.tasks == other.tasks
+
+    @classmethod
+    def identity(cls, tasks: Sequence[Any], reason: str | None = None) -> Calibration:
+        """Plain probabilities and thresholds of one half."""
+        return cls({name: TaskCalibration(reason=reason) for name in task_names(tasks)})
+
+    @classmethod
+    def joined(cls, parts: Iterable[Calibration]) -> Calibration:
+        """The calibrations of several models as one."""
+        return cls({name: one for part in parts for name, one in part.tasks.items()})
+
+    @classmethod
+    def fit(cls, labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any]) -> Calibration:
+        """Temperature and thresholds of every binary task.
+
+        Args:
+            labels: float `[N, T]` of validation, 1 present, 0 absent, NaN not annotated.
+            predictions: float `[N, T]`, of the model on validation.
+            tasks: the T tasks.
+
+        Returns:
+            The calibration. A task keeps 1 and one half, with a reason, where validation has clips of one class only.
+        """
+        labels, predictions = checked_predictions(labels, predictions, tasks)
+        return cls(
+            {
+                name: _fit_task(labels[:, t], predictions[:, t])
+                for t, (name, kind) in enumerate(zip(task_names(tasks), task_kinds(tasks)))
+                if kind == "binary"
+            }
+        )
+
+    def calibrate(self, predictions: np.ndarray, tasks: Sequence[Any]) -> np.ndarray:
+        """Plain predictions float `[N, T]` -> calibrated ones, float64 `[N, T]`; those of other than binary tasks as they are.
 
         Raises:
-            RunError: an emotion has no calibration.
+            RunError: a binary task has no calibration.
         """
-        temperatures = np.array([self._of(name).temperature for name in emotions])
-        return scale(probabilities, temperatures)
+        found = np.array(predictions, np.float64)
+        for t, (name, kind) in enumerate(zip(task_names(tasks), task_kinds(tasks))):
+            if kind == "binary":
+                found[:, t] = scale(found[:, t], self._of(name).temperature)
+        return found
 
-    def thresholds(self, figure: str, emotions: Sequence[str]) -> np.ndarray:
-        """Float64 `[T]`, the thresholds of the plain probabilities fitted for a figure of `THRESHOLDS`."""
-        return np.array([self._of(name).threshold(figure) for name in emotions])
+    def thresholds(self, criterion: str, tasks: Sequence[Any]) -> np.ndarray:
+        """Thresholds of the plain probabilities, float64 `[T]`; one half for other than binary tasks.
 
-    def _of(self, emotion: str) -> EmotionCalibration:
-        if emotion not in self.emotions:
+        Args:
+            criterion: ``half``, or a metric that they were fitted for.
+            tasks: names of the T tasks, or the tasks.
+
+        Raises:
+            RunError: the criterion is unknown, or a task has no calibration.
+        """
+        found = np.full(len(tasks), 0.5)
+        for t, (name, kind) in enumerate(zip(task_names(tasks), task_kinds(tasks))):
+            if kind == "binary" and criterion != HALF:
+                fitted = self._of(name).thresholds
+                if criterion not in fitted:
+                    known = ", ".join([HALF, *fitted])
+                    raise RunError(f"thresholds must be one of {known}, but got {criterion!r}. Choose one of them.")
+                found[t] = fitted[criterion]
+        return found
+
+    def _of(self, task: str) -> TaskCalibration:
+        if task not in self.tasks:
             raise RunError(
-                f"a calibration must know every emotion, but {emotion!r} is not among {', '.join(self.emotions)}. "
+                f"a calibration must have every task, but {task!r} is not among {', '.join(self.tasks)}. "
                 "Use the calibration of the same model."
             )
-        return self.emotions[emotion]
+        return self.tasks[task]
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in JSON files."""
+        return {"fitted_on": "validation", "emotions": {name: asdict(one) for name, one in self.tasks.items()}}
+
+    @classmethod
+    def from_json(cls, content: Any, where: object) -> Calibration:
+        """Checks what `to_json` gave and a file brought back.
+
+        Args:
+            content: the parsed JSON.
+            where: the file, for messages.
+
+        Raises:
+            RunError: it is something else.
+        """
+        if not isinstance(content, dict) or not isinstance(content.get("emotions"), dict):
+            raise RunError(f"{where}: must hold a calibration, but does not. Train again.")
+        try:
+            return cls(TypeAdapter(dict[str, TaskCalibration]).validate_python(content["emotions"]))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise RunError(
+                f"{where}: {'.'.join(map(str, first['loc']))} must be that of a calibration ({first['msg']}), "
+                f"but got {first['input']!r:.50}. Train again."
+            ) from None
 
     def save(self, folder: str | Path) -> Path:
-        """Writes ``calibration.json`` into a model's folder."""
-        content = {
-            "format": 1,
-            "fitted_on": "validation",
-            "emotions": {
-                name: {
-                    "temperature": one.temperature,
-                    "thresholds": {figure: one.threshold(figure) for figure in THRESHOLDS},
-                    "rows": one.rows,
-                    "reason": one.reason,
-                }
-                for name, one in self.emotions.items()
-            },
-        }
+        """Writes ``calibration.json`` into the folder of a model."""
         path = Path(folder) / CALIBRATION_FILE
-        write_text(path, json.dumps(content, indent=2) + "\n")
+        write_text(path, json.dumps(self.to_json(), indent=2) + "\n")
         return path
 
     @classmethod
@@ -112,69 +186,35 @@ class Calibration:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise RunError(f"{path}: must be there, but is missing. Train again, or leave calibration out.") from None
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}: must be JSON, but {' '.join(str(error).split())}.") from None
-        if not isinstance(content, dict) or content.get("format") != 1 or not isinstance(content.get("emotions"), dict):
-            raise RunError(f"{path}: must hold a calibration of format 1, but does not. Train again.")
-        return cls({name: _emotion_from(path, name, one) for name, one in content["emotions"].items()})
+            raise RunError(f"{path}: must exist, but is missing. Train again.") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(f"{path}: must be JSON, but {' '.join(str(error).split())}. Train again.") from None
+        return cls.from_json(content, path)
 
 
-def _emotion_from(path: Path, name: str, content: Any) -> EmotionCalibration:
-    keys = {"temperature", "thresholds", "rows", "reason"}
-    if not isinstance(content, dict) or set(content) != keys:
-        got = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise RunError(f"{path}: {name} must have exactly {sorted(keys)}, but has {got}. Train again.")
-    thresholds = content["thresholds"]
-    if not isinstance(thresholds, dict) or set(thresholds) != set(THRESHOLDS):
-        raise RunError(f"{path}: thresholds of {name} must be for {', '.join(THRESHOLDS)}, but are {thresholds!r}.")
-    numbers = {"temperature": content["temperature"], **{f"{f} threshold": v for f, v in thresholds.items()}}
-    for what, value in numbers.items():
-        low, high = (LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE) if what == "temperature" else (0, 1)
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not fits or not low <= value <= high:
-            raise RunError(f"{path}: {what} of {name} must be a number from {low:g} to {high:g}, but is {value!r}.")
-    if type(content["rows"]) is not int or not isinstance(content["reason"], (str, type(None))):
-        raise RunError(f"{path}: rows of {name} must be a whole number and its reason text or null. Train again.")
-    return EmotionCalibration(**content)
-
-
-def scale(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
-    """Probabilities whose logits are divided by `temperature`; float64, of the same shape."""
+def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities with their logits divided by a temperature; float64, of the same shape."""
     kept = np.clip(np.asarray(probabilities, np.float64), CLOSEST_TO_CERTAIN, 1 - CLOSEST_TO_CERTAIN)
     return 0.5 * (1 + np.tanh(0.5 * (np.log(kept) - np.log1p(-kept)) / temperature))
 
 
-def fit_calibration(labels: np.ndarray, probabilities: np.ndarray, emotions: Sequence[str]) -> Calibration:
-    """Temperature and thresholds per head.
-
-    Args:
-        labels: int `[N, T]` of validation, 1 present, 0 absent, -100 not annotated.
-        probabilities: float `[N, T]`, the model's on validation.
-        emotions: names of the T columns.
-
-    Returns:
-        The calibration. A head keeps 1 and one half, with a reason, where validation has clips of one class only.
-    """
-    labels, probabilities = checked_predictions(labels, probabilities, emotions)
-    fitted = {}
-    for t, name in enumerate(emotions):
-        known = labels[:, t] != NOT_ANNOTATED
-        truth, plain = labels[known, t] == 1, probabilities[known, t].astype(np.float64)
-        if not 0 < truth.sum() < len(truth):
-            seen = "has no label" if not len(truth) else f"has only {'present' if truth.any() else 'absent'} clips"
-            fitted[name] = EmotionCalibration(rows=len(truth), reason=f"validation {seen}")
-            continue
-        thresholds = {figure: fit_threshold(truth, plain, figure) for figure in THRESHOLDS}
-        fitted[name] = EmotionCalibration(fit_temperature(truth, plain), thresholds, len(truth))
-    return Calibration(fitted)
+def _fit_task(labels: np.ndarray, probabilities: np.ndarray) -> TaskCalibration:
+    rows = WeightedRows(labels, probabilities, probabilities > 0.5)
+    present = int(rows.labels.sum())
+    if not 0 < present < len(rows.labels):
+        seen = f"has only {'present' if present else 'absent'} clips" if len(rows.labels) else "has no label"
+        return TaskCalibration(rows=len(rows.labels), reason=f"validation {seen}")
+    thresholds = {criterion: fit_threshold(rows, criterion) for criterion in CRITERIA}
+    return TaskCalibration(fit_temperature(rows), thresholds, len(rows.labels))
 
 
-def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The temperature from 0.05 to 20 under which labels 0/1 `[N]` are likeliest (one maximum: convex in its inverse)."""
+def fit_temperature(rows: WeightedRows) -> float:
+    """The temperature from 0.05 to 20 with the lowest log loss (which has one minimum: convex in the inverse)."""
+    from scipy.optimize import minimize_scalar  # 0.2 s of import that a deployed model does not need
 
     def loss(logarithm: float) -> float:
-        return log_loss(labels, scale(probabilities, math.exp(logarithm)))
+        scaled = scale(rows.predictions, math.exp(logarithm))
+        return float(log_loss(WeightedRows(rows.labels, scaled, rows.decisions))[0])
 
     bounds = (math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE))
     best = math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5}).x)
@@ -182,21 +222,19 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return best if loss(math.log(best)) < loss(0.0) else 1.0
 
 
-def fit_threshold(labels: np.ndarray, probabilities: np.ndarray, figure: str) -> float:
-    """The threshold that gives the highest `figure` (of `THRESHOLDS`) on labels 0/1 `[N]`; of equals the nearest to one half."""
-    truth, values = np.asarray(labels, bool), np.asarray(probabilities, np.float64)
-    distinct = np.unique(values)
+def fit_threshold(rows: WeightedRows, criterion: str) -> float:
+    """The threshold with the best value of a metric of decisions; of equal ones the nearest to one half."""
+    distinct = np.unique(rows.predictions)
     candidates = np.concatenate([[0.5], (distinct[1:] + distinct[:-1]) / 2])
-    # of rows sorted by probability, those from `start` on are called present
-    order = np.argsort(values, kind="stable")
-    start = np.searchsorted(values[order], candidates, side="right")
-    true_above = np.concatenate([np.cumsum(truth[order][::-1])[::-1], [0]])[start]
-    above = len(values) - start
-    positives = truth.sum()
-    if figure == "positive_f1":
-        score = 2 * true_above / (above + positives)
-    else:
-        false_above = above - true_above
-        score = (true_above / positives + 1 - false_above / (len(truth) - positives)) / 2
+    # of rows sorted by probability, those from `start` on are decided as present
+    order = np.argsort(rows.predictions, kind="stable")
+    start = np.searchsorted(rows.predictions[order], candidates, side="right")
+    present_below = np.concatenate([[0.0], np.cumsum(rows.labels[order])])
+    fn, below, present = present_below[start], start, present_below[-1]
+    tp, tn = present - fn, below - fn
+    fp = len(order) - present - tn
+    confusion = np.stack([np.stack([tn, fp], axis=1), np.stack([fn, tp], axis=1)], axis=1)  # [K, 2, 2]
+    metric = METRICS[criterion]
+    score = metric(Confusion(confusion)) * (1 if metric.greater_is_better else -1)
     best = np.flatnonzero(score >= score.max() - 1e-12)
     return float(candidates[best[np.argmin(np.abs(candidates[best] - 0.5))]])

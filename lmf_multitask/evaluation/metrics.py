@@ -1,307 +1,560 @@
-"""Figures per emotion and their means over emotions.
+"""Metrics of predictions: one table, and one function per metric.
 
-Shape letters: N rows (clips), T tasks (emotions), R resamples.
+A metric is a function of weighted rows. Its plain value is that with unit weights; the bootstrap uses the number of times
+each row was drawn. To add a metric, add an entry to `METRICS`, here or from a plug-in file with `register`: it then appears in
+``metrics.json``, tables, plots and intervals, and can be monitored in training.
+
+Shape letters: N rows (clips), T tasks (emotions), R sets of row weights, C classes of a decision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
-from lmf_multitask.data.schema import NOT_ANNOTATED
-from lmf_multitask.errors import DataError
-
-FIGURES = ("weighted_f1", "accuracy", "positive_f1", "uar")
-"""What training watches and the table shows first."""
-
-DECISION_FIGURES = (*FIGURES, "precision", "recall", "macro_f1")
-"""Figures of decisions."""
-
-PROBABILITY_FIGURES = ("auroc", "average_precision", "brier", "ece", "log_loss")
-"""Figures of probabilities, whatever the threshold."""
+from lmf_multitask.errors import ConfigError, DataError
 
 ECE_BINS = 10
+"""Equally wide bins of the expected calibration error and of reliability diagrams."""
+
 CLOSEST_TO_CERTAIN = 1e-7
-"""Probabilities are kept so far from 0 and 1 before logarithms: about what float32 can tell from 1."""
+"""Probabilities are clipped to this distance from 0 and 1 before logarithms: about the resolution of float32 near 1."""
 
-_LABEL_VALUES = (0, 1, NOT_ANNOTATED)
+EXCLUSIVE = "exclusive"
+"""Kind of the metrics of the one decision among all binary tasks, where labels are exclusive."""
 
 
-def binary_figures(labels: np.ndarray, present: np.ndarray) -> dict[str, Any]:
-    """Figures of one emotion's decisions.
+class Confusion:
+    """Weighted counts of decisions, and what metrics of decisions are computed from.
 
-    Args:
-        labels: int `[N]`, 1 present, 0 absent; -100 (not annotated) is left out.
-        present: bool `[N]`, the decisions.
-
-    Returns:
-        ``weighted_f1``: F1 of both classes, weighted by their frequency (the papers' figure); ``accuracy``;
-        ``positive_f1``: F1 of "present"; ``uar``: mean of the two recalls; ``support``: clips where the emotion is
-        present; ``annotated``: clips with a label. A figure that the labels leave undefined is None: all of them
-        without any label, ``uar`` with labels of one class only, ``positive_f1`` where nothing is present.
+    Attributes:
+        confusion: float64 `[R, C, C]`, true class by decided class. A binary task has the classes absent and present.
     """
-    labels, present = np.asarray(labels), np.asarray(present)
-    if labels.ndim != 1 or labels.shape != present.shape:
-        raise DataError(
-            f"labels and decisions must have one shape [rows], but got {list(labels.shape)} and {list(present.shape)}."
-        )
-    known = labels != NOT_ANNOTATED
-    labels, present = labels[known], present[known].astype(np.int64)
-    support = int((labels == 1).sum())
-    counts: dict[str, Any] = {"support": support, "annotated": len(labels)}
-    if not len(labels):
-        return {**dict.fromkeys(FIGURES), **counts}
-    _, recall, f1, size = precision_recall_fscore_support(labels, present, labels=[0, 1], zero_division=0.0)
-    return {
-        "weighted_f1": float((f1 * size).sum() / len(labels)),
-        "accuracy": float((labels == present).mean()),
-        "positive_f1": float(f1[1]) if support else None,
-        "uar": float(recall.mean()) if 0 < support < len(labels) else None,
-        **counts,
-    }
+
+    def __init__(self, confusion: np.ndarray) -> None:
+        self.confusion = confusion
+
+    def __len__(self) -> int:
+        """R."""
+        return len(self.confusion)
+
+    @property
+    def right(self) -> np.ndarray:
+        """Rows decided correctly, `[R, C]` by class."""
+        return np.diagonal(self.confusion, axis1=1, axis2=2)
+
+    @property
+    def true(self) -> np.ndarray:
+        """Rows of each class, `[R, C]`."""
+        return self.confusion.sum(axis=2)
+
+    @property
+    def decided(self) -> np.ndarray:
+        """Rows decided as each class, `[R, C]`."""
+        return self.confusion.sum(axis=1)
+
+    @cached_property
+    def f1(self) -> np.ndarray:
+        """F1 of each class, `[R, C]`; 0 for a class that neither occurs nor is decided."""
+        return ratio(2 * self.right, self.true + self.decided, otherwise=0.0)
 
 
-def emotion_figures(labels: np.ndarray, probabilities: np.ndarray, present: np.ndarray | None = None) -> dict[str, Any]:
-    """Every figure of one emotion.
+class WeightedRows(Confusion):
+    """The annotated rows of one task under R sets of row weights.
 
-    Args:
-        labels: int `[N]`, 1 present, 0 absent; -100 is left out.
-        probabilities: float `[N]`, of being present.
-        present: bool `[N]`, the decisions; None decides "present if the probability is above one half".
-
-    Returns:
-        Those of `binary_figures`; ``precision``, ``recall`` and ``macro_f1`` of the decisions (``precision`` and F1 are
-        0 where nothing is called present); ``auroc``; ``average_precision``; ``brier``: mean squared error of the
-        probability; ``ece``: expected calibration error, the mean gap between probability and share of present clips
-        over 10 equally wide bins, weighted by their clips; ``log_loss`` in nats; ``confusion``: counts of clips;
-        ``undefined``: for each figure that is None, why (only there if any is).
+    Attributes:
+        labels: float64 `[n]`, without NaN; of exclusive tasks the number of the task that is present.
+        predictions: float64 `[n]`, probabilities of binary tasks.
+        decisions: int64 `[n]`, decided classes.
+        classes: number C of classes.
+        weights: float `[R, n]`.
     """
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
-    present = probabilities > 0.5 if present is None else np.asarray(present, bool)
-    figures = binary_figures(labels, present)
-    known = labels != NOT_ANNOTATED
-    labels, probabilities, present = labels[known] == 1, probabilities[known], present[known]
-    support, absent = figures["support"], len(labels) - figures["support"]
-    figures.update(dict.fromkeys(("precision", "recall", "macro_f1", *PROBABILITY_FIGURES)))
-    counts = {
-        "true_positive": int((labels & present).sum()),
-        "false_positive": int((~labels & present).sum()),
-        "false_negative": int((labels & ~present).sum()),
-        "true_negative": int((~labels & ~present).sum()),
-    }
-    if support:
-        called = counts["true_positive"] + counts["false_positive"]
-        figures["precision"] = counts["true_positive"] / called if called else 0.0
-        figures["recall"] = counts["true_positive"] / support
-    if support and absent:
-        _, _, f1, _ = precision_recall_fscore_support(labels, present, labels=[False, True], zero_division=0.0)
-        figures["macro_f1"] = float(f1.mean())
-        figures["auroc"] = float(roc_auc_score(labels, probabilities))
-        figures["average_precision"] = float(average_precision_score(labels, probabilities))
-    if len(labels):
-        figures["brier"] = float(((probabilities - labels) ** 2).mean())
-        figures["ece"] = expected_calibration_error(labels, probabilities)
-        figures["log_loss"] = log_loss(labels, probabilities)
-    figures["confusion"] = counts
-    reason = _why_undefined(support, absent)
-    undefined = {name: reason for name in (*DECISION_FIGURES, *PROBABILITY_FIGURES) if figures[name] is None and reason}
-    return {**figures, "undefined": undefined} if undefined else figures
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        predictions: np.ndarray,
+        decisions: np.ndarray,
+        weights: np.ndarray | None = None,
+        classes: int = 2,
+    ) -> None:
+        """Drops rows whose label is NaN; `weights` `[R, N]` None means one set of unit weights."""
+        known = ~np.isnan(labels)
+        if weights is None:
+            weights = np.ones((1, len(labels)))
+        self.labels = np.asarray(labels, np.float64)[known]
+        self.predictions = np.asarray(predictions, np.float64)[known]
+        self.decisions = np.asarray(decisions)[known].astype(np.int64)
+        self.weights = weights if known.all() else weights[:, known]
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Weighted sums over rows: values `[n, ...]` -> float64 `[R, ...]`, computed in the type of the weights."""
+        return (self.weights @ values.astype(self.weights.dtype)).astype(np.float64)
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """Weighted means over rows: values `[n]` -> float64 `[R]`."""
+        return ratio(self.sum(values), self.total)
+
+    @cached_property
+    def total(self) -> np.ndarray:
+        """Sums of the weights, float64 `[R]`."""
+        return self.weights.sum(axis=1).astype(np.float64)
+
+    @cached_property
+    def confusion(self) -> np.ndarray:  # type: ignore[override]
+        """Weighted counts, computed when a metric asks for them."""
+        cell = self.labels.astype(np.int64) * self.classes + self.decisions
+        return self.sum(_one_hot(cell, self.classes**2)).reshape(-1, self.classes, self.classes)
+
+    @cached_property
+    def bins(self) -> np.ndarray:
+        """Sums over equally wide bins of the probability, float64 `[R, 3, ECE_BINS]`: weights, probabilities, labels.
+
+        A probability on an edge belongs to the bin above it, 1 to the last bin.
+        """
+        bin_of = _one_hot(np.minimum((self.predictions * ECE_BINS).astype(int), ECE_BINS - 1), ECE_BINS)
+        columns = [bin_of, bin_of * self.predictions[:, None], bin_of * self.labels[:, None]]
+        return self.sum(np.concatenate(columns, axis=1)).reshape(-1, 3, ECE_BINS)
+
+    @cached_property
+    def ranking(self) -> tuple[np.ndarray, np.ndarray]:
+        """Area under the ROC curve and average precision, float64 `[R]` each; tied rows count half, NaN with one class."""
+        from scipy.sparse import csr_matrix  # 0.1 s of import that a deployed model does not need
+
+        present = self.labels == 1
+        if not 0 < present.sum() < len(present):
+            return np.full(len(self), np.nan), np.full(len(self), np.nan)
+        order = np.argsort(-self.predictions, kind="stable")
+        present, scores = present[order], self.predictions[order]
+        # groups of equal scores, from the highest; neighbouring groups without a present row count as one
+        starts = np.flatnonzero(np.concatenate([[True], scores[1:] != scores[:-1]]))
+        some_present = np.logical_or.reduceat(present, starts)
+        starts = starts[some_present | np.concatenate([[True], some_present[:-1]])]
+        ends, shape = np.append(starts, len(order)), (len(starts), len(order))
+        weights = np.ascontiguousarray(self.weights.T)
+        every = csr_matrix((np.ones(len(order), weights.dtype), order, ends), shape) @ weights  # [groups, R]
+        positive = csr_matrix((present.astype(weights.dtype), order, ends), shape) @ weights
+        every_so_far, positive_so_far = every.cumsum(axis=0), positive.cumsum(axis=0)
+        positives = positive_so_far[-1].astype(np.float64)
+        negatives = every_so_far[-1] - positives
+        pairs = ((every - positive) * (positive_so_far - positive / 2)).sum(axis=0, dtype=np.float64)
+        precision = (positive * positive_so_far / np.maximum(every_so_far, 1)).sum(axis=0, dtype=np.float64)
+        return ratio(pairs, positives * negatives), ratio(precision, positives)
 
 
-def _why_undefined(support: int, absent: int) -> str | None:
-    if support and absent:
-        return None
-    return (
-        f"all annotated clips are {'present' if support else 'absent'}" if support or absent else "no clip is annotated"
+def ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float = np.nan) -> np.ndarray:
+    """Elementwise quotient in float64; `otherwise` where the denominator is 0."""
+    numerator, denominator = np.broadcast_arrays(np.asarray(numerator, np.float64), denominator)
+    return np.divide(numerator, denominator, out=np.full(numerator.shape, otherwise), where=denominator != 0)
+
+
+def _one_hot(numbers: np.ndarray, count: int) -> np.ndarray:
+    return (numbers[:, None] == np.arange(count)).astype(np.float64)
+
+
+# -- the metrics; NaN where they are undefined
+
+
+def weighted_f1(rows: Confusion) -> np.ndarray:
+    """F1 of every class, weighted by its rows: the metric of the papers."""
+    return ratio((rows.f1 * rows.true).sum(axis=1), rows.true.sum(axis=1))
+
+
+def accuracy(rows: Confusion) -> np.ndarray:
+    """Share of correct decisions."""
+    return ratio(rows.right.sum(axis=1), rows.true.sum(axis=1))
+
+
+def mean_recall(rows: Confusion) -> np.ndarray:
+    """Mean of the classes' recalls; undefined unless every class occurs."""
+    return ratio(rows.right, rows.true).mean(axis=1)
+
+
+def macro_f1(rows: Confusion) -> np.ndarray:
+    """Mean of the classes' F1; undefined unless every class occurs."""
+    return np.where((rows.true > 0).all(axis=1), rows.f1.mean(axis=1), np.nan)
+
+
+def positive_f1(rows: Confusion) -> np.ndarray:
+    """F1 of the class present; undefined where nothing is present."""
+    return np.where(rows.true[:, 1] > 0, rows.f1[:, 1], np.nan)
+
+
+def precision(rows: Confusion) -> np.ndarray:
+    """Precision of the class present: 0 where nothing is decided as present, undefined where nothing is present."""
+    return np.where(rows.true[:, 1] > 0, ratio(rows.right[:, 1], rows.decided[:, 1], otherwise=0.0), np.nan)
+
+
+def recall(rows: Confusion) -> np.ndarray:
+    """Recall of the class present; undefined where nothing is present."""
+    return ratio(rows.right[:, 1], rows.true[:, 1])
+
+
+def brier(rows: WeightedRows) -> np.ndarray:
+    """Mean squared error of the probability."""
+    return rows.mean((rows.predictions - rows.labels) ** 2)
+
+
+def expected_calibration_error(rows: WeightedRows) -> np.ndarray:
+    """Mean gap between probability and share of present clips over the bins, weighted by their rows."""
+    _, probabilities, present = np.moveaxis(rows.bins, 1, 0)
+    return ratio(np.abs(probabilities - present).sum(axis=1), rows.total)
+
+
+def log_loss(rows: WeightedRows) -> np.ndarray:
+    """Mean negative log-likelihood in nats."""
+    kept = np.clip(rows.predictions, CLOSEST_TO_CERTAIN, 1 - CLOSEST_TO_CERTAIN)
+    return rows.mean(-np.log(np.where(rows.labels == 1, kept, 1 - kept)))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that rates the predictions of one task.
+
+    Attributes:
+        key: name in JSON.
+        title: name in tables and plots.
+        function: `WeightedRows` (`Confusion` is enough where `needs` is ``decision``) -> float64 `[R]`, NaN where undefined.
+        kind: kind of task that it rates, or `EXCLUSIVE`.
+        needs: ``decision`` where it depends on the decisions alone, ``probability`` where it depends on predictions.
+        greater_is_better: its direction.
+        headline: shown first.
+    """
+
+    key: str
+    title: str
+    function: Callable[[Any], np.ndarray]
+    kind: str = "binary"
+    needs: str = "decision"
+    greater_is_better: bool = True
+    headline: bool = False
+
+    def __call__(self, rows: Confusion) -> np.ndarray:
+        """The values float64 `[R]`.
+
+        Raises:
+            ConfigError: the function returns something else.
+        """
+        values = np.asarray(self.function(rows), np.float64)
+        if values.shape != (len(rows),):
+            raise ConfigError(
+                f"metric {self.key!r} must return one number per set of row weights, [{len(rows)}], "
+                f"but got {list(values.shape)}."
+            )
+        return values
+
+
+METRICS: dict[str, Metric] = {
+    metric.key: metric
+    for metric in (
+        Metric("weighted_f1", "weighted F1", weighted_f1, headline=True),
+        Metric("accuracy", "accuracy", accuracy, headline=True),
+        Metric("positive_f1", "present F1", positive_f1, headline=True),
+        Metric("uar", "UAR", mean_recall, headline=True),
+        Metric("precision", "precision", precision),
+        Metric("recall", "recall", recall),
+        Metric("macro_f1", "macro F1", macro_f1),
+        Metric("auroc", "AUROC", lambda rows: rows.ranking[0], needs="probability", headline=True),
+        Metric("average_precision", "avg. precision", lambda rows: rows.ranking[1], needs="probability"),
+        Metric("brier", "Brier", brier, needs="probability", greater_is_better=False),
+        Metric("ece", "ECE", expected_calibration_error, needs="probability", greater_is_better=False),
+        Metric("log_loss", "log loss", log_loss, needs="probability", greater_is_better=False),
+        Metric("weighted_accuracy", "WA", accuracy, EXCLUSIVE),
+        Metric("unweighted_accuracy", "UA", mean_recall, EXCLUSIVE),
     )
+}
+"""Name -> metric. The name, which settings use, is the key; of ``exclusive_macro_f1`` the key is ``macro_f1``."""
+
+METRICS["exclusive_macro_f1"] = Metric("macro_f1", "macro F1", macro_f1, EXCLUSIVE)
 
 
-def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = ECE_BINS) -> float:
-    """Mean gap between probability and share of present clips over equally wide bins, weighted by their clips.
+def register(metric: Metric, name: str | None = None) -> Metric:
+    """Adds a metric to `METRICS`.
 
     Args:
-        labels: bool or 0/1 `[N]`.
-        probabilities: float `[N]`.
-        bins: their number; a probability on an edge belongs to the bin above it, 1 to the last.
+        metric: the metric.
+        name: its name in settings; None takes its key.
+
+    Raises:
+        ConfigError: the name is taken.
     """
-    count, mean_probability, share = reliability_bins(labels, probabilities, bins)
-    filled = count > 0
-    return float((np.abs(mean_probability - share)[filled] * count[filled]).sum() / count.sum())
+    name = name or metric.key
+    if name in METRICS or name == "loss":
+        raise ConfigError(f"a metric must have a name of its own, but {name!r} is taken. Choose another.")
+    METRICS[name] = metric
+    return metric
 
 
-def reliability_bins(
-    labels: np.ndarray, probabilities: np.ndarray, bins: int = ECE_BINS
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Clips, mean probability and share of present clips in each of equally wide bins, `[bins]` each (NaN where empty)."""
-    labels, probabilities = np.asarray(labels, np.float64), np.asarray(probabilities, np.float64)
-    number = np.minimum((probabilities * bins).astype(int), bins - 1)
-    count = np.bincount(number, minlength=bins)
-    divisor = np.where(count, count, np.nan)
-    mean_probability = np.bincount(number, probabilities, minlength=bins) / divisor
-    return count, mean_probability, np.bincount(number, labels, minlength=bins) / divisor
+def find_metric(name: str) -> Metric:
+    """The metric of a name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in METRICS:
+        near = get_close_matches(name, METRICS, 1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Choose from {', '.join(METRICS)}."
+        raise ConfigError(f"a metric must be a known one, but got {name!r}. {hint}")
+    return METRICS[name]
 
 
-def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean negative log-likelihood, in nats per clip, of 0/1 labels `[N]` under probabilities `[N]`."""
-    kept = np.clip(np.asarray(probabilities, np.float64), CLOSEST_TO_CERTAIN, 1 - CLOSEST_TO_CERTAIN)
-    return float(-np.log(np.where(np.asarray(labels, bool), kept, 1 - kept)).mean())
+def metrics_for(kind: str, needs: str | None = None) -> dict[str, Metric]:
+    """Key -> metric, of those for a kind of task; `needs` restricts them to ``decision`` or ``probability``."""
+    return {m.key: m for m in METRICS.values() if m.kind == kind and needs in (None, m.needs)}
+
+
+# -- tasks
+
+
+def task_names(tasks: Sequence[Any]) -> list[str]:
+    """Names of tasks, which are `tasks.Task` objects or, where they are binary, plain names."""
+    return [getattr(task, "name", task) for task in tasks]
+
+
+def task_kinds(tasks: Sequence[Any]) -> list[str]:
+    """Kinds of tasks; that of a plain name is ``binary``."""
+    return [getattr(task, "kind", "binary") for task in tasks]
 
 
 def checked_predictions(
-    labels: np.ndarray, probabilities: np.ndarray, emotions: Sequence[str]
+    labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and probabilities as arrays `[N, T]`.
+    """Labels float64 and predictions as arrays `[N, T]`.
 
     Raises:
-        DataError: the shapes differ, a label is not 1, 0 or -100, or a probability is not from 0 to 1.
+        DataError: the shapes differ, or a binary task has a label other than 1, 0 and NaN or a probability outside 0 to 1.
     """
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
-    if labels.ndim != 2 or labels.shape != probabilities.shape or labels.shape[1] != len(emotions):
+    labels, predictions = np.asarray(labels, np.float64), np.asarray(predictions)
+    if labels.ndim != 2 or labels.shape != predictions.shape or labels.shape[1] != len(tasks):
         raise DataError(
-            f"labels and probabilities must have the shape [rows, {len(emotions)}], "
-            f"but got {list(labels.shape)} and {list(probabilities.shape)}."
+            f"labels and predictions must have the shape [rows, {len(tasks)}], "
+            f"but got {list(labels.shape)} and {list(predictions.shape)}."
         )
-    if not np.isfinite(probabilities).all():
-        raise DataError("probabilities must be finite, but some are NaN or infinite. Check the features and the model.")
+    if not np.isfinite(predictions).all():
+        raise DataError("predictions must be finite, but some are NaN or infinite. Check the features and the model.")
+    binary = np.array(task_kinds(tasks)) == "binary"
+    probabilities, given = predictions[:, binary], labels[:, binary]
     wrong = probabilities[(probabilities < 0) | (probabilities > 1)]
     if wrong.size:
         raise DataError(f"probabilities must be from 0 to 1, but got {wrong[0]:.6g}. Give probabilities, not logits.")
-    odd = labels[~np.isin(labels, _LABEL_VALUES)]
+    odd = given[~(np.isnan(given) | (given == 0) | (given == 1))]
     if odd.size:
-        raise DataError(f"labels must be 1, 0 or -100 (not annotated), but got {odd[0]}.")
-    return labels.astype(np.int64), probabilities
+        raise DataError(f"labels must be 1, 0 or NaN (not annotated), but got {odd[0]:g}.")
+    return labels, predictions
 
 
-def multitask_figures(labels: np.ndarray, probabilities: np.ndarray, emotions: Sequence[str]) -> dict[str, Any]:
-    """Figures of every emotion at the plain decision "present if its probability is above one half", and their means.
-
-    Args:
-        labels: int `[N, T]`, 1 present, 0 absent, -100 not annotated.
-        probabilities: float `[N, T]`, of being present.
-        emotions: names of the T columns.
-
-    Returns:
-        ``emotions``: name -> figures; ``mean``: figure -> mean over the emotions where it is defined.
-    """
-    labels, probabilities = checked_predictions(labels, probabilities, emotions)
-    per_emotion = {name: binary_figures(labels[:, t], probabilities[:, t] > 0.5) for t, name in enumerate(emotions)}
-    return {"emotions": per_emotion, "mean": mean_figures(per_emotion)}
-
-
-def all_figures(
+def task_rows(
     labels: np.ndarray,
-    probabilities: np.ndarray,
-    emotions: Sequence[str],
-    thresholds: Sequence[float] | None = None,
-) -> dict[str, Any]:
-    """Every figure of every emotion, and their means.
-
-    Args:
-        labels: int `[N, T]`, 1 present, 0 absent, -100 not annotated.
-        probabilities: float `[N, T]`, of being present.
-        emotions: names of the T columns.
-        thresholds: `[T]`; present if the probability is above it. None: one half.
-
-    Returns:
-        As `multitask_figures`, with the figures of `emotion_figures`.
-    """
-    labels, probabilities = checked_predictions(labels, probabilities, emotions)
-    present = probabilities > (0.5 if thresholds is None else np.asarray(thresholds))
-    per_emotion = {
-        name: emotion_figures(labels[:, t], probabilities[:, t], present[:, t]) for t, name in enumerate(emotions)
-    }
-    return {
-        "emotions": per_emotion,
-        "mean": mean_figures(per_emotion, (*DECISION_FIGURES, *PROBABILITY_FIGURES)),
-    }
-
-
-def always_absent(labels: np.ndarray, emotions: Sequence[str]) -> dict[str, Any]:
-    """The figures of a classifier that never sees any emotion, as `multitask_figures` gives them."""
-    return multitask_figures(labels, np.zeros(np.shape(labels)), emotions)
-
-
-def mean_figures(
-    per_emotion: Mapping[str, Mapping[str, Any]], names: Sequence[str] = FIGURES
-) -> dict[str, float | None]:
-    """Means over the emotions where a figure is defined."""
-    means: dict[str, float | None] = {}
-    for figure in names:
-        values = [figures[figure] for figures in per_emotion.values() if figures[figure] is not None]
-        means[figure] = float(np.mean(values)) if values else None
-    return means
-
-
-def exclusive_figures(
-    labels: np.ndarray, probabilities: np.ndarray, emotions: Sequence[str], ranked: np.ndarray | None = None
-) -> dict[str, Any] | None:
-    """The one decision among all emotions, where labels are exclusive: the emotion whose probability is highest.
-
-    Args:
-        labels: int `[N, T]`; rows with a label that is -100 are left out.
-        probabilities: float `[N, T]`; heads contradict each other by these, at one half.
-        emotions: names of the T columns.
-        ranked: float `[N, T]`, calibrated probabilities, comparable between heads; None: `probabilities`.
-
-    Returns:
-        ``weighted_accuracy`` (WA: share of clips that are right) and ``unweighted_accuracy`` (UA: mean of the emotions'
-        recalls), as the corpus' community calls them; ``macro_f1``; ``confusion``: `[T][T]` counts, rows true, columns
-        decided; ``rows``; ``heads``: shares of clips where none, one, or several of the heads say present. None unless
-        each annotated row has exactly one emotion present. Figures but WA are None where an emotion never occurs.
-    """
-    labels, probabilities = checked_predictions(labels, probabilities, emotions)
-    chosen = exclusive_rows(labels)
-    if chosen is None:
-        return None
-    truth = labels[chosen].argmax(axis=1)
-    decided = (probabilities if ranked is None else np.asarray(ranked))[chosen].argmax(axis=1)
-    tasks = len(emotions)
-    confusion = np.bincount(truth * tasks + decided, minlength=tasks * tasks).reshape(tasks, tasks)
-    found = one_of_many_figures(confusion[None])
-    said = (probabilities[chosen] > 0.5).sum(axis=1)
-    everywhere = bool((confusion.sum(axis=1) > 0).all())
-    return {
-        "weighted_accuracy": float(found["weighted_accuracy"][0]),
-        "unweighted_accuracy": float(found["unweighted_accuracy"][0]) if everywhere else None,
-        "macro_f1": float(found["macro_f1"][0]) if everywhere else None,
-        "confusion": confusion.tolist(),
-        "emotions": list(emotions),
-        "rows": int(chosen.sum()),
-        "heads": {
-            "none_present": float((said == 0).mean()),
-            "one_present": float((said == 1).mean()),
-            "several_present": float((said > 1).mean()),
-        },
-    }
+    predictions: np.ndarray,
+    tasks: Sequence[Any],
+    *,
+    thresholds: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+) -> list[WeightedRows]:
+    """One `WeightedRows` per task: present where the prediction is above its threshold (None: one half)."""
+    present = predictions > (0.5 if thresholds is None else np.asarray(thresholds))
+    return [WeightedRows(labels[:, t], predictions[:, t], present[:, t], weights) for t in range(len(tasks))]
 
 
 def exclusive_rows(labels: np.ndarray) -> np.ndarray | None:
-    """Bool `[N]`, the rows of labels `[N, T]` that are annotated for all emotions; None if they are not exclusive."""
-    annotated = (labels != NOT_ANNOTATED).all(axis=1)
+    """Which rows of binary labels `[N, T]` are annotated for all tasks, bool `[N]`.
+
+    None unless there are such rows and each has exactly one task present (exclusive tasks).
+    """
+    annotated = ~np.isnan(labels).any(axis=1)
     if labels.shape[1] < 2 or not annotated.any() or ((labels[annotated] == 1).sum(axis=1) != 1).any():
         return None
     return annotated
 
 
-def one_of_many_figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Confusion counts `[R, T, T]` (rows true, columns decided) -> figures `[R]` each; no emotion may lack rows."""
-    confusion = np.asarray(confusion, np.float64)
-    right = np.diagonal(confusion, axis1=1, axis2=2)
-    true, decided = confusion.sum(axis=2), confusion.sum(axis=1)
+def exclusive_decision(
+    labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any], weights: np.ndarray | None = None
+) -> WeightedRows | None:
+    """The one decision among all binary tasks, the one with the highest prediction; None unless labels are exclusive."""
+    binary = np.array(task_kinds(tasks)) == "binary"
+    labels, predictions = labels[:, binary], predictions[:, binary]
+    chosen = exclusive_rows(labels)
+    if chosen is None:
+        return None
+    truth = np.where(chosen, np.nan_to_num(labels).argmax(axis=1), np.nan)
+    return WeightedRows(truth, predictions.max(axis=1), predictions.argmax(axis=1), weights, labels.shape[1])
+
+
+def decide(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The most probable of exclusive tasks.
+
+    Args:
+        probabilities: float `[N, T]`, plain, of binary heads.
+
+    Returns:
+        Number of the task int64 `[N]`, and its probability float64 `[N]`: its odds as a share of the odds of all tasks (softmax
+        over the heads' logit differences, which `training.joint_loss` fits).
+    """
+    kept = np.clip(np.asarray(probabilities, np.float64), CLOSEST_TO_CERTAIN, 1 - CLOSEST_TO_CERTAIN)
+    odds = kept / (1 - kept)
+    return np.argmax(probabilities, axis=1), odds.max(axis=1) / odds.sum(axis=1)
+
+
+# -- values
+
+
+def weighted_values(
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    tasks: Sequence[Any],
+    *,
+    ranked: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    names: Sequence[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """Metrics under row weights, at the decision "present if the probability is above one half".
+
+    Args:
+        labels: float `[N, T]`, NaN not annotated.
+        predictions: float `[N, T]`.
+        tasks: the T tasks.
+        ranked: float `[N, T]`, which the decision among exclusive tasks compares; None: `predictions`.
+        weights: float `[R, N]`; None: unit weights.
+        names: of `METRICS`; None computes all.
+
+    Returns:
+        Name -> float64 `[R, T]`, NaN where undefined or for a task of another kind; of the decision among exclusive tasks
+        float64 `[R]`, left out unless labels are exclusive.
+    """
+    rows, kinds = task_rows(labels, predictions, tasks, weights=weights), task_kinds(tasks)
+    decision = exclusive_decision(labels, predictions if ranked is None else ranked, tasks, weights)
+    found = {}
+    for name in METRICS if names is None else names:
+        metric = find_metric(name)
+        if metric.kind != EXCLUSIVE:
+            undefined = np.full(1 if weights is None else len(weights), np.nan)
+            columns = [metric(one) if kind == metric.kind else undefined for one, kind in zip(rows, kinds)]
+            found[name] = np.stack(columns, axis=1)
+        elif decision is not None:
+            found[name] = metric(decision)
+    return found
+
+
+def value_of(name: str, labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any]) -> float | None:
+    """One metric: the mean over the tasks for which it is defined, or of the decision among all; None if undefined.
+
+    Raises:
+        ConfigError: there is no metric of that name.
+    """
+    values = weighted_values(labels, predictions, tasks, names=[name]).get(name, np.empty(0))
+    return mean_of(values.ravel())
+
+
+def mean_of(values: Sequence[float | None] | np.ndarray) -> float | None:
+    """Mean of the values that are neither None nor NaN; None without any."""
+    array = np.array([value for value in values if value is not None], np.float64)
+    array = array[~np.isnan(array)]
+    return float(array.mean()) if len(array) else None
+
+
+def metrics_of(
+    labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any], thresholds: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Every metric of every task, and their means.
+
+    Args:
+        labels: float `[N, T]`, NaN not annotated; 1 present, 0 absent for binary tasks.
+        predictions: float `[N, T]`; of binary tasks the probability of present.
+        tasks: `tasks.Task` objects, or names of binary tasks.
+        thresholds: float `[T]`; present if the probability is above it. None: one half.
+
+    Returns:
+        ``emotions``: name -> key -> value, None where undefined; ``support``: clips where it is present; ``annotated``: clips
+        with a label; ``confusion``: counts of clips; ``undefined``: key -> why, only if any is. ``mean``: key -> mean over the
+        tasks where the metric is defined.
+
+    Raises:
+        DataError: see `checked_predictions`.
+    """
+    labels, predictions = checked_predictions(labels, predictions, tasks)
+    rows = task_rows(labels, predictions, tasks, thresholds=thresholds)
+    kinds = task_kinds(tasks)
+    per_task = {name: _task_metrics(one, kind) for name, one, kind in zip(task_names(tasks), rows, kinds)}
+    keys = dict.fromkeys(key for kind in kinds for key in metrics_for(kind))
+    return {"emotions": per_task, "mean": {key: mean_of([one.get(key) for one in per_task.values()]) for key in keys}}
+
+
+def _task_metrics(rows: WeightedRows, kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = {key: _number(metric(rows)) for key, metric in metrics_for(kind).items()}
+    reason = _why_undefined(rows.labels, kind)
+    undefined = {key: reason for key, value in found.items() if value is None}
+    if kind == "binary":
+        (tn, fp), (fn, tp) = rows.confusion[0].astype(int).tolist()
+        found["support"] = tp + fn
+        found["confusion"] = {"true_positive": tp, "false_positive": fp, "false_negative": fn, "true_negative": tn}
+    found["annotated"] = len(rows.labels)
+    return {**found, "undefined": undefined} if undefined else found
+
+
+def _number(values: np.ndarray) -> float | None:
+    return None if np.isnan(values[0]) else float(values[0])
+
+
+def _why_undefined(labels: np.ndarray, kind: str) -> str:
+    if not len(labels):
+        return "no clip is annotated"
+    if kind == "binary" and len(np.unique(labels)) == 1:
+        return f"all annotated clips are {'present' if labels[0] else 'absent'}"
+    return "it has no value for these predictions"
+
+
+def always_absent(labels: np.ndarray, tasks: Sequence[Any]) -> dict[str, Any]:
+    """`metrics_of` a classifier that decides absent for every clip and task."""
+    return metrics_of(labels, np.zeros(np.shape(labels)), tasks)
+
+
+def exclusive_metrics(
+    labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any], ranked: np.ndarray | None = None
+) -> dict[str, Any] | None:
+    """The one decision among all binary tasks, where labels are exclusive.
+
+    Args:
+        labels: float `[N, T]`; rows with a NaN are left out.
+        predictions: float `[N, T]`; each head's own decision is present above one half.
+        tasks: the T tasks.
+        ranked: float `[N, T]`, calibrated probabilities, which can be compared between heads; None: `predictions`.
+
+    Returns:
+        The metrics of kind `EXCLUSIVE`: ``weighted_accuracy`` (WA, share of correct clips), ``unweighted_accuracy`` (UA, mean
+        recall of the tasks), ``macro_f1``; ``confusion``: `[T][T]` counts, true by decided; ``emotions``; ``rows``; ``heads``:
+        shares of clips where none, one, or several heads decide present. None unless labels are exclusive.
+    """
+    decision = exclusive_decision(labels, predictions if ranked is None else ranked, tasks)
+    if decision is None:
+        return None
+    binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind == "binary"]
+    present = (predictions[:, binary] > 0.5).sum(axis=1)[~np.isnan(labels[:, binary]).any(axis=1)]
     return {
-        "weighted_accuracy": right.sum(axis=1) / true.sum(axis=1),
-        "unweighted_accuracy": (right / np.maximum(true, 1)).mean(axis=1),
-        "macro_f1": (2 * right / np.maximum(true + decided, 1)).mean(axis=1),
+        **{key: _number(metric(decision)) for key, metric in metrics_for(EXCLUSIVE).items()},
+        "confusion": decision.confusion[0].astype(int).tolist(),
+        "emotions": [task_names(tasks)[t] for t in binary],
+        "rows": len(decision.labels),
+        "heads": {
+            "none_present": float((present == 0).mean()),
+            "one_present": float((present == 1).mean()),
+            "several_present": float((present > 1).mean()),
+        },
     }
 
 
-def present_probability(logits: np.ndarray) -> np.ndarray:
-    """Logits `[..., 2]` -> probability of index 1, "present", `[...]` (softmax over two is a sigmoid of the difference)."""
-    difference = np.asarray(logits[..., 1], np.float64) - logits[..., 0]
-    return (0.5 * (1.0 + np.tanh(0.5 * difference))).astype(np.float32)
+def reliability_bins(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Clips, mean probability and share of present clips in each of `ECE_BINS` bins, `[ECE_BINS]` each (NaN where empty).
 
-
-METRICS: dict[str, Any] = dict.fromkeys((*DECISION_FIGURES, *PROBABILITY_FIGURES))  # placeholder until stream METRICS lands
+    scikit-learn's `calibration_curve` has no counts, which the sizes of the points and the calibration error need.
+    """
+    count, probability, present = WeightedRows(labels, probabilities, np.asarray(probabilities) > 0.5).bins[0]
+    return count, ratio(probability, count), ratio(present, count)

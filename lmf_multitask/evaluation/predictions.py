@@ -1,7 +1,8 @@
-"""``predictions.csv``, of our own runs and of anybody's model, read strictly and joined by clip.
+"""``predictions.csv``, of this package's runs or of any other model: written, read strictly, and joined by clip.
 
-Columns: ``id``; per emotion ``EMOTION_probability`` and, where labels are known, ``EMOTION_label`` (1, 0 or -100).
-``EMOTION_prediction`` is ignored: decisions are made at one half.
+Columns that are read: ``id``; per emotion ``EMOTION_probability`` and, where labels are known, ``EMOTION_label`` (1, 0, or
+empty where the clip is not annotated; -100 is read as empty). Decisions are made at one half. An id that a spreadsheet would
+take for a formula is written behind an apostrophe, which is removed when it is read.
 
 Shape letters: N rows (clips), T tasks (emotions).
 """
@@ -10,30 +11,33 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from lmf_multitask.data.schema import NOT_ANNOTATED
 from lmf_multitask.errors import DataError
+from lmf_multitask.evaluation.metrics import decide, exclusive_rows
+from lmf_multitask.files import write_text
 
 PREDICTIONS_FILE = "predictions.csv"
 _PROBABILITY, _LABEL, _PREDICTION = "_probability", "_label", "_prediction"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_LABEL_OF = {"1": 1.0, "0": 0.0, "": np.nan, "-100": np.nan}
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one model says of some clips.
+    """Predictions of one model for some clips.
 
     Attributes:
         name: of the model, in tables.
-        source: where they were read.
+        source: the file that they were read from.
         ids: names of the N clips, all different.
         emotions: names of the T tasks.
-        labels: int64 `[N, T]`, -100 where unknown.
-        labelled: whether the file has labels at all.
+        labels: float64 `[N, T]`, NaN where unknown.
         probabilities: float64 `[N, T]`.
     """
 
@@ -42,11 +46,10 @@ class Predictions:
     ids: list[str]
     emotions: list[str]
     labels: np.ndarray
-    labelled: bool
     probabilities: np.ndarray
 
     def select(self, ids: Sequence[str], emotions: Sequence[str]) -> Predictions:
-        """The same for some clips and emotions, in the given order."""
+        """Those for some clips and emotions, in the given order."""
         row_of = {name: row for row, name in enumerate(self.ids)}
         rows = np.array([row_of[name] for name in ids], np.int64)
         columns = [self.emotions.index(name) for name in emotions]
@@ -73,43 +76,35 @@ def read_predictions(path: str | Path, name: str | None = None) -> Predictions:
             rows = [(reader.line_num, row) for row in reader if row]
     except FileNotFoundError:
         raise DataError(
-            f"{path}: must be there, but is missing. Let the training finish, or give a predictions.csv."
+            f"{path}: must exist, but is missing. Let the training finish, or give a predictions.csv."
         ) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: must be a CSV file in UTF-8, but {error}.") from None
     emotions = [head.removesuffix(_PROBABILITY) for head in heads if head.endswith(_PROBABILITY)]
+    shown = ", ".join(heads)[:200] or "none"
     if "id" not in heads or not emotions:
-        raise DataError(
-            f"{path}: must have the columns id and EMOTION{_PROBABILITY}, but has {', '.join(heads)[:200] or 'none'}. "
-            "Add a header."
-        )
+        raise DataError(f"{path}: must have the columns id and EMOTION{_PROBABILITY}, but has {shown}. Add a header.")
     if len(set(heads)) != len(heads):
-        raise DataError(f"{path}: columns must have different names, but {', '.join(heads)[:200]} has one twice.")
+        raise DataError(f"{path}: columns must have different names, but {shown} has one twice.")
     if not rows:
         raise DataError(f"{path}: must have at least one row, but has none. Check the file.")
-    short = next(((line, row) for line, row in rows if len(row) != len(heads)), None)
-    if short is not None:
-        raise DataError(
-            f"{path}: line {short[0]} must have {len(heads)} values, but has {len(short[1])}. Check the file."
-        )
-    place = {head: column for column, head in enumerate(heads)}
-    ids = [row[place["id"]] for _, row in rows]
-    seen: set[str] = set()
-    for clip in ids:
-        if clip in seen:
-            raise DataError(
-                f"{path}: every id must stand in one row, but {clip!r} stands in several. Remove the others."
-            )
-        seen.add(clip)
-    known = [emotion for emotion in emotions if emotion + _LABEL in place]
+    column_of = {head: column for column, head in enumerate(heads)}
+    ids: dict[str, int] = {}
     probabilities = np.empty((len(rows), len(emotions)))
-    labels = np.full((len(rows), len(emotions)), NOT_ANNOTATED, np.int64)
-    for t, emotion in enumerate(emotions):
-        for number, (line, row) in enumerate(rows):
-            probabilities[number, t] = _probability(path, line, emotion, row[place[emotion + _PROBABILITY]])
-            if emotion in known:
-                labels[number, t] = _label(path, line, emotion, row[place[emotion + _LABEL]])
-    return Predictions(name or path.parent.name, path, ids, emotions, labels, bool(known), probabilities)
+    labels = np.full(probabilities.shape, np.nan)
+    for number, (line, row) in enumerate(rows):
+        if len(row) != len(heads):
+            raise DataError(f"{path}: line {line} must have {len(heads)} values, but has {len(row)}. Check the file.")
+        clip = row[column_of["id"]]
+        clip = clip[1:] if clip.startswith("'") and clip[1:].startswith(_FORMULA) else clip
+        if clip in ids:
+            raise DataError(f"{path}: every id must be in one row, but {clip!r} is in several. Remove the others.")
+        ids[clip] = number
+        for t, emotion in enumerate(emotions):
+            probabilities[number, t] = _probability(path, line, emotion, row[column_of[emotion + _PROBABILITY]])
+            if emotion + _LABEL in column_of:
+                labels[number, t] = _label(path, line, emotion, row[column_of[emotion + _LABEL]])
+    return Predictions(name or path.parent.name, path, list(ids), emotions, labels, probabilities)
 
 
 def _probability(path: Path, line: int, emotion: str, text: str) -> float:
@@ -122,16 +117,68 @@ def _probability(path: Path, line: int, emotion: str, text: str) -> float:
     return value
 
 
-def _label(path: Path, line: int, emotion: str, text: str) -> int:
-    if text not in ("0", "1", str(NOT_ANNOTATED), ""):
+def _label(path: Path, line: int, emotion: str, text: str) -> float:
+    if text not in _LABEL_OF:
         raise DataError(
-            f"{path}: {emotion}{_LABEL} in line {line} must be 1, 0, -100 or empty (not annotated), but is {text!r}."
+            f"{path}: {emotion}{_LABEL} in line {line} must be 1, 0 or empty (not annotated), but is {text!r}."
         )
-    return int(text) if text else NOT_ANNOTATED
+    return _LABEL_OF[text]
+
+
+def predictions_csv(
+    ids: Sequence[str],
+    probabilities: np.ndarray,
+    emotions: Sequence[str],
+    *,
+    labels: np.ndarray | None = None,
+    missing: Sequence[str] | None = None,
+    thresholds: Sequence[float] | np.ndarray | None = None,
+    exclusive: bool = False,
+    head: bool = True,
+) -> str:
+    """Text of a ``predictions.csv``, or of some rows of it.
+
+    Args:
+        ids: names of the N clips.
+        probabilities: float `[N, T]`.
+        emotions: names of the T tasks.
+        labels: float `[N, T]`, NaN not annotated; None writes no label columns.
+        missing: names of the missing modalities of each clip; None writes no such column.
+        thresholds: `[T]`; the prediction is 1 if the probability is above it. None: one half.
+        exclusive: add the columns ``decided`` and ``decided_probability``, see `metrics.decide`.
+        head: write the names of the columns first.
+    """
+    columns = {"id": ["'" + clip if clip.startswith(_FORMULA) else clip for clip in ids]}
+    if missing is not None:
+        columns["missing"] = list(missing)
+    limits = np.broadcast_to(0.5 if thresholds is None else thresholds, len(emotions)).astype(probabilities.dtype)
+    for t, name in enumerate(emotions):
+        if labels is not None:
+            columns[name + _LABEL] = ["" if label != label else str(int(label)) for label in labels[:, t].tolist()]
+        columns[name + _PROBABILITY] = [f"{value:.9g}" for value in probabilities[:, t].tolist()]
+        columns[name + _PREDICTION] = [str(int(one)) for one in probabilities[:, t] > limits[t]]
+    if exclusive:
+        number, probability = decide(probabilities)
+        columns["decided"] = [emotions[t] for t in number]
+        columns["decided_probability"] = [f"{value:.9g}" for value in probability.tolist()]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    if head:
+        writer.writerow(columns)
+    writer.writerows(zip(*columns.values()))
+    return buffer.getvalue()
+
+
+def write_predictions(
+    path: Path, ids: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, emotions: Sequence[str]
+) -> None:
+    """Writes one ``predictions.csv`` with labels; see `predictions_csv`."""
+    exclusive = exclusive_rows(labels) is not None
+    write_text(path, predictions_csv(ids, probabilities, emotions, labels=labels, exclusive=exclusive))
 
 
 def join_emotions(parts: Sequence[Predictions], name: str, source: Path) -> Predictions:
-    """Per-emotion predictions as one model's, for the clips that all parts have.
+    """Per-emotion predictions as those of one model, for the clips that all parts have.
 
     Raises:
         DataError: two parts have the same emotion, or there is no common clip.
@@ -149,13 +196,12 @@ def join_emotions(parts: Sequence[Predictions], name: str, source: Path) -> Pred
         ids,
         emotions,
         np.concatenate([part.labels for part in chosen], axis=1),
-        all(part.labelled for part in parts),
         np.concatenate([part.probabilities for part in chosen], axis=1),
     )
 
 
 def shared_ids(parts: Sequence[Predictions]) -> list[str]:
-    """The clips that all have, in the order of the first.
+    """The clips that all parts have, in the order of the first.
 
     Raises:
         DataError: there is none.
@@ -164,7 +210,7 @@ def shared_ids(parts: Sequence[Predictions]) -> list[str]:
     ids = [clip for clip in parts[0].ids if all(clip in other for other in others)]
     if not ids:
         raise DataError(
-            f"{parts[0].source} and {', '.join(str(part.source) for part in parts[1:])}: must have common ids, but have none. "
-            "Compare predictions for the same rows."
+            f"{parts[0].source} and {', '.join(str(part.source) for part in parts[1:])}: must have common ids, but have "
+            "none. Compare predictions for the same rows."
         )
     return ids

@@ -1,38 +1,41 @@
-"""How sure a figure is: bootstrap over rows, exact McNemar test, Holm's correction, t-interval over seeds.
+"""Uncertainty of metrics: bootstrap over rows, exact McNemar test, Holm's correction, t-interval over seeds.
 
 Shape letters: N rows (clips), T tasks (emotions), R resamples, S runs (seeds).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from lmf_multitask.data.schema import NOT_ANNOTATED
 from lmf_multitask.errors import DataError
-from lmf_multitask.evaluation.metrics import FIGURES, exclusive_rows, one_of_many_figures
+from lmf_multitask.evaluation.metrics import EXCLUSIVE, find_metric, task_kinds, task_names, weighted_values
 
 LEVEL = 0.95
 RESAMPLES = 2000
-INTERVAL_FIGURES = (*FIGURES, "macro_f1", "auroc", "average_precision", "brier")
-EXCLUSIVE_FIGURES = ("weighted_accuracy", "unweighted_accuracy", "macro_f1")
+FEWEST_ROWS = 30
+"""With fewer rows no verdict is given: intervals of the bootstrap are too narrow then, at the worst of zero width."""
+
 REDRAWS = 20
-"""How often resamples without a class are drawn anew before they are stratified."""
+"""How often resamples that lack a class are drawn again before they are stratified."""
 
 WEIGHTS_AT_A_TIME = 1 << 23
 """Row weights in memory, 32 MB: 2000 resamples of up to 4194 rows are drawn at once, of more rows in batches."""
+
+Resampled = Mapping[str, np.ndarray]
+"""Name of a metric -> resampled values, float64 `[R, T]`, or `[R]` of the decision among exclusive tasks."""
 
 
 def weight_batches(labels: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
     """`bootstrap_weights` in batches, so that memory does not grow with the rows.
 
-    All resamples are one batch where they fit into `WEIGHTS_AT_A_TIME`; otherwise each batch has a random stream of its own.
+    All resamples are one batch if they fit into `WEIGHTS_AT_A_TIME`; otherwise each batch has its own random stream.
 
     Args:
-        labels: int `[N, T]`.
+        labels: float `[N, T]`.
         resamples: R, of all batches together.
         seed: of the draws.
 
@@ -48,23 +51,23 @@ def weight_batches(labels: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
 
 
 def bootstrap_weights(labels: np.ndarray, resamples: int = RESAMPLES, seed: int | tuple[int, ...] = 0) -> np.ndarray:
-    """How often each row is drawn in each resample of the rows.
+    """Number of times each row is drawn in each resample of the rows.
 
-    Rows are drawn with replacement from all rows. A resample that lacks a class which the rows have is drawn anew; the
-    few that still lack one after 20 times are drawn within groups of equal labels (stratified). Stratifying all of them
-    would make intervals too narrow: of 80 clips with 16 present, 95% intervals of F1 on "present" cover 85%, not 92%.
+    Rows are drawn with replacement from all rows. A resample that lacks a class which the rows have is drawn again; the few
+    that still lack one after 20 attempts are drawn within groups of equal labels (stratified). Stratifying all of them would
+    make intervals too narrow: of 80 clips with 16 present, 95% intervals of F1 on "present" cover 85%, not 92%.
 
     Args:
-        labels: int `[N, T]`, 1, 0 or -100.
+        labels: float `[N, T]`, 1, 0 or NaN.
         resamples: R.
         seed: of the draws.
 
     Returns:
         float32 `[R, N]`, whole numbers; each row sums to N.
     """
-    labels = np.asarray(labels)
     rng = np.random.default_rng(seed)
-    weights = _draw(rng, resamples, np.zeros(len(labels), np.int64))
+    together = np.zeros(len(labels), np.int64)
+    weights = _draw(rng, resamples, together)
     present, absent = labels == 1, labels == 0
     both = present.any(axis=0) & absent.any(axis=0)
     classes = np.concatenate([present[:, both], absent[:, both]], axis=1).astype(np.float32)
@@ -72,7 +75,7 @@ def bootstrap_weights(labels: np.ndarray, resamples: int = RESAMPLES, seed: int 
         lacking = np.flatnonzero((weights @ classes == 0).any(axis=1))
         if not len(lacking):
             return weights
-        weights[lacking] = _draw(rng, len(lacking), np.zeros(len(labels), np.int64))
+        weights[lacking] = _draw(rng, len(lacking), together)
     lacking = np.flatnonzero((weights @ classes == 0).any(axis=1))
     _, strata = np.unique(labels[:, both], axis=0, return_inverse=True)
     weights[lacking] = _draw(rng, len(lacking), strata.ravel())
@@ -84,80 +87,56 @@ def _draw(rng: np.random.Generator, resamples: int, strata: np.ndarray) -> np.nd
     weights = np.zeros((resamples, len(strata)), np.float32)
     for group in range(int(strata.max(initial=0)) + 1):
         rows = np.flatnonzero(strata == group)
-        for some in _parts(resamples, len(rows)):
-            count = some.stop - some.start
+        for part in _parts(resamples, len(rows)):
+            count = part.stop - part.start
             drawn = rng.integers(0, len(rows), size=(count, len(rows)))
             drawn += np.arange(count)[:, None] * len(rows)
-            weights[some, rows] = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+            weights[part, rows] = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
     return weights
 
 
 def _parts(resamples: int, rows: int) -> Iterator[slice]:
-    """All resamples, some at a time: what is computed of each by itself needs no copies of all weights."""
+    """All resamples in parts of a few MB, which bounds the memory for copies of the weights."""
     step = max((1 << 20) // max(rows, 1), 1)
     return (slice(start, min(start + step, resamples)) for start in range(0, resamples, step))
 
 
-def weighted_figures(
-    labels: np.ndarray, probabilities: np.ndarray, present: np.ndarray, weights: np.ndarray, *, ranking: bool = True
-) -> dict[str, np.ndarray]:
-    """The figures of `INTERVAL_FIGURES` of every emotion in every resample.
+def bootstrap(
+    labels: np.ndarray,
+    models: Mapping[str, np.ndarray],
+    tasks: Sequence[Any],
+    *,
+    ranked: Mapping[str, np.ndarray] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Resampled]:
+    """Every metric of several models on the same resampled rows, so that differences between models are paired.
 
     Args:
-        labels: int `[N, T]`.
-        probabilities: float `[N, T]`.
-        present: bool `[N, T]`, the decisions.
-        weights: float32 `[R, N]`, how often each row counts.
-        ranking: also ``auroc`` and ``average_precision``, which take most of the time.
+        labels: float `[N, T]`, NaN not annotated.
+        models: name -> predictions float `[N, T]`.
+        tasks: the T tasks.
+        ranked: name -> predictions that the decision among exclusive tasks compares, where they are others.
+        resamples: R.
+        seed: of the draws.
 
     Returns:
-        figure -> float64 `[R, T]`; NaN where the emotion's labels leave a figure undefined.
+        Name of the model -> resampled metrics.
     """
-    known, true = labels != NOT_ANNOTATED, labels == 1
-    false = known & ~true
-    cells = [true & present, false & present, true & ~present, false & ~present]
-    tp, fp, fn, tn = np.split(
-        (weights @ np.concatenate(cells, axis=1).astype(np.float32)).astype(np.float64), 4, axis=1
-    )
-    positives, negatives, total = tp + fn, fp + tn, tp + fp + fn + tn
-    with np.errstate(divide="ignore", invalid="ignore"):
-        f1 = np.where(2 * tp + fp + fn > 0, 2 * tp / (2 * tp + fp + fn), 0.0)
-        f1_absent = np.where(2 * tn + fp + fn > 0, 2 * tn / (2 * tn + fp + fn), 0.0)
-        found = {
-            "weighted_f1": (f1 * positives + f1_absent * negatives) / total,
-            "accuracy": (tp + tn) / total,
-            "positive_f1": np.where(positives > 0, f1, np.nan),
-            "uar": (tp / positives + tn / negatives) / 2,
-            "macro_f1": np.where((positives > 0) & (negatives > 0), (f1 + f1_absent) / 2, np.nan),
-            "brier": (weights @ np.where(known, (probabilities - true) ** 2, 0).astype(np.float32)) / total,
-        }
-    if not ranking:
-        return found
-    auroc, precision = np.full_like(tp, np.nan), np.full_like(tp, np.nan)
-    for t in range(labels.shape[1]):
-        if true[:, t].any() and false[:, t].any():
-            rows = known[:, t]
-            for some in _parts(*weights.shape):
-                drawn = weights[some][:, rows]
-                auroc[some, t], precision[some, t] = _ranking_figures(true[rows, t], probabilities[rows, t], drawn)
-    return {**found, "auroc": auroc, "average_precision": precision}
+    binary = np.array(task_kinds(tasks)) == "binary"
+    parts: dict[str, list[Resampled]] = {name: [] for name in models}
+    for batch in weight_batches(labels[:, binary], resamples, seed):
+        for part in _parts(*batch.shape):
+            weights = np.asfortranarray(batch[part])  # as rankings need them, transposed once for all tasks and models
+            for name, predictions in models.items():
+                values = weighted_values(labels, predictions, tasks, ranked=(ranked or {}).get(name), weights=weights)
+                parts[name].append(values)
+    return {name: {key: np.concatenate([one[key] for one in of]) for key in of[0]} for name, of in parts.items()}
 
 
-def _ranking_figures(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Area under ROC and average precision, `[R]` each, of scores `[N]` with row weights `[R, N]`; ties count half."""
-    order = np.argsort(-scores, kind="stable")
-    true, scores = true[order], scores[order]
-    starts = np.flatnonzero(np.concatenate([[True], scores[1:] != scores[:-1]]))
-    drawn = weights[:, order]
-    here_all = np.add.reduceat(drawn, starts, axis=1)
-    here_true = np.add.reduceat(drawn * true, starts, axis=1)
-    up_to_true, up_to_all = here_true.cumsum(axis=1), here_all.cumsum(axis=1)
-    positives = up_to_true[:, -1].astype(np.float64)
-    negatives = up_to_all[:, -1] - positives
-    pairs = ((here_all - here_true) * (up_to_true - here_true / 2)).sum(axis=1, dtype=np.float64)
-    precision = (here_true * up_to_true / np.maximum(up_to_all, 1)).sum(axis=1, dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return pairs / (positives * negatives), precision / positives
+def paired_differences(first: Resampled, second: Resampled) -> dict[str, np.ndarray]:
+    """Resampled differences second - first, of two models of one `bootstrap`."""
+    return {name: second[name] - first[name] for name in first}
 
 
 def interval(values: np.ndarray, level: float = LEVEL) -> list[float] | None:
@@ -168,102 +147,37 @@ def interval(values: np.ndarray, level: float = LEVEL) -> list[float] | None:
     return [float(low), float(high)]
 
 
-def figure_intervals(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    emotions: Sequence[str],
-    *,
-    ranked: np.ndarray | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """95% bootstrap intervals over rows, at the plain decision "above one half".
+def intervals_of(resampled: Resampled, tasks: Sequence[Any]) -> dict[str, Any]:
+    """95% percentile intervals, [low, high] or None where undefined, by the keys of ``metrics.json``.
 
-    They tell what other test rows would have changed; not what another training seed would have.
+    They show the effect of other test rows, not that of another training seed.
 
     Args:
-        labels: int `[N, T]`.
-        probabilities: float `[N, T]`.
-        emotions: names of the T columns.
-        ranked: float `[N, T]`, what the decision among exclusive emotions goes by; None: `probabilities`.
-        resamples: R.
-        seed: of the draws.
+        resampled: metrics of one model, or differences of two.
+        tasks: the T tasks.
 
     Returns:
-        ``level``, ``resamples``, ``seed``; ``emotions``: name -> figure -> [low, high] or None where undefined;
-        ``mean``: the same of the means; ``exclusive``: of the decision among all, where labels are exclusive.
+        ``emotions``: name -> key -> interval; ``mean``: key -> interval of the mean over tasks; ``exclusive``: key -> interval of
+        the decision among all, only if labels are exclusive.
     """
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
-    rows = exclusive_rows(labels)
-
-    def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
-        drawn = weighted_figures(labels, probabilities, probabilities > 0.5, weights)
-        if rows is not None:
-            ranking = probabilities if ranked is None else ranked
-            drawn["confusion"] = _resampled_confusion(labels, ranking, rows, weights)
-        return drawn
-
-    drawn = _of_all_resamples(figures, labels, resamples, seed)
-    found: dict[str, Any] = {"level": LEVEL, "resamples": resamples, "seed": seed}
-    found["emotions"] = {
-        name: {figure: interval(drawn[figure][:, t]) for figure in INTERVAL_FIGURES} for t, name in enumerate(emotions)
-    }
-    found["mean"] = {figure: interval(mean_over_tasks(drawn[figure])) for figure in INTERVAL_FIGURES}
-    if rows is not None:
-        confusion = drawn["confusion"]
-        complete = bool((labels[rows] == 1).any(axis=0).all()) and bool((confusion.sum(axis=2) > 0).all())
-        of_all = one_of_many_figures(confusion)
-        found["exclusive"] = {
-            name: interval(of_all[name]) if complete or name == "weighted_accuracy" else None
-            for name in EXCLUSIVE_FIGURES
-        }
+    found: dict[str, Any] = {"emotions": {name: {} for name in task_names(tasks)}, "mean": {}}
+    for name, values in resampled.items():
+        metric = find_metric(name)
+        if metric.kind == EXCLUSIVE:
+            found.setdefault("exclusive", {})[metric.key] = interval(values)
+            continue
+        for task, kind, column in zip(task_names(tasks), task_kinds(tasks), values.T):
+            if kind == metric.kind:
+                found["emotions"][task][metric.key] = interval(column)
+        if metric.kind in task_kinds(tasks):
+            found["mean"][metric.key] = interval(mean_over_tasks(values))
     return found
 
 
-def _of_all_resamples(
-    figures: Callable[[np.ndarray], dict[str, np.ndarray]], labels: np.ndarray, resamples: int, seed: int
-) -> dict[str, np.ndarray]:
-    """Weights `[r, N]` -> figures `[r, ...]`, applied to all R resamples: `[R, ...]` each."""
-    parts = [figures(weights) for weights in weight_batches(labels, resamples, seed)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
 def mean_over_tasks(values: np.ndarray) -> np.ndarray:
-    """`[R, T]` -> `[R]`, over the emotions where the figure is defined; empty if it is so nowhere."""
+    """`[R, T]` -> `[R]`, mean over the tasks for which the metric is defined; empty without any."""
     defined = np.isfinite(values).all(axis=0)
     return values[:, defined].mean(axis=1) if defined.any() else np.empty(0)
-
-
-def _resampled_confusion(labels: np.ndarray, ranked: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    tasks = labels.shape[1]
-    cell = labels[rows].argmax(axis=1) * tasks + ranked[rows].argmax(axis=1)
-    return (weights[:, rows] @ np.eye(tasks * tasks, dtype=np.float32)[cell]).reshape(-1, tasks, tasks)
-
-
-def paired_differences(
-    labels: np.ndarray, first: np.ndarray, second: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Resampled differences second - first, both on the same drawn rows.
-
-    Args:
-        labels: int `[N, T]`.
-        first: float `[N, T]`, probabilities of one model.
-        second: float `[N, T]`, of the other.
-        resamples: R.
-        seed: of the draws.
-
-    Returns:
-        figure -> float64 `[R, T]`; those of `INTERVAL_FIGURES` but the ranking ones.
-    """
-
-    def differences(weights: np.ndarray) -> dict[str, np.ndarray]:
-        drawn = [
-            weighted_figures(labels, p, p > 0.5, weights, ranking=False)
-            for p in (np.asarray(first), np.asarray(second))
-        ]
-        return {figure: drawn[1][figure] - drawn[0][figure] for figure in drawn[0]}
-
-    return _of_all_resamples(differences, labels, resamples, seed)
 
 
 def mcnemar_exact(first_right: np.ndarray, second_right: np.ndarray) -> tuple[int, int, float]:
@@ -274,8 +188,8 @@ def mcnemar_exact(first_right: np.ndarray, second_right: np.ndarray) -> tuple[in
         second_right: bool `[N]`, where the other is.
 
     Returns:
-        Rows that only the first has right, rows that only the second has right, and the two-sided probability of a split
-        at least so uneven if both err equally often (1 without any such row).
+        Number of rows that only the first decides correctly, number that only the second does, and the two-sided p-value of
+        that split if both err equally often (1 without any such row).
     """
     first_right, second_right = np.asarray(first_right, bool), np.asarray(second_right, bool)
     only_first, only_second = int((first_right & ~second_right).sum()), int((~first_right & second_right).sum())
@@ -284,9 +198,9 @@ def mcnemar_exact(first_right: np.ndarray, second_right: np.ndarray) -> tuple[in
     return only_first, only_second, float(stats.binomtest(only_first, only_first + only_second).pvalue)
 
 
-def holm(probabilities: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: p-values of several tests, such that the chance of any false alarm stays the level."""
-    values = np.asarray(probabilities, np.float64)
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction of the p-values of several tests (family-wise error rate)."""
+    values = np.asarray(p_values, np.float64)
     order = np.argsort(values, kind="stable")
     factors = len(values) - np.arange(len(values))
     corrected = np.empty_like(values)
@@ -306,15 +220,15 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> dict[str, Any]:
 
 
 def seed_summary(list_of_metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What several seeds of one training say together.
+    """Metrics of several seeds of one training.
 
     Args:
         list_of_metrics: S contents of ``metrics.json``, of the same emotions on the same split.
 
     Returns:
-        ``split``, ``samples``, ``seeds``; ``emotions``: name -> figure -> ``mean``, ``sd``, ``interval`` (95%, Student's) and
-        ``runs`` (how many seeds define the figure); ``mean``: the same of the means over emotions; ``exclusive``: of the
-        decision among all, where every run has it. A figure that no run defines is None.
+        ``split``, ``samples``, ``seeds``; ``emotions``: name -> key -> ``mean``, ``sd``, ``interval`` (95%, Student's) and ``runs``
+        (number of seeds for which the metric is defined); ``mean``: the same of the means over emotions; ``exclusive``: of the
+        decision among all, where every run has it. A metric that is undefined in all runs is None.
 
     Raises:
         DataError: there are none, or they are not of the same emotions, split and number of clips.
@@ -323,13 +237,13 @@ def seed_summary(list_of_metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         raise DataError("a summary of seeds must have at least one run, but got none.")
     first = list_of_metrics[0]
     for other in list_of_metrics[1:]:
-        for name, here, there in (
+        for name, expected, got in (
             ("emotions", list(first["emotions"]), list(other["emotions"])),
             ("split", first["split"], other["split"]),
             ("samples", first["samples"], other["samples"]),
         ):
-            if here != there:
-                raise DataError(f"runs to summarise must have the same {name}, but got {here} and {there}.")
+            if expected != got:
+                raise DataError(f"runs to summarise must have the same {name}, but got {expected} and {got}.")
     found: dict[str, Any] = {
         "split": first["split"],
         "samples": first["samples"],
@@ -345,11 +259,10 @@ def seed_summary(list_of_metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     return found
 
 
-def _summary(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    summary = {}
-    for name in figures[0]:
-        values = [one.get(name) for one in figures]
-        defined = [value for value in values if value is not None]
+def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    for name in runs[0]:
+        defined = [one[name] for one in runs if one.get(name) is not None]
         if name in ("support", "annotated", "rows") or any(not isinstance(value, float) for value in defined):
             continue
         summary[name] = t_interval(defined) if defined else None
