@@ -1,49 +1,219 @@
+import base64
+import json
+import re
+import shutil
+import subprocess
+from xml.etree import ElementTree
+
 import numpy as np
+import pytest
 
-from lmf_multitask.evaluation.metrics import always_absent, multitask_figures
-from lmf_multitask.evaluation.report import results_table
+from lmf_multitask.evaluation import evaluate_predictions
+from lmf_multitask.evaluation.assessment import Assessment, LearningCurves
+from lmf_multitask.evaluation.comparison import compare
+from lmf_multitask.evaluation.page import write_comparison
+from lmf_multitask.evaluation.plots import DARK
+from lmf_multitask.evaluation.predictions import Predictions
+from lmf_multitask.evaluation.robustness import measure_robustness
 
-
-def metrics(emotions, baseline=True):
-    labels = np.array([[1, 0], [0, 1], [0, 0], [1, -100]])[:, : len(emotions)]
-    probabilities = np.array([[0.9, 0.1], [0.2, 0.3], [0.6, 0.4], [0.7, 0.8]])[:, : len(emotions)]
-    figures = {"split": "test", "samples": 4, **multitask_figures(labels, probabilities, emotions)}
-    return {**figures, "always_absent": always_absent(labels, emotions)} if baseline else figures
-
-
-def cells(table, name):
-    return next(line.split() for line in table.splitlines() if line.startswith(f"{name} "))
+EMOTIONS = ["happy", "sad", "angry", "neutral"]
 
 
-def test_paper_figures_stand_beside_and_are_told_apart():
-    table = results_table(metrics(["happy", "sad"]))
-    assert table.startswith("test, 4 clips")
-    # happy: TP 2, FP 1, FN 0, TN 1; F1 .8 and .667; always absent: half of .667
-    assert cells(table, "happy") == ["happy", "2/4", "0.733", "0.750", "0.800", "0.750", "0.333", "0.858", "0.858"]
-    # sad: FN 1, TN 2; F1 0 and .8
-    assert cells(table, "sad") == ["sad", "1/3", "0.533", "0.667", "0.000", "0.500", "0.533", "0.859", "0.863"]
-    assert cells(table, "mean") == ["mean", "0.633", "0.708", "0.400", "0.625", "0.433"]
-    assert "LMF paper**" in table
-    assert "** weighted F1 published for IEMOCAP's 938 test clips" in table
-    assert "*  weighted F1 of never seeing the emotion" in table
-    assert max(map(len, table.splitlines())) <= 120
+def predictions(seed=0, rows=120):
+    rng = np.random.default_rng(seed)
+    labels = np.eye(4, dtype=int)[np.random.default_rng(5).integers(0, 4, rows)]
+    return labels, 1 / (1 + np.exp(1 - 2 * labels - rng.normal(size=labels.shape)))
 
 
-def test_differences_to_the_published_figures_of_separate_models():
-    table = results_table({**metrics(["happy", "sad"]), "mode": "per_emotion"})
-    assert cells(table, "happy")[-4:] == ["0.858", "(-0.125)", "0.858", "(-0.125)"]
-    assert "(in brackets: ours less that)" in table
+@pytest.fixture(scope="module")
+def full_page(tmp_path_factory):
+    """A report with everything in it, long names and hostile text included."""
+    folder = tmp_path_factory.mktemp("report")
+    labels, probabilities = predictions()
+    ids = [f"a-very-long-name-of-a-clip-with-<b>markup</b>-{number:05d}" for number in range(len(labels))]
+    found = evaluate_predictions(
+        labels,
+        probabilities,
+        EMOTIONS,
+        ids=ids,
+        validation_labels=labels,
+        validation_probabilities=predictions(1)[1],
+        name="<script>alert(1)</script>",
+        resamples=100,
+    )
+    rows = {"audio": np.ones((120, 2), "f4"), "video": np.ones((120, 2), "f4"), "text": np.ones((120, 3, 2), "f4")}
+    robustness = measure_robustness(
+        lambda features: (
+            probabilities[: len(features["audio"])] * features["audio"].mean(axis=1, keepdims=True).clip(0, 1)
+        ),
+        {**rows, "labels": labels},
+        EMOTIONS,
+        split="validation",
+        train={
+            name: values * np.linspace(0, 1, 120).reshape(-1, *[1] * (values.ndim - 1)) for name, values in rows.items()
+        },
+    )
+    epochs = list(range(1, 9))
+    curves = LearningCurves(
+        epochs,
+        {"train": [1 / e for e in epochs], "validation": [1.2 / e for e in epochs]},
+        {e: [0.1 * t + 0.05 * n for n in epochs] for t, e in enumerate(EMOTIONS)},
+        6,
+    )
+    fields = {name: getattr(found, name) for name in Assessment.__dataclass_fields__}
+    fields.update(
+        curves={"multitask": curves},
+        robustness=robustness,
+        facts={"Data": "/" + "long" * 60, "Settings": "seed: 1\n"},
+        data_report="audio  " + "x" * 300,
+    )
+    return Assessment(**fields).write_report(folder)
 
 
-def test_emotions_of_other_corpora_have_no_published_figures():
-    assert "paper" not in results_table(metrics(["happy", "calm"]))  # another corpus' happy
-    table = results_table(metrics(["positive"], baseline=False))
-    assert "paper" not in table
-    assert "*" not in table
-    assert "mean" not in table
-    assert cells(table, "positive") == ["positive", "2/4", "0.733", "0.750", "0.800", "0.750"]
+@pytest.fixture(scope="module")
+def comparison_page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("comparison")
+    models = []
+    for seed in range(3):
+        labels, probabilities = predictions(seed)
+        ids = [str(number) for number in range(len(labels))]
+        models.append(Predictions(f"run{seed}", folder, ids, EMOTIONS, labels, True, probabilities))
+    return write_comparison(compare(models, resamples=100), folder)
 
 
-def test_undefined_figures_are_a_dash():
-    figures = {"split": "test", "samples": 2, **multitask_figures(np.zeros((2, 1), int), np.zeros((2, 1)), ["x"])}
-    assert cells(results_table(figures), "x") == ["x", "0/2", "1.000", "1.000", "-", "-"]
+def images(page):
+    return re.findall(r'<img src="([^"]*)" alt="([^"]*)">', page.read_text(encoding="utf-8"))
+
+
+def test_every_part_is_there(full_page):
+    text = full_page.read_text(encoding="utf-8")
+    for heading in (
+        "Figures",
+        "Baselines and published figures",
+        "Learning",
+        "Which are confused",
+        "Ranking",
+        "Probabilities",
+        "Missing and noisy modalities",
+        "Clips to look at",
+        "Data",
+    ):
+        assert re.search(rf"<h2 id=\"part\d\">{heading}</h2>", text), heading
+    assert "most confidently wrong" in text
+    assert "least confident" in text
+
+
+def test_nothing_comes_from_elsewhere_and_no_text_is_markup(full_page, comparison_page):
+    for page in (full_page, comparison_page):
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
+        assert "url(" not in text
+        assert "<script" not in text
+    assert "&lt;b&gt;markup" in full_page.read_text(encoding="utf-8")
+
+
+def test_every_image_has_an_alternative_and_follows_the_theme(full_page, comparison_page):
+    assert len(images(full_page)) == 8
+    assert len(images(comparison_page)) == 2
+    for source, alternative in images(full_page) + images(comparison_page):
+        assert len(alternative) > 30
+        svg = base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode()
+        ElementTree.fromstring(svg)
+        assert "prefers-color-scheme:dark" in svg
+        body = svg.partition("</style>")[2]
+        assert not any(colour in body for colour in DARK)  # each is a variable now
+
+
+def test_each_picture_is_also_a_file(full_page):
+    plots = full_page.parent / "plots"
+    names = {path.stem for path in plots.glob("*.svg")}
+    assert names == {path.stem for path in plots.glob("*.png")}
+    assert names == {
+        "figures", "learning", "losses", "confusion", "one_of_many", "roc_and_precision_recall", "reliability", "robustness",
+    }  # fmt: skip
+    for path in plots.glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    for path in plots.glob("*.svg"):
+        assert "var(" not in path.read_text(encoding="utf-8")  # other programs know no variables
+
+
+def test_the_same_assessment_gives_the_same_page(tmp_path):
+    labels, probabilities = predictions()
+    pages = [
+        evaluate_predictions(labels, probabilities, EMOTIONS, resamples=50).write_report(tmp_path / name).read_bytes()
+        for name in ("one", "two")
+    ]
+    assert pages[0] == pages[1]
+
+
+def test_a_page_of_what_is_hardly_defined(tmp_path):
+    labels = np.array([[1, 0, -100], [1, 0, -100]])
+    page = evaluate_predictions(labels, np.full((2, 3), 0.3), resamples=20).write_report(tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert "all annotated clips are present" in text
+    assert "Ranking" in text
+
+
+def test_one_emotion_has_a_page_too(tmp_path):
+    labels, probabilities = predictions()
+    page = evaluate_predictions(labels[:, :1], probabilities[:, :1], ["happy"], resamples=50).write_report(tmp_path)
+    assert "one of" not in page.read_text(encoding="utf-8")
+    assert not (tmp_path / "plots" / "one_of_many.png").exists()
+
+
+# -- in a real browser
+
+PROBE = """<script>
+addEventListener("load", () => setTimeout(() => parent.postMessage(JSON.stringify({
+  width: innerWidth, scroll: document.documentElement.scrollWidth, images: document.images.length,
+  missing: [...document.images].filter(i => !i.complete || i.naturalWidth === 0).length}), "*"), 100));
+</script>"""
+
+HARNESS = """<!doctype html><title>probe</title><body>
+<script>addEventListener("message", e => document.body.append(Object.assign(document.createElement("p"), {textContent: "FOUND" + e.data})));</script>
+<iframe src="page.html" style="width:1280px;height:900px;border:0"></iframe>
+<iframe src="page.html" style="width:390px;height:900px;border:0"></iframe>"""
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+def look_at(page, folder):
+    """Opens the page in frames of 1280 and 390 pixels: what each says of itself, and the console's lines."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} is installed")
+    text = page.read_text(encoding="utf-8") if hasattr(page, "read_text") else page
+    (folder / "page.html").write_text(text.replace("</body>", PROBE + "</body>"), encoding="utf-8")
+    (folder / "harness.html").write_text(HARNESS, encoding="utf-8")
+    command = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000", "--enable-logging=stderr",
+        "--virtual-time-budget=5000", "--dump-dom", (folder / "harness.html").as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = [json.loads(one) for one in re.findall(r"<p>FOUND(\{.*?\})</p>", done.stdout)]
+    return sorted(found, key=lambda one: -one["width"]), [
+        line for line in done.stderr.splitlines() if "CONSOLE" in line
+    ]
+
+
+@pytest.mark.parametrize("which", ["full_page", "comparison_page"])
+def test_a_browser_finds_nothing_wrong(which, request, tmp_path):
+    page = request.getfixturevalue(which)
+    found, console = look_at(page, tmp_path)
+    assert console == []
+    assert [one["width"] for one in found] == [1280, 390]
+    for one in found:
+        assert one["images"] == len(images(page))
+        assert one["missing"] == 0
+        assert one["scroll"] <= one["width"]
+
+
+def test_the_browser_would_tell(tmp_path):
+    page = """<!doctype html><body><img src="data:image/png;base64,AAAA" alt=""><p style="width:600px">wide</p>
+    <script>console.error("oh")</script></body>"""
+    found, console = look_at(page, tmp_path)
+    assert [one["missing"] for one in found] == [1, 1]
+    assert found[1]["scroll"] > 390
+    assert len(console) == 2
