@@ -110,8 +110,8 @@ class LMFModule(TrainingModule):
         labels = batch["labels"]
         total, count = self.loss(self._logits(self.model, batch), labels)
         self.log("train_loss", _mean(total, count), rows=labels.shape[0])
-        if parallel.count() > 1:  # the gradients' mean over processes is then that of the whole batch's loss
-            total, count = total * parallel.count(), parallel.summed(count)
+        if parallel.world_size() > 1:  # the gradients' mean over processes is then that of the whole batch's loss
+            total, count = total * parallel.world_size(), parallel.summed(count)
         return total if self.config.loss_reduction == "sum" else total / count
 
     def validation_step(self, batch: Batch) -> dict[str, paddle.Tensor]:
