@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 
 from lmf_multitask.data.columns import column_arrays
-from lmf_multitask.evaluation.metrics import METRICS, metrics_of, value_of
+from lmf_multitask.evaluation.metrics import METRICS, exclusive_rows, metrics_of, value_of
 from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.pipeline.progress import Progress, epoch_line
 from lmf_multitask.pipeline.reporting import write_report_of
@@ -112,10 +112,8 @@ def validate_experiment(config: ExperimentConfig, folder: Path, on_epoch: EpochF
     """
     prepared = load(config)
     del prepared.data.dataset["test"]
-    with paddle.utils.unique_name.guard():
-        # the weights are not needed: neither those of the best epoch, nor for resuming
-        trainer = _trainer(prepared, folder, on_epoch, save_strategy="no", load_best_model_at_end=False)
-        return trainer.fit()
+    # the weights are not needed: neither those of the best epoch, nor for resuming
+    return _trainer(prepared, folder, on_epoch, save_strategy="no", load_best_model_at_end=False).fit()
 
 
 def _plan(prepared: Prepared, run: Run, resume: bool, force: bool) -> str:
@@ -173,8 +171,7 @@ def _fit(prepared: Prepared, run: Run, resume: bool) -> Trained:
             run.check_not_removed()
 
     logs: dict[str, Any] = {"logging_dir": str(run.folder / VISUALDL_FOLDER)} if training.visualdl else {}
-    # the names of Paddle's tensors, by which a resumed optimiser finds its states
-    with paddle.utils.unique_name.guard(), Progress(training.epochs, "epoch") as progress:
+    with Progress(training.epochs, "epoch") as progress:
         trainer = _trainer(
             prepared, run.folder / CHECKPOINTS_FOLDER, on_epoch, [VisualDLLogs()] if training.visualdl else [], **logs
         )
@@ -182,10 +179,13 @@ def _fit(prepared: Prepared, run: Run, resume: bool) -> Trained:
             paddle.seed((prepared.config.seed + parallel.rank()) % 2**63)
         with save_when_stopped(trainer):
             history = trainer.fit(resume=resume)
+    model = trainer.module.trained
+    labels = np.asarray(column_arrays(prepared.data.dataset["train"])["labels"])
+    model.exclusive, model.non_finite = exclusive_rows(labels) is not None, prepared.config.data.non_finite
     return Trained(
         run.folder.name or str(run.folder),
         [prepared.config],
-        [trainer.module.trained],
+        [model],
         prepared.data,
         prepared.config.data_path,
         [run],

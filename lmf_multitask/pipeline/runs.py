@@ -38,6 +38,7 @@ import yaml
 
 from lmf_multitask.data.schema import sort_emotions
 from lmf_multitask.errors import ConfigError, RunError
+from lmf_multitask.evaluation.robustness import ROBUSTNESS_FILE
 from lmf_multitask.evaluation.predictions import Predictions, join_emotions, read_predictions
 from lmf_multitask.files import MANIFEST, read_json, remove_leftovers, sha256_of, write_json, write_manifest, write_text
 from lmf_multitask.pipeline.settings import ExperimentConfig, settings_from
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 CONFIG_FILE, ORIGIN_FILE, LOG_FILE = "config.yaml", "origin.json", "train.log"
 METRICS_FILE, PREDICTIONS_FILE, HISTORY_FILE = "metrics.json", "predictions.csv", "history.csv"
 REPORT_FILE, PLOTS_FOLDER = "report.html", "plots"
-ROBUSTNESS_FILE, ROBUSTNESS_PLOT = "robustness.json", "robustness.png"
+ROBUSTNESS_PLOT = "robustness.png"
 MODEL_FOLDER, CHECKPOINTS_FOLDER, VISUALDL_FOLDER = "model", "checkpoints", "visualdl"
 RESULTS = (HISTORY_FILE, PREDICTIONS_FILE, METRICS_FILE)
 CONTENTS = (
