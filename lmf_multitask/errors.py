@@ -29,7 +29,7 @@ class InstallationError(UserError):
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text without characters that a terminal would obey: names in files may hold control characters.
+    r"""The text without characters that a terminal would obey: names in files may hold control characters.
 
     Args:
         text: any text.

@@ -36,7 +36,7 @@ def shared_file(name: str) -> Path:
 
 
 def random_clips(rows=6, words=7, seed=0):
-    """Features of `FEATURE_SIZES`, without padding."""
+    """Features as in `INPUTS`, without padding."""
     rng = np.random.default_rng(seed)
     return {
         "audio": rng.normal(size=(rows, 5)).astype("f4"),
@@ -122,46 +122,57 @@ def sample_path(tmp_path_factory):
     return write_sample(tmp_path_factory.mktemp("sample") / "sample.pkl")
 
 
+# settings of the network as `ModelConfig` takes them; `model_config` lays several over each other
+
 # the network of the papers: everything that was added to it is left off
 PAPERS = {
-    "input_norm": "batch",
-    "text_projection": None,
-    "text_pooling": "last_step",
-    "word_dropout": 0.0,
+    "encoders": {
+        "audio": {"norm": "batch"},
+        "video": {"norm": "batch"},
+        "text": {"projection": None, "pooling": "last_step", "step_dropout": 0.0, "norm": "none"},
+    },
     "modality_dropout": None,
 }
 
-# plain training: a cross entropy per emotion, the weights as they come
-PLAIN = {"joint_loss": 0.0, "weight_averaging": None}
-
-FEATURE_SIZES = {"audio": 5, "video": 4, "text": 3}
-"""As `make_corpus` has them."""
-
 # the papers' network in a size whose parameters can be counted by hand
 SMALL_PAPERS = {
-    **PAPERS,
-    "audio_hidden": 3,
-    "video_hidden": 2,
-    "text_lstm": 4,
-    "text_hidden": 2,
-    "fusion_rank": 2,
-    "fusion_dim": 6,
+    "encoders": {
+        "audio": {"norm": "batch", "hidden": 3},
+        "video": {"norm": "batch", "hidden": 2},
+        "text": {**PAPERS["encoders"]["text"], "state": 4, "hidden": 2},
+    },
+    "fusion": {"rank": 2, "dim": 6},
+    "modality_dropout": None,
 }
-NO_DROPOUT = dict.fromkeys(("audio_dropout", "video_dropout", "text_dropout"), 0.0)
+NO_DROPOUT = {"encoders": {name: {"dropout": 0.0} for name in ("audio", "video", "text")}}
 
 SMALL_MODEL = {
-    "audio_hidden": 4,
-    "video_hidden": 3,
-    "text_lstm": 5,
-    "text_hidden": 4,
-    "fusion_rank": 2,
-    "fusion_dim": 6,
+    "encoders": {"audio": {"hidden": 4}, "video": {"hidden": 3}, "text": {"state": 5, "hidden": 4}},
+    "fusion": {"rank": 2, "dim": 6},
 }
+
+# plain training: a cross entropy per emotion, the weights themselves
+PLAIN = {"joint_loss": 0.0, "ema_epochs": None}
+
+INPUTS = {"audio": (5,), "video": (4,), "text": (6, 3)}
+"""Shapes of a clip in `make_corpus`."""
+
+
+def model_config(*layers):
+    """A `ModelConfig` from settings, nested or with dotted names, later ones over earlier ones."""
+    from lmf_multitask.config import build, merged, nested
+    from lmf_multitask.models.config import ModelConfig
+
+    found = {}
+    for layer in layers:
+        found = merged(found, nested(layer))
+    return build(ModelConfig, found)
 
 
 def small_experiment(data_path, output_dir, seed=1, emotions=None, model=None, **training):
     """The settings of a training that takes a moment; dropout stays on."""
-    from lmf_multitask.config import ExperimentConfig, ModelConfig, TrainingConfig
+    from lmf_multitask.pipeline.settings import ExperimentConfig
+    from lmf_multitask.training.config import TrainingConfig
 
     return ExperimentConfig(
         data_path=str(data_path),
@@ -169,7 +180,7 @@ def small_experiment(data_path, output_dir, seed=1, emotions=None, model=None, *
         seed=seed,
         emotions=emotions,
         device="cpu",
-        model=ModelConfig(**{**SMALL_MODEL, **(model or {})}),
+        model=model_config(SMALL_MODEL, model or {}),
         training=TrainingConfig(**{"epochs": 4, "batch_size": 8, "learning_rate": 0.01, **training}),
     )
 
@@ -185,7 +196,7 @@ def corpus_path(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained(corpus_path, tmp_path_factory):
     """A finished run on `corpus_path`: its folder, and what `run_experiment` returned. Do not change it."""
-    from lmf_multitask.training.experiment import run_experiment
+    from lmf_multitask.pipeline.experiment import run_experiment
 
     folder = tmp_path_factory.mktemp("trained") / "run"
     return folder, run_experiment(small_experiment(corpus_path, folder))
