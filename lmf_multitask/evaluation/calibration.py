@@ -11,15 +11,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 
-from lmf_multitask.errors import RunError
+from lmf_multitask.config import build, setting, settings, to_dict
+from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.evaluation.metrics import (
     CLOSEST_TO_CERTAIN,
     METRICS,
@@ -40,23 +39,19 @@ CRITERIA = ("positive_f1", "uar")
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@settings
 class TaskCalibration:
-    """Calibration of one binary task.
+    """Calibration of one binary task."""
 
-    Attributes:
-        temperature: above 1 makes probabilities less extreme.
-        thresholds: criterion -> the plain probability above which the task counts as present.
-        rows: annotated validation clips that these were fitted on.
-        reason: why the plain values were kept; None where they were fitted.
-    """
-
-    temperature: Annotated[float, Field(strict=True, ge=LOWEST_TEMPERATURE, le=HIGHEST_TEMPERATURE)] = 1.0
-    thresholds: dict[str, Annotated[float, Field(strict=True, ge=0, le=1)]] = Field(
-        default_factory=lambda: dict.fromkeys(CRITERIA, 0.5)
+    temperature: float = setting(
+        default=1.0, help="above 1 makes probabilities less extreme", ge=LOWEST_TEMPERATURE, le=HIGHEST_TEMPERATURE
     )
-    rows: Annotated[int, Field(strict=True, ge=0)] = 0
-    reason: str | None = None
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = setting(
+        default=lambda: dict.fromkeys(CRITERIA, 0.5),
+        help="criterion -> the plain probability above which the task counts as present",
+    )
+    rows: int = setting(default=0, help="annotated validation clips that these were fitted on", ge=0)
+    reason: str | None = setting(default=None, help="why the plain values were kept; null where they were fitted")
 
 
 class Calibration:
@@ -145,7 +140,7 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in JSON files."""
-        return {"fitted_on": "validation", "emotions": {name: asdict(one) for name, one in self.tasks.items()}}
+        return {"fitted_on": "validation", "emotions": {name: to_dict(one) for name, one in self.tasks.items()}}
 
     @classmethod
     def from_json(cls, content: Any, where: object) -> Calibration:
@@ -161,13 +156,9 @@ class Calibration:
         if not isinstance(content, dict) or not isinstance(content.get("emotions"), dict):
             raise RunError(f"{where}: must hold a calibration, but does not. Train again.")
         try:
-            return cls(TypeAdapter(dict[str, TaskCalibration]).validate_python(content["emotions"]))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise RunError(
-                f"{where}: {'.'.join(map(str, first['loc']))} must be that of a calibration ({first['msg']}), "
-                f"but got {first['input']!r:.50}. Train again."
-            ) from None
+            return cls({name: build(TaskCalibration, one, name) for name, one in content["emotions"].items()})
+        except ConfigError as error:
+            raise RunError(f"{where}: {error} Train again.") from None
 
     def save(self, folder: str | Path) -> Path:
         """Writes ``calibration.json`` into the folder of a model."""
@@ -205,7 +196,7 @@ def _fit_task(labels: np.ndarray, probabilities: np.ndarray) -> TaskCalibration:
         seen = f"has only {'present' if present else 'absent'} clips" if len(rows.labels) else "has no label"
         return TaskCalibration(rows=len(rows.labels), reason=f"validation {seen}")
     thresholds = {criterion: fit_threshold(rows, criterion) for criterion in CRITERIA}
-    return TaskCalibration(fit_temperature(rows), thresholds, len(rows.labels))
+    return TaskCalibration(temperature=fit_temperature(rows), thresholds=thresholds, rows=len(rows.labels))
 
 
 def fit_temperature(rows: WeightedRows) -> float:
