@@ -17,7 +17,7 @@ from lmf_multitask.errors import TrainingError
 from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.training import experiment
 from lmf_multitask.training.module import LMFModule, TrainingModule
-from lmf_multitask.training.sampler import EpochBatchSampler, LMFPaddleBatchSampler
+from lmf_multitask.training.batches import EpochBatchSampler, LMFPaddleBatchSampler
 
 
 def break_step(monkeypatch, number, how):
