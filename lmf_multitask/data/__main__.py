@@ -1,46 +1,56 @@
-"""``python -m lmf_multitask.data inspect FILE`` and ``... sample FILE``: look at a data file, write the sample."""
+"""``lmf data inspect FILE`` and ``lmf data sample FILE``: show what a data file holds, write the sample."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
-from typing import Literal
 
 from lmf_multitask.command_line import CommandParser, run
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parses and calls one of the two."""
-    inspect = CommandParser(prog="lmf data inspect", description="What is in a data file, in one screen.")
-    inspect.add_argument("file", metavar="FILE", help="pickle, folder of save_to_disk, or folder of Parquet files")
-    inspect.add_argument("--label_column", type=Literal[0, 1], help='which column of one-hot labels means "present"')
-    inspect.add_argument("--cache_dir", help="folder of the Arrow cache; default: that of datasets")
-    sample = CommandParser(prog="lmf data sample", description="Write the built-in sample of made-up clips.")
+    """Parses the command line and runs the subcommand."""
+    parser = CommandParser(prog="lmf data", description="Show what a data file holds, or write the sample.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="inspect|sample")
+    inspect = commands.add_parser(
+        "inspect", help="what a data file holds", description="Show what a data file holds, in one screen."
+    )
+    inspect.add_argument("file", metavar="FILE", help="any file or folder that train takes")
+    inspect.add_argument(
+        "--emotions", nargs="+", metavar="NAME", help="label columns, where the file does not name them"
+    )
+    inspect.add_argument(
+        "--label_column", type=int, choices=[0, 1], help='column of one-hot labels that means "present"'
+    )
+    inspect.add_argument("--max_length", type=int, metavar="N", help="longest sequence, in steps")
+    inspect.add_argument("--cache_dir", metavar="FOLDER", help="folder of the Arrow cache; default: that of datasets")
+    sample = commands.add_parser(
+        "sample", help="write the built-in sample", description="Write the built-in sample of made-up clips."
+    )
     sample.add_argument("file", metavar="FILE", help="the pickle to write")
     sample.add_argument(
         "--scale", choices=["small", "full"], default="small", help="full: as many clips as IEMOCAP, 443 MB"
     )
     sample.add_argument("--seed", type=int, default=0, help="of all random numbers, from 0 to 2^32 - 1; default: 0")
     sample.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    parser = CommandParser(prog="lmf data", description="Look at a data file, or write the sample.")
-    commands = parser.add_subcommands(dest="command")
-    commands.add_subcommand("inspect", inspect, help="what is in a data file")
-    commands.add_subcommand("sample", sample, help="write the built-in sample")
     options = parser.parse_args(arguments)
     if options.command == "inspect":
-        _inspect(options.inspect)
+        _inspect(options)
     else:
-        _sample(options.sample)
+        _sample(options)
 
 
-def _inspect(options: object) -> None:
-    from lmf_multitask.data.iemocap import load_iemocap
+def _inspect(options: argparse.Namespace) -> None:
+    from lmf_multitask.config import DataConfig
+    from lmf_multitask.data.loading import load
+    from lmf_multitask.errors import printable
 
-    dataset = load_iemocap(options.file, label_column=options.label_column, cache_dir=options.cache_dir)
-    print(dataset["train"].info.description)
+    config = DataConfig(label_column=options.label_column, max_length=options.max_length, cache_dir=options.cache_dir)
+    print(printable(load(options.file, options.emotions, config).report, keep="\n"))
 
 
-def _sample(options: object) -> None:
+def _sample(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     from lmf_multitask.data.sample import write_sample

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from lmf_multitask.data.columns import shorten
+from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.data.schema import dataset_features
 from lmf_multitask.errors import DataError
 
 Shape = tuple[int, ...]
@@ -66,7 +68,11 @@ def row_shape(tables: Iterable[pa.Table], name: str) -> Shape | None:
             if len(chunk) == 0:
                 continue
             shape = _shape(chunk, name)
-            if found is not None and len(found) == len(shape) == 2 and (0 in (found[1], shape[1]) or found[1] == shape[1]):
+            if (
+                found is not None
+                and len(found) == len(shape) == 2
+                and (0 in (found[1], shape[1]) or found[1] == shape[1])
+            ):
                 shape = (max(found[0], shape[0]), max(found[1], shape[1]))
             elif found not in (None, shape):
                 raise _different_lengths(name, f"{found} and {shape}")
@@ -160,16 +166,17 @@ def feature_table(
 
     Args:
         ids: of the clips.
-        features: modality -> float32 `[N, ...]`, in the order of the columns.
+        features: modality -> float32 `[N, ...]`, all three.
         labels: `[N, T]`, NaN = not annotated.
         emotions: names of the T label columns.
     """
     columns = {
         "id": pa.array(ids, pa.string()),
-        **{name: fixed_lists(values) for name, values in features.items()},
+        **{name: fixed_lists(features[name]) for name in MODALITIES},
         "labels": label_struct(labels, emotions),
     }
-    return pa.table(columns)
+    types = dataset_features({name: features[name].shape[1:] for name in MODALITIES}, emotions)
+    return pa.table(columns).cast(types.arrow_schema)
 
 
 def _storage(chunk: pa.Array) -> pa.Array:

@@ -1,73 +1,264 @@
-"""The Arrow cache of `datasets`: what is written to it, under which key, and what comes back.
+"""Conversion of any source to Arrow files that are mapped into memory, once per content.
 
-Shape letters: N rows (clips), T emotions.
+Shape letters: N rows (clips), T tasks.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
-from datasets.exceptions import DatasetGenerationError
+from filelock import FileLock
 
-from lmf_multitask.errors import DataError
+from lmf_multitask.data.arrow import feature_table, fixed_lists
+from lmf_multitask.data.cleaning import Cleaning, ModalityFacts, NonFinitePolicy, padding_side
+from lmf_multitask.data.columns import BLOCK_ROWS
+from lmf_multitask.data.description import describe, duplicate_notes, file_note
+from lmf_multitask.data.modality import MODALITIES, missing_clips
+from lmf_multitask.data.sources import Source
+from lmf_multitask.errors import DataError, UserError
+from lmf_multitask.files import atomic_folder, read_json, sha256_of, write_json
+
+logger = logging.getLogger(__name__)
+
+POSITIONS = "positions"
+"""Column with the row number of each clip in each emotion's own order; only where the orders differ."""
+
+_VERSION = "2"  # part of the key: raise it when the same files must be converted again
+_FACTS = "facts.json"
+_BLOCK_BYTES = 1 << 26
+_LONG = 1 << 28  # bytes of a source whose conversion is logged
 
 
-def built(builder: datasets.DatasetBuilder, path: Path) -> datasets.DatasetDict:
-    """What a builder gives, from the cache if it is there.
+@dataclass
+class Facts:
+    """What is known about converted data beside the rows.
+
+    Attributes:
+        emotions: names of the T label columns.
+        report: text of ``data inspect``.
+        notes: what was decided about the file, and warnings.
+        padding: modality -> where its sequences are padded; None for vectors.
+        label_column: which column of one-hot labels means "present"; None for other kinds of labels.
+    """
+
+    emotions: list[str]
+    report: str
+    notes: list[str]
+    padding: dict[str, str | None]
+    label_column: int | None
+
+
+def cached(source: Source, policy: NonFinitePolicy, cache_dir: str | Path | None) -> tuple[datasets.DatasetDict, Facts]:
+    """The source as Arrow files in the cache, mapped into memory; they are written if they are missing or damaged.
 
     Raises:
-        DataError: the data in `path` are at fault.
+        DataError: the data are at fault.
         OSError: the cache cannot be written.
     """
+    reading = source.reading
+    depends_on = (
+        _VERSION, type(source).__name__, source.hashes, source.emotions, reading.label_column, reading.max_length, policy
+    )  # fmt: skip
+    key = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:32]
+    base = Path(datasets.config.HF_DATASETS_CACHE if cache_dir is None else cache_dir).expanduser() / "lmf_multitask"
+    base.mkdir(parents=True, exist_ok=True)
+    folder = base / key
+    facts = _whole(folder)
+    if facts is None:
+        with FileLock(base / f"{key}.lock"):
+            facts = _whole(folder) or _convert(source, policy, folder)
+    splits = {split: datasets.Dataset.from_file(str(folder / f"{split}.arrow")) for split in facts["splits"]}
+    return datasets.DatasetDict(splits), Facts(**facts["facts"])
+
+
+def mapped(source: Source, policy: NonFinitePolicy) -> tuple[datasets.DatasetDict, Facts] | None:
+    """The files of the source themselves, mapped into memory; None if they must be converted or cleaned."""
+    found = source.mapped()
+    if found is None:
+        return None
+    source.scan()
+    survey = _Survey(source, policy)
+    with _progress(source.count, "checking") as advance:
+        for split in source.splits:
+            for _, features in survey.blocks(split):
+                advance(len(features["audio"]))
+                if survey.dirty and policy == "zero":
+                    return None
+    facts = survey.facts()
+    source.check_unchanged()
+    return datasets.DatasetDict({split: found[split] for split in source.splits}), facts
+
+
+# -- conversion
+
+
+class _Survey:
+    """Reads all blocks of a source once: cleans them, and collects what the report tells."""
+
+    def __init__(self, source: Source, policy: NonFinitePolicy) -> None:
+        self._source = source
+        self.labels = {split: source.labels(split) for split in source.splits}
+        self.shapes = {
+            name: source.shapes.get(name, (1, 1) if about.sequence else (1,)) for name, about in MODALITIES.items()
+        }
+        self._cleaning = {split: {name: Cleaning(name, policy) for name in MODALITIES} for split in source.splits}
+        self._digests: dict[str, list[np.ndarray]] = {split: [] for split in source.splits}
+
+    @property
+    def dirty(self) -> bool:
+        """Whether any number so far was not finite."""
+        return any(one.dirty for each in self._cleaning.values() for one in each.values())
+
+    def blocks(self, split: str) -> Iterator[tuple[list[str], dict[str, np.ndarray]]]:
+        """The clips of a split: ids, and cleaned features of all modalities; zeros for one that the file does not have."""
+        bytes_per_row = 4 * sum(int(np.prod(shape)) for shape in self.shapes.values())
+        rows = int(np.clip(_BLOCK_BYTES // bytes_per_row, 1, BLOCK_ROWS))
+        for ids, found in self._source.blocks(split, rows):
+            features = {
+                name: self._cleaning[split][name].take(found.get(name, np.zeros((len(ids), *shape), np.float32)))
+                for name, shape in self.shapes.items()
+            }
+            self._digests[split].append(_clip_digests(features))
+            yield ids, features
+
+    def facts(self) -> Facts:
+        """What is known when every block has been read.
+
+        Raises:
+            DataError: no clip has features, or numbers are not finite and the policy is ``error``.
+        """
+        source = self._source
+        found = {split: {name: one.facts() for name, one in each.items()} for split, each in self._cleaning.items()}
+        if all(one.missing == one.shape[0] for each in found.values() for one in each.values()):
+            raise DataError(
+                f"{', '.join(source.shapes)} must have numbers in some clip, but are zero or null everywhere. Check the features."
+            )
+        notes = []
+        if len(source.hashes) == 1 and source.path.is_file():
+            notes += file_note(
+                source.path.stat().st_size, next(iter(source.hashes.values())), list(source.splits.values())
+            )
+        notes += source.notes
+        for name, count in source.cut.items():
+            if count:
+                notes.append(f"{name} of {count} clip(s) was cut to {source.shapes[name][0]} steps (data.max_length)")
+        notes += duplicate_notes({split: np.concatenate(parts) for split, parts in self._digests.items()})
+        return Facts(
+            emotions=source.emotions,
+            report=describe(source.emotions, self.labels, found, notes, source.dtypes),
+            notes=notes,
+            padding={name: self._padding(name, found) for name in MODALITIES},
+            label_column=source.label_column,
+        )
+
+    def _padding(self, name: str, found: Mapping[str, Mapping[str, ModalityFacts]]) -> str | None:
+        return padding_side([each[name] for each in found.values()]) if len(self.shapes[name]) == 2 else None
+
+
+def _convert(source: Source, policy: NonFinitePolicy, folder: Path) -> dict[str, Any]:
+    source.scan()
+    size = sum(path.stat().st_size for path in source.files)
+    if size > _LONG:
+        logger.info(
+            "%s: its %s clips are checked and copied to the cache of datasets, once", source.path, f"{source.count:,}"
+        )
+    survey = _Survey(source, policy)
+    with atomic_folder(folder) as part, _progress(source.count, "writing") as advance:
+        for split in source.splits:
+            _write_split(source, survey, split, part, advance)
+        content = {"facts": asdict(survey.facts()), "splits": list(source.splits)}
+        source.check_unchanged()
+        content["files"] = {path.name: [path.stat().st_size, sha256_of(path)] for path in sorted(part.glob("*.arrow"))}
+        write_json(part / _FACTS, {**content, "sha256": _digest(content)})
+    return content
+
+
+def _write_split(source: Source, survey: _Survey, split: str, folder: Path, advance: Callable[[int], object]) -> None:
+    """Writes a split as one record batch, so that a column is one block of memory; the rows take the way over plain files."""
+    raw = {name: folder / f"{name}.raw" for name in MODALITIES}
+    ids: list[str] = []
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(path.open("wb")) for name, path in raw.items()}
+        for names, features in survey.blocks(split):
+            for name, values in features.items():
+                files[name].write(np.ascontiguousarray(values).data)
+            ids += names
+            advance(len(names))
+    columns = {
+        name: np.memmap(path, np.float32, "r", shape=(len(ids), *survey.shapes[name])) for name, path in raw.items()
+    }
+    table = feature_table(ids, columns, survey.labels[split], source.emotions)
+    positions = source.positions(split)
+    if positions is not None:
+        table = table.append_column(POSITIONS, fixed_lists(positions))
+        table = table.replace_schema_metadata(datasets.Features.from_arrow_schema(table.schema).arrow_schema.metadata)
+    with pa.ipc.new_stream(str(folder / f"{split}.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    del table, columns
+    for path in raw.values():
+        path.unlink()
+
+
+def _clip_digests(features: Mapping[str, np.ndarray]) -> np.ndarray:
+    """A hash of each clip that has any features, uint64."""
+    present = ~np.logical_and.reduce([missing_clips(values) for values in features.values()])
+    rows = [np.ascontiguousarray(values).reshape(len(values), -1).view(np.uint8) for values in features.values()]
+    found = []
+    for row in np.flatnonzero(present):
+        digest = hashlib.sha256()
+        for values in rows:
+            digest.update(values[row].data)
+        found.append(int.from_bytes(digest.digest()[:8], "little"))
+    return np.array(found, np.uint64)
+
+
+# -- the cached files
+
+_verified: set[tuple[str, int, int, int]] = set()  # files whose hash this process has compared
+
+
+def _whole(folder: Path) -> dict[str, Any] | None:
+    """What `_convert` noted, if every file is as it was written; otherwise None."""
+    if not (folder / _FACTS).is_file():
+        return None
     try:
-        builder.download_and_prepare()
-    except DatasetGenerationError as error:
-        cause = error.__cause__
-        if isinstance(cause, DataError):
-            raise DataError(str(cause) if str(path) in str(cause) else f"{path}: {cause}") from None
-        if isinstance(cause, OSError):
-            raise cause from None
-        raise
-    return builder.as_dataset()
+        content = read_json(folder / _FACTS)
+        if _digest({name: value for name, value in content.items() if name != "sha256"}) != content["sha256"]:
+            raise ValueError(_FACTS)
+        for name, (size, sha256) in content["files"].items():
+            about = (folder / name).stat()
+            known = (str(folder / name), about.st_ino, about.st_size, about.st_mtime_ns)
+            if about.st_size != size or (known not in _verified and sha256_of(folder / name) != sha256):
+                raise ValueError(name)
+            _verified.add(known)
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        logger.warning("%s: this part of the data cache is damaged; it is written again", folder)
+        return None
+    return content
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+@contextmanager
+def _progress(clips: int, what: str) -> Iterator[Callable[[int], object]]:
+    """Gives a function that counts finished clips; on a terminal it draws a bar if they take more than two seconds."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from tqdm import tqdm
 
-
-def feature_table(
-    ids: list[str], features: dict[str, np.ndarray], labels: np.ndarray, types: datasets.Features
-) -> pa.Table:
-    """N rows as an Arrow table of these types, over the same memory.
-
-    Args:
-        ids: their names.
-        features: columns `[N, ...]`.
-        labels: int64 `[N, T]`.
-        types: the columns, in order.
-    """
-    arrays = {**features, "labels": labels}
-    columns = [pa.array(ids) if name == "id" else fixed_lists(arrays[name]) for name in types]
-    return pa.table(columns, names=list(types)).cast(types.arrow_schema)
-
-
-def fixed_lists(values: np.ndarray) -> pa.Array:
-    """`[N, ...]` as nested fixed-size lists over the same memory."""
-    array = pa.array(np.ascontiguousarray(values).reshape(-1))
-    for size in values.shape[:0:-1]:
-        array = pa.FixedSizeListArray.from_arrays(array, size)
-    return array
+    with tqdm(desc=what, total=clips, unit=" clips", delay=2, leave=False, dynamic_ncols=True) as bar:
+        yield bar.update

@@ -184,9 +184,7 @@ def _column(rows: datasets.Dataset, name: str, chosen: np.ndarray | None) -> Col
 
 def missing_rows(columns: Columns) -> dict[str, int]:
     """Modality -> number of rows in which it is missing."""
-    return {
-        name: sum(int(missing_clips(block).sum()) for block in row_blocks(columns[name])) for name in MODALITIES
-    }
+    return {name: sum(int(missing_clips(block).sum()) for block in row_blocks(columns[name])) for name in MODALITIES}
 
 
 def match_inputs(

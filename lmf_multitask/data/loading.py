@@ -1,48 +1,157 @@
-"""The data that an experiment's settings name."""
+"""Any data file or folder as train, validation and test, checked, cleaned and mapped into memory.
+
+Shape letters: N rows (clips), T tasks, L steps, D features.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
 
-from lmf_multitask.config import ExperimentConfig
-from lmf_multitask.data.iemocap import load_iemocap
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from lmf_multitask.config import DataConfig
+from lmf_multitask.data import cache
+from lmf_multitask.data.arrow import label_struct
+from lmf_multitask.data.columns import column_arrays, emotion_names, fingerprint, missing_rows
+from lmf_multitask.data.modality import MODALITIES, Input
 from lmf_multitask.data.sample import builtin_sample
-from lmf_multitask.data.schema import column_arrays, missing_rows
+from lmf_multitask.data.schema import SPLITS, labels_feature
+from lmf_multitask.data.sources import open_source
 from lmf_multitask.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-if TYPE_CHECKING:
-    import datasets
-
-SAMPLE_NOTE = "These figures are from the built-in sample of made-up clips: they say nothing of IEMOCAP."
+SAMPLE_NOTE = "These metrics are from the built-in sample of made-up clips: they say nothing about IEMOCAP."
 
 
-def load_data(config: ExperimentConfig) -> datasets.DatasetDict:
-    """The data of an experiment; the built-in sample where it names none.
+@dataclass
+class LoadedData:
+    """A data set, ready for training.
+
+    Attributes:
+        dataset: splits ``train``, ``validation`` and ``test`` with the columns ``id`` (text), ``audio``, ``video``, ``text``
+            (float32 `[D]` or `[L, D]`) and ``labels`` (a struct with one float32 field per emotion, NaN = not annotated).
+        emotions: names of the T label columns, in their order.
+        inputs: modality -> shape of a clip and padding of its sequences. A modality that the file does not have is a
+            column of zeros of the shape ``(1,)``, for text ``(1, 1)``.
+        report: text of ``lmf data inspect``: what was found and decided.
+        notes: what was decided about the file, and warnings, one line each: for the console of train and evaluate.
+        label_column: which column of one-hot labels means "present"; None for other kinds of labels.
+    """
+
+    dataset: datasets.DatasetDict
+    emotions: list[str]
+    inputs: dict[str, Input]
+    report: str
+    notes: list[str]
+    label_column: int | None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that training uses, see `columns.fingerprint`."""
+        return fingerprint(self.dataset)
+
+
+def load(
+    path: str | Path | None = None, emotions: Sequence[str] | None = None, config: DataConfig | None = None
+) -> LoadedData:
+    """Loads a data file or folder of any known layout.
+
+    The first load checks and cleans the data and writes them to the cache of `datasets`, under a key that is their content;
+    later loads map these files into memory. A saved data set of the right types whose numbers are all finite is mapped as it
+    is.
+
+    Args:
+        path: a pickle ``data[emotion][split][feature]`` (read without running code from it), a folder written by
+            ``save_to_disk``, a folder with ``train.parquet``, ``validation.parquet`` and ``test.parquet``, or an ``.npz`` file
+            with an array ``split``. None takes the built-in sample.
+        emotions: which emotions, in which order; None takes all. If the emotions of a pickle store the same clips in
+            different orders, a single one comes in its own order. Also names the emotions of files that do not name them, and
+            chooses label columns of tables.
+        config: how to read the file.
 
     Raises:
-        DataError: see `load_iemocap`.
+        DataError: the file is missing, damaged, hostile, of another layout, or lacks a split or an emotion.
     """
-    path, data = config.data_path or builtin_sample(), config.data
-    return load_iemocap(
-        path, config.emotions, label_column=data.label_column, non_finite=data.non_finite, cache_dir=data.cache_dir
+    config = config or DataConfig()
+    path = Path(path or builtin_sample()).expanduser()
+    with _quiet_datasets():
+        source = open_source(
+            path, emotions=emotions, label_column=config.label_column, max_length=config.max_length, scan=False
+        )
+        lacking = [split for split in SPLITS if split not in source.split_names]
+        if lacking:
+            raise DataError(
+                f"{path}: must have the splits {', '.join(SPLITS)} for training, but has {', '.join(source.split_names)}. Add "
+                f"{' and '.join(lacking)}."
+            )
+        try:
+            dataset, facts = cache.mapped(source, config.non_finite) or cache.cached(
+                source, config.non_finite, config.cache_dir
+            )
+            selected = _select_emotions(dataset, list(facts.emotions if emotions is None else emotions))
+            selected = _in_own_order(selected, None if emotions is None else list(emotions), facts.emotions)
+        except DataError as error:
+            raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    for part in selected.values():
+        part.info.description = facts.report
+    columns = column_arrays(selected["train"])
+    inputs = {name: Input(tuple(columns[name].shape[1:]), facts.padding[name]) for name in MODALITIES}
+    return LoadedData(selected, emotion_names(selected["train"]), inputs, facts.report, facts.notes, facts.label_column)
+
+
+def load_iemocap(
+    path: str | Path,
+    emotions: Sequence[str] | None = None,
+    *,
+    label_column: Literal[0, 1] | None = None,
+    non_finite: Literal["zero", "error"] = "zero",
+    max_length: int | None = None,
+    cache_dir: str | Path | None = None,
+) -> datasets.DatasetDict:
+    """Loads the IEMOCAP pickle, or your own features, as a `datasets.DatasetDict`.
+
+    Args:
+        path: see `load`.
+        emotions: see `load`.
+        label_column: which column of one-hot labels means "present" (0 or 1); None decides by evidence.
+        non_finite: ``zero`` replaces NaN and infinities by 0; ``error`` refuses them.
+        max_length: longest sequence, in steps; None: no limit.
+        cache_dir: instead of the default cache of `datasets`.
+
+    Returns:
+        See `LoadedData.dataset`; ``info.description`` of each split holds the report.
+
+    Raises:
+        DataError: see `load`.
+        ConfigError: an option is out of range.
+    """
+    config = DataConfig(
+        label_column=label_column,
+        non_finite=non_finite,
+        max_length=max_length,
+        cache_dir=None if cache_dir is None else str(cache_dir),
     )
+    return load(path, emotions, config).dataset
 
 
-def missing_in_train(dataset: datasets.DatasetDict, looked_at: Sequence[str]) -> list[str]:
-    """Those of the modalities to look at that no clip of train has; says so, and how many clips lack another one.
-
-    A modality is missing in a clip when all its features are zero there.
+def missing_in_train(dataset: datasets.DatasetDict, modalities: Sequence[str]) -> list[str]:
+    """Those of the modalities that no clip of train has; logs them, and how many clips lack another one.
 
     Raises:
         DataError: all of them are missing.
     """
     count, gaps = len(dataset["train"]), missing_rows(column_arrays(dataset["train"]))
-    gaps = {modality: rows for modality, rows in gaps.items() if modality in looked_at}
+    gaps = {modality: rows for modality, rows in gaps.items() if modality in modalities}
     absent = [modality for modality, rows in gaps.items() if rows == count]
     if len(absent) == len(gaps):
         raise DataError(
@@ -51,8 +160,9 @@ def missing_in_train(dataset: datasets.DatasetDict, looked_at: Sequence[str]) ->
         )
     if absent:
         logger.warning(
-            "%s missing in every clip of train: nothing can be learnt of it, so the network is built without",
+            "%s missing in every clip of train: the network is built without %s",
             f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'}",
+            "it" if len(absent) == 1 else "them",
         )
     for modality, rows in gaps.items():
         if 0 < rows < count:
@@ -60,7 +170,54 @@ def missing_in_train(dataset: datasets.DatasetDict, looked_at: Sequence[str]) ->
     return absent
 
 
-def without(config: ExperimentConfig, absent: Sequence[str]) -> ExperimentConfig:
-    """The same settings with a network that has no part for the absent modalities."""
-    left = [modality for modality in config.model.modalities if modality not in absent]
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, modalities=left))
+def _select_emotions(dataset: datasets.DatasetDict, emotions: list[str]) -> datasets.DatasetDict:
+    """Keeps the label columns of `emotions`, in that order, and the rows that at least one of them annotates."""
+    known = emotion_names(dataset["train"])
+    for emotion in emotions:
+        if emotion not in known:
+            close = get_close_matches(str(emotion), known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else "Choose among these."
+            raise DataError(f"emotions must be among {', '.join(known)}, but got {emotion!r}. {hint}")
+    if not emotions or len(set(emotions)) != len(emotions):
+        raise DataError(f"emotions must be one or more different names, but got {emotions}.")
+    if emotions == known:
+        return dataset
+    result = datasets.DatasetDict()
+    for split, part in dataset.items():
+        labels = np.asarray(column_arrays(part)["labels"])[:, [known.index(emotion) for emotion in emotions]]
+        annotated = ~np.isnan(labels).all(axis=1)
+        if not annotated.any():
+            raise DataError(f"{split} must have clips annotated for {', '.join(emotions)}, but has none.")
+        types = datasets.Features(labels=labels_feature(emotions)).arrow_schema
+        column = pa.table({"labels": label_struct(labels, emotions)}).cast(types)
+        chosen = datasets.Dataset(datasets.table.InMemoryTable(column))
+        joined = datasets.concatenate_datasets([part.remove_columns("labels"), chosen], axis=1)
+        result[split] = joined if annotated.all() else joined.select(np.flatnonzero(annotated))
+    return result
+
+
+def _in_own_order(dataset: datasets.DatasetDict, emotions: list[str] | None, known: list[str]) -> datasets.DatasetDict:
+    """Puts the rows of a single emotion into its own order, and drops the column that has these orders."""
+    if cache.POSITIONS not in dataset["train"].column_names:
+        return dataset
+    result = datasets.DatasetDict()
+    for split, part in dataset.items():
+        if emotions is not None and len(emotions) == 1:
+            positions = np.array(part[cache.POSITIONS][:])[:, known.index(emotions[0])]
+            part = part.select(np.argsort(positions))
+        result[split] = part.remove_columns(cache.POSITIONS)
+    return result
+
+
+@contextmanager
+def _quiet_datasets() -> Iterator[None]:
+    """Silences progress bars and warnings of `datasets`."""
+    hidden, level = datasets.utils.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(level)
+        if not hidden:
+            datasets.enable_progress_bars()

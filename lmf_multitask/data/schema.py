@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from lmf_multitask.config import check_name
 from lmf_multitask.data.modality import MODALITIES
-from lmf_multitask.errors import DataError
+from lmf_multitask.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import datasets
@@ -23,13 +23,15 @@ IEMOCAP_EMOTIONS = ("happy", "sad", "angry", "neutral")
 """The four emotions of the LMF paper, in its order."""
 
 KNOWN_EMOTIONS = frozenset(
-    "happy sad angry neutral happiness sadness anger joy joyful fear fearful surprise surprised disgust disgusted excited "
-    "excitement frustrated frustration contempt calm tense bored boredom anxious anxiety worried worry relaxed love "
-    "positive negative sentiment sarcasm sarcastic humor".split()
+    (
+        *IEMOCAP_EMOTIONS,
+        *("happiness", "sadness", "anger", "joy", "joyful", "fear", "fearful", "surprise", "surprised", "disgust"),
+        *("disgusted", "excited", "excitement", "frustrated", "frustration", "contempt", "calm", "tense", "relaxed"),
+        *("bored", "boredom", "anxious", "anxiety", "worried", "worry", "love", "positive", "negative", "sentiment"),
+        *("humor", "sarcasm", "sarcastic"),
+    )
 )
 """A column of numbers under one of these names (in any case) is a label column without being asked for."""
-
-_EMOTION_NAME = re.compile(r"[^\W_][\w-]{0,63}")
 
 
 def find_split(name: object) -> str | None:
@@ -38,27 +40,16 @@ def find_split(name: object) -> str | None:
     return next((split for split, names in SPLITS.items() if lower in names), None)
 
 
-def check_emotion_name(name: object) -> str:
-    """Returns `name` if it can name a column, a file and a folder.
-
-    Raises:
-        DataError: it holds anything but letters, digits, ``_`` and ``-``, or is longer than 64 characters.
-    """
-    if not isinstance(name, str) or not _EMOTION_NAME.fullmatch(name):
-        shown = repr(name)[:80] if isinstance(name, str) else type(name).__name__
-        raise DataError(
-            f"an emotion's name must consist of at most 64 letters, digits, '_' and '-', but got {shown}. Rename it in the data."
-        )
-    return name
-
-
 def emotion_of(name: object) -> str:
     """The emotion that a file calls `name`: known emotions are written in lower case.
 
     Raises:
-        DataError: see `check_emotion_name`.
+        DataError: it cannot name a column, a file and a folder, see `check_name`.
     """
-    name = check_emotion_name(name)
+    try:
+        name = check_name(name)
+    except ConfigError as error:
+        raise DataError(str(error)) from None
     return name.lower() if name.lower() in KNOWN_EMOTIONS else name
 
 

@@ -7,12 +7,11 @@ Shape letters: N rows (clips), T tasks, L steps, D features.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from lmf_multitask.data.columns import shorten
-from lmf_multitask.data.modality import MODALITIES, find_alias
+from lmf_multitask.data.modality import MODALITIES, find_modality
 from lmf_multitask.data.safe_pickle import read_pickle
 from lmf_multitask.data.schema import SPLITS
 from lmf_multitask.errors import DataError
@@ -90,13 +89,15 @@ class Candidate:
 class Source(ABC):
     """A data file or folder whose structure has been checked; features and labels are read when asked for.
 
-    A subclass fills the attributes in `__init__`, and implements `recognises`, `_read` and `labels`.
+    A subclass checks the structure in `__init__` and sets `emotions`; it sets the sizes in `scan`. It implements
+    `recognises`, `_read` and `labels`.
 
     Attributes:
         path: of the file or folder.
         reading: what the user said.
-        splits: name of each opened split -> N; a file without splits has ``all``.
         emotions: names of the T label columns; empty if the file has no labels.
+        split_names: names of the opened splits.
+        splits: the same -> N; a file without splits has ``all``.
         shapes: modality -> shape of one clip, `(D,)` or `(L, D)`; without modalities that the file does not have.
         dtypes: modality -> the type in which it is stored.
         notes: what was decided about the file, one sentence each.
@@ -115,8 +116,9 @@ class Source(ABC):
     def __init__(self, candidate: Candidate, reading: Reading) -> None:
         """Remembers the path; subclasses do the rest."""
         self.path, self.reading = candidate.path, reading
-        self.splits: dict[str, int] = {}
         self.emotions: list[str] = []
+        self.split_names: list[str] = []
+        self.splits: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         self.notes: list[str] = []
@@ -133,6 +135,14 @@ class Source(ABC):
 
         Raises:
             DataError: it nearly has, and the message says what to change.
+        """
+
+    @abstractmethod
+    def scan(self) -> None:
+        """Sets `splits`, `shapes` and `dtypes`; this may have to read the whole file, and is not needed for cached data.
+
+        Raises:
+            DataError: sizes differ, or the file is damaged.
         """
 
     @abstractmethod
@@ -188,14 +198,20 @@ class Source(ABC):
         for split in self.splits:
             yield from self.blocks(split, rows)
 
-    def content(self) -> str:
-        """SHA-256 of everything that was opened, in hexadecimal."""
-        digest = hashlib.sha256()
-        for path, (file, _) in sorted(self._files.items()):
+    @property
+    def files(self) -> list[Path]:
+        """Everything that was opened."""
+        return sorted(self._files)
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """Name of each file (empty for a single one) -> SHA-256 of its content, read through its only handle."""
+        found = {}
+        for path in self.files:
+            file = self._files[path][0]
             file.seek(0)
-            name = "" if path == self.path else path.relative_to(self.path).as_posix()
-            digest.update(f"{name}\n{sha256_of(file)}\n".encode())
-        return digest.hexdigest()
+            found["" if path == self.path else path.relative_to(self.path).as_posix()] = sha256_of(file)
+        return found
 
     def check_unchanged(self) -> None:
         """Compares the files with what they were when they were opened.
@@ -218,23 +234,32 @@ class Source(ABC):
         """Opens a file of a folder, once; it must not be a link."""
         if path not in self._files:
             if path.is_symlink():
-                raise self.fail(f"must not refer to files outside of it, but {path.name} is a link. Put the file itself there.")
+                raise self.fail(
+                    f"must not refer to files outside of it, but {path.name} is a link. Put the file itself there."
+                )
             file = open_regular(path)
             self._files[path] = (file, os.fstat(file.fileno()))
         return self._files[path][0]
 
-    def _set_splits(self, found: Mapping[str, int]) -> None:
-        """Sets `splits`, in their order, and checks that the wanted one is there."""
-        wanted = self.reading.split
-        if ALL not in found and wanted is not None and wanted not in found:
-            names = ", ".join(found) or "none"
-            raise self.fail(f"must have the split {wanted}, but has {names}. Choose one with --split, or take --all.")
-        self.splits = {name: found[name] for name in (*SPLITS, ALL) if name in found and (wanted in (None, name) or name == ALL)}
-        if not self.splits:
-            raise self.fail(f"must have a split among {', '.join(SPLITS)}, but has none. Name its splits so.")
-        for split, count in self.splits.items():
+    def _set_split_names(self, found: Iterable[str]) -> None:
+        """Sets `split_names`, in their order, and checks that the wanted one is among those of the file."""
+        found, wanted = list(found), self.reading.split
+        if not found:
+            raise self.fail(f"must have a split among {', '.join(SPLITS)}, but has none. Give its splits these names.")
+        if found != [ALL] and wanted is not None and wanted not in found:
+            raise self.fail(
+                f"must have the split {wanted}, but has {', '.join(found)}. Choose one with --split, or take --all."
+            )
+        self.split_names = [
+            name for name in (*SPLITS, ALL) if name in found and (wanted in (None, name) or name == ALL)
+        ]
+
+    def _set_splits(self, counts: Mapping[str, int]) -> None:
+        """Sets the number of rows of each split."""
+        self.splits = {name: counts[name] for name in self.split_names}
+        for name, count in self.splits.items():
             if count == 0:
-                raise self.fail(f"{split} must have at least one row, but is empty. Give every split some clips.")
+                raise self.fail(f"{name} must have at least one row, but is empty. Give every split some clips.")
 
     def _set_shapes(self, found: Mapping[str, tuple[int, ...]]) -> None:
         """Sets `shapes` from the shapes of one clip as they are stored: a text vector is a sequence of length one."""
@@ -249,7 +274,7 @@ class Source(ABC):
                     f"{modality} must have the shape [rows, features] or [rows, steps, features], but has rows of the shape "
                     f"{list(shape)}. Check the features."
                 )
-            if len(shape) == 1 and MODALITIES[modality].always_sequence:
+            if len(shape) == 1 and MODALITIES[modality].sequence:
                 shape = (1, *shape)
             if len(shape) == 2 and self.reading.max_length is not None:
                 shape = (min(shape[0], self.reading.max_length), shape[1])
@@ -276,6 +301,7 @@ def open_source(
     emotions: Sequence[str] | None = None,
     label_column: int | None = None,
     max_length: int | None = None,
+    scan: bool = True,
 ) -> Source:
     """Opens a data file or folder of any known layout, and checks its structure.
 
@@ -286,6 +312,7 @@ def open_source(
         emotions: see `Reading`.
         label_column: see `Reading`.
         max_length: see `Reading`.
+        scan: False leaves out `Source.scan`.
 
     Raises:
         DataError: it is missing, damaged, hostile or of an unknown layout, or lacks the split.
@@ -294,9 +321,12 @@ def open_source(
     reading = Reading(split, None if emotions is None else tuple(emotions), label_column, max_length)
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    for source in SOURCES.values():
-        if source.recognises(candidate):
-            return source(candidate, reading)
+    for layout in SOURCES.values():
+        if layout.recognises(candidate):
+            source = layout(candidate, reading)
+            if scan:
+                source.scan()
+            return source
     layouts = "; ".join(source.layout for source in SOURCES.values())
     raise DataError(f"{candidate.path}: must be one of the known layouts ({layouts}), but {_described(candidate)}.")
 
@@ -311,14 +341,14 @@ def rename_modalities(names: Sequence[str], where: str) -> dict[str, str]:
 
     found: dict[str, str] = {}
     for name in names:
-        modality = find_alias(name)
+        modality = find_modality(name.lower())
         if modality is not None:
             aliases = MODALITIES[modality].aliases
             known = found.get(modality)
             if known is None or aliases.index(name.lower()) < aliases.index(known.lower()):
                 found[modality] = name
     for modality, about in MODALITIES.items():
-        others = [name for name in names if find_alias(name) is None]
+        others = [name for name in names if find_modality(name.lower()) is None]
         close = [near for alias in about.aliases for near in get_close_matches(alias, others, n=1, cutoff=0.75)]
         if modality not in found and close:
             raise DataError(
@@ -340,7 +370,9 @@ def binary_labels(values: np.ndarray, where: str) -> np.ndarray:
     labels[labels == -100] = np.nan
     odd = labels[~(np.isnan(labels) | np.isin(labels, (0.0, 1.0)))].ravel()
     if len(odd):
-        raise DataError(f"{where} must be 0 or 1, or NaN where not annotated, but holds {odd[0]:g}. Store one binary label per clip.")
+        raise DataError(
+            f"{where} must be 0 or 1, or NaN where not annotated, but holds {odd[0]:g}. Store one binary label per clip."
+        )
     return labels.astype(np.float32)
 
 

@@ -9,7 +9,7 @@ Shape letters: N rows (clips), T tasks, L steps, D features.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -62,7 +62,7 @@ class EmotionsFirst(Source):
     layout = "a pickle data[emotion][split][feature]"
 
     def __init__(self, candidate: Candidate, reading: Reading) -> None:
-        """Checks the structure, and matches the rows of the emotions.
+        """Checks the structure.
 
         Raises:
             DataError: a part of the structure is missing or of another kind.
@@ -76,11 +76,15 @@ class EmotionsFirst(Source):
             for emotion, splits in self._contents.items()
         }
         self._check_modalities()
-        for split in self._contents[self.emotions[0]]:
+        for split in self.split_names:
             self._check_count(split, sum(_count(splits[split]) for splits in self._arrays.values()))
-        self._joined = {split: self._join(split) for split in self._contents[self.emotions[0]]}
-        self._set_splits({split: len(join.position) for split, join in self._joined.items()})
+        self._one_hot = False
         self._column: int | None = None
+
+    def scan(self) -> None:
+        """See `Source.scan`: matches the rows of the emotions."""
+        self._joined = {split: self._join(split) for split in self.split_names}
+        self._set_splits({split: len(join.position) for split, join in self._joined.items()})
         self._note_join()
 
     @classmethod
@@ -132,13 +136,17 @@ class EmotionsFirst(Source):
             found[emotion] = named
         for split in SPLITS:
             lacking = [emotion for emotion, named in found.items() if split not in named]
-            if lacking and (split == self.reading.split or len(lacking) < len(found)) and self.reading.split in (None, split):
+            if (
+                lacking
+                and (split == self.reading.split or len(lacking) < len(found))
+                and self.reading.split in (None, split)
+            ):
                 keys = [str(key)[:40] for key in list(emotions[lacking[0]])[:9]]
                 close = get_close_matches(SPLITS[split][0], keys, n=1)
                 hint = f"Did you mean {close[0]!r}?" if close else "Choose a split with --split, or add it."
                 raise self.fail(f"data[{lacking[0]!r}] must have the split {split}, but has {keys}. {hint}")
-        wanted = [split for split in SPLITS if split in next(iter(found.values())) and self.reading.split in (None, split)]
-        return {emotion: {split: found[emotion][split] for split in wanted} for emotion in self.emotions}
+        self._set_split_names(found[self.emotions[0]])
+        return {emotion: {split: found[emotion][split] for split in self.split_names} for emotion in self.emotions}
 
     def _checked_arrays(self, emotion: str, split: str, content: object) -> Arrays:
         where = f"data[{emotion!r}][{split!r}]"
@@ -171,7 +179,9 @@ class EmotionsFirst(Source):
             try:
                 value = to_array(value, limit=self.path.stat().st_size)
             except ValueError as error:
-                raise self.fail(f"{where} must be an array of numbers, but {error}. Store it as a numpy array.") from None
+                raise self.fail(
+                    f"{where} must be an array of numbers, but {error}. Store it as a numpy array."
+                ) from None
         if value.dtype.kind not in "biuf":
             kind = {"S": "bytes", "U": "text", "c": "complex numbers"}[value.dtype.kind]
             raise self.fail(f"{where} must be an array of numbers, but holds {kind} ({value.dtype}). Convert it.")
@@ -210,13 +220,16 @@ class EmotionsFirst(Source):
                     "Store zeros for clips that have none."
                 )
         self.dtypes = {
-            modality: " and ".join(sorted({str(arrays[modality].dtype) for _, _, arrays in parts})) for modality in shapes
+            modality: " and ".join(sorted({str(arrays[modality].dtype) for _, _, arrays in parts}))
+            for modality in shapes
         }
         self._set_shapes(shapes)
 
     def _check_count(self, split: str, labels: int) -> None:
         if labels > MOST_LABELS:
-            raise self.fail(f"must hold at most {MOST_LABELS:,} labels in {split}, but holds {labels:,}. Check the file.")
+            raise self.fail(
+                f"must hold at most {MOST_LABELS:,} labels in {split}, but holds {labels:,}. Check the file."
+            )
 
     # -- the join
 
@@ -297,7 +310,8 @@ class EmotionsFirst(Source):
                 for run in np.split(np.arange(len(emotion)), breaks)
             ]
             parts = {
-                modality: [readers[index, modality](begin, end) for index, begin, end in runs] for modality in self.shapes
+                modality: [readers[index, modality](begin, end) for index, begin, end in runs]
+                for modality in self.shapes
             }
             yield None, {name: found[0] if len(found) == 1 else np.concatenate(found) for name, found in parts.items()}
 
@@ -310,8 +324,12 @@ class EmotionsFirst(Source):
     def labels(self, split: str) -> np.ndarray:
         """See `Source.labels`."""
         if self._column is None:
-            both = {name: self._both_columns(name) for name in self.splits}
-            self._column, reason = self._decide_column(list(both.values()))
+            every = np.concatenate([self._both_columns(name) for name in self.splits])
+            if self._one_hot:
+                self._column, reason = self._column_by_evidence(every)
+                self.label_column = self._column
+            else:
+                self._column, reason = 1, "stored as 0 and 1"
             self.notes.append(f"labels: {reason}")
         return np.ascontiguousarray(self._both_columns(split)[:, :, self._column])
 
@@ -334,13 +352,18 @@ class EmotionsFirst(Source):
         where += f"[{key!r}]"
         stored = self._array(content[key], where)
         count = _count(self._arrays[emotion][split])
-        if not stored.shape or stored.shape[0] != count or len(stored.shape) > 2 or stored.shape[1:] not in ((), (1,), (2,)):
+        if (
+            not stored.shape
+            or stored.shape[0] != count
+            or len(stored.shape) > 2
+            or stored.shape[1:] not in ((), (1,), (2,))
+        ):
             raise self.fail(f"{where} must have the shape [{count}, 2] or [{count}], but has {list(stored.shape)}.")
         values = stored.read() if isinstance(stored, StoredArray) else stored
         labels = binary_labels(values.reshape(count, -1), f"{self.path}: {where}")
         if labels.shape[1] == 1:
             return np.concatenate([1 - labels, labels], axis=1)
-        self.label_column = 1  # one-hot; which column it is, is decided later
+        self._one_hot = True
         known = ~np.isnan(labels).any(axis=1)
         wrong = np.flatnonzero(known & (labels.sum(axis=1) != 1))
         if len(wrong):
@@ -348,14 +371,8 @@ class EmotionsFirst(Source):
             raise self.fail(f"{where} must be one-hot in every row, but row {wrong[0]} is {row}. Check the labels.")
         return labels
 
-    def _decide_column(self, labels: Sequence[np.ndarray]) -> tuple[int, str]:
-        """Which of the two label columns means "present", and why."""
-        if self.label_column is None:
-            return 1, "stored as 0 and 1"
-        self.label_column, reason = self._column_by_evidence(np.concatenate(labels))
-        return self.label_column, reason
-
     def _column_by_evidence(self, labels: np.ndarray) -> tuple[int, str]:
+        """Which of the two label columns means "present", and why; labels `[N, T, 2]`."""
         if self.reading.label_column is not None:
             return self.reading.label_column, f"column {self.reading.label_column} = present, as set by label_column"
         full = labels[~np.isnan(labels).any(axis=(1, 2))]
@@ -364,7 +381,10 @@ class EmotionsFirst(Source):
             exclusive = [bool((full[:, :, column].sum(axis=1) == 1).all()) for column in (0, 1)]
             if exclusive[0] != exclusive[1]:
                 column = exclusive.index(True)
-                return column, f"column {column} = present: in every clip it is set for exactly one of the {count} emotions"
+                return (
+                    column,
+                    f"column {column} = present: in every clip it is set for exactly one of the {count} emotions",
+                )
         return 1, (
             "column 1 = present, by convention: nothing in the file proves it. Set --data.label_column 0 if it means absent"
         )

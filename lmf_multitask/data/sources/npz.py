@@ -21,7 +21,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.schema import KNOWN_EMOTIONS, emotion_of, find_split
 from lmf_multitask.data.sources import ALL, Candidate, Reading, Source, binary_labels, rename_modalities
 from lmf_multitask.errors import DataError
@@ -79,7 +78,6 @@ class NpzSource(Source):
         self._members = {member.filename.removesuffix(".npy"): member for member in members}
         self._names = rename_modalities(list(self._members), str(self.path))
         self._headers = {modality: self._number_header(name) for modality, name in self._names.items()}
-        self.dtypes = {modality: str(header.dtype) for modality, header in self._headers.items()}
         self._set_shapes({modality: header.shape[1:] for modality, header in self._headers.items()})
         counts = {modality: header.shape[0] for modality, header in self._headers.items()}
         if len(set(counts.values())) > 1:
@@ -89,10 +87,7 @@ class NpzSource(Source):
         if limit is not None and size > limit:
             raise self.fail(f"must hold at most {limit:,} bytes of numbers, but holds {size:,}. Send fewer rows.")
         self._split = self._split_of_rows()
-        counted = {ALL: self._rows}
-        if self._split is not None:
-            counted = {split: int((self._split == split).sum()) for split in dict.fromkeys(self._split)}
-        self._set_splits(counted)
+        self._set_split_names([ALL] if self._split is None else dict.fromkeys(self._split))
         self._label_names = self._find_labels()
 
     @classmethod
@@ -109,7 +104,9 @@ class NpzSource(Source):
         """
         candidate = Candidate.__new__(Candidate)
         candidate.path, candidate.file, candidate.start = Path(name), file, b""
-        return cls(candidate, Reading(), limit)
+        source = cls(candidate, Reading(), limit)
+        source.scan()
+        return source
 
     @classmethod
     def recognises(cls, candidate: Candidate) -> bool:
@@ -121,6 +118,13 @@ class NpzSource(Source):
         except (zipfile.BadZipFile, EOFError, ValueError, OSError):
             return True  # opening it says what is wrong
         return any(name.endswith(".npy") for name in names)
+
+    def scan(self) -> None:
+        """See `Source.scan`."""
+        self.dtypes = {modality: str(header.dtype) for modality, header in self._headers.items()}
+        self._set_splits(
+            {name: self._rows if self._split is None else int((self._split == name).sum()) for name in self.split_names}
+        )
 
     # -- rows
 
@@ -143,7 +147,9 @@ class NpzSource(Source):
         """See `Source.labels`."""
         if not self.emotions:
             arrays = ", ".join(sorted(self._members)[:12])
-            raise self.fail(f"must have the arrays 'labels' and 'emotions', or one 0/1 array per emotion, but has {arrays}.")
+            raise self.fail(
+                f"must have the arrays 'labels' and 'emotions', or one 0/1 array per emotion, but has {arrays}."
+            )
         columns = []
         for name in self._label_names:
             header = self._number_header(name)
@@ -153,12 +159,16 @@ class NpzSource(Source):
             columns.append(binary_labels(whole, f"{self.path}: {name}"))
         labels = np.concatenate(columns, axis=1)
         if labels.shape[1] != len(self.emotions):
-            raise self.fail(f"labels must have one column per emotion, but have {labels.shape[1]} for {len(self.emotions)} names.")
+            raise self.fail(
+                f"labels must have one column per emotion, but have {labels.shape[1]} for {len(self.emotions)} names."
+            )
         return labels if self._split is None else labels[self._split == split]
 
     def _find_labels(self) -> list[str]:
         """Names of the arrays with labels; sets `emotions`."""
-        others = [name for name in self._members if name not in {*self._names.values(), "id", "split", "emotions", "labels"}]
+        others = [
+            name for name in self._members if name not in {*self._names.values(), "id", "split", "emotions", "labels"}
+        ]
         if "labels" in self._members:
             names = self._texts("emotions", rows=None) or self.reading.emotions
             self.emotions = [emotion_of(name) for name in names or ()]
@@ -180,7 +190,9 @@ class NpzSource(Source):
             return None
         splits = [find_split(name) for name in names]
         if None in splits:
-            raise self.fail(f"split must be train, validation or test in every row, but is {ascii(names[splits.index(None)])[:60]}.")
+            raise self.fail(
+                f"split must be train, validation or test in every row, but is {ascii(names[splits.index(None)])[:60]}."
+            )
         return np.array(splits)
 
     def _texts(self, name: str, rows: int | None = -1) -> list[str] | None:
@@ -191,7 +203,9 @@ class NpzSource(Source):
             header = self._header(file)
             expected = self._rows if rows == -1 else header.shape[0] if header.shape else -1
             if header.dtype.kind != "U" or header.shape != (expected,) or not 0 < header.dtype.itemsize <= _MOST_TEXT:
-                raise self.fail(f"{name} must be one short text per row, but is {header.dtype} {list(header.shape)}. Leave it out.")
+                raise self.fail(
+                    f"{name} must be one short text per row, but is {header.dtype} {list(header.shape)}. Leave it out."
+                )
             return np.frombuffer(self._exactly(file, header.bytes, name), header.dtype).tolist()
 
     # -- one member of the archive
@@ -230,7 +244,9 @@ class NpzSource(Source):
             count, row = header.shape[0], math.prod(header.shape[1:]) * header.dtype.itemsize
             whole = None
             if header.fortran:  # the bytes of a row are not adjacent: only the whole array can be read
-                whole = np.frombuffer(self._exactly(file, header.bytes, name), header.dtype).reshape(header.shape, order="F")
+                whole = np.frombuffer(self._exactly(file, header.bytes, name), header.dtype).reshape(
+                    header.shape, order="F"
+                )
             for start in range(0, count, rows):
                 stop = min(start + rows, count)
                 if whole is not None:
@@ -252,6 +268,15 @@ class NpzSource(Source):
             yield
         except DataError:
             raise
-        except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError, OSError, TypeError) as error:
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            ValueError,
+            EOFError,
+            NotImplementedError,
+            RuntimeError,
+            OSError,
+            TypeError,
+        ) as error:
             reason = " ".join(str(error).split()).rstrip(".")[:120] or type(error).__name__
             raise self.fail(f"{what} must be a whole .npy array of numbers, but {reason}.") from None

@@ -56,8 +56,7 @@ class TableSource(Source):
 
     def _set_tables(self, tables: Mapping[str, _Table]) -> None:
         """Checks the columns of all splits, and sets the attributes."""
-        self._set_splits({split: table.count for split, table in tables.items()})
-        self._tables = {split: tables[split] for split in self.splits}
+        self._tables = {split: tables[split] for split in self.split_names}
         first, *others = self._tables.values()
         for table in self._tables.values():
             names = table.schema.names
@@ -73,6 +72,11 @@ class TableSource(Source):
                     f"{table.where} must have the columns {', '.join(self._names.values())}, as {first.where} has, but has "
                     f"{columns}. Store nulls for clips that have none."
                 )
+        self._find_labels(first)
+
+    def scan(self) -> None:
+        """See `Source.scan`; lists of any length must be read to know the longest."""
+        self._set_splits({split: table.count for split, table in self._tables.items()})
         self._empty: set[tuple[str, str]] = set()
         shapes: dict[str, tuple[int, ...]] = {}
         for split, table in self._tables.items():
@@ -90,7 +94,6 @@ class TableSource(Source):
             modality: (min(shape[0], longest), shape[1]) if len(shape) == 2 and longest is not None else shape
             for modality, shape in shapes.items()
         }
-        self._find_labels(first)
 
     def _find_features(self, table: _Table) -> dict[str, str]:
         lists = [
@@ -162,7 +165,9 @@ class TableSource(Source):
         if self._label_columns:
             lacking = [name for name in self._label_columns.values() if name not in table.schema.names]
             if lacking:
-                raise DataError(f"{table.where} must have the label columns of the other splits, but lacks {', '.join(lacking)}.")
+                raise DataError(
+                    f"{table.where} must have the label columns of the other splits, but lacks {', '.join(lacking)}."
+                )
             parts = [
                 np.stack([label_rows(part.column(name), name) for name in self._label_columns.values()], axis=1)
                 for part in self._parts(table, list(self._label_columns.values()))
@@ -177,7 +182,9 @@ class TableSource(Source):
                 column = part.column("labels").combine_chunks()
                 fields = {field.name: values for field, values in zip(column.type, column.flatten())}
                 if [emotion_of(name) for name in fields] != self.emotions:
-                    raise DataError(f"{where} must have the fields {', '.join(self.emotions)}, but have {', '.join(fields)}.")
+                    raise DataError(
+                        f"{where} must have the fields {', '.join(self.emotions)}, but have {', '.join(fields)}."
+                    )
                 parts.append(np.stack([label_rows(values, name) for name, values in fields.items()], axis=1))
         else:
             parts = []
@@ -198,7 +205,9 @@ class TableSource(Source):
 
     def _no_labels(self, table: _Table) -> DataError:
         if "labels" in table.schema.names:
-            return self.fail("the label columns must have names, but the file has none. Give them in their order with --emotions.")
+            return self.fail(
+                "the label columns must have names, but the file has none. Give them in their order with --emotions."
+            )
         found = [field.name for field in table.schema if is_number(field.type) and field.name != "id"]
         shown = ", ".join(name[:40] for name in found[:12]) or "no other column of numbers"
         return self.fail(
@@ -214,7 +223,9 @@ class TableSource(Source):
         except DataError as error:
             raise DataError(str(error) if str(self.path) in str(error) else f"{table.where}: {error}") from None
         except _DAMAGES as error:
-            raise DataError(f"{table.where}: must be a whole table, but {_first_line(error)}. Write it again.") from None
+            raise DataError(
+                f"{table.where}: must be a whole table, but {_first_line(error)}. Write it again."
+            ) from None
 
 
 class SavedDataset(TableSource):
@@ -229,9 +240,13 @@ class SavedDataset(TableSource):
         if (self.path / "state.json").is_file():
             folders = {ALL: self.path}
         else:
-            folders = {split: path for path in sorted(self.path.iterdir()) if path.is_dir() and (split := find_split(path.name))}
-        self._set_splits(dict.fromkeys(folders, 1))  # says if the wanted one is missing, before a file is opened
-        self._set_tables({split: self._saved(split, folders[split]) for split in self.splits})
+            folders = {
+                split: path
+                for path in sorted(self.path.iterdir())
+                if path.is_dir() and (split := find_split(path.name))
+            }
+        self._set_split_names(folders)
+        self._set_tables({split: self._saved(split, folders[split]) for split in self.split_names})
 
     @classmethod
     def recognises(cls, candidate: Candidate) -> bool:
@@ -266,14 +281,18 @@ class SavedDataset(TableSource):
 
     def mapped(self) -> Mapping[str, Any] | None:
         """The data sets themselves, if no column needs a conversion."""
-        if self.reading.max_length is not None or set(self.shapes) != set(MODALITIES):
+        shapes = {modality: _fixed_shape(self._first_type(modality)) for modality in MODALITIES}
+        if self.reading.max_length is not None or not self.emotions or None in shapes.values():
             return None
-        types = dataset_features(self.shapes, self.emotions)
+        types = dataset_features({modality: shape or () for modality, shape in shapes.items()}, self.emotions)
         for part in self._datasets.values():
-            columns = [part.data.column(name) for name in part.column_names]
-            if part.features != types or any(column.null_count for column in columns):
+            if part.features != types or any(part.data.column(name).null_count for name in ("id", *MODALITIES)):
                 return None
         return self._datasets
+
+    def _first_type(self, column: str) -> pa.DataType:
+        schema = next(iter(self._tables.values())).schema
+        return schema.field(column).type if column in schema.names else pa.null()
 
 
 class ParquetSource(TableSource):
@@ -285,7 +304,8 @@ class ParquetSource(TableSource):
         """Reads the metadata of the files."""
         super().__init__(candidate, reading)
         if candidate.file is not None:
-            self._set_tables({ALL: self._parquet(self.path, ALL)})
+            self._set_split_names([ALL])
+            self._set_tables({ALL: self._parquet(self.path)})
             return
         paths: dict[str, Path] = {}
         for path in sorted(self.path.glob("*.parquet")):
@@ -293,11 +313,13 @@ class ParquetSource(TableSource):
             if split is None:
                 self.notes.append(f"ignored files: {ascii(path.name)[1:-1]}")
             elif split in paths:
-                raise self.fail(f"must have one file for {split}, but has {paths[split].name} and {path.name}. Remove one.")
+                raise self.fail(
+                    f"must have one file for {split}, but has {paths[split].name} and {path.name}. Remove one."
+                )
             else:
                 paths[split] = path
-        self._set_splits(dict.fromkeys(paths, 1))  # says if the wanted one is missing, before a file is opened
-        self._set_tables({split: self._parquet(paths[split], split) for split in self.splits})
+        self._set_split_names(paths)
+        self._set_tables({split: self._parquet(paths[split]) for split in self.split_names})
 
     @classmethod
     def recognises(cls, candidate: Candidate) -> bool:
@@ -306,7 +328,7 @@ class ParquetSource(TableSource):
             return candidate.start.startswith(b"PAR1")
         return not SavedDataset.recognises(candidate) and any(candidate.path.glob("*.parquet"))
 
-    def _parquet(self, path: Path, split: str) -> _Table:
+    def _parquet(self, path: Path) -> _Table:
         file = self._open(path)
 
         def open_parquet() -> pq.ParquetFile:
@@ -321,7 +343,9 @@ class ParquetSource(TableSource):
         self._check_size(path, metadata)
 
         def read(columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
-            return (pa.Table.from_batches([batch]) for batch in open_parquet().iter_batches(rows, columns=list(columns)))
+            return (
+                pa.Table.from_batches([batch]) for batch in open_parquet().iter_batches(rows, columns=list(columns))
+            )
 
         return _Table(str(path), metadata.num_rows, schema, read)
 
@@ -341,7 +365,9 @@ def _check_ids(table: _Table) -> None:
     if "id" in table.schema.names:
         kind = table.schema.field("id").type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
-            raise DataError(f"column 'id' of {table.where} must hold text or whole numbers, but holds {kind}. Convert it.")
+            raise DataError(
+                f"column 'id' of {table.where} must hold text or whole numbers, but holds {kind}. Convert it."
+            )
 
 
 def _ids(part: pa.Table) -> list[str]:
@@ -351,6 +377,15 @@ def _ids(part: pa.Table) -> list[str]:
         if longest > _LONGEST_ID:
             raise DataError(f"ids must have at most {_LONGEST_ID:,} bytes, but one has {longest:,}. Shorten it.")
     return list(map(str, column.to_pylist()))
+
+
+def _fixed_shape(kind: pa.DataType) -> tuple[int, ...] | None:
+    """Shape of a row in a column of fixed sizes; None for other columns."""
+    shape = []
+    while pa.types.is_fixed_size_list(kind):
+        shape.append(kind.list_size)
+        kind = kind.value_type
+    return tuple(shape) if shape and pa.types.is_float32(kind) else None
 
 
 def _number_type(kind: pa.DataType) -> str:
