@@ -82,7 +82,7 @@ def check_single_process(what: str) -> None:
     """
     if _world_size() > 1:
         raise ConfigError(
-            f"{what} must be started once, but was launched in {_world_size()} processes. "
+            f"{what} must be started in one process, but this is one of {_world_size()}. "
             "Start the command without a launcher: each training gets a process of its own."
         )
 
