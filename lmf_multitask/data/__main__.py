@@ -16,7 +16,11 @@ def main(arguments: Sequence[str]) -> None:
     inspect = commands.add_parser(
         "inspect", help="what a data file holds", description="Show what a data file holds, in one screen."
     )
-    inspect.add_argument("file", metavar="FILE", help="any file or folder that train takes")
+    inspect.add_argument(
+        "file",
+        metavar="FILE",
+        help="a pickle, an .npz or Parquet file, or a folder of save_to_disk or of Parquet files",
+    )
     inspect.add_argument(
         "--emotions", nargs="+", metavar="NAME", help="label columns, where the file does not name them"
     )
@@ -24,7 +28,6 @@ def main(arguments: Sequence[str]) -> None:
         "--label_column", type=int, choices=[0, 1], help='column of one-hot labels that means "present"'
     )
     inspect.add_argument("--max_length", type=int, metavar="N", help="longest sequence, in steps")
-    inspect.add_argument("--cache_dir", metavar="FOLDER", help="folder of the Arrow cache; default: that of datasets")
     sample = commands.add_parser(
         "sample", help="write the built-in sample", description="Write the built-in sample of made-up clips."
     )
@@ -43,11 +46,11 @@ def main(arguments: Sequence[str]) -> None:
 
 def _inspect(options: argparse.Namespace) -> None:
     from lmf_multitask.config import DataConfig
-    from lmf_multitask.data.loading import load
+    from lmf_multitask.data.loading import inspect
     from lmf_multitask.errors import printable
 
-    config = DataConfig(label_column=options.label_column, max_length=options.max_length, cache_dir=options.cache_dir)
-    print(printable(load(options.file, options.emotions, config).report, keep="\n"))
+    config = DataConfig(label_column=options.label_column, max_length=options.max_length)
+    print(printable(inspect(options.file, options.emotions, config), keep="\n"))
 
 
 def _sample(options: argparse.Namespace) -> None:

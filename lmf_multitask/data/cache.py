@@ -87,17 +87,34 @@ def mapped(source: Source, policy: NonFinitePolicy) -> tuple[datasets.DatasetDic
     found = source.mapped()
     if found is None:
         return None
+    facts = inspect(source, policy, finite=policy == "zero")
+    if facts is None:
+        return None
+    return datasets.DatasetDict({split: found[split] for split in source.splits}), facts
+
+
+def inspect(source: Source, policy: NonFinitePolicy, finite: bool = False) -> Facts | None:
+    """Reads all of a source without writing anything.
+
+    Args:
+        source: the data; labels and splits may be missing.
+        policy: see `Cleaning`.
+        finite: stop, and return None, at the first number that is not finite.
+
+    Raises:
+        DataError: the data are at fault.
+    """
     source.scan()
     survey = _Survey(source, policy)
     with _progress(source.count, "checking") as advance:
         for split in source.splits:
-            for _, features in survey.blocks(split):
-                advance(len(features["audio"]))
-                if survey.dirty and policy == "zero":
+            for ids, _ in survey.blocks(split):
+                advance(len(ids))
+                if finite and survey.dirty:
                     return None
     facts = survey.facts()
     source.check_unchanged()
-    return datasets.DatasetDict({split: found[split] for split in source.splits}), facts
+    return facts
 
 
 # -- conversion
@@ -108,7 +125,10 @@ class _Survey:
 
     def __init__(self, source: Source, policy: NonFinitePolicy) -> None:
         self._source = source
-        self.labels = {split: source.labels(split) for split in source.splits}
+        self.labels = {
+            split: source.labels(split) if source.emotions else np.empty((rows, 0), np.float32)
+            for split, rows in source.splits.items()
+        }
         self.shapes = {
             name: source.shapes.get(name, (1, 1) if about.sequence else (1,)) for name, about in MODALITIES.items()
         }

@@ -86,7 +86,7 @@ class ChunkedColumn:
 
     def _adjacent(self, start: int, stop: int) -> np.ndarray:
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
-        parts = []
+        parts: list[np.ndarray] = []
         for chunk, begin in zip(self._chunks[first:], self._starts[first:]):
             if begin >= stop and parts:
                 break
@@ -227,5 +227,5 @@ def fingerprint(splits: Mapping[str, datasets.Dataset]) -> str:
         for name, values in column_arrays(rows).items():
             digest.update(repr((name, values.dtype.str, values.shape)).encode())
             for block in row_blocks(values):
-                digest.update(np.ascontiguousarray(block).view(np.uint8).reshape(-1))
+                digest.update(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

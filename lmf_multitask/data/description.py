@@ -77,6 +77,8 @@ def duplicate_notes(digests: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def _label_lines(emotions: Sequence[str], labels: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
+    if not emotions:
+        return [("clips", ", ".join(f"{split} {len(rows)}" for split, rows in labels.items()) + "; no labels")]
     every = np.concatenate(list(labels.values()))
     present = np.nansum(every[~np.isnan(every).any(axis=1)], axis=1)
     if len(emotions) == 1:

@@ -94,6 +94,8 @@ def load(
                 f"{path}: must have the splits {', '.join(SPLITS)} for training, but has {', '.join(source.split_names)}. Add "
                 f"{' and '.join(lacking)}."
             )
+        if not source.emotions:
+            source.labels(source.split_names[0])  # says what is missing
         try:
             dataset, facts = cache.mapped(source, config.non_finite) or cache.cached(
                 source, config.non_finite, config.cache_dir
@@ -101,7 +103,7 @@ def load(
             selected = _select_emotions(dataset, list(facts.emotions if emotions is None else emotions))
             selected = _in_own_order(selected, None if emotions is None else list(emotions), facts.emotions)
         except DataError as error:
-            raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+            raise _named(error, path) from None
     for part in selected.values():
         part.info.description = facts.report
     columns = column_arrays(selected["train"])
@@ -142,6 +144,28 @@ def load_iemocap(
         cache_dir=None if cache_dir is None else str(cache_dir),
     )
     return load(path, emotions, config).dataset
+
+
+def inspect(path: str | Path, emotions: Sequence[str] | None = None, config: DataConfig | None = None) -> str:
+    """Text of ``lmf data inspect``: what `load` finds in a file, which may lack splits and labels.
+
+    Raises:
+        DataError: see `load`.
+    """
+    config = config or DataConfig()
+    source = open_source(
+        path, emotions=emotions, label_column=config.label_column, max_length=config.max_length, scan=False
+    )
+    try:
+        facts = cache.inspect(source, config.non_finite)
+    except DataError as error:
+        raise _named(error, source.path) from None
+    assert facts is not None
+    return facts.report
+
+
+def _named(error: DataError, path: Path) -> DataError:
+    return DataError(str(error) if str(path) in str(error) else f"{path}: {error}")
 
 
 def missing_in_train(dataset: datasets.DatasetDict, modalities: Sequence[str]) -> list[str]:

@@ -143,7 +143,7 @@ class StoredArray:
 
     def __init__(self) -> None:
         """Describes nothing yet: the pickle gives shape, type and content later."""
-        self._payload: bytes | _Span | None = None
+        self._payload: Any = None  # bytes or a _Span
         self._axes: tuple[int, ...] | None = None
 
     def _set(self, shape: Any, dtype: Any, fortran: Any, payload: Any) -> None:
@@ -222,7 +222,7 @@ class StoredArray:
         flat = raw != 0 if self._stored.kind == "b" else raw.view(self._stored) if self._stored.itemsize else raw
         if not self._stored.itemsize:
             return np.zeros(shape, self.dtype)
-        shaped = flat.reshape(shape, order=order)
+        shaped = flat.reshape(shape, order="F" if order == "F" else "C")
         return np.ascontiguousarray(shaped.astype(self.dtype, copy=False)).reshape(shape)
 
 
@@ -256,7 +256,7 @@ class _Span:
         try:
             file.seek(self._offset)
             if self.coding is None:
-                count = file.readinto(memoryview(out))  # type: ignore[attr-defined]
+                count = file.readinto(out.data)  # type: ignore[attr-defined]
             else:
                 decoded = np.frombuffer(_decode(file.read(self._size), self.coding), np.uint8)
                 count = len(decoded)
@@ -711,14 +711,14 @@ def _stack_global(machine: _Machine) -> None:
 _no_objects = _refuse("holds an object that is no plain data")
 _no_outside = _refuse("refers to data outside the file")
 
-_STEPS: dict[bytes, Callable[[_Machine], None]] = {
+_STEPS: dict[bytes, Callable[[_Machine], object]] = {
     # frame
     b"\x80": _protocol,
     b"\x95": _Machine._begin_frame,
     # stack and memo
     b"(": _Machine._mark,
     b"0": _Machine._pop,
-    b"1": lambda m: m._to_mark() and None,
+    b"1": _Machine._to_mark,
     b"2": lambda m: m._push(m._stack[-1]),
     b"g": lambda m: m._push(m._memo[int(m._line())]),
     b"h": lambda m: m._push(m._memo[m._number("B")]),

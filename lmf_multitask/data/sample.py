@@ -139,7 +139,7 @@ class _PickleWriter:
         self._write(b"(K\x01(" + b"".join(map(_integer, values.shape)) + b"t")
         self._dtype(values.dtype)
         self._write(b"\x89T" + struct.pack("<i", values.nbytes))
-        self._write(memoryview(np.ascontiguousarray(values)).cast("B"))
+        self._write(np.ascontiguousarray(values).data)
         self._write(b"tb")
 
     def _dtype(self, dtype: np.dtype) -> None:

@@ -60,18 +60,23 @@ class Candidate:
         path: a file or a folder.
         file: the file, open; None for a folder.
         start: its first bytes; none for a folder.
+        on_disk: whether the path leads to it.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, file: BinaryIO | None = None) -> None:
         """Opens a file.
+
+        Args:
+            path: the file or folder.
+            file: content that is not on disk; `path` is then only its name in messages.
 
         Raises:
             DataError: it does not exist, or is a pipe or a device.
         """
         self.path = Path(path).expanduser()
-        self.file: BinaryIO | None = None
-        self.start = b""
-        if not self.path.is_dir():
+        self.on_disk = file is None
+        self.file, self.start = file, b""
+        if file is None and not self.path.is_dir():
             self.file = open_regular(self.path)
             self.start = self.file.read(16)
             self.file.seek(0)
@@ -125,7 +130,7 @@ class Source(ABC):
         self.label_column: int | None = None
         self.cut: dict[str, int] = {}
         self._files: dict[Path, tuple[BinaryIO, os.stat_result]] = {}
-        if candidate.file is not None:
+        if candidate.file is not None and candidate.on_disk:
             self._files[self.path] = (candidate.file, os.fstat(candidate.file.fileno()))
 
     @classmethod

@@ -69,8 +69,11 @@ class EmotionsFirst(Source):
         """
         super().__init__(candidate, reading)
         emotions = self._find_emotions(candidate.tree)
-        self.emotions = sort_emotions(emotions)
+        self._owners = sort_emotions(emotions)
         self._contents = self._find_splits(emotions)
+        contents = [content for splits in self._contents.values() for content in splits.values()]
+        if all(isinstance(content, Mapping) and any(key in content for key in LABEL_KEYS) for content in contents):
+            self.emotions = self._owners
         self._arrays = {
             emotion: {split: self._checked_arrays(emotion, split, content) for split, content in splits.items()}
             for emotion, splits in self._contents.items()
@@ -145,8 +148,8 @@ class EmotionsFirst(Source):
                 close = get_close_matches(SPLITS[split][0], keys, n=1)
                 hint = f"Did you mean {close[0]!r}?" if close else "Choose a split with --split, or add it."
                 raise self.fail(f"data[{lacking[0]!r}] must have the split {split}, but has {keys}. {hint}")
-        self._set_split_names(found[self.emotions[0]])
-        return {emotion: {split: found[emotion][split] for split in self.split_names} for emotion in self.emotions}
+        self._set_split_names(found[self._owners[0]])
+        return {emotion: {split: found[emotion][split] for split in self.split_names} for emotion in self._owners}
 
     def _checked_arrays(self, emotion: str, split: str, content: object) -> Arrays:
         where = f"data[{emotion!r}][{split!r}]"
@@ -239,7 +242,7 @@ class EmotionsFirst(Source):
         numbers: dict[tuple[bytes, int], int] = {}
         origins: list[tuple[int, int]] = []
         rows_of = []
-        for index, emotion in enumerate(self.emotions):
+        for index, emotion in enumerate(self._owners):
             repeats: dict[bytes, int] = {}
             rows = []
             for position, digest in enumerate(digests[emotion]):
@@ -249,8 +252,8 @@ class EmotionsFirst(Source):
                     origins.append((index, position))
                 rows.append(number)
             rows_of.append(rows)
-        self._check_count(split, len(origins) * len(self.emotions))
-        positions = np.full((len(origins), len(self.emotions)), -1, np.int32)
+        self._check_count(split, len(origins) * len(self._owners))
+        positions = np.full((len(origins), len(self._owners)), -1, np.int32)
         for index, rows in enumerate(rows_of):
             positions[rows, index] = np.arange(len(rows))
         emotion_of_row, position_of_row = np.array(origins).T
@@ -258,10 +261,10 @@ class EmotionsFirst(Source):
 
     def _digests(self, split: str) -> dict[str, list[bytes]]:
         """One hash per emotion and clip, over all modalities; some rows are in memory at a time."""
-        found: dict[str, list[list[bytes]]] = {emotion: [] for emotion in self.emotions}
+        found: dict[str, list[list[bytes]]] = {emotion: [] for emotion in self._owners}
         for modality in self.shapes:
             known: dict[int, list[bytes]] = {}
-            for emotion in self.emotions:
+            for emotion in self._owners:
                 stored = self._arrays[emotion][split][modality]
                 if id(stored) not in known:  # arrays that the pickle shares between emotions are read once
                     read, starts = _row_reader(stored), range(0, stored.shape[0], _DIGEST_ROWS)
@@ -277,7 +280,7 @@ class EmotionsFirst(Source):
     def _note_join(self) -> None:
         joins = self._joined.values()
         total, shared = self.count, sum(join.shared for join in joins)
-        if len(self.emotions) == 1:
+        if len(self._owners) == 1:
             return
         if all(join.same_order for join in joins):
             text = f"{total} clips, the same ones in the same order under every emotion (matched by content)"
@@ -298,7 +301,7 @@ class EmotionsFirst(Source):
         """Only some rows are in memory, unless the pickle stores an array as text or in Fortran order."""
         join = self._joined[split]
         readers = {
-            (index, modality): _row_reader(self._arrays[self.emotions[index]][split][modality])
+            (index, modality): _row_reader(self._arrays[self._owners[index]][split][modality])
             for index in np.unique(join.emotion)
             for modality in self.shapes
         }
@@ -337,7 +340,7 @@ class EmotionsFirst(Source):
         """Float32 `[N, T, 2]`: column c is 1 where label column c is set; plain 0/1 labels are in column 1."""
         positions = self._joined[split].positions
         found = np.full((*positions.shape, 2), np.nan, np.float32)
-        for index, emotion in enumerate(self.emotions):
+        for index, emotion in enumerate(self._owners):
             own = positions[:, index]
             found[own >= 0, index] = self._stored_labels(emotion, split)[own[own >= 0]]
         return found
@@ -376,7 +379,7 @@ class EmotionsFirst(Source):
         if self.reading.label_column is not None:
             return self.reading.label_column, f"column {self.reading.label_column} = present, as set by label_column"
         full = labels[~np.isnan(labels).any(axis=(1, 2))]
-        count = len(self.emotions)
+        count = len(self._owners)
         if count >= 3 and len(full):
             exclusive = [bool((full[:, :, column].sum(axis=1) == 1).all()) for column in (0, 1)]
             if exclusive[0] != exclusive[1]:

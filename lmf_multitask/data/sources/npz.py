@@ -16,8 +16,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
 
@@ -102,9 +101,7 @@ class NpzSource(Source):
         Raises:
             DataError: see above.
         """
-        candidate = Candidate.__new__(Candidate)
-        candidate.path, candidate.file, candidate.start = Path(name), file, b""
-        source = cls(candidate, Reading(), limit)
+        source = cls(Candidate(name, file), Reading(), limit)
         source.scan()
         return source
 
@@ -218,7 +215,7 @@ class NpzSource(Source):
         return header
 
     @staticmethod
-    def _header(file: BinaryIO) -> _Header:
+    def _header(file: IO[bytes]) -> _Header:
         """Reads an ``.npy`` header; numpy's own parser evaluates it as Python, which is not safe in threads."""
         magic = file.read(8)
         if magic[:6] != b"\x93NUMPY" or magic[6:7] not in (b"\x01", b"\x02", b"\x03"):
@@ -255,7 +252,7 @@ class NpzSource(Source):
                     raw = self._exactly(file, (stop - start) * row, name)
                     yield np.frombuffer(raw, header.dtype).reshape((stop - start, *header.shape[1:]))
 
-    def _exactly(self, file: BinaryIO, size: int, what: str) -> bytes:
+    def _exactly(self, file: IO[bytes], size: int, what: str) -> bytes:
         raw = file.read(size)
         if len(raw) != size:
             raise self.fail(f"{what} must have the {size:,} bytes that it announces, but ends after {len(raw):,}.")
