@@ -177,7 +177,7 @@ def assess(
     for name, values in others.items():
         own = {**metrics_of(labels, values, tasks), "exclusive": exclusive_metrics(labels, values, tasks)}
         intervals = intervals_of(paired_differences(drawn[name], drawn["network"]), tasks)
-        own["network_ahead"] = differences_of(found, own, intervals)
+        own["network_ahead"] = {"exclusive": None, **differences_of(found, own, intervals)}
         found["baselines"][name.removeprefix("baseline ")] = own
     if calibration is None or calibrated is None:
         return found
@@ -198,35 +198,17 @@ def assess(
     return found
 
 
-def differences_of(own: Mapping[str, Any], other: Mapping[str, Any], intervals: Mapping[str, Any]) -> dict[str, Any]:
+def differences_of(own: Any, other: Any, intervals: Any) -> Any:
     """Differences own - other of the metrics of two models.
 
     Args:
-        own: ``emotions``, ``mean`` and ``exclusive`` of one.
-        other: of the other.
+        own: metrics of one model by place in ``metrics.json``: emotions, mean, exclusive.
+        other: those of the other.
         intervals: `statistics.intervals_of` the paired differences.
 
     Returns:
-        ``emotions``: name -> key -> ``difference`` and ``interval``, each None where undefined; ``mean`` and ``exclusive``: key -> the
-        same; ``exclusive`` is None unless labels are exclusive.
+        The intervals, each replaced by ``{"difference": value, "interval": [low, high]}``, either None where undefined.
     """
-
-    def entries(mine: Mapping[str, Any], theirs: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            key: {
-                "difference": None if mine[key] is None or theirs[key] is None else mine[key] - theirs[key],
-                "interval": found,
-            }
-            for key, found in keys.items()
-        }
-
-    return {
-        "emotions": {
-            name: entries(own["emotions"][name], other["emotions"][name], keys)
-            for name, keys in intervals["emotions"].items()
-        },
-        "mean": entries(own["mean"], other["mean"], intervals["mean"]),
-        "exclusive": entries(own["exclusive"], other["exclusive"], intervals["exclusive"])
-        if "exclusive" in intervals
-        else None,
-    }
+    if isinstance(intervals, Mapping):
+        return {key: differences_of(own[key], other[key], part) for key, part in intervals.items()}
+    return {"difference": None if own is None or other is None else own - other, "interval": intervals}

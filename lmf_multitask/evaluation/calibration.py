@@ -190,7 +190,7 @@ def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def _fit_task(labels: np.ndarray, probabilities: np.ndarray) -> TaskCalibration:
-    rows = WeightedRows(labels, probabilities, probabilities > 0.5)
+    rows = WeightedRows(labels, probabilities)
     present = int(rows.labels.sum())
     if not 0 < present < len(rows.labels):
         seen = f"has only {'present' if present else 'absent'} clips" if len(rows.labels) else "has no label"
@@ -205,7 +205,7 @@ def fit_temperature(rows: WeightedRows) -> float:
 
     def loss(logarithm: float) -> float:
         scaled = scale(rows.predictions, math.exp(logarithm))
-        return float(log_loss(WeightedRows(rows.labels, scaled, rows.decisions))[0])
+        return float(log_loss(WeightedRows(rows.labels, scaled))[0])
 
     bounds = (math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE))
     best = math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5}).x)

@@ -1,7 +1,7 @@
 """Metrics of predictions: one table, and one function per metric.
 
 A metric is a function of weighted rows. Its plain value is that with unit weights; the bootstrap uses the number of times
-each row was drawn. To add a metric, add an entry to `METRICS`, here or from a plug-in file with `register`: it then appears in
+each row was drawn. To add a metric, add an entry to `METRICS`, here or in a plug-in file: it then appears in
 ``metrics.json``, tables, plots and intervals, and can be monitored in training.
 
 Shape letters: N rows (clips), T tasks (emotions), R sets of row weights, C classes of a decision.
@@ -12,153 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from lmf_multitask.errors import ConfigError, DataError
-
-ECE_BINS = 10
-"""Equally wide bins of the expected calibration error and of reliability diagrams."""
+from lmf_multitask.evaluation.weighted_rows import Confusion, WeightedRows, ratio
 
 CLOSEST_TO_CERTAIN = 1e-7
 """Probabilities are clipped to this distance from 0 and 1 before logarithms: about the resolution of float32 near 1."""
 
 EXCLUSIVE = "exclusive"
 """Kind of the metrics of the one decision among all binary tasks, where labels are exclusive."""
-
-
-class Confusion:
-    """Weighted counts of decisions, and what metrics of decisions are computed from.
-
-    Attributes:
-        confusion: float64 `[R, C, C]`, true class by decided class. A binary task has the classes absent and present.
-    """
-
-    def __init__(self, confusion: np.ndarray) -> None:
-        self.confusion = confusion
-
-    def __len__(self) -> int:
-        """R."""
-        return len(self.confusion)
-
-    @property
-    def right(self) -> np.ndarray:
-        """Rows decided correctly, `[R, C]` by class."""
-        return np.diagonal(self.confusion, axis1=1, axis2=2)
-
-    @property
-    def true(self) -> np.ndarray:
-        """Rows of each class, `[R, C]`."""
-        return self.confusion.sum(axis=2)
-
-    @property
-    def decided(self) -> np.ndarray:
-        """Rows decided as each class, `[R, C]`."""
-        return self.confusion.sum(axis=1)
-
-    @cached_property
-    def f1(self) -> np.ndarray:
-        """F1 of each class, `[R, C]`; 0 for a class that neither occurs nor is decided."""
-        return ratio(2 * self.right, self.true + self.decided, otherwise=0.0)
-
-
-class WeightedRows(Confusion):
-    """The annotated rows of one task under R sets of row weights.
-
-    Attributes:
-        labels: float64 `[n]`, without NaN; of exclusive tasks the number of the task that is present.
-        predictions: float64 `[n]`, probabilities of binary tasks.
-        decisions: int64 `[n]`, decided classes.
-        classes: number C of classes.
-        weights: float `[R, n]`.
-    """
-
-    def __init__(
-        self,
-        labels: np.ndarray,
-        predictions: np.ndarray,
-        decisions: np.ndarray,
-        weights: np.ndarray | None = None,
-        classes: int = 2,
-    ) -> None:
-        """Drops rows whose label is NaN; `weights` `[R, N]` None means one set of unit weights."""
-        known = ~np.isnan(labels)
-        if weights is None:
-            weights = np.ones((1, len(labels)))
-        self.labels = np.asarray(labels, np.float64)[known]
-        self.predictions = np.asarray(predictions, np.float64)[known]
-        self.decisions = np.asarray(decisions)[known].astype(np.int64)
-        self.weights = weights if known.all() else weights[:, known]
-        self.classes = classes
-
-    def __len__(self) -> int:
-        return len(self.weights)
-
-    def sum(self, values: np.ndarray) -> np.ndarray:
-        """Weighted sums over rows: values `[n, ...]` -> float64 `[R, ...]`, computed in the type of the weights."""
-        return (self.weights @ values.astype(self.weights.dtype)).astype(np.float64)
-
-    def mean(self, values: np.ndarray) -> np.ndarray:
-        """Weighted means over rows: values `[n]` -> float64 `[R]`."""
-        return ratio(self.sum(values), self.total)
-
-    @cached_property
-    def total(self) -> np.ndarray:
-        """Sums of the weights, float64 `[R]`."""
-        return self.weights.sum(axis=1).astype(np.float64)
-
-    @cached_property
-    def confusion(self) -> np.ndarray:  # type: ignore[override]
-        """Weighted counts, computed when a metric asks for them."""
-        cell = self.labels.astype(np.int64) * self.classes + self.decisions
-        return self.sum(_one_hot(cell, self.classes**2)).reshape(-1, self.classes, self.classes)
-
-    @cached_property
-    def bins(self) -> np.ndarray:
-        """Sums over equally wide bins of the probability, float64 `[R, 3, ECE_BINS]`: weights, probabilities, labels.
-
-        A probability on an edge belongs to the bin above it, 1 to the last bin.
-        """
-        bin_of = _one_hot(np.minimum((self.predictions * ECE_BINS).astype(int), ECE_BINS - 1), ECE_BINS)
-        columns = [bin_of, bin_of * self.predictions[:, None], bin_of * self.labels[:, None]]
-        return self.sum(np.concatenate(columns, axis=1)).reshape(-1, 3, ECE_BINS)
-
-    @cached_property
-    def ranking(self) -> tuple[np.ndarray, np.ndarray]:
-        """Area under the ROC curve and average precision, float64 `[R]` each; tied rows count half, NaN with one class."""
-        from scipy.sparse import csr_matrix  # 0.1 s of import that a deployed model does not need
-
-        present = self.labels == 1
-        if not 0 < present.sum() < len(present):
-            return np.full(len(self), np.nan), np.full(len(self), np.nan)
-        order = np.argsort(-self.predictions, kind="stable")
-        present, scores = present[order], self.predictions[order]
-        # groups of equal scores, from the highest; neighbouring groups without a present row count as one
-        starts = np.flatnonzero(np.concatenate([[True], scores[1:] != scores[:-1]]))
-        some_present = np.logical_or.reduceat(present, starts)
-        starts = starts[some_present | np.concatenate([[True], some_present[:-1]])]
-        ends, shape = np.append(starts, len(order)), (len(starts), len(order))
-        weights = np.ascontiguousarray(self.weights.T)
-        every = csr_matrix((np.ones(len(order), weights.dtype), order, ends), shape) @ weights  # [groups, R]
-        positive = csr_matrix((present.astype(weights.dtype), order, ends), shape) @ weights
-        every_so_far, positive_so_far = every.cumsum(axis=0), positive.cumsum(axis=0)
-        positives = positive_so_far[-1].astype(np.float64)
-        negatives = every_so_far[-1] - positives
-        pairs = ((every - positive) * (positive_so_far - positive / 2)).sum(axis=0, dtype=np.float64)
-        precision = (positive * positive_so_far / np.maximum(every_so_far, 1)).sum(axis=0, dtype=np.float64)
-        return ratio(pairs, positives * negatives), ratio(precision, positives)
-
-
-def ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float = np.nan) -> np.ndarray:
-    """Elementwise quotient in float64; `otherwise` where the denominator is 0."""
-    numerator, denominator = np.broadcast_arrays(np.asarray(numerator, np.float64), denominator)
-    return np.divide(numerator, denominator, out=np.full(numerator.shape, otherwise), where=denominator != 0)
-
-
-def _one_hot(numbers: np.ndarray, count: int) -> np.ndarray:
-    return (numbers[:, None] == np.arange(count)).astype(np.float64)
 
 
 # -- the metrics; NaN where they are undefined
@@ -272,26 +137,9 @@ METRICS: dict[str, Metric] = {
         Metric("unweighted_accuracy", "UA", mean_recall, EXCLUSIVE),
     )
 }
-"""Name -> metric. The name, which settings use, is the key; of ``exclusive_macro_f1`` the key is ``macro_f1``."""
+"""Name in settings -> metric. The name is the key in JSON, except that ``exclusive_macro_f1`` has the key ``macro_f1``."""
 
 METRICS["exclusive_macro_f1"] = Metric("macro_f1", "macro F1", macro_f1, EXCLUSIVE)
-
-
-def register(metric: Metric, name: str | None = None) -> Metric:
-    """Adds a metric to `METRICS`.
-
-    Args:
-        metric: the metric.
-        name: its name in settings; None takes its key.
-
-    Raises:
-        ConfigError: the name is taken.
-    """
-    name = name or metric.key
-    if name in METRICS or name == "loss":
-        raise ConfigError(f"a metric must have a name of its own, but {name!r} is taken. Choose another.")
-    METRICS[name] = metric
-    return metric
 
 
 def find_metric(name: str) -> Metric:
@@ -556,5 +404,5 @@ def reliability_bins(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.
 
     scikit-learn's `calibration_curve` has no counts, which the sizes of the points and the calibration error need.
     """
-    count, probability, present = WeightedRows(labels, probabilities, np.asarray(probabilities) > 0.5).bins[0]
+    count, probability, present = WeightedRows(labels, probabilities).bins[0]
     return count, ratio(probability, count), ratio(present, count)

@@ -1,8 +1,10 @@
-"""Published figures on IEMOCAP's test split (938 clips), to stand beside a user's own."""
+"""Published results on the test split of IEMOCAP (938 clips), shown beside a user's own."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 LMF_PAPER = {"happy": 0.858, "sad": 0.859, "angry": 0.890, "neutral": 0.717}
 """Liu, Shen et al. 2018, one model per emotion; as quoted in LMF_Paddle's README."""
@@ -17,8 +19,8 @@ class PublishedRow:
 
     Attributes:
         name: of the model.
-        weighted_f1: emotion -> figure, as a share of 1.
-        source: where the figures stand.
+        weighted_f1: emotion -> value from 0 to 1.
+        source: where the values are from.
         second_hand: True where the source itself was not seen, only recalled.
     """
 
@@ -49,4 +51,18 @@ PUBLISHED = (
     PublishedRow("LMF_Paddle", LMF_PADDLE, "README of 18XiWenjuan/LMF_Paddle, rounded", False),
     _recalled("MulT", 88.6, 86.0, 87.0, 70.7, _MULT_TABLE),
 )
-"""Models that IEMOCAP's four emotions were tried with, in the order of the LMF paper's table, MulT behind."""
+"""Models evaluated on the four emotions of IEMOCAP, in the order of the table of the LMF paper, MulT last."""
+
+_TEST_ROWS, _SUPPORT = 938, {"happy": 135, "sad": 193, "angry": 227, "neutral": 383}
+
+
+def is_lmf_split(emotions: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether metrics are of the test split of the published ones, judged by the numbers of clips.
+
+    Args:
+        emotions: name -> ``annotated`` and ``support``, as in ``metrics.json``.
+    """
+    return all(
+        name in _SUPPORT and (one.get("annotated"), one.get("support")) == (_TEST_ROWS, _SUPPORT[name])
+        for name, one in emotions.items()
+    )

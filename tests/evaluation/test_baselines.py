@@ -8,12 +8,12 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from lmf_multitask.data.columns import ChunkedColumn
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation import baselines
-from lmf_multitask.evaluation.baselines import STRENGTHS, fit_linear_baseline, flat_features, prevalence
+from lmf_multitask.evaluation.baselines import STRENGTHS, UNVALIDATED_STRENGTH, fit_linear_baseline, flat_features, prevalence
 
 
 def columns(rows, seed, strength=1.0):
     rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 2, (rows, 2))
+    labels = rng.integers(0, 2, (rows, 2)).astype(float)
     audio = rng.normal(size=(rows, 4)) + strength * labels[:, :1]
     audio[:, 3] = 0  # a constant feature, as COVAREP has them
     text = rng.normal(size=(rows, 5, 3))
@@ -26,22 +26,32 @@ def columns(rows, seed, strength=1.0):
     }
 
 
-def test_padding_does_not_count_as_a_word():
+def strengths(baseline):
+    return [model.C for model in baseline.models]
+
+
+def test_padding_does_not_count_as_a_step():
     text = np.array([[[2.0, 4.0], [4.0, 0.0], [0.0, 0.0]], [[0.0, 0.0]] * 3])
     flat = flat_features({"audio": np.array([[7.0], [8.0]]), "video": np.array([[9.0], [10.0]]), "text": text})
     np.testing.assert_array_equal(flat, [[7, 9, 3, 2], [8, 10, 0, 0]])
 
 
+def test_sequences_of_every_modality_are_averaged():
+    audio = np.array([[[2.0], [4.0], [0.0]], [[0.0], [0.0], [0.0]]])
+    flat = flat_features({"audio": audio, "video": np.array([[9.0], [10.0]]), "text": np.full((2, 1, 2), 5.0)})
+    np.testing.assert_array_equal(flat, [[3, 9, 5, 5], [0, 10, 5, 5]])
+
+
 def test_prevalence_leaves_unannotated_clips_out():
-    np.testing.assert_array_equal(prevalence(np.array([[1, -100], [0, -100], [0, -100], [1, -100]])), [0.5, 0.0])
+    np.testing.assert_array_equal(prevalence(np.array([[1, np.nan], [0, np.nan], [0, np.nan], [1, np.nan]])), [0.5, 0.0])
 
 
 def test_agreement_with_scikit_learns_pipeline():
     train, validation, test = columns(120, 0), columns(60, 1), columns(50, 2)
     baseline = fit_linear_baseline(train, validation, ["a", "b"])
     got = baseline.predict_probabilities(test)
-    for t, strength in enumerate(baseline.strengths):
-        theirs = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=5000, tol=1e-8))
+    for t, chosen in enumerate(strengths(baseline)):
+        theirs = make_pipeline(StandardScaler(), LogisticRegression(C=chosen, max_iter=5000, tol=1e-8))
         theirs.fit(flat_features(train), train["labels"][:, t])
         np.testing.assert_allclose(got[:, t], theirs.predict_proba(flat_features(test))[:, 1], atol=2e-3)
 
@@ -63,17 +73,17 @@ def test_fitting_takes_one_thread(monkeypatch):
 
 def test_strength_comes_from_validation_alone():
     train, validation = columns(120, 0), columns(60, 1)
-    chosen = fit_linear_baseline(train, validation, ["a", "b"]).strengths
+    chosen = strengths(fit_linear_baseline(train, validation, ["a", "b"]))
     noise = {**validation, "labels": 1 - validation["labels"]}
-    assert fit_linear_baseline(train, noise, ["a", "b"]).strengths == (STRENGTHS[0], STRENGTHS[0])
+    assert strengths(fit_linear_baseline(train, noise, ["a", "b"])) == [STRENGTHS[0], STRENGTHS[0]]
     assert all(strength > STRENGTHS[0] for strength in chosen)
 
 
 def test_labels_that_lack():
     train, validation = columns(60, 0), columns(30, 1)
-    train["labels"][:20, 0] = -100
-    validation["labels"][:, 1] = -100
-    assert fit_linear_baseline(train, validation, ["a", "b"]).strengths[1] == 0.003
+    train["labels"][:20, 0] = np.nan
+    validation["labels"][:, 1] = np.nan
+    assert strengths(fit_linear_baseline(train, validation, ["a", "b"]))[1] == UNVALIDATED_STRENGTH
     train["labels"][:, 0] = 1
     with pytest.raises(DataError, match="a must be present in some clips of train and absent in others"):
         fit_linear_baseline(train, validation, ["a", "b"])
@@ -99,14 +109,14 @@ def test_of_many_clips_some_are_drawn(monkeypatch):
     assert [len(rows) for rows in asked] == [200, 200]
     assert len(set(asked[0].tolist())) == 200
     again = fit_linear_baseline(train, validation, ["a", "b"])
-    np.testing.assert_array_equal(again.weights, baseline.weights)
+    np.testing.assert_array_equal(again.predict_probabilities(test), baseline.predict_probabilities(test))
     asked.clear()
     got = baseline.predict_probabilities(test)
     assert [len(rows) for rows in asked] == [200, 200, 100]
     right = (got > 0.5) == (test["labels"] == 1)
     assert (right.mean(axis=0) > 0.6).all()  # of two classes that are as frequent
-    scores = (original(test) - baseline.mean) / baseline.deviation @ baseline.weights.T + baseline.bias
-    np.testing.assert_allclose(got, 1 / (1 + np.exp(-scores)), rtol=1e-12)
+    rows = baseline.scaler.transform(original(test))
+    np.testing.assert_allclose(got[:, 1], baseline.models[1].predict_proba(rows)[:, 1], rtol=1e-12)
 
 
 def test_a_class_that_no_drawn_clip_has_is_drawn_on_top(monkeypatch):

@@ -3,30 +3,39 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from sklearn.metrics import f1_score
 
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation import statistics
-from lmf_multitask.evaluation.metrics import all_figures, exclusive_figures
+from lmf_multitask.evaluation.metrics import METRICS, exclusive_metrics, metrics_of
 from lmf_multitask.evaluation.statistics import (
-    INTERVAL_FIGURES,
+    bootstrap,
     bootstrap_weights,
-    figure_intervals,
     holm,
     interval,
+    intervals_of,
     mcnemar_exact,
     paired_differences,
     seed_summary,
     t_interval,
-    weighted_figures,
 )
 
 
 def made_up(rows=300, tasks=3, seed=0, shares=0.3):
     rng = np.random.default_rng(seed)
-    labels = (rng.uniform(size=(rows, tasks)) < shares).astype(int)
+    labels = (rng.uniform(size=(rows, tasks)) < shares).astype(float)
     scores = labels * 1.5 + rng.normal(size=labels.shape)
     return labels, np.round(1 / (1 + np.exp(-scores + 0.9)), 2)  # rounded: ties
+
+
+def intervals(labels, probabilities, tasks, **settings):
+    return intervals_of(bootstrap(labels, {"model": probabilities}, tasks, **settings)["model"], tasks)
+
+
+def differences(labels, first, second, **settings):
+    tasks = [f"task{t}" for t in range(labels.shape[1])]
+    drawn = bootstrap(labels, {"first": first, "second": second}, tasks, **settings)
+    return paired_differences(drawn["first"], drawn["second"])
 
 
 # -- weights
@@ -49,7 +58,7 @@ def test_plain_resampling_where_classes_are_large():
 
 
 def test_a_rare_class_is_in_every_resample():
-    labels = np.zeros((200, 2), int)
+    labels = np.zeros((200, 2))
     labels[:2, 0] = 1
     labels[:90, 1] = 1
     weights = bootstrap_weights(labels, 500)
@@ -61,7 +70,7 @@ def test_a_rare_class_is_in_every_resample():
 
 
 def test_many_rare_classes_are_kept_by_strata():
-    labels = np.zeros((60, 12), int)
+    labels = np.zeros((60, 12))
     labels[np.arange(12), np.arange(12)] = 1  # all twelve are drawn by chance once in 250 times
     weights = bootstrap_weights(labels, 300)
     assert (weights @ labels).min() == 1
@@ -86,49 +95,25 @@ def test_batches_of_resamples(monkeypatch, rows):
 
 def test_intervals_from_batches_are_as_wide(monkeypatch):
     labels, probabilities = made_up(tasks=1)
-    differences = paired_differences(labels, np.full(labels.shape, 0.1), probabilities, resamples=4000)["accuracy"]
+    at_once = differences(labels, np.full(labels.shape, 0.1), probabilities, resamples=4000)["accuracy"]
     monkeypatch.setattr(statistics, "WEIGHTS_AT_A_TIME", 700 * 300)
-    in_batches = figure_intervals(labels, probabilities, ["a"], resamples=4000)["mean"]["accuracy"]
+    in_batches = intervals(labels, probabilities, ["a"], resamples=4000)["mean"]["accuracy"]
     accuracy = float(((probabilities > 0.5) == labels).mean())
     spread = math.sqrt(accuracy * (1 - accuracy) / 300)  # binomial
     np.testing.assert_allclose(in_batches, [accuracy - 1.96 * spread, accuracy + 1.96 * spread], atol=0.005)
-    others = paired_differences(labels, np.full(labels.shape, 0.1), probabilities, resamples=4000)["accuracy"]
-    assert others.shape == differences.shape == (4000, 1)
-    assert (others != differences).any()
-    assert others.mean() == pytest.approx(differences.mean(), abs=0.004)
-    assert others.std() == pytest.approx(differences.std(), rel=0.06)
+    others = differences(labels, np.full(labels.shape, 0.1), probabilities, resamples=4000)["accuracy"]
+    assert others.shape == at_once.shape == (4000, 1)
+    assert (others != at_once).any()
+    assert others.mean() == pytest.approx(at_once.mean(), abs=0.004)
+    assert others.std() == pytest.approx(at_once.std(), rel=0.06)
 
 
-# -- resampled figures
-
-
-def test_weights_of_one_give_the_figures_themselves():
-    labels, probabilities = made_up()
-    labels[5:20, 1] = -100
-    drawn = weighted_figures(labels, probabilities, probabilities > 0.5, np.ones((1, 300), np.float32))
-    figures = all_figures(labels, probabilities, ["a", "b", "c"])
-    for t, name in enumerate("abc"):
-        for figure in INTERVAL_FIGURES:
-            assert drawn[figure][0, t] == pytest.approx(figures["emotions"][name][figure], abs=1e-6), (figure, name)
-
-
-def test_weights_count_as_repeated_rows():
-    labels, probabilities = made_up(80, 1)
-    weights = bootstrap_weights(labels, 5, seed=1)
-    drawn = weighted_figures(labels, probabilities, probabilities > 0.5, weights)
-    for number, row in enumerate(weights):
-        repeated = np.repeat(np.arange(80), row.astype(int))
-        truth, values = labels[repeated, 0], probabilities[repeated, 0]
-        assert drawn["auroc"][number, 0] == pytest.approx(roc_auc_score(truth, values), abs=1e-6)
-        expected = average_precision_score(truth, values)
-        assert drawn["average_precision"][number, 0] == pytest.approx(expected, abs=1e-6)
-        expected = f1_score(truth, values > 0.5, average="weighted")
-        assert drawn["weighted_f1"][number, 0] == pytest.approx(expected, abs=1e-9)
+# -- intervals
 
 
 def test_interval_agrees_with_scipy():
     labels, probabilities = made_up(tasks=1)
-    ours = figure_intervals(labels, probabilities, ["a"], resamples=4000)["emotions"]["a"]
+    ours = intervals(labels, probabilities, ["a"], resamples=4000)["emotions"]["a"]
 
     def weighted(rows):
         return f1_score(labels[rows, 0], probabilities[rows, 0] > 0.5, average="weighted")
@@ -136,7 +121,7 @@ def test_interval_agrees_with_scipy():
     def right(rows):
         return float(((probabilities[rows, 0] > 0.5) == (labels[rows, 0] == 1)).mean())
 
-    for figure, statistic, resamples in (("accuracy", right, 4000), ("weighted_f1", weighted, 700)):
+    for key, statistic, resamples in (("accuracy", right, 4000), ("weighted_f1", weighted, 700)):
         theirs = stats.bootstrap(
             (np.arange(300),),
             statistic,
@@ -145,25 +130,36 @@ def test_interval_agrees_with_scipy():
             method="percentile",
             rng=np.random.default_rng(1),
         ).confidence_interval
-        assert ours[figure] == pytest.approx([theirs.low, theirs.high], abs=0.008)
+        assert ours[key] == pytest.approx([theirs.low, theirs.high], abs=0.008)
 
 
-def test_exclusive_intervals_hold_the_figures():
+def test_intervals_hold_the_values():
     rng = np.random.default_rng(0)
-    labels = np.eye(4, dtype=int)[rng.integers(0, 4, 200)]
+    labels, tasks = np.eye(4)[rng.integers(0, 4, 200)], list("abcd")
     probabilities = np.clip(labels * 0.3 + rng.uniform(size=labels.shape) * 0.7, 0, 1)
-    found = figure_intervals(labels, probabilities, list("abcd"), resamples=500)["exclusive"]
-    figures = exclusive_figures(labels, probabilities, list("abcd"))
-    assert set(found) == {"weighted_accuracy", "unweighted_accuracy", "macro_f1"}
-    for name, (low, high) in found.items():
-        assert low < figures[name] < high
+    found = intervals(labels, probabilities, tasks, resamples=500)
+    metrics = metrics_of(labels, probabilities, tasks)
+    for key, (low, high) in found["mean"].items():
+        if key != "ece":  # resampling adds noise to its bins, so that it is larger in resamples
+            assert low < metrics["mean"][key] < high, key
+    exclusive = exclusive_metrics(labels, probabilities, tasks)
+    assert set(found["exclusive"]) == {"weighted_accuracy", "unweighted_accuracy", "macro_f1"}
+    for key, (low, high) in found["exclusive"].items():
+        assert low < exclusive[key] < high
         assert high - low < 0.2
 
 
-def test_undefined_figures_have_no_interval():
+def test_labels_that_are_not_exclusive_have_no_interval_of_the_decision():
+    labels, probabilities = made_up()
+    drawn = bootstrap(labels, {"model": probabilities}, ["a", "b", "c"], resamples=10)["model"]
+    assert set(drawn) == {name for name, metric in METRICS.items() if metric.kind == "binary"}
+    assert "exclusive" not in intervals_of(drawn, ["a", "b", "c"])
+
+
+def test_undefined_metrics_have_no_interval():
     labels, probabilities = made_up(tasks=2)
     labels[:, 1] = 0
-    found = figure_intervals(labels, probabilities, ["a", "b"], resamples=100)
+    found = intervals(labels, probabilities, ["a", "b"], resamples=100)
     assert found["emotions"]["b"]["auroc"] is None
     assert found["emotions"]["b"]["accuracy"] is not None
     assert found["mean"]["auroc"] == found["emotions"]["a"]["auroc"]
@@ -188,10 +184,10 @@ def test_intervals_cover_the_truth():
     rng = np.random.default_rng(7)
     covered = dict.fromkeys(truth, 0)
     for trial in range(trials // 4):  # four independent emotions at a time
-        labels = (rng.uniform(size=(400, 4)) < truth_share).astype(int)
+        labels = (rng.uniform(size=(400, 4)) < truth_share).astype(float)
         scores = rng.normal(size=labels.shape) + distance * labels
         probabilities = 1 / (1 + np.exp(threshold - scores))
-        got = figure_intervals(labels, probabilities, list("abcd"), resamples=600, seed=trial)["emotions"]
+        got = intervals(labels, probabilities, list("abcd"), resamples=600, seed=trial)["emotions"]
         for name, value in truth.items():
             covered[name] += sum(got[e][name][0] <= value <= got[e][name][1] for e in "abcd")
     for name, count in covered.items():
@@ -203,9 +199,9 @@ def test_intervals_cover_the_truth():
 
 def test_a_model_does_not_differ_from_itself():
     labels, probabilities = made_up()
-    differences = paired_differences(labels, probabilities, probabilities, resamples=50)
-    assert "weighted_f1" in differences
-    for values in differences.values():
+    found = differences(labels, probabilities, probabilities, resamples=50)
+    assert {"weighted_f1", "auroc"} <= set(found)
+    for values in found.values():
         np.testing.assert_array_equal(values, 0)
 
 
@@ -213,7 +209,7 @@ def test_pairing_narrows_the_interval():
     labels, probabilities = made_up(tasks=1)
     other = probabilities.copy()
     other[:10] = 1 - other[:10]
-    paired = paired_differences(labels, probabilities, other, resamples=1000)["accuracy"][:, 0]
+    paired = differences(labels, probabilities, other, resamples=1000)["accuracy"][:, 0]
     changed = ((other > 0.5) == (labels == 1)).mean() - ((probabilities > 0.5) == (labels == 1)).mean()
     assert paired.mean() == pytest.approx(changed, abs=0.003)
     # only 10 of 300 rows differ, each by one error
@@ -252,8 +248,8 @@ def test_t_interval_by_hand():
 
 
 def run_metrics(seed, f1, auroc):
-    figures = {"weighted_f1": f1, "auroc": auroc, "support": 7, "annotated": 20, "confusion": {"true_positive": 1}}
-    return {"split": "test", "samples": 20, "seed": seed, "emotions": {"a": figures}, "mean": {"weighted_f1": f1}}
+    metrics = {"weighted_f1": f1, "auroc": auroc, "support": 7, "annotated": 20, "confusion": {"true_positive": 1}}
+    return {"split": "test", "samples": 20, "seed": seed, "emotions": {"a": metrics}, "mean": {"weighted_f1": f1}}
 
 
 def test_seed_summary():
