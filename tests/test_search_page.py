@@ -1,4 +1,4 @@
-"""The page of a search from made-up trials: what it says, and that it stands whatever became of them."""
+"""The page of a search, from made-up trials of every state."""
 
 import base64
 import dataclasses
@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 
 from lmf_multitask.evaluation.plots import DARK
-from lmf_multitask.evaluation.search_page import write_search
-from lmf_multitask.evaluation.search_plots import _log_ticks
-from lmf_multitask.evaluation.search_results import Retrained, SearchResult, Trial, shown, spread
 from lmf_multitask.evaluation.statistics import seed_summary
+from lmf_multitask.searching.page import write_search
+from lmf_multitask.searching.results import Retrained, SearchResult, Trial, short_name, shown, spread
 
-NAMES = ("training.learning_rate", "model.fusion_rank", "model.text_lstm, model.text_hidden", "model.fusion_dim")
+NAMES = (
+    "training.learning_rate",
+    "model.fusion.rank",
+    "model.encoders.text.hidden, model.encoders.text.state",
+    "model.fusion.dim",
+)
 
 
 def trial(number, value, state="finished", epochs=6, **others):
@@ -75,16 +79,16 @@ def text_of(page):
     return page.read_text(encoding="utf-8")
 
 
-def test_the_best_and_what_fresh_seeds_say(result):
+def test_the_best_and_its_new_seeds(result):
     assert [one.number for one in result.best(9)] == [2, 5, 6, 1]  # of equals the earlier; only finished ones
     # mean of .80 and .84 is .82, .08 below .90; their standard deviation is .04 / sqrt(2)
     assert result.verdict() == (
-        "The best of 6 trials is trial 2: weighted F1 0.900 on validation, epoch 6 of 6. Under 2 fresh seeds the same "
-        "settings give 0.820 ± 0.028: 0.080 worse than searched. Trial 5 does better there: 0.870."
+        "The best of 6 trials is trial 2: weighted F1 0.900 on validation, epoch 6 of 6. With 2 new seeds the same settings "
+        "give 0.820 ± 0.028: 0.080 worse than in the search. Trial 5 is better with these seeds: 0.870."
     )
     rows = result.retrained_table().rows
     assert rows[0] == ["trial 2", "0.900", "0.800, 0.840", "0.820 ± 0.028", "-0.080"]
-    assert "chosen because that figure is high" in result.retrained_table().note
+    assert "The best value of 6 trials is too optimistic" in result.retrained_table().note
     assert result.counts_line() == "4 finished, 1 pruned, 1 failed"
 
 
@@ -93,14 +97,14 @@ def test_a_loss_is_better_when_it_is_less():
     again = [Retrained(trials[1], [5], [0.15], summed_up([5], ("happy",)))]
     found = SearchResult("x", "loss", False, trials, retrained=again)
     assert [one.number for one in found.best(2)] == [2, 3]
-    assert found.verdict().endswith("Under 1 fresh seed the same settings give 0.150: 0.050 better than searched.")
-    assert "has not been trained under fresh seeds" in SearchResult("x", "loss", False, trials).verdict()
+    assert found.verdict().endswith("With 1 new seed the same settings give 0.150: 0.050 better than in the search.")
+    assert "has not been trained with new seeds" in SearchResult("x", "loss", False, trials).verdict()
 
 
-def test_the_page_has_every_part_and_takes_no_text_for_markup(page):
+def test_the_page_has_every_part_and_escapes_markup(page):
     text = text_of(page)
     for heading in (
-        "The best settings", "Under fresh seeds", "On test", "Trials", "What matters", "Each setting", "Every trial",
+        "Best settings", "New seeds", "Test", "Trials", "Importance", "Each setting", "Every trial",
     ):  # fmt: skip
         assert re.search(rf"<h2 id=\"part\d\">{heading}</h2>", text), heading
     assert "<script" not in text
@@ -109,10 +113,10 @@ def test_the_page_has_every_part_and_takes_no_text_for_markup(page):
     assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
 
 
-def test_pictures_have_alternatives_and_follow_the_theme(page):
+def test_plots_have_alternatives_and_follow_the_theme(page):
     text = text_of(page)
     images = re.findall(r'<img src="([^"]*)" alt="([^"]*)">', text)
-    assert len(images) == 5
+    assert len(images) == 4
     for source, alternative in images:
         assert len(alternative) > 30
         svg = base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode()
@@ -120,7 +124,7 @@ def test_pictures_have_alternatives_and_follow_the_theme(page):
         assert not any(colour in svg.partition("</style>")[2] for colour in DARK)
     assert {path.name for path in (page.parent / "plots").iterdir()} == {
         f"{name}.{kind}"
-        for name in ("history", "epochs", "fresh_seeds", "importance", "slices")
+        for name in ("history", "epochs", "importance", "slices")
         for kind in ("svg", "png")
     }
 
@@ -129,34 +133,21 @@ def test_one_trial_alone(tmp_path):
     text = text_of(write_search(SearchResult("x", "uar", True, [trial(1, 0.7)]), tmp_path))
     assert "first of" not in text  # all settings are shown
     assert "Importances need more finished trials than settings that vary" in text
-    assert "On test" not in text
+    assert ">Test<" not in text
 
 
-def test_settings_that_are_left_out_are_told(tmp_path):
+def test_the_number_of_settings_left_out_is_shown(tmp_path):
     many = trial(1, 0.7)
     many = dataclasses.replace(many, settings={**many.settings, **{f"model.extra_{n}": n for n in range(15)}})
     assert len(many.settings) == 19
     result = SearchResult("x", "uar", True, [many])
-    assert "The 18 first of 19." in text_of(write_search(result, tmp_path / "many"))
+    assert "The first 18 of 19." in text_of(write_search(result, tmp_path / "many"))
     result = SearchResult("x", "uar", True, [many], importances={"model.extra_14": 1.0})
     text = text_of(write_search(result, tmp_path / "ranked"))
-    assert "The 18 most important of 19." in text
+    assert "The most important 18 of 19." in text
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (1e-4, 1e-1, [1e-4, 1e-2]),
-        (3e-4, 4e-3, [5e-4, 1e-3, 2e-3]),
-        (0.002, 0.004, [0.002]),
-        (1e-6, 1e-2, [1e-6, 1e-4, 1e-2]),
-    ],
-)
-def test_round_numbers_on_a_logarithmic_axis(low, high, ticks):
-    assert _log_ticks(low, high) == pytest.approx(ticks)
-
-
-def test_values_for_people():
+def test_values_and_names_as_text():
     assert [shown(value) for value in (0.000123456, [64, 32], None, 8, "lmf")] == [
         "0.0001235",
         "64, 32",
@@ -165,3 +156,5 @@ def test_values_for_people():
         "lmf",
     ]
     assert spread([0.5]) == "0.500"
+    assert short_name("model.encoders.text.hidden, model.fusion.rank") == "text.hidden, fusion.rank"
+    assert short_name("training.epochs") == "epochs"

@@ -27,9 +27,8 @@ from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from lmf_multitask.data.modality import MODALITIES
-from lmf_multitask.errors import printable
 from lmf_multitask.evaluation.metrics import METRICS, reliability_bins
-from lmf_multitask.evaluation.tables import number, shown_metrics, with_interval
+from lmf_multitask.evaluation.tables import number, printable, shown_metrics, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -249,6 +248,8 @@ def metrics_plot(metrics: Mapping[str, Any], *, headline: bool) -> Plot | None:
         ]
         interval_points(panel, places, entries, label="this model, 95% interval")
         for (name, other), form, colour in zip(others.items(), ("x", "D"), (MUTED, SERIES[1])):
+            if other is metrics["always_absent"] and metric.needs != "decision":
+                continue  # it has no probabilities of its own
             values = [_or_nan(other["emotions"][e].get(metric.key)) for e in emotions]
             panel.plot(values, places, form, color=colour, markersize=6, fillstyle="none", label=name)
         panel.set_title(metric.title)

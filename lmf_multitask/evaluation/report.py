@@ -10,12 +10,11 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from lmf_multitask.errors import printable
 from lmf_multitask.evaluation import tables
 from lmf_multitask.evaluation.assessment import Assessment
 from lmf_multitask.evaluation.comparison import Comparison
 from lmf_multitask.evaluation.plots import Plot, comparison_plots, plots_of
-from lmf_multitask.evaluation.tables import TextTable
+from lmf_multitask.evaluation.tables import TextTable, printable
 from lmf_multitask.files import atomic_folder, write_text
 
 REPORT_FILE, COMPARISON_FILE, PLOTS_FOLDER = "report.html", "comparison.html", "plots"

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lmf_multitask.errors import printable
 from lmf_multitask.evaluation.comparison import Comparison, Difference, Pair
 from lmf_multitask.evaluation.metrics import EXCLUSIVE, METRICS, Metric, metrics_for
 from lmf_multitask.evaluation.published import LMF_PADDLE, LMF_PAPER, LMF_SPLIT, PUBLISHED, is_lmf_split
@@ -140,7 +139,7 @@ def intervals_table(metrics: Content) -> TextTable:
     rows = _rows(
         lambda name, found, bounds: [with_interval(found[m.key], bounds.get(m.key)) for m in shown], metrics, intervals
     )
-    title = f"with 95% intervals over {metrics['split']} clips ({intervals['resamples']:,} bootstrap resamples)"
+    title = f"headline metrics with 95% intervals over {metrics['split']} clips ({intervals['resamples']:,} bootstrap resamples)"
     return TextTable(title, ["emotion", *(metric.title for metric in shown)], rows, len(rows) > 1)
 
 
@@ -232,6 +231,12 @@ def baseline_table(metrics: Content) -> TextTable | None:
         [metric.title, *(number(one["mean"].get(metric.key)) for one in columns.values())]
         for metric in shown_metrics(metrics)
     ]
+    if metrics.get("exclusive"):
+        decisions = [one.get("exclusive") or {} for one in columns.values()]
+        rows += [
+            [f"{metric.title} (one of {len(metrics['emotions'])})", *(number(one.get(key)) for one in decisions)]
+            for key, metric in metrics_for(EXCLUSIVE).items()
+        ]
     heads = ["mean over emotions", *(BASELINE_NAMES.get(name, name) for name in columns)]
     return TextTable("comparison with baselines", heads, rows, note=verdict_on_linear(metrics))
 
@@ -449,7 +454,7 @@ def _pair_verdict(pair: Pair) -> str:
             grouped: dict[str, list[str]] = {}
             for name, one in pair.emotions.items():
                 grouped.setdefault(verdict(one, pair), []).append(name)
-            text += ". By emotion: " + "; ".join(f"{', '.join(names)}: {found}" for found, names in grouped.items())
+            text += ". By emotion: " + "; ".join(f"{found} ({', '.join(names)})" for found, names in grouped.items())
     return f"{text[0].upper()}{text[1:]}."
 
 
@@ -489,6 +494,11 @@ def _rows(cells: Callable[..., list[str]], *contents: Content) -> list[list[str]
     names = list(contents[0]["emotions"])
     rows = [[name, *cells(name, *(one["emotions"][name] for one in contents))] for name in names]
     return [*rows, ["mean", *cells(None, *(one["mean"] for one in contents))]] if len(names) > 1 else rows
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text with control characters, other than those of `keep`, written as escapes."""
+    return "".join(letter if letter.isprintable() or letter in keep else ascii(letter)[1:-1] for letter in text)
 
 
 def number(value: float | None) -> str:

@@ -1,5 +1,7 @@
 import base64
+import dataclasses
 import json
+import logging
 import re
 import shutil
 import subprocess
@@ -8,21 +10,39 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from lmf_multitask.evaluation import evaluate_predictions
-from lmf_multitask.evaluation.assessment import Assessment, LearningCurves
+from lmf_multitask.evaluation import evaluate_predictions, write_report
+from lmf_multitask.evaluation.assessment import LearningCurves, assess
 from lmf_multitask.evaluation.comparison import compare
-from lmf_multitask.evaluation.page import write_comparison
-from lmf_multitask.evaluation.plots import DARK
+from lmf_multitask.evaluation.metrics import METRICS, Metric
+from lmf_multitask.evaluation.plots import DARK, LONGEST_LABEL, _cjk_families, _warn_of_boxes, label
 from lmf_multitask.evaluation.predictions import Predictions
-from lmf_multitask.evaluation.robustness import measure_robustness
+from lmf_multitask.evaluation.report import write_comparison
+from lmf_multitask.evaluation.tables import comparison_text, comparison_verdict
 
 EMOTIONS = ["happy", "sad", "angry", "neutral"]
 
 
 def predictions(seed=0, rows=120):
     rng = np.random.default_rng(seed)
-    labels = np.eye(4, dtype=int)[np.random.default_rng(5).integers(0, 4, rows)]
+    labels = np.eye(4)[np.random.default_rng(5).integers(0, 4, rows)]
     return labels, 1 / (1 + np.exp(1 - 2 * labels - rng.normal(size=labels.shape)))
+
+
+def robustness():
+    """The content of a ``robustness.json``."""
+
+    def entry(value):
+        metrics = {"weighted_f1": value, "positive_f1": None, "auroc": value}
+        return {"mean": metrics, "sd": dict.fromkeys(metrics, 0.02), "emotions": dict.fromkeys(EMOTIONS, metrics)}
+
+    kept = [["audio", "video", "text"], ["text"]]
+    noise = [{"strength": strength, **entry(0.8 - strength / 10)} for strength in (0.0, 1.0, 4.0)]
+    missing = [{"share": share, **entry(0.8 - share / 4)} for share in (0.0, 0.5, 1.0)]
+    return {
+        "split": "validation", "samples": 120, "draws": 3, "modalities": kept[0], "rows_without": {"audio": 2, "text": 0},
+        "always_absent": {"weighted_f1": 0.6}, "subsets": [{"modalities": names, **entry(0.8)} for names in kept],
+        "noise": {name: noise for name in kept[0]}, "missing": {name: missing for name in kept[0]},
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +61,9 @@ def full_page(tmp_path_factory):
         name="<script>alert(1)</script>",
         resamples=100,
     )
-    rows = {"audio": np.ones((120, 2), "f4"), "video": np.ones((120, 2), "f4"), "text": np.ones((120, 3, 2), "f4")}
-    robustness = measure_robustness(
-        lambda features: (
-            probabilities[: len(features["audio"])] * features["audio"].mean(axis=1, keepdims=True).clip(0, 1)
-        ),
-        {**rows, "labels": labels},
-        EMOTIONS,
-        split="validation",
-        train={
-            name: values * np.linspace(0, 1, 120).reshape(-1, *[1] * (values.ndim - 1)) for name, values in rows.items()
-        },
+    guesses = {"logistic_regression": predictions(2)[1], "prevalence": np.full(labels.shape, 0.25)}
+    metrics = assess(
+        labels, probabilities, EMOTIONS, split="test", calibration=found.calibration, baselines=guesses, resamples=100
     )
     epochs = list(range(1, 9))
     curves = LearningCurves(
@@ -60,14 +72,15 @@ def full_page(tmp_path_factory):
         {e: [0.1 * t + 0.05 * n for n in epochs] for t, e in enumerate(EMOTIONS)},
         6,
     )
-    fields = {name: getattr(found, name) for name in Assessment.__dataclass_fields__}
-    fields.update(
+    whole = dataclasses.replace(
+        found,
+        metrics=metrics,
         curves={"multitask": curves},
-        robustness=robustness,
+        robustness=robustness(),
         facts={"Data": "/" + "long" * 60, "Settings": "seed: 1\n"},
         data_report="audio  " + "x" * 300,
     )
-    return Assessment(**fields).write_report(folder)
+    return write_report(whole, folder)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +90,7 @@ def comparison_page(tmp_path_factory):
     for seed in range(3):
         labels, probabilities = predictions(seed)
         ids = [str(number) for number in range(len(labels))]
-        models.append(Predictions(f"run{seed}", folder, ids, EMOTIONS, labels, True, probabilities))
+        models.append(Predictions(f"run{seed}", folder, ids, EMOTIONS, labels, probabilities))
     return write_comparison(compare(models, resamples=100), folder)
 
 
@@ -85,22 +98,22 @@ def images(page):
     return re.findall(r'<img src="([^"]*)" alt="([^"]*)">', page.read_text(encoding="utf-8"))
 
 
-def test_every_part_is_there(full_page):
+def test_every_part_is_present(full_page):
     text = full_page.read_text(encoding="utf-8")
     for heading in (
-        "Figures",
-        "Baselines and published figures",
-        "Learning",
-        "Which are confused",
+        "Metrics",
+        "Baselines",
+        "Learning curves",
+        "Confusion",
         "Ranking",
         "Probabilities",
         "Missing and noisy modalities",
-        "Clips to look at",
+        "Clips to inspect",
         "Data",
     ):
         assert re.search(rf"<h2 id=\"part\d\">{heading}</h2>", text), heading
-    assert "most confidently wrong" in text
-    assert "least confident" in text
+    assert "most confident errors" in text
+    assert "least confident decisions" in text
 
 
 def test_nothing_comes_from_elsewhere_and_no_text_is_markup(full_page, comparison_page):
@@ -113,7 +126,7 @@ def test_nothing_comes_from_elsewhere_and_no_text_is_markup(full_page, compariso
 
 
 def test_every_image_has_an_alternative_and_follows_the_theme(full_page, comparison_page):
-    assert len(images(full_page)) == 8
+    assert len(images(full_page)) == 9
     assert len(images(comparison_page)) == 2
     for source, alternative in images(full_page) + images(comparison_page):
         assert len(alternative) > 30
@@ -124,12 +137,13 @@ def test_every_image_has_an_alternative_and_follows_the_theme(full_page, compari
         assert not any(colour in body for colour in DARK)  # each is a variable now
 
 
-def test_each_picture_is_also_a_file(full_page):
+def test_each_plot_is_also_a_file(full_page):
     plots = full_page.parent / "plots"
     names = {path.stem for path in plots.glob("*.svg")}
     assert names == {path.stem for path in plots.glob("*.png")}
     assert names == {
-        "figures", "learning", "losses", "confusion", "one_of_many", "roc_and_precision_recall", "reliability", "robustness",
+        "metrics", "further_metrics", "learning", "losses", "confusion", "one_of_many", "roc_and_precision_recall",
+        "reliability", "robustness",
     }  # fmt: skip
     for path in plots.glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
@@ -140,15 +154,15 @@ def test_each_picture_is_also_a_file(full_page):
 def test_the_same_assessment_gives_the_same_page(tmp_path):
     labels, probabilities = predictions()
     pages = [
-        evaluate_predictions(labels, probabilities, EMOTIONS, resamples=50).write_report(tmp_path / name).read_bytes()
+        write_report(evaluate_predictions(labels, probabilities, EMOTIONS, resamples=50), tmp_path / name).read_bytes()
         for name in ("one", "two")
     ]
     assert pages[0] == pages[1]
 
 
-def test_a_page_of_what_is_hardly_defined(tmp_path):
-    labels = np.array([[1, 0, -100], [1, 0, -100]])
-    page = evaluate_predictions(labels, np.full((2, 3), 0.3), resamples=20).write_report(tmp_path)
+def test_a_page_of_mostly_undefined_metrics(tmp_path):
+    labels = np.array([[1, 0, np.nan], [1, 0, np.nan]])
+    page = write_report(evaluate_predictions(labels, np.full((2, 3), 0.3), resamples=20), tmp_path)
     text = page.read_text(encoding="utf-8")
     assert "all annotated clips are present" in text
     assert "Ranking" in text
@@ -156,12 +170,81 @@ def test_a_page_of_what_is_hardly_defined(tmp_path):
 
 def test_one_emotion_has_a_page_too(tmp_path):
     labels, probabilities = predictions()
-    page = evaluate_predictions(labels[:, :1], probabilities[:, :1], ["happy"], resamples=50).write_report(tmp_path)
+    page = write_report(evaluate_predictions(labels[:, :1], probabilities[:, :1], ["happy"], resamples=50), tmp_path)
     assert "one of" not in page.read_text(encoding="utf-8")
     assert not (tmp_path / "plots" / "one_of_many.png").exists()
 
 
-# -- in a real browser
+def test_a_registered_metric_is_in_tables_and_plots(tmp_path, monkeypatch):
+    metric = Metric("error_rate", "error rate", lambda rows: 1 - METRICS["accuracy"](rows), greater_is_better=False)
+    monkeypatch.setitem(METRICS, "error_rate", metric)
+    page = write_report(evaluate_predictions(*predictions(), EMOTIONS, resamples=20), tmp_path)
+    assert re.search(r'<th scope="col">error rate</th>', page.read_text(encoding="utf-8"))
+    plot = (tmp_path / "plots" / "further_metrics.svg").read_text(encoding="utf-8")
+    assert "<!-- error rate -->" in plot  # matplotlib's comment before the outlines of a text
+
+
+# -- names
+
+
+HOSTILE = ["_first", "a$x_1$", "control\x1b[31m\x00", "快乐"]
+
+
+def test_any_name_can_be_drawn(tmp_path, caplog):
+    """Warnings are errors here, so that one about a glyph or a hidden legend entry would fail."""
+    _warn_of_boxes.cache_clear()
+    found = evaluate_predictions(*predictions(), HOSTILE, resamples=20, name="\x1b]0;$a$\x07" + "x" * 300)
+    curves = LearningCurves([1, 2], {"train": [1.0, 0.5]}, dict.fromkeys(HOSTILE, [0.1, 0.2]), None)
+    with caplog.at_level(logging.WARNING, "lmf_multitask"):
+        page = write_report(dataclasses.replace(found, curves={"multitask": curves}), tmp_path)
+    assert len(caplog.records) == (0 if _cjk_families() else 1)
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
+    assert "control\\x1b[31m\\x00" in text
+    for path in (tmp_path / "plots").glob("*.svg"):
+        ElementTree.fromstring(path.read_text(encoding="utf-8"))
+    assert "<!-- a$x_1$ -->" in (tmp_path / "plots" / "confusion.svg").read_text(encoding="utf-8")
+
+
+def test_labels_are_short_and_never_hidden():
+    assert label("_x") == " _x"
+    assert label("x" * 300) == "x" * (LONGEST_LABEL - 1) + "…"
+
+
+# -- comparisons
+
+
+def compared(shift, rows=120):
+    """Two models with the same decisions; `shift` of the second's probabilities within absent clips changes only the ranking."""
+    labels = np.tile([[1.0], [0.0]], (rows // 2, 1))
+    first = np.where(labels == 1, np.linspace(0.1, 0.4, rows)[:, None], np.linspace(0.0, 0.3, rows)[:, None])
+    second = np.where(labels == 1, first, first + shift)
+    ids = [str(number) for number in range(rows)]
+    models = [Predictions(name, None, ids, ["happy"], labels, p) for name, p in (("one", first), ("two", second))]
+    return compare(models, resamples=100)
+
+
+def test_a_difference_in_ranking_alone_decides():
+    verdict = comparison_verdict(compared(0.15))
+    assert verdict.startswith("Two against one: one is better on AUROC (weighted F1 +0.000 [+0.000, +0.000], AUROC -0.")
+    assert comparison_verdict(compared(0.0)).startswith("Two against one: no difference that 120 clips can show")
+    assert comparison_verdict(compared(0.15, 20)) == (
+        "Two against one: no verdict is possible on 20 clips (at least 30 are needed)."
+    )
+
+
+def test_the_decision_among_all_counts(tmp_path):
+    labels, good = predictions()
+    ids = [str(number) for number in range(len(labels))]
+    models = [Predictions(n, tmp_path, ids, EMOTIONS, labels, p) for n, p in (("good", good), ("bad", good[::-1]))]
+    comparison = compare(models, resamples=100)
+    assert "good is better on weighted F1, AUROC, WA, UA, number of errors (means over" in comparison_verdict(comparison)
+    text = comparison_text(comparison)
+    assert "One of 4 (highest uncalibrated probability): WA -0." in text
+    assert ["emotion", "model", "weighted", "F1"] == text.splitlines()[1].split()[:4]
+
+
+# -- in a browser
 
 PROBE = """<script>
 addEventListener("load", () => setTimeout(() => parent.postMessage(JSON.stringify({
@@ -177,8 +260,8 @@ HARNESS = """<!doctype html><title>probe</title><body>
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
-def look_at(page, folder):
-    """Opens the page in frames of 1280 and 390 pixels: what each says of itself, and the console's lines."""
+def open_in_browser(page, folder):
+    """Opens the page in frames of 1280 and 390 pixels: sizes and images of each, and the lines of the console."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} is installed")
@@ -201,7 +284,7 @@ def look_at(page, folder):
 @pytest.mark.parametrize("which", ["full_page", "comparison_page"])
 def test_a_browser_finds_nothing_wrong(which, request, tmp_path):
     page = request.getfixturevalue(which)
-    found, console = look_at(page, tmp_path)
+    found, console = open_in_browser(page, tmp_path)
     assert console == []
     assert [one["width"] for one in found] == [1280, 390]
     for one in found:
@@ -210,10 +293,10 @@ def test_a_browser_finds_nothing_wrong(which, request, tmp_path):
         assert one["scroll"] <= one["width"]
 
 
-def test_the_browser_would_tell(tmp_path):
+def test_the_browser_test_finds_faults(tmp_path):
     page = """<!doctype html><body><img src="data:image/png;base64,AAAA" alt=""><p style="width:600px">wide</p>
     <script>console.error("oh")</script></body>"""
-    found, console = look_at(page, tmp_path)
+    found, console = open_in_browser(page, tmp_path)
     assert [one["missing"] for one in found] == [1, 1]
     assert found[1]["scroll"] > 390
     assert len(console) == 2

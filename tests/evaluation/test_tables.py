@@ -68,8 +68,12 @@ def test_a_registered_metric_is_in_the_tables(monkeypatch):
     metrics, absent = measured(["happy", "calm"], baselines={})
     table = further_table(metrics)
     assert [row[table.heads.index("error rate")] for row in table.rows] == ["0.250", "0.333", "0.292"]
-    table = baseline_table({**metrics, "always_absent": absent, "baselines": {"prevalence": absent}})
+    prevalence = {**absent, "exclusive": {"weighted_accuracy": 0.25}}
+    metrics.update(always_absent=absent, baselines={"prevalence": prevalence}, exclusive={"weighted_accuracy": 0.75})
+    table = baseline_table(metrics)
+    assert table.heads == ["mean over emotions", "always absent", "prevalence", "this model"]
     assert ["error rate", "0.417", "0.417", "0.292"] in table.rows  # absent: (.5 + 1/3) / 2
+    assert ["WA (one of 2)", "-", "0.250", "0.750"] in table.rows
 
 
 def test_metrics_at_thresholds_fitted_on_the_same_clips_are_marked():
@@ -172,15 +176,18 @@ UP, DOWN, OPEN = (0.1, 0.05, 0.15), (-0.1, -0.2, -0.05), (0.0, -0.1, 0.1)
         (
             against_linear(happy={"weighted_f1": UP, "auroc": OPEN}, sad={"weighted_f1": UP, "auroc": OPEN}),
             "The network is better on weighted F1 (means over emotions: weighted F1 +0.100 [+0.050, +0.150], "
-            "AUROC +0.000 [-0.100, +0.100]). By emotion: happy, sad: the network is better on weighted F1.",
+            "AUROC +0.000 [-0.100, +0.100]). By emotion: the network is better on weighted F1 (happy, sad).",
         ),
         (
             # the example of the issue: weighted F1 alone hides that all else points the other way
             against_linear(
                 happy={"weighted_f1": OPEN, "auroc": (-0.066, -0.094, -0.039)},
+                sad={"weighted_f1": OPEN, "auroc": (-0.066, -0.094, -0.039)},
                 exclusive={"weighted_accuracy": (-0.135, -0.2, -0.07), "unweighted_accuracy": DOWN},
             ),
-            "logistic regression is better on AUROC, WA, UA",
+            "logistic regression is better on AUROC, WA, UA (means over emotions: weighted F1 +0.000 [-0.100, +0.100], "
+            "AUROC -0.066 [-0.094, -0.039], WA -0.135 [-0.200, -0.070], UA -0.100 [-0.200, -0.050]). By emotion: "
+            "logistic regression is better on AUROC (happy, sad).",
         ),
         (
             against_linear(happy={"weighted_f1": UP, "auroc": DOWN}),
