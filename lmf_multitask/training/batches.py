@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import paddle
 
+from lmf_multitask.data.columns import column_arrays
+
 
 class EpochBatchSampler(paddle.io.DistributedBatchSampler):
     """Batches of row numbers in an order that depends on seed and epoch only, so that a resumed training has the same.
@@ -80,6 +82,18 @@ class DirectLoader(paddle.io.DataLoader):
         """Batches as dicts of tensors."""
         for rows in self.batch_sampler:
             yield {name: paddle.to_tensor(values) for name, values in self.collate_fn(rows).items()}
+
+
+def numeric_columns(dataset: Any) -> dict[str, Any]:
+    """Columns of a `datasets.Dataset` as arrays; those of emotion data are read batch by batch.
+
+    Args:
+        dataset: a split as `load_iemocap` returns it, or any data set; columns that are not numeric are left out.
+    """
+    if isinstance(dataset.features.get("labels"), dict):
+        return dict(column_arrays(dataset))
+    columns = {name: np.asarray(values) for name, values in dataset.with_format("numpy")[:].items()}
+    return {name: values for name, values in columns.items() if values.dtype.kind in "biuf"}
 
 
 class RecordingCollator:

@@ -14,15 +14,21 @@ from typing import Any
 import numpy as np
 import paddle
 
-from lmf_multitask.config import TrainingConfig
+from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.data.collator import BatchCollator, RowNumbers
-from lmf_multitask.data.schema import column_arrays
 from lmf_multitask.errors import RunError, TrainingError
+from lmf_multitask.evaluation.metrics import METRICS
 from lmf_multitask.files import atomic_folder, write_manifest
 from lmf_multitask.runtime import flush_denormals, ignore_noise, quiet_imports
 from lmf_multitask.training import checkpoints, parallel
 from lmf_multitask.training import callbacks as own
-from lmf_multitask.training.batches import DirectLoader, EpochBatchSampler, LMFPaddleBatchSampler, RecordingCollator
+from lmf_multitask.training.batches import (
+    DirectLoader,
+    EpochBatchSampler,
+    LMFPaddleBatchSampler,
+    RecordingCollator,
+    numeric_columns,
+)
 from lmf_multitask.training.module import TrainingModule
 
 with quiet_imports():
@@ -74,7 +80,7 @@ def training_arguments(
         "per_device_eval_batch_size": config.eval_batch_size,
         "num_train_epochs": config.epochs,
         "metric_for_best_model": f"eval_{config.monitor}",
-        "greater_is_better": config.monitor != "loss",
+        "greater_is_better": config.monitor != "loss" and METRICS[config.monitor].greater_is_better,
         "load_best_model_at_end": True,
         "evaluation_strategy": "epoch",
         "save_strategy": "epoch",
@@ -299,7 +305,7 @@ class LMFTrainer(Trainer):
         collator, kind = self._own_collator, paddle.io.DataLoader
         if collator is None:
             kind = DirectLoader
-            collator = BatchCollator(column_arrays(dataset))
+            collator = BatchCollator(numeric_columns(dataset))
             dataset = RowNumbers(len(dataset))
         if self.args.row_order == "lmf_paddle" and self.is_in_train:
             sampler = LMFPaddleBatchSampler(dataset, batch_size)
@@ -357,7 +363,7 @@ class LMFTrainer(Trainer):
                 losses.append(float(output["loss"]))
                 weights.append(float(output.get("weight", len(next(iter(batch.values()))))))
                 if self.compute_metrics is not None:
-                    outputs.append(output["logits"].numpy())
+                    outputs.append(output["outputs"].numpy())
                     labels.append(batch["labels"].numpy())
         metrics = {} if not outputs else self.compute_metrics(np.concatenate(outputs), np.concatenate(labels))
         metrics = {"loss": float(np.average(losses, weights=weights if sum(weights) else None)), **metrics}

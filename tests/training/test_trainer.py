@@ -15,15 +15,15 @@ import paddle
 import pytest
 from paddle.nn import functional as F
 
-from lmf_multitask.config import TrainingConfig
+from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.errors import TrainingError
 from lmf_multitask.training import parallel
 from lmf_multitask.training.callbacks import OnEpoch
 from lmf_multitask.training.module import TrainingModule
 from lmf_multitask.training.trainer import LMFTrainer, training_arguments
 
-import datasets  # isort: skip - paddlenlp must be imported before datasets
-from paddlenlp.trainer import Trainer, TrainerCallback  # isort: skip
+import datasets
+from paddlenlp.trainer import Trainer, TrainerCallback
 
 ROWS = 21
 
@@ -47,7 +47,7 @@ class Toy(TrainingModule):
 
     def validation_step(self, batch):
         logits = self.logits(batch)
-        return {"loss": F.cross_entropy(logits, batch["labels"]), "logits": logits}
+        return {"loss": F.cross_entropy(logits, batch["labels"]), "outputs": logits}
 
     def configure_optimizers(self):
         if not self._with_scheduler:
