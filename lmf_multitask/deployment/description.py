@@ -19,13 +19,16 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from lmf_multitask.config import check_name
 from lmf_multitask.data.modality import MODALITIES, Input, checked_inputs
-from lmf_multitask.data.schema import check_emotion_name
 from lmf_multitask.errors import DataError, RunError
 from lmf_multitask.evaluation.calibration import Calibration
 from lmf_multitask.files import open_regular, read_json, sha256_of, write_json
@@ -34,7 +37,7 @@ DESCRIPTION_FILE = "lmf_model.json"
 FORMAT = 2
 _FILES = {"paddle": {"program": ".json", "weights": ".pdiparams"}, "onnx": {"model": ".onnx"}}
 FORMATS = tuple(_FILES)
-_LARGEST_DESCRIPTION, _LARGEST_FILE = 2**24, 2**31
+_LARGEST_FILE = 2**31
 
 
 @dataclass(frozen=True)
@@ -108,9 +111,7 @@ class ModelDescription:
         Raises:
             RunError: the model has no thresholds of that name.
         """
-        if criterion == "half":
-            return [0.5] * len(self.emotions)
-        return [float(value) for value in self.calibration.thresholds(criterion, self.emotions)]
+        return self.calibration.thresholds(criterion, self.emotions).tolist()
 
     def shape(self, modality: str) -> tuple[int | str, ...]:
         """Sizes of a modality's array; a size that is free has a name instead of a number."""
@@ -176,13 +177,13 @@ class ModelDescription:
         found = {}
         for role, name in model.files(form).items():
             with open_regular(folder / name, RunError) as file:
-                if sha256_of(file) != self.sha256.get(name):
-                    raise RunError(
-                        f"{folder / name}: must have the sha256 in {DESCRIPTION_FILE}, but has another. "
-                        "The file is damaged or from another export: export the run again."
-                    )
-                file.seek(0)
-                found[role] = file.read(_LARGEST_FILE)
+                content = file.read(_LARGEST_FILE)
+            if sha256_of(io.BytesIO(content)) != self.sha256.get(name):
+                raise RunError(
+                    f"{folder / name}: must have the sha256 in {DESCRIPTION_FILE}, but has another. "
+                    "The file is damaged or from another export: export the run again."
+                )
+            found[role] = content
         return found
 
     @classmethod
@@ -197,7 +198,7 @@ class ModelDescription:
             raise RunError(
                 f"{folder}: must be an exported model, but has no {DESCRIPTION_FILE}. Export a run with `lmf export`."
             )
-        content = read_json(path, _LARGEST_DESCRIPTION, RunError)
+        content = read_json(path, error=RunError)
         if isinstance(content, dict) and content.get("format") != FORMAT:
             raise RunError(
                 f"{path}: must have the format {FORMAT}, but has {content.get('format')!r:.80}. Export the run again."
@@ -212,8 +213,8 @@ class ModelDescription:
     def _from_json(cls, content: Any) -> ModelDescription:
         models = []
         for one in content["models"]:
-            name = check_emotion_name(one["name"])  # it names files: no folders in it
-            emotions = tuple(check_emotion_name(emotion) for emotion in one["emotions"])
+            name = check_name(one["name"])  # it names files: no folders in it
+            emotions = tuple(check_name(emotion) for emotion in one["emotions"])
             modalities = tuple(name for name in MODALITIES if name in one["modalities"])
             if not modalities or len(modalities) != len(one["modalities"]):
                 raise ValueError(f"its modalities are {one['modalities']}.")
@@ -231,7 +232,7 @@ class ModelDescription:
         non_finite, exclusive = content["cleaning"]["non_finite"], content["exclusive"]
         if non_finite not in ("zero", "error") or type(exclusive) is not bool:
             raise ValueError(f"its cleaning is {non_finite!r} and exclusive is {exclusive!r}.")
-        calibration = Calibration.from_json(content["calibration"], emotions)
+        calibration = Calibration.from_json(content["calibration"], "its calibration")
         return cls(
             checked_inputs(inputs), tuple(free), tuple(models), calibration, non_finite, exclusive,
             checked_losses(content["without"]), _texts(content["sha256"]), _texts(content["versions"]),
@@ -258,3 +259,16 @@ def _texts(content: Mapping[str, str]) -> dict[str, str]:
     return dict(content)
 
 
+def generated_clips(about: ModelDescription, count: int = 64) -> dict[str, np.ndarray]:
+    """Random clips of many scales, with padding at the end of sequences; the last ones lack a modality each."""
+    random = np.random.default_rng(0)
+    clips = {}
+    for number, (name, one) in enumerate(about.inputs.items()):
+        scale = 10 ** random.uniform(-2, 0.5, (count, *[1] * len(one.shape)))
+        values = random.normal(size=(count, *one.shape)) * scale
+        if one.length is not None:
+            ends = random.integers(1, one.length + 1, count)
+            values[np.arange(one.length)[None] >= ends[:, None]] = 0
+        values[count - 1 - number] = 0
+        clips[name] = values.astype(np.float32)
+    return clips

@@ -22,14 +22,17 @@ from typing import Any
 import numpy as np
 
 from lmf_multitask import __version__
+from lmf_multitask.data.columns import match_inputs
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.schema import sort_emotions
+from lmf_multitask.data.sources import open_source
 from lmf_multitask.deployment.description import (
     DESCRIPTION_FILE,
     FORMATS,
     ExportedModel,
     ModelDescription,
     checked_losses,
+    generated_clips,
 )
 from lmf_multitask.deployment.sessions import open_sessions
 from lmf_multitask.errors import RunError
@@ -47,7 +50,6 @@ TOLERANCE = 1e-5
 """Largest difference of a probability between the exported and the trained model."""
 
 _OPSET = 17  # the newest that paddle2onnx 2.0 is tested with; LSTM stays one operator
-_LARGEST_ROBUSTNESS = 2**24
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Export:
 
 
 class _ExportedLayer(paddle.nn.Layer):
-    """The network and the softmax: one output per task."""
+    """The network, with one output per task."""
 
     def __init__(self, model: LMFModel) -> None:
         super().__init__()
@@ -78,17 +80,16 @@ class _ExportedLayer(paddle.nn.Layer):
         video: paddle.Tensor | None = None,
         text: paddle.Tensor | None = None,
     ) -> list[paddle.Tensor]:
-        """As `LMFModel.forward` -> T probabilities, float32 `[B, 2]` each: absent, present."""
-        outputs = self.model(audio, video, text)
-        parts = output_slices(self.model.tasks)
-        return [paddle.nn.functional.softmax(outputs[:, part.start : part.stop], axis=-1) for part in parts]
+        """As `LMFModel.forward` -> what each task exports: of a binary one float32 `[B, 2]`, absent and present."""
+        outputs, tasks = self.model(audio, video, text), self.model.tasks
+        return [task.exported(outputs[:, part]) for task, part in zip(tasks, output_slices(tasks))]
 
 
 def export_run(
     path: str | Path,
     output_dir: str | Path,
     formats: Sequence[str] = ("paddle",),
-    clips: Mapping[str, np.ndarray] | None = None,
+    data_path: str | Path | None = None,
     check: bool = True,
 ) -> Export:
     """Exports a run, or all per-emotion runs of a parent, into one folder.
@@ -97,10 +98,12 @@ def export_run(
         path: a run directory, or the parent of per-emotion runs.
         output_dir: see `export_models`.
         formats: see `export_models`.
-        clips: see `export_models`.
+        data_path: clips to compare the models on: the first of its validation split, or of the whole file without splits;
+            None generates clips.
         check: see `export_models`.
 
     Raises:
+        DataError: the clips do not fit the model.
         RunError: there is no model, or as of `export_models`.
     """
     path = Path(path).expanduser()
@@ -117,10 +120,18 @@ def export_run(
     folders.sort(key=lambda folder: order.index(folder.parent.name))
     models = [LMFModel.from_pretrained(folder) for folder in folders]
     calibrations = [
-        Calibration.load(folder) if (folder / CALIBRATION_FILE).exists() else Calibration.none(model.task_names)
+        Calibration.load(folder) if (folder / CALIBRATION_FILE).exists() else Calibration.identity(model.task_names)
         for folder, model in zip(folders, models)
     ]
+    clips = None if data_path is None else _first_clips(data_path, models[0])
     return export_models(models, output_dir, formats, calibrations, _measured_without(path), clips, check)
+
+
+def _first_clips(path: str | Path, model: LMFModel, most: int = 256) -> dict[str, np.ndarray]:
+    ids, features = next(open_source(path, "validation").all_blocks(most))
+    every = {name: np.zeros((len(ids), *one.shape), np.float32) for name, one in model.inputs.items()}
+    columns = match_inputs({**every, **features}, model.inputs, model.config.modalities, path)
+    return {name: np.nan_to_num(np.asarray(columns[name]), nan=0, posinf=0, neginf=0) for name in MODALITIES}
 
 
 def export_models(
@@ -150,14 +161,14 @@ def export_models(
     output_dir = Path(output_dir).expanduser()
     check_replaceable(output_dir)
     _check_together(models)
-    calibrations = calibrations or [Calibration.none(model.task_names) for model in models]
+    calibrations = calibrations or [Calibration.identity(model.task_names) for model in models]
     described = ModelDescription(
         inputs=models[0].inputs,
         free_lengths=_free_lengths(models),
         models=tuple(_described(model, formats) for model in models),
         calibration=Calibration.joined(calibrations),
-        non_finite="error" if any(getattr(model, "non_finite", "zero") == "error" for model in models) else "zero",
-        exclusive=any(getattr(model, "exclusive", False) for model in models),
+        non_finite="error" if any(model.non_finite == "error" for model in models) else "zero",
+        exclusive=any(model.exclusive for model in models),
         without=without or {},
         versions=_versions(formats),
     )
@@ -183,7 +194,7 @@ def _free_lengths(models: Sequence[LMFModel]) -> tuple[str, ...]:
         name
         for name, one in models[0].inputs.items()
         if one.is_sequence
-        and all(getattr(model.encoders[name], "any_length", True) for model in models if name in model.encoders)
+        and all(model.encoders[name].any_length for model in models if name in model.encoders)
     )
 
 
@@ -192,7 +203,7 @@ def _measured_without(path: Path) -> dict[str, dict[str, Any]]:
     file = path / ROBUSTNESS_FILE
     if not file.exists():
         return {}
-    found = read_json(file, _LARGEST_ROBUSTNESS, RunError)
+    found = read_json(file, error=RunError)
     try:
         pairs = {modality: loss_without(found, modality) for modality in MODALITIES}
         return checked_losses(
@@ -241,9 +252,6 @@ def _check_together(models: Sequence[LMFModel]) -> None:
         raise RunError(f"an emotion must not be called like an input or a file of an export, but one is {taken[0]!r}.")
     if len(models) > 1 and any(len(model.tasks) > 1 for model in models):
         raise RunError("several runs must have one emotion each, but one is a multi-task run. Export it by itself.")
-    other = [task.name for model in models for task in model.tasks if task.kind != "binary"]
-    if other:
-        raise RunError(f"exported tasks must be binary, but {', '.join(other)} is not.")
     for model in models:
         shapes = {name: one.shape for name, one in model.inputs.items()}
         first = {name: one.shape for name, one in models[0].inputs.items()}
@@ -366,21 +374,6 @@ def _batches(about: ModelDescription, clips: Mapping[str, np.ndarray] | None) ->
     return found
 
 
-def generated_clips(about: ModelDescription, count: int = 64) -> dict[str, np.ndarray]:
-    """Random clips of many scales, with padding at the end of sequences; the last ones lack a modality each."""
-    random = np.random.default_rng(0)
-    clips = {}
-    for number, (name, one) in enumerate(about.inputs.items()):
-        scale = 10 ** random.uniform(-2, 0.5, (count, *[1] * len(one.shape)))
-        values = random.normal(size=(count, *one.shape)) * scale
-        if one.length is not None:
-            ends = random.integers(1, one.length + 1, count)
-            values[np.arange(one.length)[None] >= ends[:, None]] = 0
-        values[count - 1 - number] = 0
-        clips[name] = values.astype(np.float32)
-    return clips
-
-
 def trained_predictions(model: LMFModel, batch: Mapping[str, np.ndarray]) -> np.ndarray:
     """What an export of this model must predict, float32 `[N, T]`."""
     model.eval()
@@ -399,9 +392,9 @@ def _difference(
     sessions = open_sessions(folder, about, form, "cpu", threads=1)
     differences = []
     for batch in batches:
-        got = np.stack([output for session in sessions for output in session(batch)], axis=1)  # [N, T, 2]
+        got = np.stack([output[:, -1] for session in sessions for output in session(batch)], axis=1)
         expected = np.concatenate([trained_predictions(model, batch) for model in models], axis=1)
-        differences.append(np.abs(got - np.stack([1 - expected, expected], axis=2)).max())
+        differences.append(np.abs(got - expected).max())
     largest = float(np.max(differences))  # NaN if one is
     if not largest <= TOLERANCE:
         raise RunError(

@@ -20,7 +20,7 @@ from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.sources import Source
 from lmf_multitask.deployment.predictor import Checked, Predictor
 from lmf_multitask.errors import DataError, RunError
-from lmf_multitask.evaluation.predictions import PREDICTIONS_FILE, csv_rows, decide
+from lmf_multitask.evaluation.predictions import PREDICTIONS_FILE, predictions_csv
 from lmf_multitask.files import atomic_write, open_regular, remove_leftovers
 from lmf_multitask.runtime import usable_cores
 
@@ -100,13 +100,15 @@ def infer_file(
         for file in arrays:
             header = {"descr": "<f4", "fortran_order": False, "shape": (source.count, 2)}
             np.lib.format.write_array_header_1_0(file, header)
-        columns = [f"{emotion}_{part}" for emotion in emotions for part in ("probability", "prediction")]
-        table.write(csv_rows([["id", "missing", *columns, *(["decided", "decided_probability"] if exclusive else [])]]))
         for ids, clips, present in predict_blocks(predictor, source.all_blocks(batch_size), workers):
             missing = _count(clips, report)
             for t, file in enumerate(arrays):
                 file.write(np.stack([1 - present[:, t], present[:, t]], axis=1).astype("<f4").tobytes())
-            table.write(csv_rows(_table(ids, missing, present, emotions, thresholds, exclusive)))
+            text = predictions_csv(
+                ids, present, emotions,
+                missing=missing, thresholds=thresholds, exclusive=exclusive, head=report.rows == len(ids),
+            )  # fmt: skip
+            table.write(text.encode())
         if report.rows != source.count:
             raise DataError(
                 f"the file must have the {source.count} clips that it announces, but has {report.rows}. Write it again."
@@ -223,25 +225,3 @@ def _count(clips: Checked, report: InferenceReport) -> list[str]:
     if not any(rows.any() for rows in missing.values()):
         return [""] * len(clips)
     return ["+".join(name for name, gap in zip(missing, row) if gap) for row in zip(*missing.values())]
-
-
-def _table(
-    ids: Sequence[str],
-    missing: Sequence[str],
-    present: np.ndarray,
-    emotions: Sequence[str],
-    thresholds: Sequence[float],
-    exclusive: bool,
-) -> list[list[str]]:
-    decisions = present > np.asarray(thresholds, np.float32)
-    rows = []
-    for number, clip in enumerate(ids):
-        row = [clip, missing[number]]
-        for probability, decision in zip(present[number].tolist(), decisions[number].tolist()):
-            row += [f"{probability:.9g}", str(int(decision))]
-        rows.append(row)
-    if exclusive:
-        chosen, probabilities = decide(present)
-        for row, index, probability in zip(rows, chosen, probabilities):
-            row += [emotions[index], f"{probability:.9g}"]
-    return rows

@@ -134,7 +134,7 @@ class Predictor:
         if not len(clips):
             return np.empty((0, len(self.emotions)), np.float32)
         outputs = [output for session in self._sessions for output in session(clips.arrays)]
-        present = np.stack([output[:, 1] for output in outputs], axis=1)
+        present = np.stack([output[:, -1] for output in outputs], axis=1)
         return self._calibrated(present).astype(np.float32) if self.calibrated else present
 
     def thresholds(self, criterion: str = "half") -> list[float]:
@@ -210,4 +210,5 @@ class Predictor:
 
 
 def _may_be_run(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.glob("config.yaml")) or any(folder.glob("*/config.yaml"))
+    """Whether a folder is a run or holds runs; without Paddle, which may not be installed."""
+    return any(any(folder.glob(f"{inner}model/config.json")) for inner in ("", "*/"))

@@ -34,7 +34,7 @@ from lmf_multitask.deployment.inference import BATCH_SIZE
 from lmf_multitask.deployment.openapi import answer_schema, body_schema, errors
 from lmf_multitask.deployment.predictor import Checked, Predictor
 from lmf_multitask.errors import DataError
-from lmf_multitask.evaluation.predictions import decide
+from lmf_multitask.evaluation.metrics import decide
 
 PAGE = Path(__file__).parent / "page"
 _SAMPLES = 12
