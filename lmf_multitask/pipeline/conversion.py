@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from lmf_multitask.config import build
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.models.convert import convert_checkpoint
 from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.pipeline.runs import Run
 from lmf_multitask.pipeline.settings import ExperimentConfig, recipe_config
-from lmf_multitask.tasks import check_task_name
+from lmf_multitask.config import build, check_name
 
 
 def convert_run(
@@ -32,7 +31,7 @@ def convert_run(
     Raises:
         UserError: the file is no such checkpoint, or the folder is not free; nothing has been written then.
     """
-    check_task_name(emotion)
+    check_name(emotion)
     run = Run(folder)
     run.check_free(overwrite)
     recipe = build(ExperimentConfig, recipe_config("lmf_paddle", emotion))
