@@ -67,23 +67,26 @@ def log_to_stderr(level: int) -> Iterator[None]:
         level: the lowest that is shown; it also limits the handlers that `prepare_process` has set.
     """
     logger = logging.getLogger("lmf_multitask")
-    before, levels = logger.level, [handler.level for handler in logger.handlers]
+    before = logger.handlers[:], [handler.level for handler in logger.handlers], logger.level, logger.propagate
     if level > logging.INFO:
         for handler in logger.handlers:
             handler.setLevel(max(handler.level, level))
-    added = None
-    if not logger.hasHandlers():
-        added = _console(level)
-        logger.addHandler(added)
+    if not logger.handlers and all(map(_is_paddles, logging.getLogger().handlers)):
+        logger.addHandler(_console(level))
         logger.setLevel(logging.DEBUG)
+        logger.propagate = False
     try:
         yield
     finally:
-        if added is not None:
-            logger.removeHandler(added)
+        logger.handlers[:], levels, old_level, logger.propagate = before
+        logger.setLevel(old_level)
         for handler, old in zip(logger.handlers, levels):
             handler.setLevel(old)
-        logger.setLevel(before)
+
+
+def _is_paddles(handler: logging.Handler) -> bool:
+    """Whether it is the handler that Paddle's import adds to the root logger, which shows everybody's log."""
+    return getattr(handler.formatter, "_fmt", "").startswith("[%(asctime)-15s] [%(levelname)8s]")
 
 
 def _console(level: int) -> logging.Handler:

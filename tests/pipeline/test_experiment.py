@@ -202,7 +202,7 @@ def test_wrong_data_for_a_model(trained, tmp_path, write_pickle):
     folder, _ = trained
     before = contents(folder)
     with pytest.raises(
-        DataError, match=r"must have the feature sizes of the model, \{'audio': 5.*, but has .*'audio': 6"
+        DataError, match="audio must be 5 numbers per clip, as in the model, but is 6 numbers per clip"
     ):
         evaluate(folder, str(write_pickle(make_corpus(audio=6))))
     with pytest.raises(DataError, match="emotions must be among happy, sad, but got 'angry'"):
@@ -592,7 +592,8 @@ def test_a_program_sees_the_progress_unless_it_is_quiet(corpus_path, tmp_path, q
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parents[1])])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
-    assert ("epoch   1/1  train loss " in done.stderr) == (not quiet)
+    lines = [line for line in done.stderr.splitlines() if "Warning" not in line and "warn" not in line]
+    assert [line[:11] for line in lines] == ([] if quiet else ["4 emotions ", "epoch   1/1"])
     assert done.stdout == ""
 
 
