@@ -38,7 +38,7 @@ def load_plugin(path: str | Path) -> None:
     except Exception as error:
         del sys.modules[name]
         raise ConfigError(
-            f"{path}: must run without errors, but {type(error).__name__}: {' '.join(str(error).split())}. See --debug."
+            f"{path}: must run without errors, but {type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}. See --debug."
         ) from error
     _LOADED[file] = name
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from lmf_multitask.evaluation.plots import DARK
+from lmf_multitask.evaluation.drawing import DARK
 from lmf_multitask.evaluation.statistics import seed_summary
 from lmf_multitask.searching.page import write_search
 from lmf_multitask.searching.results import Retrained, SearchResult, Trial, short_name, shown, spread
@@ -123,9 +123,7 @@ def test_plots_have_alternatives_and_follow_the_theme(page):
         ElementTree.fromstring(svg)
         assert not any(colour in svg.partition("</style>")[2] for colour in DARK)
     assert {path.name for path in (page.parent / "plots").iterdir()} == {
-        f"{name}.{kind}"
-        for name in ("history", "epochs", "importance", "slices")
-        for kind in ("svg", "png")
+        f"{name}.{kind}" for name in ("history", "epochs", "importance", "slices") for kind in ("svg", "png")
     }
 
 

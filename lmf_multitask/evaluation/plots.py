@@ -1,214 +1,44 @@
 """Plots of an assessment and of a comparison, each with a sentence that replaces it for readers who cannot see it.
 
-Colours are those of Okabe and Ito, which can be told apart with every common colour blindness, and never the only sign:
-lines also differ in dash, points in form. A plot is drawn once, in light colours; on a page a style sheet inside the SVG
-makes them dark.
-
 Shape letters: N rows (clips), T tasks (emotions).
 """
 
 from __future__ import annotations
 
-import functools
-import io
-import logging
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
-from matplotlib import font_manager
-from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.evaluation.drawing import (
+    DOTTED,
+    INK,
+    MUTED,
+    SERIES,
+    WIDTH,
+    Plot,
+    drawing,
+    finish,
+    interval_points,
+    label,
+    legend_below,
+    panels_of,
+    rows_axis,
+    style,
+    whole_numbers,
+)
 from lmf_multitask.evaluation.metrics import METRICS, reliability_bins
-from lmf_multitask.evaluation.tables import number, printable, shown_metrics, with_interval
+from lmf_multitask.evaluation.tables import shown_metrics
+from lmf_multitask.evaluation.text import number, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from lmf_multitask.evaluation.assessment import Assessment
     from lmf_multitask.evaluation.comparison import Comparison
-
-logger = logging.getLogger(__name__)
-
-INK, MUTED, GRID = "#1b1f24", "#5f6873", "#d3d8de"
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07d00", "#56b4e9")
-DARK = dict(
-    zip(
-        (INK, MUTED, GRID, *SERIES),
-        ("#e7eaee", "#a4adb8", "#3b434d", "#58b0ec", "#ff8b3d", "#35cc9b", "#eba4cb", "#f2c14e", "#b7e0fb"),
-    )
-)
-"""Colour of a plot -> its colour on a dark page."""
-
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
-DOTTED = (0, (1, 2))
-MARKERS = ("o", "s", "^", "D", "v", "P")
-WIDTH = 6.4  # inches; text stays readable when a phone scales the plot down
-LONGEST_LABEL = 40
-CJK_FONT_FILES = r"CJK.*\.|SourceHanSans|wqy|msyh|simhei|PingFang|Hiragino|DroidSansFallback"
-
-_STYLE = {
-    "font.size": 11,
-    "axes.titlesize": 11,
-    "axes.labelsize": 10.5,
-    "figure.labelsize": 10.5,
-    "xtick.labelsize": 10,
-    "ytick.labelsize": 10,
-    "legend.fontsize": 10,
-    "text.color": INK,
-    "text.parse_math": False,  # a name may hold dollar signs
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.edgecolor": MUTED,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "svg.hashsalt": "lmf",  # the same plot gives the same file
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.h_pad": 0.08,
-    "backend": "agg",
-}
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One finished plot.
-
-    Attributes:
-        name: of its files.
-        title: what it shows.
-        alternative: the sentence that replaces it.
-        svg: in light colours, without a background.
-        png: on white.
-    """
-
-    name: str
-    title: str
-    alternative: str
-    svg: str
-    png: bytes
-
-    def svg_of_both_themes(self) -> str:
-        """The SVG that follows the page between light and dark."""
-        names = {colour: f"--c{index}" for index, colour in enumerate(DARK)}
-        light = "".join(f"{name}:{colour};" for colour, name in names.items())
-        dark = "".join(f"{names[colour]}:{other};" for colour, other in DARK.items())
-        text = self.svg
-        for colour, name in names.items():
-            text = text.replace(colour, f"var({name})")
-        style = f"<style>:root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
-        end = text.index(">", text.index("<svg")) + 1
-        return text[:end] + style + text[end:]
-
-
-# -- drawing
-
-
-@contextmanager
-def drawing() -> Iterator[None]:
-    """Sets the style of all plots. Characters that no font has are boxes; `label` warns once of the common case."""
-    families = {"font.family": ["DejaVu Sans", *_cjk_families()]}
-    with matplotlib.rc_context(rc={**matplotlib.rcParamsDefault, **_STYLE, **families}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph \d+")
-        yield
-
-
-@functools.cache
-def _cjk_families() -> list[str]:
-    """The family of an installed font for Chinese, Japanese and Korean, which matplotlib's list of fonts may not have yet."""
-    paths = [path for path in font_manager.findSystemFonts() if re.search(CJK_FONT_FILES, Path(path).name, re.IGNORECASE)]
-    fonts, known = font_manager.fontManager, len(font_manager.fontManager.ttflist)
-    for path in sorted(paths, key=lambda path: ("Sans" not in path, "Regular" not in path, path))[:1]:
-        fonts.addfont(path)
-    return [font.name for font in fonts.ttflist[known : known + 1]]
-
-
-@functools.cache
-def _warn_of_boxes() -> None:
-    logger.warning(
-        "plots show boxes for some characters, because no font for Chinese, Japanese and Korean is installed. "
-        "Install one, for example Noto Sans CJK."
-    )
-
-
-def label(name: str) -> str:
-    """A user's name as a label: without control characters, not too long, and never hidden from the legend."""
-    text = printable(name)
-    if any(character > "\u2e80" for character in text) and not _cjk_families():
-        _warn_of_boxes()
-    text = text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
-    return f" {text}" if text.startswith("_") else text  # matplotlib leaves labels that begin with _ out of a legend
-
-
-def style(index: int, *, marker: bool = True) -> dict[str, Any]:
-    """Colour, dash and marker of a series; when a colour is used again, it has another dash and marker."""
-    place = index + index // len(SERIES)
-    found = {"color": SERIES[index % len(SERIES)], "linestyle": DASHES[place % len(DASHES)]}
-    return {**found, "marker": MARKERS[place % len(MARKERS)]} if marker else found
-
-
-def panels_of(count: int, height: float, columns: int = 2, width: float | None = None, **shared: Any) -> tuple[Figure, list[Axes]]:
-    """A figure with panels in rows of `columns`, each row `height` inches high."""
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(width or (WIDTH if columns > 1 else WIDTH * 0.75), height * rows))
-    panels = list(np.atleast_1d(figure.subplots(rows, columns, **shared)).ravel())
-    for panel in panels[count:]:
-        panel.remove()
-    return figure, panels[:count]
-
-
-def rows_axis(panel: Axes, names: Sequence[str]) -> np.ndarray:
-    """Makes the vertical axis one of names, the first at the top; returns their places."""
-    places = np.arange(len(names))
-    panel.set(yticks=places, ylim=(len(names) - 0.5, -0.5))
-    panel.set_yticklabels([label(name) for name in names])
-    panel.grid(axis="y", visible=False)
-    return places
-
-
-def interval_points(panel: Axes, places: np.ndarray, entries: Sequence[tuple[Any, Any]], index: int = 0, **options: Any) -> None:
-    """Values (None: undefined) with their intervals (or None), as points on horizontal lines."""
-    values = [np.nan if value is None else value for value, _ in entries]
-    low, high = np.array([[np.nan, np.nan] if bounds is None else bounds for _, bounds in entries]).T
-    panel.hlines(places, low, high, color=style(index)["color"], linewidth=2.4)
-    panel.plot(values, places, **{**style(index), "linestyle": "none"}, **options)
-
-
-def legend_below(figure: Figure, panel: Axes, columns: int = 3) -> None:
-    """The legend of a panel below the whole figure, each label once."""
-    entries = dict(zip(*reversed(panel.get_legend_handles_labels())))
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(columns, len(entries)))
-
-
-def finish(figure: Figure, name: str, title: str, alternative: str) -> Plot:
-    """Renders a figure."""
-    svg, png = io.StringIO(), io.BytesIO()
-    figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Title": title})
-    figure.set_layout_engine("none")  # everything has its place now
-    figure.savefig(png, format="png", dpi=150, facecolor="white", metadata={"Title": title, "Description": alternative})
-    text = svg.getvalue()
-    return Plot(name, title, alternative, text[text.index("<svg") :], png.getvalue())
-
-
-# -- an assessment
 
 
 def plots_of(assessment: Assessment) -> list[Plot]:
@@ -218,7 +48,7 @@ def plots_of(assessment: Assessment) -> list[Plot]:
             metrics_plot(assessment.metrics, headline=True),
             metrics_plot(assessment.metrics, headline=False),
             *learning_plots(assessment),
-            confusion_plot(assessment.metrics),
+            confusion_plot(assessment),
             exclusive_plot(assessment.metrics),
             ranking_plot(assessment),
             reliability_plot(assessment),
@@ -244,7 +74,8 @@ def metrics_plot(metrics: Mapping[str, Any], *, headline: bool) -> Plot | None:
     for panel, metric in zip(panels, shown):
         places = rows_axis(panel, emotions)
         entries = [
-            (metrics["emotions"][e].get(metric.key), metrics["intervals"]["emotions"][e].get(metric.key)) for e in emotions
+            (metrics["emotions"][e].get(metric.key), metrics["intervals"]["emotions"][e].get(metric.key))
+            for e in emotions
         ]
         interval_points(panel, places, entries, label="this model, 95% interval")
         for (name, other), form, colour in zip(others.items(), ("x", "D"), (MUTED, SERIES[1])):
@@ -253,15 +84,16 @@ def metrics_plot(metrics: Mapping[str, Any], *, headline: bool) -> Plot | None:
             values = [_or_nan(other["emotions"][e].get(metric.key)) for e in emotions]
             panel.plot(values, places, form, color=colour, markersize=6, fillstyle="none", label=name)
         panel.set_title(metric.title)
-        if all(0 <= one <= 1 for line in panel.lines for one in np.asarray(line.get_xdata(), float) if np.isfinite(one)):
+        if panel.dataLim.x0 >= 0 and panel.dataLim.x1 <= 1:
             panel.set_xlim(-0.02, 1.02)
     legend_below(figure, panels[0])
+    first = shown[0]
     said = "; ".join(
-        f"{e} {with_interval(metrics['emotions'][e][shown[0].key], metrics['intervals']['emotions'][e].get(shown[0].key))}"
+        f"{e} {with_interval(metrics['emotions'][e].get(first.key), metrics['intervals']['emotions'][e].get(first.key))}"
         for e in emotions
     )
     name, title = ("metrics", "Metrics") if headline else ("further_metrics", "Further metrics")
-    return finish(figure, name, f"{title} with 95% intervals, and baselines", f"{shown[0].title} with intervals: {said}.")
+    return finish(figure, name, f"{title} with 95% intervals, and baselines", f"{first.title} with intervals: {said}.")
 
 
 def learning_plots(assessment: Assessment) -> list[Plot]:
@@ -281,11 +113,16 @@ def learning_plots(assessment: Assessment) -> list[Plot]:
     kept_epochs = {curves.kept for curves in assessment.curves.values()}
     if len(kept_epochs) == 1:
         _mark_epoch(panel, kept_epochs.pop())
-    panel.set(xlabel="epoch (marker: the best epoch, which is kept)", ylabel=f"{METRICS['weighted_f1'].title}, validation")
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.set(
+        xlabel="epoch (marker: the best epoch, which is kept)", ylabel=f"{METRICS['weighted_f1'].title}, validation"
+    )
+    whole_numbers(panel)
     legend_below(figure, panel, 4)
     learning = finish(
-        figure, "learning", f"Validation {METRICS['weighted_f1'].title} per epoch", f"Learning curves. {'; '.join(said)}."
+        figure,
+        "learning",
+        f"Validation {METRICS['weighted_f1'].title} per epoch",
+        f"Learning curves. {'; '.join(said)}.",
     )
     several = len(assessment.curves) > 1
     figure, panels = panels_of(len(assessment.curves), 3.4, width=WIDTH)
@@ -296,11 +133,11 @@ def learning_plots(assessment: Assessment) -> list[Plot]:
         _mark_epoch(panel, curves.kept)
         panel.set(xlabel="epoch", ylabel="loss")
         panel.set_title(label(name) if several else "", pad=20)  # above the mark of the kept epoch
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        whole_numbers(panel)
         panel.legend()
         if curves.losses.get("validation"):
-            first, *_, last = [curves.losses["validation"][0], *curves.losses["validation"]]
-            losses.append(f"{name}: validation loss from {first:.3f} to {last:.3f}")
+            values = curves.losses["validation"]
+            losses.append(f"{name}: validation loss from {values[0]:.3f} to {values[-1]:.3f}")
     return [learning, finish(figure, "losses", "Loss per epoch", f"Losses. {'; '.join(losses)}.")]
 
 
@@ -314,12 +151,22 @@ def _mark_epoch(panel: Axes, epoch: int | None) -> None:
     )  # fmt: skip
 
 
-def confusion_plot(metrics: Mapping[str, Any]) -> Plot:
-    """Confusion counts per emotion, at one half."""
-    figure, panels = panels_of(len(metrics["emotions"]), 2.5)
+def binary_tasks(assessment: Assessment) -> list[tuple[int, str]]:
+    """Column and name of each binary task."""
+    return [
+        (t, name) for t, name in enumerate(assessment.emotions) if "confusion" in assessment.metrics["emotions"][name]
+    ]
+
+
+def confusion_plot(assessment: Assessment) -> Plot | None:
+    """Confusion counts of binary tasks, at one half; None without any."""
+    tasks = binary_tasks(assessment)
+    if not tasks:
+        return None
+    figure, panels = panels_of(len(tasks), 2.5)
     said = []
-    for panel, (name, found) in zip(panels, metrics["emotions"].items()):
-        c = found["confusion"]
+    for panel, (_, name) in zip(panels, tasks):
+        c = assessment.metrics["emotions"][name]["confusion"]
         cells = [[c["true_negative"], c["false_positive"]], [c["false_negative"], c["true_positive"]]]
         _matrix(panel, cells, ["absent", "present"])
         panel.set_title(label(name))
@@ -365,7 +212,7 @@ def ranking_plot(assessment: Assessment) -> Plot | None:
     """ROC and precision-recall curves; None where no emotion has both classes."""
     figure, (roc, curve) = panels_of(2, 3.9)
     said = []
-    for t, name in enumerate(assessment.emotions):
+    for t, name in binary_tasks(assessment):
         truth, values = _known(assessment, t)
         if not 0 < truth.sum() < len(truth):
             continue
@@ -386,22 +233,27 @@ def ranking_plot(assessment: Assessment) -> Plot | None:
     return finish(figure, "roc_and_precision_recall", "ROC, and precision against recall", text)
 
 
-def reliability_plot(assessment: Assessment) -> Plot:
-    """Share of present clips against probability in ten bins, before and after calibration."""
-    figure, panels = panels_of(len(assessment.emotions), 2.75, sharex=True, sharey=True)
+def reliability_plot(assessment: Assessment) -> Plot | None:
+    """Share of present clips against probability in ten bins, before and after calibration; None without binary tasks."""
+    tasks = binary_tasks(assessment)
+    if not tasks:
+        return None
+    figure, panels = panels_of(len(tasks), 2.75, sharex=True, sharey=True)
     versions = {"uncalibrated": (assessment.probabilities, assessment.metrics, 1)}
     if assessment.calibration is not None:
         calibrated = assessment.calibration.calibrate(assessment.probabilities, assessment.emotions)
         versions["calibrated"] = (calibrated, assessment.metrics["calibrated"], 0)
     said = []
-    for t, (panel, name) in enumerate(zip(panels, assessment.emotions)):
+    for panel, (t, name) in zip(panels, tasks):
         _diagonal(panel)
         errors = []
         for version, (probabilities, metrics, index) in versions.items():
             truth, values = _known(assessment, t, probabilities)
             count, mean, share = reliability_bins(truth, values)
             look = style(index)
-            panel.plot(mean[count > 0], share[count > 0], color=look["color"], linestyle=look["linestyle"], linewidth=1.2)
+            panel.plot(
+                mean[count > 0], share[count > 0], color=look["color"], linestyle=look["linestyle"], linewidth=1.2
+            )
             panel.scatter(
                 mean, share, 12 + 120 * count / max(count.sum(), 1), marker=look["marker"], label=version,
                 edgecolors=look["color"], facecolors="none" if index else look["color"],
@@ -464,7 +316,9 @@ def robustness_plot(found: Mapping[str, Any] | None) -> Plot | None:
         return finish(figure, "robustness", title, f"Mean weighted F1 with one modality disturbed: {said}.")
 
 
-def _draw_curve(panel: Axes, index: int, name: str, points: Sequence[Mapping[str, Any]], coordinate: str, key: str) -> None:
+def _draw_curve(
+    panel: Axes, index: int, name: str, points: Sequence[Mapping[str, Any]], coordinate: str, key: str
+) -> None:
     # strengths double from point to point: equal steps keep them apart
     places = range(len(points)) if coordinate == "strength" else [point[coordinate] for point in points]
     values = np.array([_or_nan(point["mean"][key]) for point in points])
@@ -484,12 +338,16 @@ def comparison_plots(comparison: Comparison) -> list[Plot]:
         for panel, key in zip(panels, ("weighted_f1", "auroc")):
             places = rows_axis(panel, emotions)
             for index, (name, found) in enumerate(models.items()):
-                entries = [(one.get(key), bounds.get(key)) for one, bounds in zip(_all(found), _all(found["intervals"]))]
+                entries = [
+                    (one.get(key), bounds.get(key)) for one, bounds in zip(_all(found), _all(found["intervals"]))
+                ]
                 shift = (index - (len(models) - 1) / 2) * 0.7 / len(models)
                 interval_points(panel, places + shift, entries, index, label=label(name))
             panel.set_title(METRICS[key].title)
         legend_below(figure, panels[0])
-        said = "; ".join(f"{name} mean weighted F1 {number(found['mean']['weighted_f1'])}" for name, found in models.items())
+        said = "; ".join(
+            f"{name} mean weighted F1 {number(found['mean']['weighted_f1'])}" for name, found in models.items()
+        )
         first = finish(figure, "side_by_side", "Metrics with 95% intervals", f"{said}.")
         figure, panels = panels_of(len(comparison.pairs), 1.3 + 0.34 * len(emotions), columns=1)
         sentences = []

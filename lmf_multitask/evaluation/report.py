@@ -10,11 +10,13 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
+from lmf_multitask.errors import printable
 from lmf_multitask.evaluation import tables
 from lmf_multitask.evaluation.assessment import Assessment
 from lmf_multitask.evaluation.comparison import Comparison
-from lmf_multitask.evaluation.plots import Plot, comparison_plots, plots_of
-from lmf_multitask.evaluation.tables import TextTable, printable
+from lmf_multitask.evaluation.drawing import Plot
+from lmf_multitask.evaluation.plots import binary_tasks, comparison_plots, plots_of
+from lmf_multitask.evaluation.text import TextTable, number, with_interval
 from lmf_multitask.files import atomic_folder, write_text
 
 REPORT_FILE, COMPARISON_FILE, PLOTS_FOLDER = "report.html", "comparison.html", "plots"
@@ -28,7 +30,7 @@ class Section:
     Attributes:
         heading: of the part.
         text: a sentence or two on how to read it.
-        plots: side by side on a wide page; None stands for a plot that could not be drawn.
+        plots: side by side on a wide page; None for a plot that could not be drawn.
         tables: below them; None likewise.
         verbatim: preformatted text; empty for none.
     """
@@ -120,12 +122,13 @@ def _data_uri(plot: Plot) -> str:
 
 def _lead(assessment: Assessment) -> str:
     metrics = assessment.metrics
-    value = tables.with_interval(metrics["mean"]["weighted_f1"], metrics["intervals"]["mean"].get("weighted_f1"))
-    mean = f", mean of {len(assessment.emotions)} emotions" if len(assessment.emotions) > 1 else ""
-    absent = tables.number(metrics["always_absent"]["mean"]["weighted_f1"])
+    first = tables.shown_metrics(metrics)[0]
+    mean, absent = metrics["mean"].get(first.key), metrics["always_absent"]["mean"].get(first.key)
     text = (
-        f"{metrics['split'].capitalize()}, {metrics['samples']:,} clips: weighted F1 {value}{mean}; "
-        f"never predicting an emotion gives {absent}. {tables.verdict_on_linear(metrics)}"
+        f"{metrics['split'].capitalize()}, {metrics['samples']:,} clips: {first.title} "
+        f"{with_interval(mean, metrics['intervals']['mean'].get(first.key))}"
+        f"{f', mean of {len(assessment.emotions)} emotions' if len(assessment.emotions) > 1 else ''}; "
+        f"never predicting an emotion gives {number(absent)}. {tables.verdict_on_linear(metrics)}"
     )
     return text.rstrip()
 
@@ -175,17 +178,22 @@ def _detail_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[
     ]
     fitted = []
     if metrics.get("calibrated"):
-        fitted = [tables.calibrated_table(metrics), *(tables.thresholds_table(metrics, key) for key in metrics["thresholds"])]
-    text = (
-        "ECE is the mean distance from the diagonal, weighted by clips; a larger point stands for more clips. "
-        + ("Temperatures and thresholds were fitted on validation." if fitted else "No calibration was fitted.")
+        fitted = [
+            tables.calibrated_table(metrics),
+            *(tables.thresholds_table(metrics, key) for key in metrics["thresholds"]),
+        ]
+    text = "ECE is the mean distance from the diagonal, weighted by clips; larger points hold more clips. " + (
+        "Temperatures and thresholds were fitted on validation." if fitted else "No calibration was fitted."
     )
     found.append(Section("Probabilities", text, [plots.get("reliability")], fitted))
     if robustness:
-        text = f"Measured on {robustness['split']}. Features of a removed modality are zeros, as in a clip that lacks it. " + (
-            "Noise is Gaussian; padding and missing modalities stay zero."
-            if robustness["noise"]
-            else "The command lmf report adds curves for noise and missing rows."
+        text = (
+            f"Measured on {robustness['split']}. Features of a removed modality are zeros, as in a clip that lacks it. "
+            + (
+                "Noise is Gaussian; padding and missing modalities stay zero."
+                if robustness["noise"]
+                else "The command lmf report adds curves for noise and missing rows."
+            )
         )
         found.append(
             Section(
@@ -204,7 +212,7 @@ def _detail_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[
 def _clips_table(assessment: Assessment, *, wrong: bool) -> TextTable:
     """The most confident errors, or the least confident decisions."""
     rows = []
-    for t, emotion in enumerate(assessment.emotions):
+    for t, emotion in binary_tasks(assessment):
         truth, values = assessment.labels[:, t], assessment.probabilities[:, t].astype(np.float64)
         confidence = np.abs(values - 0.5)
         chosen = np.argsort(-confidence if wrong else confidence, kind="stable")

@@ -1,24 +1,20 @@
 """Every table of metrics as rows of text, and the sentences that sum them up, for a terminal and for the HTML page.
 
-Titles, order and direction of metrics come from `metrics.METRICS`: a metric that is registered there appears here.
+Titles, order and direction of metrics come from `METRICS`: a metric that is registered in it appears in the tables.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from lmf_multitask.errors import printable
 from lmf_multitask.evaluation.comparison import Comparison, Difference, Pair
 from lmf_multitask.evaluation.metrics import EXCLUSIVE, METRICS, Metric, metrics_for
-from lmf_multitask.evaluation.published import LMF_PADDLE, LMF_PAPER, LMF_SPLIT, PUBLISHED, is_lmf_split
+from lmf_multitask.evaluation.published import LMF_PADDLE, LMF_PAPER, PUBLISHED, is_lmf_split
 from lmf_multitask.evaluation.statistics import FEWEST_ROWS, LEVEL
+from lmf_multitask.evaluation.text import TextTable, difference, number, with_interval
 
 BASELINE_NAMES = {
     "always_absent": "always absent",
@@ -33,40 +29,6 @@ PAIRED_METRICS = ("weighted_f1", "positive_f1", "auroc")
 
 Content = Mapping[str, Any]
 """Metrics with ``emotions`` (name -> metrics of one) and ``mean``, as in ``metrics.json``."""
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A table of text.
-
-    Attributes:
-        title: line above the table.
-        heads: column heads.
-        rows: cells of each row.
-        bold_last: whether the last row sums up the others.
-        note: lines below the table; may be empty.
-        left: indices of the columns that are aligned to the left; the others hold numbers.
-    """
-
-    title: str
-    heads: list[str]
-    rows: list[list[str]]
-    bold_last: bool = False
-    note: str = ""
-    left: Sequence[int] = (0,)
-
-    def as_text(self) -> str:
-        """The table for a terminal; names may hold anything, since markup and control characters have no effect."""
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for column, head in enumerate(self.heads):
-            justify = "left" if column in self.left else "right"
-            table.add_column(Text(printable(head)), justify=justify, no_wrap=True)
-        for row in self.rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
-        buffer = io.StringIO()
-        Console(file=buffer, width=10_000, color_system=None, force_terminal=False).print(table)
-        lines = [line.rstrip() for line in buffer.getvalue().splitlines()]
-        return "\n".join([printable(self.title), *lines, *map(printable, self.note.splitlines())])
 
 
 # -- metrics of one model
@@ -85,9 +47,12 @@ def results_table(metrics: Content) -> str:
     separate = metrics.get("mode") == "per_emotion"
 
     def cells(name: str | None, found: Content, absent: Content | None = None) -> list[str]:
-        row = ["" if name is None else f"{found['support']}/{found['annotated']}", *(number(found[m.key]) for m in shown)]
+        row = [
+            "" if name is None else f"{found.get('support', '-')}/{found['annotated']}",
+            *(number(found.get(m.key)) for m in shown),
+        ]
         if absent is not None:
-            row.append(number(absent["weighted_f1"]))
+            row.append(number(absent.get("weighted_f1")))
         for source in published:
             value = None if name is None else source[name]
             row.append("" if value is None else number(value))
@@ -106,7 +71,10 @@ def results_table(metrics: Content) -> str:
         notes.append(
             f"** weighted F1 published for IEMOCAP's 938 test clips, one model per emotion; not measured here{difference}"
         )
-    notes += [line for line in (_why_not_published(emotions), verdict_on_linear(metrics)) if line]
+    elif all(name in LMF_PAPER for name in emotions):
+        notes.append("Published metrics are not shown: these clips are not IEMOCAP's 938 test clips of LMF's split.")
+    if sentence := verdict_on_linear(metrics):
+        notes.append(sentence)
     rows = _rows(cells, *[metrics, *([baseline] if baseline else [])])
     title = f"{metrics['split']}, {metrics['samples']} clips"
     return TextTable(title, heads, rows, len(rows) > 1, "\n".join(notes)).as_text()
@@ -137,7 +105,9 @@ def intervals_table(metrics: Content) -> TextTable:
     """Headline metrics with their 95% intervals."""
     shown, intervals = shown_metrics(metrics, headline=True), metrics["intervals"]
     rows = _rows(
-        lambda name, found, bounds: [with_interval(found[m.key], bounds.get(m.key)) for m in shown], metrics, intervals
+        lambda name, found, bounds: [with_interval(found.get(m.key), bounds.get(m.key)) for m in shown],
+        metrics,
+        intervals,
     )
     title = f"headline metrics with 95% intervals over {metrics['split']} clips ({intervals['resamples']:,} bootstrap resamples)"
     return TextTable(title, ["emotion", *(metric.title for metric in shown)], rows, len(rows) > 1)
@@ -150,7 +120,7 @@ def further_table(metrics: Content) -> TextTable:
     def cells(name: str | None, found: Content) -> list[str]:
         counts = found.get("confusion", {})
         parts = [counts.get(key) for key in ("true_positive", "false_positive", "false_negative", "true_negative")]
-        return [*(number(found[m.key]) for m in shown), "" if None in parts else "/".join(map(str, parts))]
+        return [*(number(found.get(m.key)) for m in shown), "" if None in parts else "/".join(map(str, parts))]
 
     rows = _rows(cells, metrics)
     heads = ["emotion", *(metric.title for metric in shown), "TP/FP/FN/TN"]
@@ -165,7 +135,7 @@ def calibrated_table(metrics: Content) -> TextTable:
         [
             name,
             f"{fitted[name]['temperature']:.2f}",
-            *(f"{number(metrics['emotions'][name][m.key])} -> {number(found[m.key])}" for m in shown),
+            *(f"{number(metrics['emotions'][name].get(m.key))} -> {number(found.get(m.key))}" for m in shown),
         ]
         for name, found in after["emotions"].items()
     ]
@@ -181,7 +151,7 @@ def thresholds_table(metrics: Content, threshold: str) -> TextTable:
 
     def cells(name: str | None, found: Content) -> list[str]:
         value = "" if name is None else f"{fitted[name]['thresholds'][threshold]:.3f}"
-        return [value, *(number(found[m.key]) for m in shown)]
+        return [value, *(number(found.get(m.key)) for m in shown)]
 
     rows = _rows(cells, content)
     title = f"at the thresholds with the best {METRICS[threshold].title} on validation"
@@ -265,14 +235,6 @@ def published_table(models: Mapping[str, Content]) -> TextTable | None:
     )
 
 
-def _why_not_published(emotions: Mapping[str, Content]) -> str:
-    """Why metrics published for emotions of these names are not shown; empty where there are none, or where they are shown."""
-    if is_lmf_split(emotions) or any(name not in LMF_SPLIT for name in emotions):
-        return ""
-    theirs = ", ".join(f"{name} in {LMF_SPLIT[name]}" for name in emotions)
-    return f"Published metrics are not shown: they are for other clips, IEMOCAP's 938 test clips with {theirs}."
-
-
 def undefined_lines(metrics: Content) -> str:
     """Which metrics are undefined, and why; empty if all are defined."""
     lines = []
@@ -317,8 +279,8 @@ def robustness_table(found: Content) -> TextTable:
     def row(label: str, one: Content) -> list[str]:
         return [
             label,
-            *(number(one["mean"][metric.key]) for metric in shown),
-            *(number(one["emotions"][name]["weighted_f1"]) for name in names),
+            *(number(one["mean"].get(metric.key)) for metric in shown),
+            *(number(one["emotions"][name].get("weighted_f1")) for name in names),
         ]
 
     rows = [row(" + ".join(one["modalities"]), one) for one in found["subsets"]]
@@ -327,7 +289,9 @@ def robustness_table(found: Content) -> TextTable:
     for modality, points in (found["missing"] or {}).items():
         rows += [row(f"no {modality} in {p['share']:.0%} of clips", p) for p in points if p["share"] == 0.5]
     absent = found["always_absent"]
-    rows.append(["always absent", *(number(absent[m.key]) if m.key in absent else "" for m in shown), *("" for _ in names)])
+    rows.append(
+        ["always absent", *(number(absent[m.key]) if m.key in absent else "" for m in shown), *("" for _ in names)]
+    )
     notes = ["*  weighted F1 of the emotion."] if names else []
     if found["noise"] is not None:
         notes.append(f"Noise and missing rows: mean of {found['draws']} draws; std is that of the feature over train.")
@@ -355,7 +319,9 @@ def comparison_tables(comparison: Comparison) -> list[TextTable]:
     rows = []
     for name, found in contents.items():
         for emotion, *cells in _rows(
-            lambda _, one, bounds: [with_interval(one[m.key], bounds.get(m.key)) for m in shown], found, found["intervals"]
+            lambda _, one, bounds: [with_interval(one.get(m.key), bounds.get(m.key)) for m in shown],
+            found,
+            found["intervals"],
         ):
             rows.append([emotion, name, *cells])
     order = [*comparison.emotions, "mean"]
@@ -374,7 +340,7 @@ def pair_table(pair: Pair) -> TextTable:
         tests = ["", "", ""]
         if one.p is not None:
             tests = [f"{one.only_first} : {one.only_second}", _probability(one.p), _probability(one.corrected)]
-        differences = [_difference(one.differences.get(m.key), one.intervals.get(m.key)) for m in shown]
+        differences = [difference(one.differences.get(m.key), one.intervals.get(m.key)) for m in shown]
         rows.append([name, *differences, *tests, verdict(one, pair)])
     note = f"Right alone: clips that only {pair.first} : only {pair.second} predicts correctly."
     if pair.decision is not None:
@@ -399,22 +365,22 @@ def verdict_on_linear(metrics: Content) -> str:
     if not ahead:
         return ""
 
-    def difference(entry: Content, rows: int) -> Difference:
+    def measured(entry: Content, rows: int) -> Difference:
         return Difference(
             rows,
             {key: one["difference"] for key, one in entry.items()},
             {key: one["interval"] for key, one in entry.items()},
         )
 
-    emotions = {name: difference(one, metrics["emotions"][name]["annotated"]) for name, one in ahead["emotions"].items()}
+    emotions = {name: measured(one, metrics["emotions"][name]["annotated"]) for name, one in ahead["emotions"].items()}
     exclusive = ahead.get("exclusive")
     return _pair_verdict(
         Pair(
             first="logistic regression",
             second="the network",
             emotions=emotions,
-            mean=difference(ahead["mean"], metrics["samples"]),
-            decision=difference(exclusive, metrics["exclusive"]["rows"]) if exclusive else None,
+            mean=measured(ahead["mean"], metrics["samples"]),
+            decision=measured(exclusive, metrics["exclusive"]["rows"]) if exclusive else None,
         )
     )
 
@@ -430,7 +396,7 @@ def verdict(one: Difference, pair: Pair) -> str:
             better[pair.second if sign > 0 else pair.first].append(METRICS[key].title)
     p = one.p if one.corrected is None else one.corrected
     if p is not None and p < 1 - LEVEL:
-        better[pair.second if one.only_second > one.only_first else pair.first].append("number of errors")
+        better[pair.second if (one.only_second or 0) > (one.only_first or 0) else pair.first].append("number of errors")
     found = [f"{name} is better on {', '.join(titles)}" for name, titles in better.items() if titles]
     return ", but ".join(found) or f"no difference that {one.rows} clips can show"
 
@@ -496,30 +462,9 @@ def _rows(cells: Callable[..., list[str]], *contents: Content) -> list[list[str]
     return [*rows, ["mean", *cells(None, *(one["mean"] for one in contents))]] if len(names) > 1 else rows
 
 
-def printable(text: str, keep: str = "") -> str:
-    """Text with control characters, other than those of `keep`, written as escapes."""
-    return "".join(letter if letter.isprintable() or letter in keep else ascii(letter)[1:-1] for letter in text)
-
-
-def number(value: float | None) -> str:
-    """Three decimals; ``-`` for an undefined metric."""
-    return "-" if value is None else f"{value:.3f}"
-
-
-def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
-    """``0.858 [0.832, 0.883]``; only the value where it has no interval."""
-    return number(value) if interval is None or value is None else f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
-
-
-def _difference(value: float | None, interval: Sequence[float] | None) -> str:
-    if value is None:
-        return number(None)
-    return f"{value:+.3f}" if interval is None else f"{value:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
-
-
 def _differences(one: Difference) -> str:
     return ", ".join(
-        f"{METRICS[key].title} {_difference(one.differences[key], one.intervals.get(key))}"
+        f"{METRICS[key].title} {difference(one.differences[key], one.intervals.get(key))}"
         for key in VERDICT_METRICS
         if one.differences.get(key) is not None
     )

@@ -8,7 +8,6 @@ from pydantic import AfterValidator
 
 from lmf_multitask.config import kind_setting, setting, settings
 from lmf_multitask.data.modality import MODALITIES
-from lmf_multitask.errors import ConfigError
 from lmf_multitask.models.encoders import ENCODERS
 from lmf_multitask.models.fusion import FUSIONS
 
@@ -32,7 +31,7 @@ class Encoders:
 
 def _in_order(chosen: list[str]) -> list[str]:
     if len(set(chosen)) < len(chosen):
-        raise ConfigError(f"modalities must name each modality once, but got {chosen}.")
+        raise ValueError(f"must name each modality once, but got {chosen}.")
     return [name for name in MODALITIES if name in chosen]
 
 

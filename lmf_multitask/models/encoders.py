@@ -24,6 +24,9 @@ CLIP_AT = 5.0
 _MASKED = -1e4
 """Added to the attention score of a padding step: its weight is then zero in float32."""
 
+_HUGE = 1e38
+"""Subtracted from a padding step, so that the maximum is of another one."""
+
 
 class Encoder(Layer):
     """Base of encoders.
@@ -141,12 +144,12 @@ class MLPEncoder(Encoder):
         if present is None:
             present = step_mask(features)
         if self.pooling == "last":
-            return _last_present(features, present) * present.any(axis=1, keepdim=True).astype(features.dtype)
+            return _last_present(features, present)
         known = present.astype(features.dtype).unsqueeze(2)  # [B, L, 1]
-        count = known.sum(axis=1).clip(min=1.0)  # [B, 1]
+        count = known.sum(axis=1)  # [B, 1]
         if self.pooling == "max":
-            lowest = (features + _MASKED * (1.0 - known)).max(axis=1)
-            return lowest * present.any(axis=1, keepdim=True).astype(features.dtype)
+            return (features - _HUGE * (1.0 - known)).max(axis=1) * (count > 0).astype(features.dtype)
+        count = count.clip(min=1.0)
         mean = features.sum(axis=1) / count  # padding steps are zeros
         if self.pooling == "mean":
             return mean
@@ -212,11 +215,8 @@ class LSTMEncoder(Encoder):
                 f"the encoder lstm must be given sequences [L, D], but the features have the shape {list(input.shape)}. "
                 "Choose the kind mlp."
             )
-        self.pooling, self.scaled, self.step_dropout = (
-            settings.pooling,
-            settings.norm == "standard",
-            settings.step_dropout,
-        )
+        self.pooling, self.step_dropout = settings.pooling, settings.step_dropout
+        self.scaled = settings.norm == "standard"
         if self.scaled:
             self.scale = fixed_parameter(self, [1], 1.0)
         seen = settings.projection or input.features

@@ -44,5 +44,9 @@ def write_search(result: SearchResult, folder: Path) -> Path:
     failed = "\n".join(f"trial {trial.number}: {trial.reason}" for trial in result.trials if trial.reason)
     sections.append(Section("Every trial", tables=[result.trials_table()], verbatim=failed))
     return write_page(
-        folder / SEARCH_PAGE, title=f"Search {result.name}", lead=result.verdict(), facts=result.facts, sections=sections
+        folder / SEARCH_PAGE,
+        title=f"Search {result.name}",
+        lead=result.verdict(),
+        facts=result.facts,
+        sections=sections,
     )

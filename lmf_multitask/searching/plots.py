@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
-from lmf_multitask.evaluation.plots import (
+from lmf_multitask.evaluation.drawing import (
     INK,
     MUTED,
     SERIES,
@@ -23,8 +23,9 @@ from lmf_multitask.evaluation.plots import (
     legend_below,
     panels_of,
     rows_axis,
+    whole_numbers,
 )
-from lmf_multitask.searching.results import SearchResult, Trial, short_name, shown
+from lmf_multitask.searching.results import SearchResult, State, short_name, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,14 +45,14 @@ def history_plot(result: SearchResult) -> Plot:
     figure, (panel,) = panels_of(1, 3.6, width=WIDTH)
     _points(panel, result, {trial.number: trial.number for trial in result.trials})
     finished = result.of_state("finished")
-    best = (np.maximum if result.maximise else np.minimum).accumulate([trial.value for trial in finished])
+    best = (np.maximum if result.maximise else np.minimum).accumulate([trial.score for trial in finished])
     numbers = [*(trial.number for trial in finished), len(result.trials)]
     panel.step(numbers, [*best, best[-1]], where="post", color=SERIES[1], label="best so far")
     panel.set(xlabel="trial", ylabel=f"{result.metric}, validation")
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(panel)
     legend_below(figure, panel)
     first = result.best(1)[0]
-    text = f"{result.metric} of {len(result.trials)} trials; the best is {first.value:.3f}, trial {first.number}."
+    text = f"{result.metric} of {len(result.trials)} trials; the best is {first.score:.3f}, trial {first.number}."
     return finish(figure, "history", "Trials in order", text)
 
 
@@ -68,11 +69,15 @@ def epochs_plot(result: SearchResult) -> Plot:
         epochs = range(1, len(trial.values) + 1)
         panel.plot(epochs, trial.values, linewidth=1, markevery=last, label=trial.state, **looks[trial.state])
     panel.plot(
-        range(1, len(best.values) + 1), best.values, color=SERIES[1], linewidth=2.2, label=f"the best, trial {best.number}"
+        range(1, len(best.values) + 1),
+        best.values,
+        color=SERIES[1],
+        linewidth=2.2,
+        label=f"the best, trial {best.number}",
     )
-    panel.plot(best.kept, best.value, "o", color=SERIES[1], markersize=8)
+    panel.plot(best.kept or 0, best.score, "o", color=SERIES[1], markersize=8)
     panel.set(xlabel="epoch (circle: the one that the best trial keeps)", ylabel=f"{result.metric}, validation")
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(panel)
     legend_below(figure, panel)
     text = f"{len(pruned)} of {len(result.trials)} trials were pruned; the best kept epoch {best.kept} of {len(best.values)}."
     return finish(figure, "epochs", "Objective per epoch", text)
@@ -97,13 +102,13 @@ def slices_plot(result: SearchResult) -> Plot:
     for panel, name in zip(panels, names):
         values = {trial.number: trial.settings[name] for trial in result.trials}
         numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values.values())
-        if numeric and len(set(values.values())) > 6:
+        if name in result.logarithmic or numeric and len(set(values.values())) > 6:
             _points(panel, result, values)
             if name in result.logarithmic:
                 panel.set_xscale("log")
-                panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=4))
-                panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                panel.xaxis.set_minor_locator(NullLocator())
+                ticks = np.geomspace(min(values.values()), max(values.values()), 3)
+                panel.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+                panel.set_xticks([], minor=True)
         else:
             texts = {shown(value): value for value in values.values()}
             order = sorted(texts, key=lambda text: (texts[text] if numeric else 0, text))
@@ -122,9 +127,12 @@ def slices_plot(result: SearchResult) -> Plot:
 
 def _points(panel: Axes, result: SearchResult, places: dict[int, Any], apart: float = 0.0) -> None:
     """Finished and pruned trials at their places (trial number -> horizontal coordinate), drawn `apart` from each other."""
-    looks = {"pruned": ("x", MUTED, 1.0, "pruned, best value until then"), "finished": ("o", SERIES[0], 0.8, "finished")}
-    for state, shift in (("pruned", -apart), ("finished", apart)):
-        trials = result.of_state(state)
-        form, colour, alpha, text = looks[state]
-        x, y = [places[trial.number] + shift for trial in trials], [trial.value for trial in trials]
+    looks = {
+        "pruned": ("x", MUTED, 1.0, "pruned, best value until then"),
+        "finished": ("o", SERIES[0], 0.8, "finished"),
+    }
+    shifted: list[tuple[State, float]] = [("pruned", -apart), ("finished", apart)]
+    for state, shift in shifted:
+        trials, (form, colour, alpha, text) = result.of_state(state), looks[state]
+        x, y = [places[trial.number] + shift for trial in trials], [trial.score for trial in trials]
         panel.plot(x, y, form, color=colour, alpha=alpha, markersize=6, label=text)

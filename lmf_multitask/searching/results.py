@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 from lmf_multitask.evaluation.metrics import METRICS
 from lmf_multitask.evaluation.statistics import t_interval
-from lmf_multitask.evaluation.tables import TextTable, number
+from lmf_multitask.evaluation.text import TextTable, number
 
 State = Literal["finished", "pruned", "failed"]
 
@@ -35,6 +36,11 @@ class Trial:
     kept: int | None = None
     values: list[float] = field(default_factory=list)
     reason: str = ""
+
+    @property
+    def score(self) -> float:
+        """The value as a number, NaN for none."""
+        return math.nan if self.value is None else self.value
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class SearchResult:
     def best(self, count: int) -> list[Trial]:
         """The finished trials with the best objective, best first; of equal ones the earlier first."""
         sign = -1 if self.maximise else 1
-        return sorted(self.of_state("finished"), key=lambda trial: (sign * trial.value, trial.number))[:count]
+        return sorted(self.of_state("finished"), key=lambda trial: (sign * trial.score, trial.number))[:count]
 
     def counts_line(self) -> str:
         """Number of trials of each state."""
@@ -108,10 +114,12 @@ class SearchResult:
         if first.number not in means:
             return f"{text} It has not been trained with new seeds, so this value is too optimistic."
         again = next(one for one in self.retrained if one.trial is first or one.trial.number == first.number)
-        change = means[first.number] - first.value
+        change = means[first.number] - first.score
         comparison = "the same as in the search"
         if change:
-            comparison = f"{abs(change):.3f} {'better' if (change > 0) == self.maximise else 'worse'} than in the search"
+            comparison = (
+                f"{abs(change):.3f} {'better' if (change > 0) == self.maximise else 'worse'} than in the search"
+            )
         seeds = f"{len(again.seeds)} new seed{'s' if len(again.seeds) > 1 else ''}"
         text = f"{text} With {seeds} the same settings give {spread(again.values)}: {comparison}."
         winner = (max if self.maximise else min)(means, key=lambda trial: means[trial])
@@ -134,8 +142,10 @@ class SearchResult:
         rows = []
         for one in self.retrained:
             values = ", ".join(map(number, one.values))
-            change = t_interval(one.values)["mean"] - one.trial.value
-            rows.append([f"trial {one.trial.number}", number(one.trial.value), values, spread(one.values), f"{change:+.3f}"])
+            change = t_interval(one.values)["mean"] - one.trial.score
+            rows.append(
+                [f"trial {one.trial.number}", number(one.trial.value), values, spread(one.values), f"{change:+.3f}"]
+            )
         seeds = ", ".join(map(str, self.retrained[0].seeds))
         return TextTable(
             f"{self.metric} on validation, in the search and with the new seeds {seeds}",

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from lmf_multitask.config import setting, settings
-from lmf_multitask.errors import ConfigError
+from lmf_multitask.errors import suggestion
 from lmf_multitask.evaluation.metrics import METRICS
 
 _Weight = Annotated[float, Field(ge=0, le=1000)]
 
 
-def check_monitor(name: str) -> str:
-    """Returns the name of a figure that validation gives: ``loss`` or the key of a metric.
-
-    Raises:
-        ConfigError: there is no such metric.
-    """
+def _monitor(name: str) -> str:
     if name != "loss" and name not in METRICS:
-        close = difflib.get_close_matches(name, ["loss", *METRICS], n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else "If a plug-in defines it, add --plugin FILE.py."
-        raise ConfigError(f"monitor must be loss or one of {', '.join(METRICS)}, but got {name!r}. {hint}")
+        hint = f"{suggestion(name, ['loss', *METRICS])} If a plug-in defines it, add --plugin FILE.py."
+        raise ValueError(f"must be loss or one of {', '.join(METRICS)}, but got {name!r}.{hint}")
     return name
 
 
@@ -80,7 +73,7 @@ class TrainingConfig:
         le=1000,
     )
     max_grad_norm: float | None = setting(default=None, help="gradients are scaled down to this norm; null: not", gt=0)
-    monitor: Annotated[str, AfterValidator(check_monitor)] = setting(
+    monitor: Annotated[str, AfterValidator(_monitor)] = setting(
         default="average_precision", help="validation metric that chooses the best epoch: the mean over tasks, or loss"
     )
     patience: int | None = setting(
@@ -91,7 +84,8 @@ class TrainingConfig:
     @model_validator(mode="after")
     def _weights_with_fixed(self) -> TrainingConfig:
         if bool(self.task_weights) != (self.task_weighting == "fixed"):
-            raise ConfigError(
-                f"task_weights must be given with task_weighting fixed, and only then, but got {self.task_weights}"
+            raise ValueError(
+                "must have task_weights where task_weighting is fixed, and only there, "
+                f"but got {self.task_weights} with {self.task_weighting}."
             )
         return self

@@ -8,7 +8,13 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from lmf_multitask.data.columns import ChunkedColumn
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation import baselines
-from lmf_multitask.evaluation.baselines import STRENGTHS, UNVALIDATED_STRENGTH, fit_linear_baseline, flat_features, prevalence
+from lmf_multitask.evaluation.baselines import (
+    STRENGTHS,
+    UNVALIDATED_STRENGTH,
+    fit_linear_baseline,
+    flat_features,
+    prevalence,
+)
 
 
 def columns(rows, seed, strength=1.0):
@@ -43,7 +49,9 @@ def test_sequences_of_every_modality_are_averaged():
 
 
 def test_prevalence_leaves_unannotated_clips_out():
-    np.testing.assert_array_equal(prevalence(np.array([[1, np.nan], [0, np.nan], [0, np.nan], [1, np.nan]])), [0.5, 0.0])
+    np.testing.assert_array_equal(
+        prevalence(np.array([[1, np.nan], [0, np.nan], [0, np.nan], [1, np.nan]])), [0.5, 0.0]
+    )
 
 
 def test_agreement_with_scikit_learns_pipeline():

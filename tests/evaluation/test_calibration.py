@@ -168,7 +168,7 @@ def test_damaged_files(saved, change, message):
 
 
 def test_missing_and_broken_files(saved):
-    with pytest.raises(RunError, match="must exist, but is missing"):
+    with pytest.raises(RunError, match="must be a readable file, but No such file"):
         Calibration.load(saved / "nowhere")
     (saved / "calibration.json").write_text("{")
     with pytest.raises(RunError, match="must be JSON"):

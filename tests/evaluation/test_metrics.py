@@ -120,7 +120,9 @@ def test_row_weights_count_as_repeated_rows():
         for name, expected in SKLEARN.items():
             theirs = expected(labels[repeated], probabilities[repeated])
             assert values[name][number, 0] == pytest.approx(theirs, abs=1e-6), name
-        assert values["ece"][number, 0] == pytest.approx(one(labels[repeated], probabilities[repeated])["ece"], abs=1e-6)
+        assert values["ece"][number, 0] == pytest.approx(
+            one(labels[repeated], probabilities[repeated])["ece"], abs=1e-6
+        )
 
 
 def test_always_absent_on_iemocaps_test_split():
@@ -222,7 +224,9 @@ def test_a_metric_is_one_entry(monkeypatch):
     assert metrics_of(labels, probabilities, ["a"])["mean"]["mine"] == pytest.approx(0.35)
     assert value_of("mine", labels, probabilities, ["a"]) == pytest.approx(0.35)
     monkeypatch.setitem(METRICS, "mine", Metric("mine", "my metric", lambda rows: 0.5))
-    with pytest.raises(ConfigError, match=r"metric 'mine' must return one number per set of row weights, \[1\], but got"):
+    with pytest.raises(
+        ConfigError, match=r"metric 'mine' must return one number per set of row weights, \[1\], but got"
+    ):
         metrics_of(labels, probabilities, ["a"])
 
 

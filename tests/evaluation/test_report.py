@@ -5,19 +5,21 @@ import logging
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from lmf_multitask.evaluation import evaluate_predictions, write_report
-from lmf_multitask.evaluation.assessment import LearningCurves, assess
+from lmf_multitask.evaluation import evaluate_predictions, full_tables, write_report
+from lmf_multitask.evaluation.assessment import Assessment, LearningCurves, assess
 from lmf_multitask.evaluation.comparison import compare
+from lmf_multitask.evaluation.drawing import DARK, LONGEST_LABEL, _cjk_families, _warn_of_boxes, drawing, label
 from lmf_multitask.evaluation.metrics import METRICS, Metric
-from lmf_multitask.evaluation.plots import DARK, LONGEST_LABEL, _cjk_families, _warn_of_boxes, label
+from lmf_multitask.evaluation.plots import metrics_plot
 from lmf_multitask.evaluation.predictions import Predictions
 from lmf_multitask.evaluation.report import write_comparison
-from lmf_multitask.evaluation.tables import comparison_text, comparison_verdict
+from lmf_multitask.evaluation.tables import comparison_text, comparison_verdict, further_table
 
 EMOTIONS = ["happy", "sad", "angry", "neutral"]
 
@@ -41,7 +43,7 @@ def robustness():
     return {
         "split": "validation", "samples": 120, "draws": 3, "modalities": kept[0], "rows_without": {"audio": 2, "text": 0},
         "always_absent": {"weighted_f1": 0.6}, "subsets": [{"modalities": names, **entry(0.8)} for names in kept],
-        "noise": {name: noise for name in kept[0]}, "missing": {name: missing for name in kept[0]},
+        "noise": dict.fromkeys(kept[0], noise), "missing": dict.fromkeys(kept[0], missing),
     }  # fmt: skip
 
 
@@ -153,11 +155,11 @@ def test_each_plot_is_also_a_file(full_page):
 
 def test_the_same_assessment_gives_the_same_page(tmp_path):
     labels, probabilities = predictions()
-    pages = [
-        write_report(evaluate_predictions(labels, probabilities, EMOTIONS, resamples=50), tmp_path / name).read_bytes()
-        for name in ("one", "two")
-    ]
-    assert pages[0] == pages[1]
+    found = evaluate_predictions(labels[:, :1], probabilities[:, :1], ["happy"], resamples=50)
+    one, two = (write_report(found, tmp_path / name).read_text(encoding="utf-8") for name in ("one", "two"))
+    assert one == two
+    assert "one of" not in one  # a single emotion needs no decision among all
+    assert not (tmp_path / "one" / "plots" / "one_of_many.png").exists()
 
 
 def test_a_page_of_mostly_undefined_metrics(tmp_path):
@@ -168,20 +170,30 @@ def test_a_page_of_mostly_undefined_metrics(tmp_path):
     assert "Ranking" in text
 
 
-def test_one_emotion_has_a_page_too(tmp_path):
-    labels, probabilities = predictions()
-    page = write_report(evaluate_predictions(labels[:, :1], probabilities[:, :1], ["happy"], resamples=50), tmp_path)
-    assert "one of" not in page.read_text(encoding="utf-8")
-    assert not (tmp_path / "plots" / "one_of_many.png").exists()
-
-
-def test_a_registered_metric_is_in_tables_and_plots(tmp_path, monkeypatch):
+def test_a_registered_metric_is_in_tables_and_plots(monkeypatch):
     metric = Metric("error_rate", "error rate", lambda rows: 1 - METRICS["accuracy"](rows), greater_is_better=False)
     monkeypatch.setitem(METRICS, "error_rate", metric)
-    page = write_report(evaluate_predictions(*predictions(), EMOTIONS, resamples=20), tmp_path)
-    assert re.search(r'<th scope="col">error rate</th>', page.read_text(encoding="utf-8"))
-    plot = (tmp_path / "plots" / "further_metrics.svg").read_text(encoding="utf-8")
-    assert "<!-- error rate -->" in plot  # matplotlib's comment before the outlines of a text
+    metrics = evaluate_predictions(*predictions(), EMOTIONS, resamples=20).metrics
+    assert "error rate" in further_table(metrics).heads
+    with drawing():
+        plot = metrics_plot(metrics, headline=False)
+    assert "<!-- error rate -->" in plot.svg  # matplotlib's comment before the outlines of a text
+
+
+def test_a_task_of_another_kind_has_tables_and_a_page(tmp_path, monkeypatch):
+    def error(rows):
+        return rows.mean(np.abs(rows.predictions - rows.labels))
+
+    metric = Metric("mae", "MAE", error, "level", "value", greater_is_better=False, headline=True)
+    monkeypatch.setitem(METRICS, "mae", metric)
+    labels = np.array([[1, 2.0], [0, 4.0], [1, np.nan]])
+    values = np.array([[0.9, 3.0], [0.2, 4.5], [0.6, 1.0]])
+    tasks = [SimpleNamespace(name="happy", kind="binary"), SimpleNamespace(name="valence", kind="level")]
+    metrics = assess(labels, values, tasks, split="test", resamples=20)
+    found = Assessment("mixed", ["happy", "valence"], ["a", "b", "c"], labels, values, metrics)
+    assert ["valence", "-/2", *["-"] * 5, "0.750", "-"] in [line.split() for line in full_tables(metrics).splitlines()]
+    page = write_report(found, tmp_path).read_text(encoding="utf-8")
+    assert re.search(r'<th scope="row">valence</th>.*<td>0\.750 \[', page)
 
 
 # -- names
@@ -238,10 +250,12 @@ def test_the_decision_among_all_counts(tmp_path):
     ids = [str(number) for number in range(len(labels))]
     models = [Predictions(n, tmp_path, ids, EMOTIONS, labels, p) for n, p in (("good", good), ("bad", good[::-1]))]
     comparison = compare(models, resamples=100)
-    assert "good is better on weighted F1, AUROC, WA, UA, number of errors (means over" in comparison_verdict(comparison)
+    assert "good is better on weighted F1, AUROC, WA, UA, number of errors (means over" in comparison_verdict(
+        comparison
+    )
     text = comparison_text(comparison)
     assert "One of 4 (highest uncalibrated probability): WA -0." in text
-    assert ["emotion", "model", "weighted", "F1"] == text.splitlines()[1].split()[:4]
+    assert text.splitlines()[1].split()[:4] == ["emotion", "model", "weighted", "F1"]
 
 
 # -- in a browser

@@ -5,15 +5,14 @@ import pytest
 
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation import robustness
-from lmf_multitask.evaluation.metrics import all_figures
-from lmf_multitask.evaluation.plots import robustness_picture
+from lmf_multitask.evaluation.metrics import metrics_of
 from lmf_multitask.evaluation.robustness import (
     MISSING_SHARES,
     NOISE_STRENGTHS,
-    deviations,
+    ROBUSTNESS_METRICS,
+    feature_stds,
     loss_without,
     measure_robustness,
-    robustness_table,
 )
 
 EMOTIONS = ["a", "b"]
@@ -26,11 +25,11 @@ def clips(count=40, seed=0):
     rows = {"audio": rng.normal(3, 1, (count, 5)), "video": rng.normal(0, 0.5, (count, 2)), "text": text}
     rows = {name: values.astype("f4") for name, values in rows.items()}
     rows["audio"][3] = 0  # none was recorded
-    return {**rows, "labels": rng.integers(0, 2, (count, 2))}
+    return {**rows, "labels": rng.integers(0, 2, (count, 2)).astype(float)}
 
 
 class Model:
-    """A made-up model that remembers what it was asked; emotion a is in audio and video, b in text."""
+    """A made-up model that records its inputs; emotion a is in audio and video, b in text."""
 
     def __init__(self):
         self.asked = []
@@ -47,7 +46,7 @@ def measured(count=40, model=None, **settings):
     return measure_robustness(model or Model(), rows, EMOTIONS, split="validation", **{"train": rows, **settings})
 
 
-def test_every_subset_has_the_figures_of_the_rows_without_the_rest():
+def test_every_subset_has_the_metrics_of_the_rows_without_the_rest():
     found = measured(train=None)
     names = [one["modalities"] for one in found["subsets"]]
     assert names == [
@@ -56,14 +55,41 @@ def test_every_subset_has_the_figures_of_the_rows_without_the_rest():
     rows = clips()
     for one in found["subsets"]:
         zeroed = {name: rows[name] * (name in one["modalities"]) for name in ("audio", "video", "text")}
-        expected = all_figures(rows["labels"], Model()(zeroed), EMOTIONS)  # scikit-learn's
-        for figure in ("weighted_f1", "positive_f1", "auroc"):
-            assert one["mean"][figure] == pytest.approx(expected["mean"][figure])
+        expected = metrics_of(rows["labels"], Model()(zeroed), EMOTIONS)
+        for key in ROBUSTNESS_METRICS:
+            assert one["mean"][key] == pytest.approx(expected["mean"][key])
             for name in EMOTIONS:
-                assert one["emotions"][name][figure] == pytest.approx(expected["emotions"][name][figure])
+                assert one["emotions"][name][key] == pytest.approx(expected["emotions"][name][key])
     assert found["noise"] is found["missing"] is None
     assert found["rows_without"] == {"audio": 1, "video": 0, "text": 0}
     assert (found["split"], found["samples"]) == ("validation", 40)
+
+
+def test_known_predictions_are_not_computed_again():
+    model, rows = Model(), clips()
+    found = measured(model=model, train=None, plain=Model()(rows))
+    assert len(model.asked) == 6
+    assert found == measured(train=None)
+
+
+def test_sequences_of_every_modality():
+    rows = clips()
+    rows["audio"] = np.stack([rows["audio"], 2 * rows["audio"], 0 * rows["audio"]], axis=1)  # the last step is padding
+    asked = []
+
+    def predict(features):
+        asked.append(features["audio"])
+        return Model()({**features, "audio": features["audio"].sum(axis=1)})
+
+    found = measure_robustness(predict, rows, EMOTIONS, split="validation", train=rows, modalities=["audio"], draws=1)
+    assert found["rows_without"] == {"audio": 1}
+    np.testing.assert_allclose(
+        feature_stds(rows["audio"]), np.delete(rows["audio"][:, :2], 3, 0).std(axis=(0, 1)), rtol=1e-5
+    )
+    noisy = asked[1]
+    assert not noisy[:, 2].any()
+    assert not noisy[3].any()
+    assert (np.delete(noisy != rows["audio"], 3, axis=0)[:, :2]).any(axis=2).all()
 
 
 def test_a_model_of_fewer_modalities_has_their_subsets_only():
@@ -72,14 +98,14 @@ def test_a_model_of_fewer_modalities_has_their_subsets_only():
     assert list(found["noise"]) == list(found["missing"]) == ["audio", "text"]
 
 
-def test_deviations_leave_out_what_is_not_there(monkeypatch):
+def test_stds_leave_out_padding_and_missing_clips(monkeypatch):
     monkeypatch.setattr(robustness, "_BLOCK_ROWS", 7)  # several blocks
     rows = clips()
-    there = np.delete(rows["audio"], 3, axis=0)
-    np.testing.assert_allclose(deviations(rows["audio"]), there.std(axis=0), rtol=1e-5)
+    present = np.delete(rows["audio"], 3, axis=0)
+    np.testing.assert_allclose(feature_stds(rows["audio"]), present.std(axis=0), rtol=1e-5)
     words = np.concatenate([text[:2] if number % 2 == 0 else text for number, text in enumerate(rows["text"])])
-    np.testing.assert_allclose(deviations(rows["text"]), words.std(axis=0), rtol=1e-5)
-    np.testing.assert_array_equal(deviations(np.zeros((5, 2), "f4")), [0, 0])
+    np.testing.assert_allclose(feature_stds(rows["text"]), words.std(axis=0), rtol=1e-5)
+    np.testing.assert_array_equal(feature_stds(np.zeros((5, 2), "f4")), [0, 0])
 
 
 @pytest.mark.parametrize("modality", ["audio", "text"])
@@ -89,12 +115,12 @@ def test_noise_is_as_strong_as_it_says_and_leaves_padding_alone(modality):
     strengths = [s for s in NOISE_STRENGTHS if s > 0 for _ in range(2)]
     blocks = model.asked[2 : 2 + 2 * len(strengths)]  # after the one subset, in two blocks
     asked = [np.concatenate([x[modality], y[modality]]) for x, y in zip(blocks[::2], blocks[1::2])]
-    deviation = deviations(rows[modality])
-    there = (rows[modality] != 0).any(axis=-1)
+    std = feature_stds(rows[modality])
+    present = (rows[modality] != 0).any(axis=-1)
     units = []
     for strength, values in zip(strengths, asked):
-        assert not values[~there].any()
-        noise = (values - rows[modality])[there] / deviation / strength
+        assert not values[~present].any()
+        noise = (values - rows[modality])[present] / std / strength
         units.append(noise)
         assert noise.mean() == pytest.approx(0, abs=0.03)
         assert noise.std() == pytest.approx(1, abs=0.03)
@@ -146,9 +172,9 @@ def test_the_same_arguments_give_the_same_numbers():
     assert measured()["noise"] != measured(seed=1)["noise"]
 
 
-def test_an_emotion_that_nobody_shows_is_undefined_and_said():
+def test_an_emotion_without_labels_is_undefined():
     rows = clips()
-    rows["labels"][:, 1] = -100
+    rows["labels"][:, 1] = np.nan
     found = measure_robustness(Model(), rows, EMOTIONS, split="test", train=rows)
     assert found["subsets"][0]["emotions"]["b"] == {"weighted_f1": None, "positive_f1": None, "auroc": None}
     assert found["subsets"][0]["mean"]["auroc"] == found["subsets"][0]["emotions"]["a"]["auroc"]
@@ -157,41 +183,6 @@ def test_an_emotion_that_nobody_shows_is_undefined_and_said():
     assert found["noise"]["audio"][-1]["mean"]["auroc"] is None
     assert found["noise"]["audio"][-1]["sd"]["auroc"] is None
     json.dumps(found, allow_nan=False)
-    assert robustness_table(found).rows[0][3] == "-"
-    assert robustness_picture(found).png
-
-
-def test_the_table_is_one():
-    table = robustness_table(measured())
-    text = table.as_text()
-    assert [row[0] for row in table.rows] == [
-        "audio + video + text", "audio + video", "audio + text", "video + text", "audio", "video", "text",
-        *(f"noise of {n} sd on {name}" for name in ("audio", "video", "text") for n in (1, 4)),
-        *(f"no {name} in 50% of clips" for name in ("audio", "video", "text")),
-        "always absent",
-    ]  # fmt: skip
-    assert {len(row) for row in table.rows} == {len(table.heads)}
-    assert "mean of 3 draws" in text
-    assert "Clips that lack a modality anyway: audio 1." in text
-    subsets = robustness_table(measured(train=None))
-    assert len(subsets.rows) == 8
-    assert "draws" not in subsets.note
-
-
-def test_one_emotion_has_no_means():
-    rows = clips()
-    rows["labels"] = rows["labels"][:, :1]
-    found = measure_robustness(lambda x: Model()(x)[:, :1], rows, ["a"], split="test", train=None)
-    assert robustness_table(found).heads == ["what is there", "weighted F1", "present F1", "AUROC"]
-
-
-def test_the_picture_says_in_words_what_it_shows():
-    found = measured()
-    picture = robustness_picture(found)
-    assert picture.name == "robustness"
-    values = [point["mean"]["weighted_f1"] for point in found["noise"]["audio"]]
-    assert f"audio from {values[0]:.3f} to {values[-1]:.3f} under the strongest noise" in picture.alternative
-    assert robustness_picture(measured(train=None)) is robustness_picture(None) is None
 
 
 @pytest.mark.parametrize("wrong", [{"modalities": []}, {"draws": 0}])
