@@ -71,10 +71,7 @@ def results_table(metrics: Content) -> str:
         notes.append(
             f"** weighted F1 published for IEMOCAP's 938 test clips, one model per emotion; not measured here{difference}"
         )
-    elif all(name in LMF_PAPER for name in emotions):
-        notes.append("Published metrics are not shown: these clips are not IEMOCAP's 938 test clips of LMF's split.")
-    if sentence := verdict_on_linear(metrics):
-        notes.append(sentence)
+    notes += [line for line in (why_not_published(metrics), verdict_on_linear(metrics)) if line]
     rows = _rows(cells, *[metrics, *([baseline] if baseline else [])])
     title = f"{metrics['split']}, {metrics['samples']} clips"
     return TextTable(title, heads, rows, len(rows) > 1, "\n".join(notes)).as_text()
@@ -233,6 +230,14 @@ def published_table(models: Mapping[str, Content]) -> TextTable | None:
         len(models) == 1,
         f"Second-hand: quoted from memory, not checked against the papers' tables. Measured here: {', '.join(models)}.",
     )
+
+
+def why_not_published(metrics: Content) -> str:
+    """Why `published_table` is None for IEMOCAP's emotions; empty for others, and where it is not None."""
+    emotions = metrics["emotions"]
+    if is_lmf_split(emotions) or any(name not in LMF_PAPER for name in emotions):
+        return ""
+    return "Published metrics are not shown: these clips are not IEMOCAP's 938 test clips of LMF's split."
 
 
 def undefined_lines(metrics: Content) -> str:

@@ -114,6 +114,7 @@ def test_every_part_is_present(full_page):
         "Data",
     ):
         assert re.search(rf"<h2 id=\"part\d\">{heading}</h2>", text), heading
+    assert "Published metrics are not shown" in text  # the emotions are IEMOCAP's, the clips are not
     assert "most confident errors" in text
     assert "least confident decisions" in text
 
