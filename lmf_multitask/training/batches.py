@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import paddle
 
 from lmf_multitask.data.columns import column_arrays
+
+logger = logging.getLogger(__name__)
 
 
 class EpochBatchSampler(paddle.io.DistributedBatchSampler):
@@ -78,10 +81,11 @@ class DirectLoader(paddle.io.DataLoader):
     a step of 13 ms.
     """
 
-    def __iter__(self) -> Iterator[dict[str, paddle.Tensor]]:
+    def __iter__(self) -> Any:
         """Batches as dicts of tensors."""
-        for rows in self.batch_sampler:
-            yield {name: paddle.to_tensor(values) for name, values in self.collate_fn(rows).items()}
+        sampler, collate = cast(Any, self.batch_sampler), cast(Any, self.collate_fn)
+        for rows in sampler:
+            yield {name: paddle.to_tensor(values) for name, values in collate(rows).items()}
 
 
 def numeric_columns(dataset: Any) -> dict[str, Any]:
@@ -115,3 +119,14 @@ class RecordingCollator:
             self.rows = []
         self.rows.append(list(rows))
         return self._collator(rows)
+
+    def describe(self, batches: slice, dataset: Any) -> str:
+        """Names the rows of some batches of the current epoch, as the end of a sentence; their ids where there are any."""
+        rows = sum(self.rows[batches], [])
+        if not rows or not all(isinstance(row, (int, np.integer)) for row in rows):
+            return ""
+        named = "id" in getattr(dataset, "column_names", ())
+        clips = [str(dataset[int(row)]["id"]) if named else str(row) for row in rows]
+        logger.debug("the batch of that step: %s", ", ".join(clips))
+        rest = f" and {len(clips) - 8} more (see train.log)" if len(clips) > 8 else ""
+        return f", on the clips {', '.join(clips[:8])}{rest}"

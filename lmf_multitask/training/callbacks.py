@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import numbers
 import signal
 import sys
 import threading
@@ -62,11 +61,13 @@ class EarlyStopping(TrainerCallback):
         return self.patience is not None and self.epochs_without_better >= self.patience
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Takes the best metric of a resumed training."""
         self.best_metric = state.best_metric
 
     def on_evaluate(
-        self, args: Any, state: Any, control: Any, model: Any = None, metrics: Mapping[str, Any] = {}, **others: Any
+        self, args: Any, state: Any, control: Any, model: Any = None, metrics: Any = None, **others: Any
     ) -> None:
+        """Compares the epoch with the best one."""
         if args.metric_for_best_model is None or not model.trainer.is_in_train:
             return
         name = args.metric_for_best_model.removeprefix("eval_")
@@ -104,7 +105,8 @@ class History(TrainerCallback):
         """Notes a value of this step; tensors are read at the end of the epoch, so that no step waits for them."""
         self.logged.setdefault(name, []).append((value.detach() if isinstance(value, paddle.Tensor) else value, rows))
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] = {}, **others: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any) -> None:
+        """Adds the epoch's means to what Trainer logs."""
         if "loss" not in logs:  # not about training
             return
         for name, entries in self.logged.items():
@@ -116,8 +118,9 @@ class History(TrainerCallback):
         self._latest = {name: value for name, value in own.items() if name != "loss" or len(own) == 1}
 
     def on_evaluate(
-        self, args: Any, state: Any, control: Any, model: Any = None, metrics: Mapping[str, Any] = {}, **others: Any
+        self, args: Any, state: Any, control: Any, model: Any = None, metrics: Any = None, **others: Any
     ) -> None:
+        """Adds the epoch's row."""
         if not model.trainer.is_in_train:
             return
         validation = {f"validation_{name}": value for name, value in validation_metrics(metrics).items()}
@@ -129,11 +132,10 @@ class History(TrainerCallback):
 
 def validation_metrics(metrics: Mapping[str, Any]) -> Row:
     """The numbers among PaddleNLP's ``eval_*`` metrics under their plain names, without those on speed."""
-    numeric = {name: value for name, value in metrics.items() if isinstance(value, numbers.Real)}
     return {
-        name.removeprefix("eval_"): value if type(value) in (int, float) else float(value)
-        for name, value in numeric.items()
-        if not name.endswith(_NOT_METRICS)
+        name.removeprefix("eval_"): value.item() if isinstance(value, np.number) else value
+        for name, value in metrics.items()
+        if isinstance(value, (int, float, np.number)) and not name.endswith(_NOT_METRICS)
     }
 
 
@@ -144,6 +146,7 @@ class OnEpoch(TrainerCallback):
         self._function = function
 
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+        """Calls the function."""
         if model.trainer.is_in_train:
             self._function(model.trainer.history[-1])
 
@@ -152,9 +155,11 @@ class ModuleHooks(TrainerCallback):
     """Calls the module's own hooks."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+        """After an update."""
         model.on_train_batch_end(state.global_step)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+        """After an epoch's last update."""
         model.on_train_epoch_end()
 
 
@@ -169,6 +174,7 @@ class FiniteCheck(TrainerCallback):
         self._watched: list[tuple[str, paddle.Tensor]] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+        """Asks the module what to check in every step."""
         self._watched = model.watched_parameters()
 
     def check_step(self, trainer: LMFTrainer, loss: float) -> None:
@@ -190,6 +196,7 @@ class FiniteCheck(TrainerCallback):
         raise TrainingError(f"{message} First seen in {first or what}{trainer.describe_batch()}.")
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+        """Checks the values of all parameters."""
         for name, weight in model.named_parameters():
             if not bool(paddle.isfinite(weight).all()):
                 raise TrainingError(_not_finite(f"the parameter {name}", round(state.epoch)))
@@ -206,9 +213,11 @@ class FlushDenormals(TrainerCallback):
     """Makes the processor treat denormal numbers as zero in every step; see `runtime.flush_denormals`."""
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Before forward and backward."""
         flush_denormals(True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """After the update."""
         flush_denormals(False)
 
 
@@ -222,6 +231,7 @@ class RestoreRandomStates(TrainerCallback):
     states: RandomStates | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Sets the generators."""
         if self.states is not None:
             self.states.restore()
 
@@ -230,6 +240,7 @@ class BestWeights(TrainerCallback):
     """Loads the weights of the best epoch at the end."""
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+        """Loads them."""
         model.trainer.load_best_weights()
 
 
@@ -243,11 +254,13 @@ class StopRequests(TrainerCallback):
     error: BaseException | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+        """Asks for a checkpoint."""
         # at the end of an epoch there is a checkpoint anyway, after validation
         if self.error is not None and state.global_step % model.trainer.steps_per_epoch:
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+        """Raises the error."""
         if self.error is not None:
             steps = model.trainer.steps_per_epoch
             epoch, step = divmod(state.global_step - 1, steps)

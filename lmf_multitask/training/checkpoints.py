@@ -33,7 +33,7 @@ _STATE_FILE = "trainer_state.json"  # PaddleNLP's name
 
 # -- what a checkpoint holds beside tensors
 
-_checked = pydantic.dataclasses.dataclass(frozen=True, config={"strict": True, "extra": "forbid"})
+_STRICT = pydantic.ConfigDict(strict=True, extra="forbid")
 
 
 def _check_position(words: list[int]) -> list[int]:
@@ -42,30 +42,31 @@ def _check_position(words: list[int]) -> list[int]:
     return words
 
 
-def _generator_state(words: int, bits: int) -> Any:
-    """Type of a Mersenne twister's state: its words, then the position of the next one."""
-    word = Annotated[int, Field(ge=0, lt=2**bits)]
-    return Annotated[
-        list[word], Field(min_length=words + 1, max_length=words + 1), AfterValidator(_check_position)
-    ]  # fmt: skip
+# states of Mersenne twisters: their words, then the position of the next one
+_Twister32 = Annotated[
+    list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=625, max_length=625), AfterValidator(_check_position)
+]
+_Twister64 = Annotated[
+    list[Annotated[int, Field(ge=0, lt=2**64)]], Field(min_length=313, max_length=313), AfterValidator(_check_position)
+]
 
 
-@_checked
+@pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
 class PaddleGenerator:
     """State of one of Paddle's random generators."""
 
     seed: Annotated[int, Field(ge=0, lt=2**64)]
     offset: Annotated[int, Field(ge=0, lt=2**63)]
-    engine: _generator_state(312, 64)  # type: ignore[valid-type]
+    engine: _Twister64
 
 
-@_checked
+@pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
 class RandomStates:
     """States of a process's random generators: Python's, numpy's global one, Paddle's (of the CPU, then of each GPU)."""
 
-    python: _generator_state(624, 32)  # type: ignore[valid-type]
+    python: _Twister32
     python_gauss: float | None
-    numpy: _generator_state(624, 32)  # type: ignore[valid-type]
+    numpy: _Twister32
     numpy_gauss: float | None
     paddle: list[PaddleGenerator]
 
@@ -73,7 +74,8 @@ class RandomStates:
     def current(cls) -> RandomStates:
         """The states as they are now."""
         _, python, python_gauss = random.getstate()
-        _, words, position, has_gauss, gauss = np.random.get_state()
+        numpy: Any = np.random.get_state()
+        _, words, position, has_gauss, gauss = numpy
         generators = []
         for generator in _paddle_generators():
             _, seed, offset, engine = generator.get_state().__getstate__()  # C++ writes the engine as decimal text
@@ -100,17 +102,18 @@ class RandomStates:
         for generator, saved in zip(generators, self.paddle):
             device = generator.get_state().__getstate__()[0]
             state = paddle.base.core.GeneratorState.__new__(paddle.base.core.GeneratorState)
-            state.__setstate__((device, saved.seed, saved.offset, list(" ".join(map(str, saved.engine)).encode())))
+            seed = saved.seed - (saved.seed >> 63 << 64)  # it takes a signed number
+            state.__setstate__((device, seed, saved.offset, list(" ".join(map(str, saved.engine)).encode())))
             generator.set_state(state)
 
 
 def _paddle_generators() -> list[Any]:
-    core = paddle.base.core
+    core: Any = paddle.base.core
     gpus = range(core.get_cuda_device_count()) if core.is_compiled_with_cuda() else ()
     return [core.default_cpu_generator(), *(core.default_cuda_generator(number) for number in gpus)]
 
 
-@_checked
+@pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
 class Progress:
     """How far a training has come.
 
@@ -131,7 +134,7 @@ class Progress:
     random_states: list[RandomStates]
 
 
-@_checked
+@pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
 class State:
     """The part of PaddleNLP's ``TrainerState`` that a resumed training needs; Trainer reads this file as well.
 
@@ -148,8 +151,8 @@ class State:
 
 def write_progress(checkpoint: Path, progress: Progress, state: State) -> None:
     """Writes both into a checkpoint."""
-    for name, content in ((_PROGRESS_FILE, progress), (_STATE_FILE, state)):
-        write_text(checkpoint / name, json.dumps(dataclasses.asdict(content)))
+    write_text(checkpoint / _PROGRESS_FILE, json.dumps(dataclasses.asdict(progress)))
+    write_text(checkpoint / _STATE_FILE, json.dumps(dataclasses.asdict(state)))
 
 
 def read_progress(checkpoint: Path) -> Progress:
@@ -320,8 +323,8 @@ def last_complete(folder: Path) -> Path | None:
         problem = damage(path)
         if problem is None:
             best = best_checkpoint(path)
-            problem = damage(best) if best is not None and best != path else None
-            problem = problem and f"that of the best epoch, {best.name}, is damaged: {problem}"
+            if best is not None and best != path and (problem := damage(best)) is not None:
+                problem = f"that of the best epoch, {best.name}, is damaged: {problem}"
         if problem is None:
             return path
         logger.warning("%s: must be an undamaged checkpoint, but %s. It is ignored.", path, problem)

@@ -128,7 +128,7 @@ class LMFModule(TrainingModule):
 
     def on_train_batch_end(self, step: int) -> None:
         """Updates the moving average."""
-        if self.ema_model is None:
+        if self.config.ema_epochs is None:
             return
         horizon = self.config.ema_epochs * self._steps_per_epoch()
         decay = min(1.0 - 1.0 / max(horizon, 1.0), (1 + step) / (10 + step))
@@ -157,7 +157,7 @@ class LMFModule(TrainingModule):
         config = self.config
         rate, factor_rate = config.learning_rate, config.factor_learning_rate or config.learning_rate
         named = [(name, weight) for name, weight in self.named_parameters() if not weight.stop_gradient]
-        groups = [
+        groups: Any = [
             {"params": [w for name, w in named if ".factors." in name], "learning_rate": factor_rate},
             {"params": [w for name, w in named if ".factors." not in name], "learning_rate": rate},
         ]

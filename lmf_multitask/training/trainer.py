@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import paddle
 
-from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.data.collator import BatchCollator, RowNumbers
 from lmf_multitask.errors import RunError, TrainingError
 from lmf_multitask.evaluation.metrics import METRICS
 from lmf_multitask.files import atomic_folder, write_manifest
 from lmf_multitask.runtime import flush_denormals, ignore_noise, quiet_imports
-from lmf_multitask.training import checkpoints, parallel
 from lmf_multitask.training import callbacks as own
+from lmf_multitask.training import checkpoints, parallel
 from lmf_multitask.training.batches import (
     DirectLoader,
     EpochBatchSampler,
@@ -29,6 +28,7 @@ from lmf_multitask.training.batches import (
     RecordingCollator,
     numeric_columns,
 )
+from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.training.module import TrainingModule
 
 with quiet_imports():
@@ -181,7 +181,7 @@ class LMFTrainer(Trainer):
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser updates of one epoch."""
-        batches = self._batches or self.get_train_dataloader().collate_fn
+        batches: Any = self._batches or self.get_train_dataloader().collate_fn
         return max(batches.steps // self.args.gradient_accumulation_steps, 1)
 
     def fit(self, resume: bool = False) -> list[own.Row]:
@@ -265,20 +265,12 @@ class LMFTrainer(Trainer):
             self.state.best_model_checkpoint = str(self._best)
 
     def describe_batch(self) -> str:
-        """Which step of the epoch the current one is, and the samples of its batch, as the end of a sentence."""
-        batches, accumulated = self._batches, self.args.gradient_accumulation_steps
-        if batches is None or not batches.rows:
-            return ""
-        number = self.state.global_step % self.steps_per_epoch
-        text = f" in step {number + 1} of {self.steps_per_epoch}"
-        rows = sum(batches.rows[number * accumulated : (number + 1) * accumulated], [])
-        if not all(isinstance(row, (int, np.integer)) for row in rows):
-            return text
-        named = "id" in getattr(self.train_dataset, "column_names", ())
-        samples = [str(self.train_dataset[int(row)]["id"]) if named else str(row) for row in rows]
-        logger.debug("the batch of that step: %s", ", ".join(samples))
-        rest = f" and {len(samples) - 8} more (see train.log)" if len(samples) > 8 else ""
-        return f"{text}, on the clips {', '.join(samples[:8])}{rest}"
+        """Names the current step of the epoch and the samples of its batch, as the end of a sentence."""
+        accumulated, steps = self.args.gradient_accumulation_steps, self.steps_per_epoch
+        number = self.state.global_step % steps
+        batches = slice(number * accumulated, (number + 1) * accumulated)
+        rows = "" if self._batches is None else self._batches.describe(batches, self.train_dataset)
+        return f" in step {number + 1} of {steps}{rows}"
 
     # -- what Trainer asks for: data, optimiser, loss
 
@@ -302,11 +294,13 @@ class LMFTrainer(Trainer):
         return self.get_eval_dataloader(test_dataset)
 
     def _loader(self, dataset: Any, batch_size: int, train: bool) -> paddle.io.DataLoader:
-        collator, kind = self._own_collator, paddle.io.DataLoader
+        collator: Any = self._own_collator
+        kind = paddle.io.DataLoader
         if collator is None:
             kind = DirectLoader
             collator = BatchCollator(numeric_columns(dataset))
             dataset = RowNumbers(len(dataset))
+        sampler: paddle.io.BatchSampler
         if self.args.row_order == "lmf_paddle" and self.is_in_train:
             sampler = LMFPaddleBatchSampler(dataset, batch_size)
         elif train:
@@ -332,7 +326,7 @@ class LMFTrainer(Trainer):
         return model(inputs)
 
     def _check_loss_valid(self, loss: paddle.Tensor) -> None:
-        self._finite_check.check_step(self, loss.item())
+        self._finite_check.check_step(self, float(loss))
 
     # -- evaluation
 

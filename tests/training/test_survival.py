@@ -342,9 +342,7 @@ def test_signals_end_it_with_their_status_and_say_how_to_go_on(sample_path, tmp_
     saved = re.search(r"^saved after step (\d) of 5 of epoch (\d+)$", said, re.MULTILINE)
     step = 5 * (int(saved[2]) - 1) + int(saved[1])
     assert (tmp_path / f"run/checkpoints/checkpoint-{step}/manifest.json").exists()
-    assert (
-        f"stopped; finished work is saved. To resume, repeat the command with --resume: {tmp_path / 'run'}" in said
-    )
+    assert f"stopped; finished work is saved. To resume, repeat the command with --resume: {tmp_path / 'run'}" in said
     assert "Traceback" not in said
 
 

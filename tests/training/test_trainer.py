@@ -10,20 +10,19 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+import datasets
 import numpy as np
 import paddle
 import pytest
 from paddle.nn import functional as F
+from paddlenlp.trainer import Trainer, TrainerCallback
 
-from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.errors import TrainingError
 from lmf_multitask.training import parallel
 from lmf_multitask.training.callbacks import OnEpoch
+from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.training.module import TrainingModule
 from lmf_multitask.training.trainer import LMFTrainer, training_arguments
-
-import datasets
-from paddlenlp.trainer import Trainer, TrainerCallback
 
 ROWS = 21
 
@@ -90,7 +89,15 @@ def accuracy(logits, labels):
 
 
 def build(
-    folder, module=None, epochs=4, monitor="accuracy", patience=None, row_order="seeded", arguments=None, seed=1, **settings
+    folder,
+    module=None,
+    epochs=4,
+    monitor="accuracy",
+    patience=None,
+    row_order="seeded",
+    arguments=None,
+    seed=1,
+    **settings,
 ):
     """A trainer over the toy data; call it inside `unique_names`."""
     paddle.seed(seed)
@@ -252,7 +259,9 @@ def test_missing_rows_are_named(tmp_path):
             tmp_path, validation_dataset=None, arguments={"evaluation_strategy": "no", "load_best_model_at_end": False}
         ).validate()
     for ask in (build(tmp_path).test, build(tmp_path).predict):
-        with pytest.raises(TrainingError, match="test and predict must have rows, but got None. For the validation rows"):
+        with pytest.raises(
+            TrainingError, match="test and predict must have rows, but got None. For the validation rows"
+        ):
             ask(None)
 
 
