@@ -264,7 +264,7 @@ def generated_clips(about: ModelDescription, count: int = 64) -> dict[str, np.nd
     random = np.random.default_rng(0)
     clips = {}
     for number, (name, one) in enumerate(about.inputs.items()):
-        scale = 10 ** random.uniform(-2, 0.5, (count, *[1] * len(one.shape)))
+        scale = 10 ** random.uniform(-2, 0, (count, *[1] * len(one.shape)))
         values = random.normal(size=(count, *one.shape)) * scale
         if one.length is not None:
             ends = random.integers(1, one.length + 1, count)

@@ -17,23 +17,39 @@ from lmf_multitask.errors import RunError
 Shape = Sequence[int]
 """Sizes of an array; -1 is any size."""
 
-OPERATORS: dict[str, set[str]] = {
+EXPORTED = {
     "paddle": {
         *("p", "0.combine", "0.split", "1.abs", "1.add", "1.any", "1.arange", "1.batch_norm_", "1.cast", "1.clip"),
         *("1.concat", "1.data", "1.divide", "1.dropout", "1.fetch", "1.flatten", "1.full", "1.full_int_array"),
         *("1.full_with_tensor", "1.gather_nd", "1.log_softmax", "1.logsumexp", "1.matmul", "1.max", "1.multiply"),
-        *("1.not_equal", "1.relu", "1.reshape", "1.rnn", "1.scale", "1.shape64", "1.slice", "1.softmax", "1.squeeze"),
-        *("1.stack", "1.subtract", "1.sum", "1.transpose", "1.unbind", "1.unsqueeze"),
+        *("1.not_equal", "1.relu", "1.reshape", "1.rnn", "1.scale", "1.shape64", "1.slice", "1.softmax", "1.sqrt"),
+        *("1.square", "1.squeeze", "1.stack", "1.subtract", "1.sum", "1.transpose", "1.unsqueeze"),
     },
     "onnx": {
         *("Abs", "Add", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "Div", "Equal", "Expand", "GatherND"),
         *("Identity", "LSTM", "LogSoftmax", "MatMul", "Mul", "Not", "Range", "ReduceLogSumExp", "ReduceMax", "ReduceSum"),
-        *("Relu", "Reshape", "Shape", "Slice", "Softmax", "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
+        *("Relu", "Reshape", "Shape", "Slice", "Softmax", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
     },
 }
-"""Format -> operators that a graph may consist of: those that the exporter writes for our encoders and fusions.
+"""Format -> operators that the exporter writes for our encoders and fusions; a test keeps the list complete and minimal."""
 
-A plug-in whose layers need others adds them: ``OPERATORS["paddle"].add("1.tanh")``.
+OPERATORS = {
+    "paddle": EXPORTED["paddle"]
+    | {
+        *("1.bmm", "1.einsum", "1.elu", "1.equal", "1.exp", "1.expand", "1.gelu", "1.greater_than", "1.layer_norm"),
+        *("1.leaky_relu", "1.less_than", "1.log", "1.maximum", "1.mean", "1.min", "1.minimum", "1.pow", "1.prod", "1.rsqrt"),
+        *("1.sigmoid", "1.silu", "1.softplus", "1.swish", "1.tanh", "1.tile", "1.unbind", "1.where"),
+    },
+    "onnx": EXPORTED["onnx"]
+    | {
+        *("And", "Einsum", "Elu", "Erf", "Exp", "Flatten", "Gather", "Greater", "LayerNormalization", "LeakyRelu", "Less"),
+        *("Log", "Max", "Min", "Neg", "Or", "Pow", "Reciprocal", "ReduceMean", "ReduceMin", "ReduceProd", "Sigmoid"),
+        *("Softplus", "Split", "Tanh", "Tile", "Where"),
+    },
+}
+"""Format -> operators that a graph may consist of: the exporter's, and arithmetic that the layers of plug-ins may need.
+
+A plug-in whose layers need others adds them: ``OPERATORS["paddle"].add("1.erf")``.
 """
 
 _LARGEST_CONSTANT = 2**24  # numbers in an array that one operator fills with a value
@@ -130,11 +146,17 @@ class _Operator(NamedTuple):
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> _Operator:
-        foreign = set(content) - {"#", "A", "DA", "I", "O", "OA", "QA"}
-        if foreign:  # regions: an operator that runs others
-            raise _DamagedError(f"an operator has {', '.join(sorted(foreign))[:80]!r}")
-        results = content["O"] if isinstance(content["O"], list) else [content["O"]]
-        return cls(content["#"], content["A"], [one["%"] for one in content.get("I", [])], results)
+        name, is_weight = content["#"], content["#"] == "p"
+        keys = {"#", "A", "O", "OA", *(("DA", "QA") if is_weight else ("I",))}
+        if set(content) != keys:  # further ones: an operator that runs others
+            raise _DamagedError(f"an operator has {', '.join(sorted(set(content) ^ keys))[:80]!r}")
+        if is_weight:
+            _check_types(content["A"], (int, int, int, str))
+            _check_types(content["OA"], (int, int, int))
+            return cls(name, content["A"], [], [content["O"]])
+        for one in (*content["A"], *content["OA"]):
+            _check_types([one["N"], one["AT"]["#"], one["AT"]["D"]], (str, str, object))
+        return cls(name, content["A"], [one["%"] for one in content["I"]], content["O"])
 
     def attribute(self, name: str) -> Any:
         (found,) = [one["AT"]["D"] for one in self.attributes if one["N"] == name]
@@ -158,6 +180,11 @@ class _Operator(NamedTuple):
         return self.attributes[3], _shape(kind["D"][1])
 
 
+def _check_types(values: Any, types: Sequence[type]) -> None:
+    if type(values) is not list or len(values) != len(types) or not all(map(isinstance, values, types)):
+        raise _DamagedError(f"an attribute is {values!r:.80}")
+
+
 def _check_order(operators: Sequence[_Operator]) -> None:
     """Every operand must be a result of an earlier operator (0 stands for an operand that is left out)."""
     known = {0}
@@ -165,7 +192,7 @@ def _check_order(operators: Sequence[_Operator]) -> None:
         if not known.issuperset(operator.operands):
             raise _DamagedError("an operator takes the result of a later one")
         for result in operator.results:
-            if type(result["%"]) is not int or result["%"] in known:
+            if type(result["%"]) is not int or type(result["TT"]) is not dict or result["%"] in known:
                 raise _DamagedError("two results have the same number")
             known.add(result["%"])
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from lmf_multitask.data.modality import MODALITIES, missing_clips
 from lmf_multitask.deployment.description import DESCRIPTION_FILE, ModelDescription
-from lmf_multitask.deployment.sessions import choose_backend, choose_device, open_sessions
+from lmf_multitask.deployment.sessions import choose_backend, choose_device, open_sessions, run_session
 from lmf_multitask.errors import ConfigError, DataError
 
 Backend = Literal["auto", "paddle", "onnx"]
@@ -133,7 +133,7 @@ class Predictor:
         """The same of features that `check` returned."""
         if not len(clips):
             return np.empty((0, len(self.emotions)), np.float32)
-        outputs = [output for session in self._sessions for output in session(clips.arrays)]
+        outputs = [output for session in self._sessions for output in run_session(session, clips.arrays)]
         present = np.stack([output[:, -1] for output in outputs], axis=1)
         return self._calibrated(present).astype(np.float32) if self.calibrated else present
 

@@ -57,16 +57,42 @@ def _open(
     inputs = description.graph_inputs(model)
     path = folder / next(iter(model.files(backend).values()))
     try:
+        session: Session
         if backend == "onnx":
             check_onnx(files["model"], inputs, model.emotions)
-            return _OnnxSession(files["model"], model, device, threads)
-        program = check_paddle(files["program"], files["weights"], inputs, model.emotions)
-        return _PaddleSession(program, files["weights"], model, device, threads)
+            session = _OnnxSession(files["model"], model, device, threads)
+        else:
+            program = check_paddle(files["program"], files["weights"], inputs, model.emotions)
+            session = _PaddleSession(program, files["weights"], model, device, threads)
+        clips = {name: np.zeros([2 if size < 0 else size for size in inputs[name]], np.float32) for name in inputs}
+        outputs = run_session(session, clips)
     except RunError as error:
         raise RunError(f"{path}: {error}") from None
     except Exception as error:  # whatever a runtime raises, the content of the files is the cause
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200].rstrip(".")
-        raise RunError(f"{path}: must be a graph that {backend} can load, but {reason}. Export the run again.") from error
+        raise RunError(f"{path}: must be a graph that {backend} can load, but {_reason(error)}.") from error
+    if any(one.dtype != np.float32 or one.ndim != 2 or len(one) != 2 for one in outputs):
+        shapes = [f"{one.dtype} {list(one.shape)}" for one in outputs]
+        raise RunError(f"{path}: must give float32 [2, ...] per emotion for two clips, but gives {', '.join(shapes)[:200]}.")
+    return session
+
+
+def run_session(session: Session, inputs: Arrays) -> list[np.ndarray]:
+    """The outputs of a session.
+
+    Raises:
+        RunError: the runtime cannot run the graph on these features.
+    """
+    try:
+        return session(inputs)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise RunError(f"the model must run on features of its shapes, but {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "Error: " in line), (lines or [type(error).__name__])[-1])[:200].rstrip(".")
 
 
 class _PaddleSession:
