@@ -170,9 +170,10 @@ class _Survey:
                 source.path.stat().st_size, next(iter(source.hashes.values())), list(source.splits.values())
             )
         notes += source.notes
-        for name, count in source.cut.items():
+        for name, shape in source.shapes.items():
+            count = sum(cut[name] for cut in source.cut.values())
             if count:
-                notes.append(f"{name} of {count} clip(s) was cut to {source.shapes[name][0]} steps (data.max_length)")
+                notes.append(f"{name} of {count} clip(s) was cut to {shape[0]} steps (max_length)")
         notes += duplicate_notes({split: np.concatenate(parts) for split, parts in self._digests.items()})
         return Facts(
             emotions=source.emotions,

@@ -25,7 +25,7 @@ from lmf_multitask.data.columns import column_arrays, emotion_names, fingerprint
 from lmf_multitask.data.modality import MODALITIES, Input
 from lmf_multitask.data.sample import builtin_sample
 from lmf_multitask.data.schema import SPLITS, labels_feature
-from lmf_multitask.data.sources import open_source
+from lmf_multitask.data.sources import naming, open_source
 from lmf_multitask.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -96,14 +96,11 @@ def load(
             )
         if not source.emotions:
             source.labels(source.split_names[0])  # says what is missing
-        try:
-            dataset, facts = cache.mapped(source, config.non_finite) or cache.cached(
-                source, config.non_finite, config.cache_dir
-            )
+        with naming(path):
+            found = cache.mapped(source, config.non_finite)
+            dataset, facts = found or cache.cached(source, config.non_finite, config.cache_dir)
             selected = _select_emotions(dataset, list(facts.emotions if emotions is None else emotions))
             selected = _in_own_order(selected, None if emotions is None else list(emotions), facts.emotions)
-        except DataError as error:
-            raise _named(error, path) from None
     for part in selected.values():
         part.info.description = facts.report
     columns = column_arrays(selected["train"])
@@ -156,16 +153,10 @@ def inspect(path: str | Path, emotions: Sequence[str] | None = None, config: Dat
     source = open_source(
         path, emotions=emotions, label_column=config.label_column, max_length=config.max_length, scan=False
     )
-    try:
+    with naming(source.path):
         facts = cache.inspect(source, config.non_finite)
-    except DataError as error:
-        raise _named(error, source.path) from None
     assert facts is not None
     return facts.report
-
-
-def _named(error: DataError, path: Path) -> DataError:
-    return DataError(str(error) if str(path) in str(error) else f"{path}: {error}")
 
 
 def missing_in_train(dataset: datasets.DatasetDict, modalities: Sequence[str]) -> list[str]:

@@ -71,8 +71,8 @@ def brier(rows: WeightedRows) -> np.ndarray:
 
 def expected_calibration_error(rows: WeightedRows) -> np.ndarray:
     """Mean gap between probability and share of present clips over the bins, weighted by their rows."""
-    _, probabilities, present = np.moveaxis(rows.bins, 1, 0)
-    return ratio(np.abs(probabilities - present).sum(axis=1), rows.total)
+    gaps = rows.sum(rows.bins * (rows.predictions - rows.labels)[:, None])
+    return ratio(np.abs(gaps).sum(axis=1), rows.total)
 
 
 def log_loss(rows: WeightedRows) -> np.ndarray:
@@ -404,5 +404,6 @@ def reliability_bins(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.
 
     scikit-learn's `calibration_curve` has no counts, which the sizes of the points and the calibration error need.
     """
-    count, probability, present = WeightedRows(labels, probabilities).bins[0]
-    return count, ratio(probability, count), ratio(present, count)
+    bins = WeightedRows(labels, probabilities).bins
+    count = bins.sum(axis=0)
+    return count, ratio(probabilities @ bins, count), ratio(labels @ bins, count)

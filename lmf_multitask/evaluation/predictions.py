@@ -28,7 +28,6 @@ MOST_BYTES = 1 << 30
 
 _PROBABILITY, _LABEL, _PREDICTION = "_probability", "_label", "_prediction"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_LABEL_OF = {"1": 1.0, "0": 0.0, "": np.nan, "-100": np.nan}
 
 
 @dataclass(frozen=True)
@@ -116,11 +115,15 @@ def _probability(path: Path, line: int, emotion: str, text: str) -> float:
 
 
 def _label(path: Path, line: int, emotion: str, text: str) -> float:
-    if text not in _LABEL_OF:
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        value = float("inf")
+    if value not in (0, 1, -100) and not np.isnan(value):
         raise DataError(
             f"{path}: {emotion}{_LABEL} in line {line} must be 1, 0 or empty (not annotated), but is {text!r}."
         )
-    return _LABEL_OF[text]
+    return value if value in (0, 1) else float("nan")
 
 
 def predictions_csv(

@@ -13,6 +13,9 @@ LMF_PADDLE = {"happy": 0.8583, "sad": 0.8626, "angry": 0.8912, "neutral": 0.7183
 """The Paddle reproduction 18XiWenjuan/LMF_Paddle, one model per emotion; its README, rounded."""
 
 
+LMF_SPLIT = {"happy": 135, "sad": 193, "angry": 227, "neutral": 383}
+
+
 @dataclass(frozen=True)
 class PublishedRow:
     """Weighted F1 of one published model, a separate model per emotion and one seed each.

@@ -150,8 +150,8 @@ def _metric_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[
     if any(baselines):
         text = (
             "Always absent predicts no emotion; prevalence predicts the share in the training data; logistic regression "
-            "is trained on the same features, averaged over time."
-        )
+            f"is trained on the same features, averaged over time. {tables.why_not_published(metrics)}"
+        ).rstrip()
         found.append(Section("Baselines", text, tables=baselines))
     if assessment.curves:
         text = "On validation. The model has the weights of the kept epoch."

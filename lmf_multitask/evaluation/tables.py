@@ -16,11 +16,6 @@ from lmf_multitask.evaluation.published import LMF_PADDLE, LMF_PAPER, PUBLISHED,
 from lmf_multitask.evaluation.statistics import FEWEST_ROWS, LEVEL
 from lmf_multitask.evaluation.text import TextTable, difference, number, with_interval
 
-BASELINE_NAMES = {
-    "always_absent": "always absent",
-    "prevalence": "prevalence",
-    "logistic_regression": "logistic regression",
-}
 VERDICT_METRICS = ("weighted_f1", "auroc", "weighted_accuracy", "unweighted_accuracy")
 """Metrics that a verdict between two models is based on."""
 
@@ -71,10 +66,7 @@ def results_table(metrics: Content) -> str:
         notes.append(
             f"** weighted F1 published for IEMOCAP's 938 test clips, one model per emotion; not measured here{difference}"
         )
-    elif all(name in LMF_PAPER for name in emotions):
-        notes.append("Published metrics are not shown: these clips are not IEMOCAP's 938 test clips of LMF's split.")
-    if sentence := verdict_on_linear(metrics):
-        notes.append(sentence)
+    notes += [line for line in (why_not_published(metrics), verdict_on_linear(metrics)) if line]
     rows = _rows(cells, *[metrics, *([baseline] if baseline else [])])
     title = f"{metrics['split']}, {metrics['samples']} clips"
     return TextTable(title, heads, rows, len(rows) > 1, "\n".join(notes)).as_text()
@@ -104,11 +96,7 @@ def full_tables(metrics: Content, *, calibrated: bool = False, threshold: str = 
 def intervals_table(metrics: Content) -> TextTable:
     """Headline metrics with their 95% intervals."""
     shown, intervals = shown_metrics(metrics, headline=True), metrics["intervals"]
-    rows = _rows(
-        lambda name, found, bounds: [with_interval(found.get(m.key), bounds.get(m.key)) for m in shown],
-        metrics,
-        intervals,
-    )
+    rows = _rows(_with_intervals(shown), metrics, intervals)
     title = f"headline metrics with 95% intervals over {metrics['split']} clips ({intervals['resamples']:,} bootstrap resamples)"
     return TextTable(title, ["emotion", *(metric.title for metric in shown)], rows, len(rows) > 1)
 
@@ -207,7 +195,7 @@ def baseline_table(metrics: Content) -> TextTable | None:
             [f"{metric.title} (one of {len(metrics['emotions'])})", *(number(one.get(key)) for one in decisions)]
             for key, metric in metrics_for(EXCLUSIVE).items()
         ]
-    heads = ["mean over emotions", *(BASELINE_NAMES.get(name, name) for name in columns)]
+    heads = ["mean over emotions", *(name.replace("_", " ") for name in columns)]
     return TextTable("comparison with baselines", heads, rows, note=verdict_on_linear(metrics))
 
 
@@ -233,6 +221,14 @@ def published_table(models: Mapping[str, Content]) -> TextTable | None:
         len(models) == 1,
         f"Second-hand: quoted from memory, not checked against the papers' tables. Measured here: {', '.join(models)}.",
     )
+
+
+def why_not_published(metrics: Content) -> str:
+    """Why `published_table` is None for IEMOCAP's emotions; empty for others, and where it is not None."""
+    emotions = metrics["emotions"]
+    if is_lmf_split(emotions) or any(name not in LMF_PAPER for name in emotions):
+        return ""
+    return "Published metrics are not shown: these clips are not IEMOCAP's 938 test clips of LMF's split."
 
 
 def undefined_lines(metrics: Content) -> str:
@@ -318,12 +314,8 @@ def comparison_tables(comparison: Comparison) -> list[TextTable]:
     shown = shown_metrics(next(iter(contents.values())), headline=True)
     rows = []
     for name, found in contents.items():
-        for emotion, *cells in _rows(
-            lambda _, one, bounds: [with_interval(one.get(m.key), bounds.get(m.key)) for m in shown],
-            found,
-            found["intervals"],
-        ):
-            rows.append([emotion, name, *cells])
+        own = _rows(_with_intervals(shown), found, found["intervals"])
+        rows += [[emotion, name, *cells] for emotion, *cells in own]
     order = [*comparison.emotions, "mean"]
     rows.sort(key=lambda row: order.index(row[0]))  # stable: models stay in their order
     heads = ["emotion", "model", *(metric.title for metric in shown)]
@@ -374,15 +366,10 @@ def verdict_on_linear(metrics: Content) -> str:
 
     emotions = {name: measured(one, metrics["emotions"][name]["annotated"]) for name, one in ahead["emotions"].items()}
     exclusive = ahead.get("exclusive")
-    return _pair_verdict(
-        Pair(
-            first="logistic regression",
-            second="the network",
-            emotions=emotions,
-            mean=measured(ahead["mean"], metrics["samples"]),
-            decision=measured(exclusive, metrics["exclusive"]["rows"]) if exclusive else None,
-        )
-    )
+    decision = measured(exclusive, metrics["exclusive"]["rows"]) if exclusive else None
+    mean = measured(ahead["mean"], metrics["samples"])
+    text = _pair_verdict(Pair("logistic regression", "the network", emotions, mean, decision))
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def verdict(one: Difference, pair: Pair) -> str:
@@ -403,12 +390,13 @@ def verdict(one: Difference, pair: Pair) -> str:
 
 def _pair_verdict(pair: Pair) -> str:
     """`verdict` on the means and on the decision among all emotions, then on each emotion."""
-    overall = pair.mean
-    if pair.decision is not None:
+    overall, decision = pair.mean, pair.decision
+    if decision is not None and decision.rows >= FEWEST_ROWS:
         overall = dataclasses.replace(
-            pair.decision,
-            differences={**pair.mean.differences, **pair.decision.differences},
-            intervals={**pair.mean.intervals, **pair.decision.intervals},
+            decision,
+            rows=overall.rows,
+            differences={**overall.differences, **decision.differences},
+            intervals={**overall.intervals, **decision.intervals},
         )
     several = len(pair.emotions) > 1
     if not several and pair.emotions:
@@ -421,7 +409,7 @@ def _pair_verdict(pair: Pair) -> str:
             for name, one in pair.emotions.items():
                 grouped.setdefault(verdict(one, pair), []).append(name)
             text += ". By emotion: " + "; ".join(f"{found} ({', '.join(names)})" for found, names in grouped.items())
-    return f"{text[0].upper()}{text[1:]}."
+    return f"{text}."
 
 
 def _direction(metric: Metric, interval: Sequence[float] | None) -> int:
@@ -460,6 +448,10 @@ def _rows(cells: Callable[..., list[str]], *contents: Content) -> list[list[str]
     names = list(contents[0]["emotions"])
     rows = [[name, *cells(name, *(one["emotions"][name] for one in contents))] for name in names]
     return [*rows, ["mean", *cells(None, *(one["mean"] for one in contents))]] if len(names) > 1 else rows
+
+
+def _with_intervals(shown: Sequence[Metric]) -> Callable[..., list[str]]:
+    return lambda name, found, intervals: [with_interval(found.get(m.key), intervals.get(m.key)) for m in shown]
 
 
 def _differences(one: Difference) -> str:

@@ -6,10 +6,10 @@ import datasets
 import numpy as np
 import pytest
 from conftest import make_corpus, to_bytes_keys
+from lmf_multitask.data.features import open_features
 
 from lmf_multitask import load_iemocap
 from lmf_multitask.config import ExperimentConfig
-from lmf_multitask.data.features import open_features
 from lmf_multitask.data.loading import missing_in_train, without
 from lmf_multitask.data.schema import as_model_takes, column_arrays, dataset_features, missing_rows
 from lmf_multitask.errors import DataError

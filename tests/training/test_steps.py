@@ -16,8 +16,8 @@ from lmf_multitask.data.schema import column_array
 from lmf_multitask.errors import TrainingError
 from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.training import experiment
+from lmf_multitask.training.batches import EpochBatchSampler, LMFPaddleBatchSampler
 from lmf_multitask.training.module import LMFModule, TrainingModule
-from lmf_multitask.training.sampler import EpochBatchSampler, LMFPaddleBatchSampler
 
 
 def break_step(monkeypatch, number, how):

@@ -119,11 +119,11 @@ def flip_a_byte(path):
 
 
 DAMAGES = {
-    "a flipped bit": (lambda folder: flip_a_byte(folder / "optimizer.pdopt"), "optimizer.pdopt differs"),
-    "cut off": (lambda folder: os.truncate(folder / "model_state.pdparams", 99), "model_state.pdparams differs"),
-    "missing": (lambda folder: (folder / "rng_state.pth").unlink(), "rng_state.pth is missing"),
+    "a flipped bit": (lambda folder: flip_a_byte(folder / "optimizer.safetensors"), "optimizer.safetensors differs"),
+    "cut off": (lambda folder: os.truncate(folder / "model.safetensors", 99), "model.safetensors differs"),
+    "missing": (lambda folder: (folder / "progress.json").unlink(), "progress.json is missing"),
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "manifest.json cannot be read"),
-    "foreign": (lambda folder: (folder / "extra").touch(), "extra is foreign"),
+    "foreign": (lambda folder: (folder / "extra").touch(), "extra is not in the manifest"),
 }
 
 
@@ -135,7 +135,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(wanted, sample_path, tmp_
     newest = tmp_path / "run/checkpoints/checkpoint-15"
     do(newest)
     experiment.run_experiment(config, resume=True)
-    assert f"{newest}: must be a whole checkpoint, but {problem}" in caplog.text
+    assert f"{newest}: must be an undamaged checkpoint, but {problem}" in caplog.text
     assert bits(tmp_path / "run") == wanted
 
 
@@ -143,9 +143,9 @@ def test_without_any_whole_checkpoint_it_starts_again(wanted, sample_path, tmp_p
     config = settings(sample_path, tmp_path / "run")
     crash_after(monkeypatch, config, 4)
     for checkpoint in (tmp_path / "run/checkpoints").iterdir():
-        flip_a_byte(checkpoint / "model_state.pdparams")
+        flip_a_byte(checkpoint / "model.safetensors")
     experiment.run_experiment(config, resume=True)
-    assert caplog.text.count("Passed over.") >= 2
+    assert caplog.text.count("It is ignored.") >= 2
     assert bits(tmp_path / "run") == wanted
 
 
@@ -342,9 +342,7 @@ def test_signals_end_it_with_their_status_and_say_how_to_go_on(sample_path, tmp_
     saved = re.search(r"^saved after step (\d) of 5 of epoch (\d+)$", said, re.MULTILINE)
     step = 5 * (int(saved[2]) - 1) + int(saved[1])
     assert (tmp_path / f"run/checkpoints/checkpoint-{step}/manifest.json").exists()
-    assert (
-        f"stopped; what is finished is saved. To go on, give the same command with --resume: {tmp_path / 'run'}" in said
-    )
+    assert f"stopped; finished work is saved. To resume, repeat the command with --resume: {tmp_path / 'run'}" in said
     assert "Traceback" not in said
 
 

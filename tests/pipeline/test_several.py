@@ -11,26 +11,21 @@ import pytest
 from conftest import make_corpus
 from sklearn.metrics import accuracy_score, f1_score
 
-from lmf_multitask.config import ExperimentConfig
+from lmf_multitask import plugins
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.predictions import read_predictions
-from lmf_multitask.launcher import Children, child_environment, train_all
-from lmf_multitask.runs import Run, runs_in
-from lmf_multitask.several import join_runs
+from lmf_multitask.pipeline.launcher import Children, child_environment, module_command, train_all
+from lmf_multitask.pipeline.runs import Run, runs_in
+from lmf_multitask.pipeline.settings import ExperimentConfig
+from lmf_multitask.pipeline.several import join_runs
 
 SMALL = [
     "--training.epochs",
     "2",
     "--training.batch_size",
     "8",
-    "--model.text_lstm",
-    "4",
-    "--model.text_hidden",
-    "2",
-    "--model.audio_hidden",
-    "3",
-    "--model.video_hidden",
-    "3",
+    *"--model.encoders.text.state 4 --model.encoders.text.hidden 2".split(),
+    *"--model.encoders.audio.hidden 3 --model.encoders.video.hidden 3".split(),
 ]
 
 
@@ -77,7 +72,7 @@ def trained(data, tmp_path_factory):
 def test_a_run_directory_per_emotion_and_one_result(trained):
     folder, done = trained
     assert sorted(path.name for path in folder.iterdir()) == [
-        "happy", "metrics.json", "plots", "predictions.csv", "report.html", "robustness.json", "sad",
+        "happy", "manifest.json", "metrics.json", "plots", "predictions.csv", "report.html", "robustness.json", "sad",
     ]  # fmt: skip
     seeds = {"happy": 2967694878, "sad": 2290532931}
     joined = json.loads((folder / "metrics.json").read_text())
@@ -86,7 +81,7 @@ def test_a_run_directory_per_emotion_and_one_result(trained):
     for emotion, seed in seeds.items():
         run = Run(folder / emotion)
         config = run.load_config()
-        assert (config.emotions, config.seed, config.model.fusion_dim, config.training.epochs) == (
+        assert (config.emotions, config.seed, config.model.fusion.dim, config.training.epochs) == (
             [emotion],
             seed,
             None,
@@ -94,14 +89,14 @@ def test_a_run_directory_per_emotion_and_one_result(trained):
         )
         own = read_predictions(run.folder / "predictions.csv")
         decided = own.probabilities[:, 0] > 0.5
-        figures = joined["emotions"][emotion]
-        assert figures["weighted_f1"] == pytest.approx(
+        found = joined["emotions"][emotion]
+        assert found["weighted_f1"] == pytest.approx(
             f1_score(own.labels[:, 0], decided, average="weighted", zero_division=0)
         )
-        assert figures["accuracy"] == pytest.approx(accuracy_score(own.labels[:, 0], decided))
-        assert figures == json.loads((run.folder / "metrics.json").read_text())["emotions"][emotion]
+        assert found["accuracy"] == pytest.approx(accuracy_score(own.labels[:, 0], decided))
+        assert found == json.loads((run.folder / "metrics.json").read_text())["emotions"][emotion]
         assert not (run.folder / "report.html").exists()  # one page shows them together
-    mean = np.mean([figures["weighted_f1"] for figures in joined["emotions"].values()])
+    mean = np.mean([found["weighted_f1"] for found in joined["emotions"].values()])
     assert joined["mean"]["weighted_f1"] == pytest.approx(mean)
     assert "0.858 (" in done.stdout
     assert "0.859 (" in done.stdout
@@ -118,10 +113,10 @@ def test_evaluate_does_all_of_them(trained, data):
     assert again.stdout.splitlines()[:7] == done.stdout.splitlines()[:7]  # the table and its notes
     joined, written = (json.loads((folder / name).read_text()) for name in ("metrics.json", "metrics_test.json"))
     assert joined == written
-    assert (folder / "sad/metrics_test.json").exists()
+    assert (folder / "predictions_test.csv").read_bytes() == (folder / "predictions.csv").read_bytes()
 
 
-def test_what_is_complete_is_kept(trained, data):
+def test_complete_runs_are_kept(trained, data):
     folder, _ = trained
     before = bits(folder)
     written = (folder / "happy/metrics.json").stat().st_mtime_ns
@@ -138,8 +133,8 @@ def test_other_settings_are_refused_before_anything_starts(trained, data):
     other = train(data, folder, "--training.learning_rate", "0.5")
     assert other.returncode == 2
     assert other.stderr.splitlines()[-1] == (
-        f"error: {folder / 'happy'}: must have been started with the same settings to go on with it, but "
-        "training.learning_rate was 0.001 and is 0.5 now. Choose another --output_dir, or --overwrite it."
+        f"error: {folder / 'happy'}: cannot resume: training.learning_rate changed from 0.001 to "
+        "0.5. Choose another --output_dir, or --overwrite the run."
     )
     assert bits(folder) == before
     assert not (folder / "angry").exists()
@@ -162,10 +157,10 @@ def test_one_failure_does_not_stop_the_others(tmp_path):
     (tmp_path / "data.pkl").write_bytes(pickle.dumps(corpus, protocol=2))
     done = train(tmp_path / "data.pkl", tmp_path / "runs")
     assert done.returncode == 2
-    assert "left out, since the data have no labels for them: sad, angry, neutral" in done.stderr
+    assert "skipped, since the data have no labels for them: sad, angry, neutral" in done.stderr
     assert done.stderr.splitlines()[-1] == (
-        "error: every training must end well, but 1 failed (happy: happy must be present in some clips of train and absent "
-        "in others, but is present in 0 of 24. Choose others with --emotions). Mend that and give the same command again: "
+        "error: every training must end normally, but 1 failed (happy: happy must be present in some clips of train and absent "
+        "in others, but is present in 0 of 24. Choose others with --emotions). Correct that and give the same command again: "
         "it trains only what is missing, happy."
     )
     assert "Traceback" not in done.stderr
@@ -188,12 +183,12 @@ def test_a_run_directory_per_seed_and_a_summary(seeds, data):
     assert sorted(path.name for path in folder.iterdir()) == ["seed1", "seed3", "seeds.json"]
     summary = json.loads((folder / "seeds.json").read_text())
     assert (summary["split"], summary["seeds"], list(summary["emotions"])) == ("test", [3, 1], ["sad", "happy"])
-    figures = [
+    values = [
         json.loads((folder / f"seed{n}/metrics.json").read_text())["emotions"]["sad"]["accuracy"] for n in (3, 1)
     ]
     found = summary["emotions"]["sad"]["accuracy"]
-    assert found["mean"] == pytest.approx(np.mean(figures))
-    assert found["sd"] == pytest.approx(np.std(figures, ddof=1))
+    assert found["mean"] == pytest.approx(np.mean(values))
+    assert found["sd"] == pytest.approx(np.std(values, ddof=1))
     assert Run(folder / "seed3").load_config().seed == 3
     assert "seed1  epoch   1/2" in done.stderr
     with pytest.raises(
@@ -229,7 +224,7 @@ def test_a_seed_of_several_is_the_run_of_that_seed(seeds, data, tmp_path):
         assert (tmp_path / "alone" / name).read_bytes() == (seeds[0] / "seed1" / name).read_bytes()
 
 
-def test_evaluate_sums_up_the_seeds(seeds):
+def test_evaluate_summarises_the_seeds(seeds):
     folder, done = seeds
     again = command("evaluate", folder)
     assert again.returncode == 0, again.stderr
@@ -260,7 +255,7 @@ def test_seeds_of_separate_models(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stopped_command_leaves_no_process_and_goes_on_to_the_same_bits(trained, data, tmp_path):
+def test_a_stopped_command_leaves_no_process_and_resumes_to_the_same_bits(trained, data, tmp_path):
     folder = tmp_path / "stopped"
     process = subprocess.Popen(
         [sys.executable, "-m", "lmf_multitask.train", "--mode", "per_emotion", "--data_path", data, "--output_dir", folder]
@@ -292,15 +287,15 @@ def test_a_stopped_command_leaves_no_process_and_goes_on_to_the_same_bits(traine
     ("options", "message"),
     [
         (["--jobs", "0", "--mode", "per_emotion"], "--jobs must be a whole number of at least 1, but got 0."),
-        (["--jobs", "2"], "--jobs must come with --mode per_emotion or --seeds, but does not. Leave it out."),
-        (["--recipe", "paper"], "--recipe must come with --mode per_emotion, but does not. Leave it out."),
+        (["--jobs", "2"], "--jobs must be used with --mode per_emotion or --seeds, but is not. Remove it."),
+        (["--recipe", "paper"], "--recipe must be used with --mode per_emotion, but is not. Remove it."),
         (
             ["--recipe", "paper", "--seeds", "1"],
-            "--recipe must come with --mode per_emotion, but the mode is multitask.",
+            "--recipe must be used with --mode per_emotion, but the mode is multitask.",
         ),
         (["--seeds", "1", "1"], "--seeds must be different whole numbers of at least 0, but got 1, 1."),
         (["--seeds", "-1"], "--seeds"),
-        (["--recipe", "papers", "--mode", "per_emotion"], "invalid choice: 'papers' (choose from"),
+        (["--recipe", "papers", "--mode", "per_emotion"], "--recipe: must be one of lmf_paddle, paper, but got 'papers'. Did you mean 'paper'?"),
         (["--mode", "per_emotion", "--emotions", "hapy"], "but got 'hapy'. Did you mean 'happy'?"),
     ],
 )
@@ -329,7 +324,7 @@ def test_nothing_to_join(tmp_path):
     assert join_runs(tmp_path) is None
 
 
-def test_children_tell_why_they_failed():
+def test_children_report_why_they_failed():
     with Children() as children:
         lines = []
         code = "import sys; print('one', file=sys.stderr); print('error: no luck', file=sys.stderr); sys.exit(2)"
@@ -373,3 +368,26 @@ def test_a_child_has_one_thread_unless_the_user_says_otherwise(monkeypatch):
     assert child_environment()["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert child_environment()["OMP_NUM_THREADS"] == "3"
+
+
+def test_children_are_given_the_plugins(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").touch()
+    monkeypatch.setattr(plugins, "_LOADED", {})
+    plugins.load_plugin(tmp_path / "mine.py")
+    assert module_command("x", "y")[1:] == ["-m", "x", "--plugin", str(tmp_path / "mine.py"), "y"]
+
+
+def test_names_of_the_layout_and_links_are_refused_before_anything_starts(tmp_path):
+    import pickle
+
+    (tmp_path / "data.pkl").write_bytes(pickle.dumps(make_corpus((24, 12, 16), emotions=("plots", "sad")), protocol=2))
+    done = train(tmp_path / "data.pkl", tmp_path / "runs")
+    assert (done.returncode, (tmp_path / "runs").exists()) == (2, False)
+    assert "must not be called 'plots'" in done.stderr
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/sad").symlink_to(tmp_path / "precious")
+    done = train(tmp_path / "data.pkl", tmp_path / "runs", "--emotions", "sad", "--overwrite")
+    assert done.returncode == 2
+    assert "sad: must not be a symbolic link, but is one" in done.stderr
+    assert list((tmp_path / "precious").iterdir()) == []

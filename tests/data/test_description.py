@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
 from lmf_multitask.data.report import ModalityFacts, clean, describe, padding_side, warnings_about
+
 from lmf_multitask.errors import DataError
 
 # of the file that LMF_Paddle distributes, by the pointer that Git LFS keeps of it

@@ -15,8 +15,10 @@ from conftest import make_corpus
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["--model.text_lstm", "8", "--model.text_hidden", "4", "--model.audio_hidden", "4", "--model.video_hidden", "4"]
-EXACT = ["--model.modalities", "text", "--model.text_dropout", "0", "--model.word_dropout", "0"]  # nothing is drawn
+SMALL = (
+    "--model.encoders.text.state 8 --model.encoders.text.hidden 4 --model.encoders.audio.hidden 4 --model.encoders.video.hidden 4"
+).split()
+EXACT = "--model.modalities text --model.encoders.text.dropout 0 --model.encoders.text.step_dropout 0".split()  # nothing is drawn
 FILES = ("history.csv", "predictions.csv", "metrics.json", "model/model.safetensors")
 
 
@@ -91,15 +93,11 @@ def test_two_processes_train_as_one(tmp_path, data, launch):
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_job_and_the_run_goes_on_to_the_same_bits(tmp_path, data, launch):
+def test_a_killed_process_ends_the_job_and_the_run_resumes_to_the_same_bits(tmp_path, data, launch):
     """With dropout, which differs between the processes, and batch normalisation."""
     options = ["--data_path", data, "--training.epochs", "40", "--training.patience", "null"]
     status, said = finish(launch(*options, "--output_dir", tmp_path / "whole"))
     assert status == 0, said
-    import paddle
-
-    states = paddle.load(str(next((tmp_path / "whole/checkpoints").glob("*/rng_state_2.pth"))), return_numpy=True)
-    assert [state["cpu"].current_seed() for state in states] == [1, 2]  # of dropout
     broken = launch(*options, "--output_dir", tmp_path / "broken")
     wait_for(lambda: list((tmp_path / "broken/checkpoints").glob("checkpoint-*")), broken)
     children = Path(f"/proc/{broken.pid}/task/{broken.pid}/children").read_text().split()
@@ -111,7 +109,7 @@ def test_a_killed_process_ends_the_job_and_the_run_goes_on_to_the_same_bits(tmp_
     assert not (tmp_path / "broken/metrics.json").exists()
     alone = one_process(*options, "--output_dir", tmp_path / "broken", "--resume")
     assert alone.returncode == 2
-    assert "but processes was 2 and is 1 now." in alone.stderr
+    assert "cannot resume: processes changed from 2 to 1." in alone.stderr
     status, said = finish(launch(*options, "--output_dir", tmp_path / "broken", "--resume"))
     assert status == 0, said
     for name in FILES:
@@ -130,8 +128,8 @@ def wait_for(condition, process):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--training.batch_size", "15"], "training.batch_size must be a multiple of the 2 processes, two rows each at least, but got 15."),
-        (["--mode", "per_emotion"], "several trainings must be started once, but were launched in 2 processes."),
+        (["--training.batch_size", "15"], "training.batch_size must be a multiple of the number of processes, 2, with two rows or more for each, but got 15."),
+        (["--mode", "per_emotion"], "several trainings must be started in one process, but this is one of 2."),
     ],
 )  # fmt: skip
 def test_refused_before_anything_is_written(tmp_path, data, options, message):
@@ -141,17 +139,3 @@ def test_refused_before_anything_is_written(tmp_path, data, options, message):
     assert done.stderr.startswith(f"error: {message}")
     assert not (tmp_path / "run").exists()
 
-
-def test_parts_of_a_batch():
-    from lmf_multitask.training.sampler import EpochBatchSampler
-
-    rows = range(27)
-    whole = EpochBatchSampler(rows, 8, seed=3)
-    parts = [EpochBatchSampler(rows, 8, seed=3, processes=2, process=process) for process in (0, 1)]
-    # the last batch has 3 rows, too few for two processes: it joins the one before
-    assert (len(whole), len(parts[0]), len(parts[1])) == (4, 3, 3)
-    batches = list(zip(*parts))
-    assert [[len(part) for part in batch] for batch in batches] == [[4, 4], [4, 4], [6, 5]]
-    joined = [row for first, second in batches for row in [*first, *second]]
-    assert joined == [row for batch in whole for row in batch]
-    assert sorted(joined) == list(rows)

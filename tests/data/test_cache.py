@@ -1,4 +1,4 @@
-"""A user's folder in all its forms gives the data of the pickle; what is copied, when, and with how much memory."""
+"""All forms of a data set give the same numbers; what is converted, when, and with how much memory; damaged caches."""
 
 import errno
 import os
@@ -12,13 +12,11 @@ import pytest
 from conftest import make_corpus
 
 from lmf_multitask import load_iemocap
-from lmf_multitask.data import folders
-from lmf_multitask.data.columns import ChunkedColumn
-from lmf_multitask.data.folders import CheckedFolder
-from lmf_multitask.data.schema import column_array, column_arrays, fingerprint, missing_rows
-from lmf_multitask.data.tables import open_parquet
+from lmf_multitask.data import cache as cache_module
+from lmf_multitask.data.arrow import feature_table
+from lmf_multitask.data.columns import ChunkedColumn, column_arrays, fingerprint, missing_rows
+from lmf_multitask.data.loading import load
 from lmf_multitask.errors import DataError
-from lmf_multitask.evaluation.baselines import flat_features
 
 SPLITS = ("train", "validation", "test")
 
@@ -50,13 +48,13 @@ def save(data, folder, form):
 def copies(monkeypatch):
     """The splits that were written to the cache."""
     written = []
-    original = CheckedFolder._generate_tables
+    original = cache_module._write_split
 
-    def generate(self, split):
-        written.append(split.name)
-        return original(self, split)
+    def write(source, survey, split, *rest):
+        written.append(split)
+        return original(source, survey, split, *rest)
 
-    monkeypatch.setattr(CheckedFolder, "_generate_tables", generate)
+    monkeypatch.setattr(cache_module, "_write_split", write)
     return written
 
 
@@ -66,7 +64,7 @@ def copies(monkeypatch):
 @pytest.mark.parametrize("form", ["saved", "shards", "parquet", "plain parquet"])
 def test_every_form_gives_the_numbers_of_the_pickle(pickled, tmp_path, form):
     folder = save(pickled, tmp_path / "data", form)
-    again = load_iemocap(folder, ["happy", "sad", "angry", "neutral"] if form == "plain parquet" else None)
+    again = load_iemocap(folder)
     assert fingerprint(again) == fingerprint(pickled)
     for split in SPLITS:
         assert again[split].features == pickled[split].features
@@ -90,10 +88,10 @@ def test_chosen_clips_are_not_copied_into_a_users_folder(pickled, tmp_path, form
     folder = save(pickled, tmp_path / "data", form)
     before = sorted(folder.rglob("*"))
     chosen = load_iemocap(folder)["train"].select([30, 2, 2, 17])
-    expected = column_array(pickled["train"], "text")[[30, 2, 2, 17]]
+    expected = column_arrays(pickled["train"])["text"][[30, 2, 2, 17]]
     columns = column_arrays(chosen)
     np.testing.assert_array_equal(columns["text"][1:4], expected[1:4])
-    np.testing.assert_array_equal(columns["labels"], column_array(pickled["train"], "labels")[[30, 2, 2, 17]])
+    np.testing.assert_array_equal(columns["labels"], column_arrays(pickled["train"])["labels"][[30, 2, 2, 17]])
     assert sorted(folder.rglob("*")) == before
 
 
@@ -105,7 +103,7 @@ def test_right_types_and_finite_numbers_are_used_as_they_are(pickled, tmp_path, 
         folder = save(pickled, tmp_path / form, form)
         loaded = load_iemocap(folder, cache_dir=tmp_path / "cache")
         assert {os.path.dirname(file["filename"]) for file in loaded["train"].cache_files} == {str(folder / "train")}
-        assert loaded["train"].info.description == pickled["train"].info.description
+        assert "exclusive: exactly one is present in every clip" in loaded["train"].info.description
     assert copies == []
     assert not (tmp_path / "cache").exists()
 
@@ -133,8 +131,6 @@ def test_what_must_be_converted_is_written_once(pickled, tmp_path, copies, form)
     folder.rename(tmp_path / "moved" / "data")
     load_iemocap(tmp_path / "moved" / "data", EMOTIONS, cache_dir=cache)
     assert copies == list(SPLITS)
-    load_iemocap(tmp_path / "moved" / "data", list("abcd"), cache_dir=cache)  # the same numbers under other names
-    assert copies == 2 * list(SPLITS)
 
 
 @pytest.mark.parametrize("form", ["saved", "parquet"])
@@ -161,7 +157,7 @@ def test_the_copy_follows_the_content(tmp_path, copies, form):
     write(np.nan)
     changed = load_iemocap(folder, cache_dir=cache)
     assert copies == 2 * list(SPLITS)
-    assert column_array(changed["test"], "audio")[0, 0] == 0
+    assert column_arrays(changed["test"])["audio"][0, 0] == 0
     with pytest.raises(DataError, match=r"data: audio must be finite, but has 1 NaN and 0 infinite values\. Use"):
         load_iemocap(folder, non_finite="error", cache_dir=cache)
 
@@ -177,9 +173,9 @@ def test_dirt_in_right_types_is_copied_clean(pickled, tmp_path, copies):
     folder = save(dirty, tmp_path / "data", "saved")
     loaded = load_iemocap(folder, cache_dir=tmp_path / "cache")
     assert copies == list(SPLITS)
-    expected = column_array(pickled["test"], "text").copy()
+    expected = column_arrays(pickled["test"])["text"].copy()
     expected[3, 2, 1] = 0
-    np.testing.assert_array_equal(column_array(loaded["test"], "text"), expected)
+    np.testing.assert_array_equal(column_arrays(loaded["test"])["text"], expected)
     with pytest.raises(DataError, match="data: text must be finite, but has 0 NaN and 1 infinite values"):
         load_iemocap(folder, non_finite="error", cache_dir=tmp_path / "cache")
 
@@ -188,13 +184,13 @@ def test_numbers_beyond_float32_are_infinite(tmp_path):
     for split in SPLITS:
         pq.write_table(pa.table({"audio": [[1e39, 1.0]] * 3, "calm": [0, 1, 0]}), tmp_path / f"{split}.parquet")
     loaded = load_iemocap(tmp_path)
-    np.testing.assert_array_equal(column_array(loaded["train"], "audio"), [[0, 1]] * 3)
+    np.testing.assert_array_equal(column_arrays(loaded["train"])["audio"], [[0, 1]] * 3)
     assert "0 NaN and 9 infinite set to 0" in loaded["train"].info.description
 
 
 def test_counts_over_several_blocks(tmp_path, monkeypatch):
     """What is found in pieces of 4 rows is what numpy finds in the whole."""
-    monkeypatch.setattr(folders, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(cache_module, "BLOCK_ROWS", 4)
     rng = np.random.default_rng(0)
     parts, empty = {}, 0
     for split, rows in zip(SPLITS, (23, 9, 10)):
@@ -217,7 +213,7 @@ def test_counts_over_several_blocks(tmp_path, monkeypatch):
     assert f"from {np.nanmin(audio):.4g} to {np.nanmax(audio):.4g}; {np.isnan(audio).sum()} NaN and 0" in description
     assert f"all zero in {empty} of 42 clips" in description
     lengths = [2 + row % 4 for row in range(23)]
-    assert f"2 to 5 words, median {int(np.median(lengths))} in train; padded at the end" in description
+    assert f"2 to 5 steps, median {int(np.median(lengths))} in train; padded at the end" in description
     assert "clips padded in front 0, at the end 42, with gaps 0" in description
 
 
@@ -232,7 +228,7 @@ def test_a_failed_copy_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(folders, "feature_table", full)
+        patch.setattr(cache_module, "feature_table", full)
         with pytest.raises(OSError, match="No space left on device"):
             load_iemocap(tmp_path, cache_dir=tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.suffix in (".arrow", ".json")]
@@ -257,21 +253,97 @@ def test_two_columns_of_one_name(tmp_path):
     table = pa.Table.from_arrays([numbers, numbers, pa.array([0, 1, 0])], names=["audio", "audio", "calm"])
     for split in SPLITS:
         pq.write_table(table, tmp_path / f"{split}.parquet")
-    with pytest.raises(DataError, match="train.parquet: must be a Parquet file, but it has two columns 'audio'"):
+    with pytest.raises(DataError, match="train.parquet must have different columns, but has two named 'audio'"):
         load_iemocap(tmp_path)
 
 
-@pytest.mark.parametrize("value", [0.0, 0.5])
-def test_another_size_is_no_matter_where_all_is_zero(tmp_path, value):
+# -- a damaged cache
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "a flipped bit": flip,
+    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: os.truncate(path, 0),
+    "gone": lambda path: path.unlink(),
+    "zeros at the end": lambda path: path.write_bytes(path.read_bytes()[:-100] + bytes(100)),
+}
+
+
+@pytest.mark.parametrize("name", ["train.arrow", "test.arrow", "facts.json"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_written_again(write_pickle, tmp_path, copies, monkeypatch, name, damage):
+    path, cache = write_pickle(make_corpus()), tmp_path / "cache"
+    expected = fingerprint(load_iemocap(path, cache_dir=cache))
+    (file,) = cache.rglob(name)
+    DAMAGES[damage](file)
+    monkeypatch.setattr(cache_module, "_verified", set())  # as in the next process
+    found = load(path, config=cache_module_config(cache))
+    assert found.fingerprint == expected
+    assert found.emotions == EMOTIONS
+    assert copies == 2 * list(SPLITS)
+    load_iemocap(path, cache_dir=cache)
+    assert copies == 2 * list(SPLITS)
+
+
+def cache_module_config(folder):
+    from lmf_multitask.config import DataConfig
+
+    return DataConfig(cache_dir=str(folder))
+
+
+def test_a_pickle_that_is_replaced_while_it_is_read_is_not_cached(write_pickle, tmp_path, monkeypatch):
+    """Otherwise the clips of one file would be found under the content of the other."""
+    path, other = write_pickle(make_corpus(seed=0)), write_pickle(make_corpus(seed=1), "other.pkl")
+    original = cache_module._convert
+
+    def convert(*given):
+        other.replace(path)
+        return original(*given)
+
+    monkeypatch.setattr(cache_module, "_convert", convert)
+    with pytest.raises(DataError, match="data.pkl: must not change while it is read, but did"):
+        load_iemocap(path, cache_dir=tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
+
+
+# -- notes
+
+
+def test_clips_that_occur_more_than_once(tmp_path):
+    """By content, whatever the layout; a clip without any features is not counted."""
     for split in SPLITS:
-        video = [[value, value, 0.0] if split == "test" else [1.0, 2.0]] * 4
-        columns = {"audio": [[0.5]] * 4, "video": video, "calm": [0, 1, 0, 1]}
-        pq.write_table(pa.table(columns), tmp_path / f"{split}.parquet")
-    if value:
-        with pytest.raises(DataError, match="test must have the sizes of train, audio 1, video 2, .*but has .*video 3"):
-            load_iemocap(tmp_path)
-    else:
-        np.testing.assert_array_equal(column_array(load_iemocap(tmp_path)["test"], "video"), np.zeros((4, 2)))
+        audio = [[1.0, float(n)] for n in range(5)] + [[0.0, 0.0]] * 3
+        if split == "train":
+            audio[1] = audio[0]
+        if split == "test":
+            audio[2] = [9.0, 9.0]
+        table = pa.table({"audio": audio, "calm": [0, 1] * 4})
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    notes = load(tmp_path, config=cache_module_config(tmp_path / "cache")).notes
+    assert "1 clip(s) of train repeat another clip of train" in notes
+    assert "4 clip(s) of train are also in validation: results on validation are too optimistic" in notes
+    assert "3 clip(s) of train are also in test: results on test are too optimistic" in notes
+
+
+def test_sequences_that_were_cut_are_noted(tmp_path):
+    from lmf_multitask.config import DataConfig
+
+    audio = [[[1.0]] * length for length in (1, 3, 5, 2)]
+    for split in SPLITS:
+        pq.write_table(pa.table({"audio": audio, "calm": [0, 1, 0, 1]}), tmp_path / f"{split}.parquet")
+    found = load(tmp_path, config=DataConfig(cache_dir=str(tmp_path / "cache"), max_length=2))
+    assert found.inputs["audio"].shape == (2, 1)
+    assert found.inputs["audio"].padding == "end"
+    assert "audio of 6 clip(s) was cut to 2 steps (max_length)" in found.notes
+    whole = load(tmp_path, config=DataConfig(cache_dir=str(tmp_path / "cache")))
+    assert whole.inputs["audio"].shape == (5, 1)
+    np.testing.assert_array_equal(column_arrays(whole.dataset["train"])["audio"].sum(axis=(1, 2)), [1, 3, 5, 2])
 
 
 # -- memory
@@ -293,8 +365,7 @@ def many_clips(tmp_path_factory):
             "text": np.concatenate([words] * times),
         }
         labels = rng.integers(0, 2, (count, 2))
-        types = folders.dataset_features(74, 35, 20, 300, ["calm", "tense"])
-        table = folders.feature_table([f"{split} {n}" for n in range(count)], arrays, labels, types)
+        table = feature_table([f"{split} {n}" for n in range(count)], arrays, labels, ["calm", "tense"])
         data[split] = datasets.Dataset(table)
         pq.write_table(table, folder / "tables" / f"{split}.parquet", compression="zstd", row_group_size=count)
     data.save_to_disk(str(folder / "saved"), num_shards={"train": 8, "validation": 2, "test": 2})
@@ -310,7 +381,6 @@ def test_passing_over_all_clips_takes_the_memory_of_some(many_clips):
         assert missing_rows(columns)["text"] == 0
         fingerprint(data)
         assert columns["text"][np.arange(0, 5000, 100)].shape == (50, 20, 300)
-        flat_features(columns, np.arange(0, 5000, 10))
         assert tracemalloc.get_traced_memory()[1] < 45e6
         np.asarray(columns["text"])
         assert tracemalloc.get_traced_memory()[1] > 120e6  # it would have been seen
@@ -318,20 +388,20 @@ def test_passing_over_all_clips_takes_the_memory_of_some(many_clips):
         tracemalloc.stop()
 
 
-def test_copying_a_row_group_takes_the_memory_of_some_rows(many_clips, tmp_path):
-    pool = pa.default_memory_pool()
+def test_converting_a_row_group_takes_the_memory_of_some_rows(many_clips, tmp_path, monkeypatch):
     tracemalloc.start()
-    before = pool.bytes_allocated()
-    peak = 0
+    pool = pa.default_memory_pool()
+    before, peak = pool.bytes_allocated(), []
+    original = cache_module._clip_digests
+    monkeypatch.setattr(
+        cache_module, "_clip_digests", lambda found: peak.append(pool.bytes_allocated() - before) or original(found)
+    )
     try:
-        with open_parquet(many_clips / "tables" / "train.parquet") as file:
-            assert file.metadata.num_row_groups == 1
-            for batch in file.iter_batches(512):
-                peak = max(peak, pool.bytes_allocated() - before)
-                assert batch.num_rows <= 512
-        assert peak < 60e6
         data = load_iemocap(many_clips / "tables", cache_dir=tmp_path / "cache")
-        assert tracemalloc.get_traced_memory()[1] < 60e6
+        assert tracemalloc.get_traced_memory()[1] < 80e6
     finally:
         tracemalloc.stop()
+    assert pq.read_metadata(many_clips / "tables" / "train.parquet").num_row_groups == 1
+    assert max(peak) < 60e6
+    assert isinstance(column_arrays(data["train"])["text"], np.ndarray)
     assert fingerprint(data) == fingerprint(load_iemocap(many_clips / "saved"))

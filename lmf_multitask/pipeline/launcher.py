@@ -14,13 +14,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-from lmf_multitask.config import ExperimentConfig
-from lmf_multitask.runs import Run
+from lmf_multitask import plugins
+from lmf_multitask.data.loading import SAMPLE_NOTE
+from lmf_multitask.pipeline.progress import Progress
+from lmf_multitask.pipeline.runs import Run
+from lmf_multitask.pipeline.settings import ExperimentConfig
 from lmf_multitask.runtime import usable_cores
 
 logger = logging.getLogger(__name__)
@@ -33,57 +35,75 @@ def train_all(
     report: bool = False,
     quiet: bool = False,
 ) -> dict[str, str]:
-    """Trains every experiment into its run directory; complete runs are kept, unfinished ones gone on with.
+    """Trains every experiment into its run directory; complete runs are kept, unfinished ones are resumed.
 
     The failure of one does not stop the others.
 
     Args:
-        experiments: name to show -> settings, resolved, each with an ``output_dir`` of its own.
-        jobs: how many run at a time; None takes one per core.
-        overwrite: train anew what is already there.
-        report: also write the page of each.
-        quiet: show no line of the trainings but their warnings.
+        experiments: name -> settings, resolved, each with an ``output_dir`` of its own.
+        jobs: how many run at a time; None starts one per core.
+        overwrite: replace the runs that exist.
+        report: also write the report of each.
+        quiet: show nothing of the trainings but warnings.
 
     Returns:
-        What failed: name -> reason, in one line.
+        Name -> reason of each failure, in one line.
 
     Raises:
-        RunError: a directory holds something else, or a run with other settings; nothing has been started then.
+        RunError: a directory holds other files, or a run with other settings; nothing has been started then.
     """
     wanted = {}
     for name, config in experiments.items():
         run = Run(config.run_directory())
-        run.check_free(overwrite, resume=run.is_run())
-        if run.is_run() and not overwrite:
+        run.check_free(overwrite, resume=run.exists())
+        if run.exists() and not overwrite:
             run.check_same_settings(config)
-            if run.is_complete():
+            # the child compares the data where the path has changed
+            same_path = run.load_config().data_path == config.data_path
+            if run.is_complete() and same_path and (run.has_report() or not report):
                 logger.log(logging.DEBUG if quiet else logging.INFO, "%s is complete already: %s", name, run.folder)
                 continue
         wanted[name] = config
     if not wanted:
         return {}
-    jobs = min(jobs or usable_cores(), len(wanted))
-    screen = _Screen(wanted, quiet)
+    workers = min(jobs or usable_cores(), len(wanted))
+    width = max(map(len, wanted))
+    done = dict.fromkeys(wanted, 0)
     with (
         tempfile.TemporaryDirectory(prefix="lmf-") as folder,
-        screen,
-        ThreadPoolExecutor(min(jobs or usable_cores(), len(wanted))) as pool,
+        Progress(sum(config.training.epochs for config in wanted.values()), "epoch") as progress,
+        ThreadPoolExecutor(workers) as pool,
         Children() as children,
     ):
+
+        def show(name: str, line: str) -> None:
+            if line == SAMPLE_NOTE or (quiet and not line.startswith("warning: ")):
+                return
+            progress.say(f"{name:<{width}}  {line}")
+            epoch = re.match(r"epoch +(\d+)/", line)
+            if epoch:
+                done[name] = int(epoch[1])
+                progress.move_to(sum(done.values()))
 
         def train(name: str, config: ExperimentConfig) -> str | None:
             settings = Path(folder) / f"{name.replace('/', '-')}.yaml"
             settings.write_text(config.to_yaml(), encoding="utf-8")
             options = ["--overwrite" if overwrite else "--resume", *([] if report else ["--no_report"])]
-            command = [sys.executable, "-m", "lmf_multitask.train", "--config", str(settings), *options]
-            return children.run(command, lambda line: screen.show(name, line))
+            command = module_command("lmf_multitask.train", "--config", str(settings), *options)
+            return children.run(command, lambda line: show(name, line))
 
         outcomes = list(pool.map(train, wanted, wanted.values()))
     return {name: reason for name, reason in zip(wanted, outcomes) if reason is not None}
 
 
+def module_command(module: str, *arguments: str) -> list[str]:
+    """``python -m MODULE ...`` with the plug-ins of this process."""
+    given = [word for path in plugins.loaded() for word in ("--plugin", str(path))]
+    return [sys.executable, "-m", module, *given, *arguments]
+
+
 class Children:
-    """The processes that are running; leaving the block, by an error or a signal too, ends them and starts no more."""
+    """Running child processes; leaving the block, by an error or a signal too, ends them and starts no more."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen] = set()
@@ -100,7 +120,7 @@ class Children:
 
         Args:
             command: the program and its arguments.
-            on_line: called with every line of its stderr but errors; True ends the process, without calling it a failure.
+            on_line: called with every line of its stderr but errors; True ends the process, which is no failure then.
 
         Returns:
             Why it failed, or None.
@@ -118,6 +138,7 @@ class Children:
                 errors="replace",
             )
             self._running.add(child)
+        assert child.stderr is not None
         reason, enough = "", False
         for line in child.stderr:
             if enough:
@@ -149,43 +170,7 @@ class Children:
 
 
 def child_environment() -> dict[str, str]:
-    """The variables of a process that trains beside others: ours, one thread unless the user says otherwise, this code."""
-    package_parent = str(Path(__file__).resolve().parents[1])  # found from whatever folder the command is run in
+    """Variables of a child: those of this process, one thread unless the user has set another number, and this code."""
+    package_parent = str(Path(__file__).resolve().parents[2])  # found from whatever folder the command is run in
     path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
     return {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path}
-
-
-class _Screen:
-    """Lines of all processes, each under its name; on a terminal, a bar over all epochs with the time left."""
-
-    def __init__(self, experiments: Mapping[str, ExperimentConfig], quiet: bool = False) -> None:
-        self._quiet = quiet
-        self._epochs = {name: config.training.epochs for name, config in experiments.items()}
-        self._done = dict.fromkeys(experiments, 0)
-        self._width = max(map(len, experiments))
-        self._lock = threading.Lock()
-        self._bar: Any = None
-
-    def __enter__(self) -> _Screen:
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=sum(self._epochs.values()), unit="epoch", leave=False, dynamic_ncols=True)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def show(self, name: str, line: str) -> None:
-        """Prints one line of a training."""
-        epoch = re.match(r"epoch +(\d+)/", line)
-        with self._lock:
-            if self._bar is not None:
-                self._bar.clear()
-            if not self._quiet or line.startswith("warning: "):
-                logger.info("%s", f"{name:<{self._width}}  {line}")
-            if self._bar is not None:
-                self._done[name] = int(epoch[1]) if epoch else self._done[name]
-                self._bar.n = sum(self._done.values())
-                self._bar.refresh()

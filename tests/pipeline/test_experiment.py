@@ -4,10 +4,13 @@ import csv
 import io
 import json
 import logging
+import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,14 +20,16 @@ from conftest import EMOTIONS, make_corpus, shared_file, small_experiment
 from safetensors.numpy import load_file
 
 from lmf_multitask.errors import ConfigError, DataError, RunError, TrainingError, UserError
-from lmf_multitask.runs import Run
-from lmf_multitask.training import experiment
-from lmf_multitask.training.experiment import EpochLines, evaluate_run, run_experiment
+from lmf_multitask.pipeline import experiment
+from lmf_multitask.pipeline.progress import Progress, epoch_line
+from lmf_multitask.pipeline.reporting import evaluate_run
+from lmf_multitask.pipeline.runs import Run
+from lmf_multitask.pipeline.stages import load
 
 import datasets  # isort: skip - paddlenlp must be imported before datasets
 
 FILES = {
-    "checkpoints", "config.yaml", "history.csv", "metrics.json", "model", "origin.json", "predictions.csv", "train.log",
+    "checkpoints", "config.yaml", "history.csv", "manifest.json", "metrics.json", "model", "origin.json", "predictions.csv", "train.log",
 }  # fmt: skip
 
 
@@ -40,6 +45,17 @@ def contents(folder):
 
 def weights(folder):
     return {name: value.tobytes() for name, value in load_file(folder / "model" / "model.safetensors").items()}
+
+
+def run_experiment(config, **options):
+    """Without the report, which takes longer than the training."""
+    return experiment.run_experiment(config, **{"report": False, "quiet": True, **options})
+
+
+def evaluate(folder, data_path=None, **options):
+    """Metrics of a run, as `lmf evaluate` writes them, and the files."""
+    found, paths = evaluate_run(folder, data_path, device="cpu", **options)
+    return found.metrics, paths
 
 
 def same_run(a, b):
@@ -82,7 +98,7 @@ def test_metrics_follow_from_the_predictions(trained):
         assert labels == [int(index % 4 == number) for index in range(19)]  # make_corpus deals emotions out in turn
         predicted = [int(row[f"{emotion}_prediction"]) for row in rows]
         assert predicted == [int(float(row[f"{emotion}_probability"]) > 0.5) for row in rows]
-        figures = metrics["emotions"][emotion]
+        found = metrics["emotions"][emotion]
         expected = {
             "weighted_f1": sklearn.metrics.f1_score(labels, predicted, average="weighted", zero_division=0.0),
             "accuracy": sklearn.metrics.accuracy_score(labels, predicted),
@@ -91,7 +107,7 @@ def test_metrics_follow_from_the_predictions(trained):
         }
         means.append(dict(expected))
         expected |= {"support": sum(labels), "annotated": 19}
-        assert {name: figures[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+        assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)
         f1 = sklearn.metrics.f1_score(labels, [0] * 19, average="weighted", zero_division=0.0)
         assert metrics["always_absent"]["emotions"][emotion]["weighted_f1"] == pytest.approx(f1, abs=1e-12)
     expected = {name: np.mean([m[name] for m in means]) for name in means[0]}
@@ -105,9 +121,9 @@ def test_the_saved_model_is_that_of_the_best_epoch(trained):
     assert float(best["validation_weighted_f1"]) == max(float(row["validation_weighted_f1"]) for row in history)
     copy = folder.parent / "copy-best"
     shutil.copytree(folder, copy)
-    figures, _ = evaluate_run(copy, split="validation", device="cpu")
+    found, _ = evaluate(copy, split="validation")
     shutil.rmtree(copy)
-    assert figures["mean"]["weighted_f1"] == pytest.approx(float(best["validation_weighted_f1"]), abs=1e-12)
+    assert found["mean"]["weighted_f1"] == pytest.approx(float(best["validation_weighted_f1"]), abs=1e-12)
 
 
 def test_settings_run_again_to_the_same_bits(trained, tmp_path):
@@ -123,8 +139,8 @@ def test_another_seed_differs(trained, corpus_path, tmp_path):
     folder, _ = trained
     run_experiment(small_experiment(corpus_path, tmp_path / "run", seed=2))
     first, second = weights(folder), weights(tmp_path / "run")
-    of_the_data = {f"{m}_encoder.norm.{part}" for m in ("audio", "video") for part in ("mean", "deviation")}
-    assert {name for name in first if first[name] == second[name]} == of_the_data | {"text_encoder.scale"}
+    of_the_data = {f"encoders.{m}.norm.{part}" for m in ("audio", "video") for part in ("mean", "std")}
+    assert {name for name in first if first[name] == second[name]} == of_the_data | {"encoders.text.scale"}
 
 
 def test_the_seed_gives_the_first_weights(corpus_path, tmp_path):
@@ -134,16 +150,16 @@ def test_the_seed_gives_the_first_weights(corpus_path, tmp_path):
         folder = tmp_path / str(seed)
         run_experiment(small_experiment(corpus_path, folder, seed=seed, epochs=1, learning_rate=1e-9))
         found.append(load_file(folder / "model" / "model.safetensors"))
-    for name in ("text_encoder.linear.weight", "fusion.factors.0", "heads.weight"):
+    for name in ("encoders.text.linear.weight", "fusion.factors.0", "heads.binary_weight"):
         assert np.abs(found[0][name] - found[1][name]).mean() > 0.01, name
 
 
-def figures_in(content, name=""):
+def numbers_in(content, name=""):
     """Every number of a metrics.json, by its path."""
     if isinstance(content, dict):
-        return {k: v for key, value in content.items() for k, v in figures_in(value, f"{name}/{key}").items()}
+        return {k: v for key, value in content.items() for k, v in numbers_in(value, f"{name}/{key}").items()}
     if isinstance(content, list):
-        return {k: v for key, value in enumerate(content) for k, v in figures_in(value, f"{name}/{key}").items()}
+        return {k: v for key, value in enumerate(content) for k, v in numbers_in(value, f"{name}/{key}").items()}
     return {name: content} if isinstance(content, (int, float)) else {}
 
 
@@ -151,24 +167,25 @@ def test_batch_size_of_evaluation_does_not_matter(trained, corpus_path, tmp_path
     folder, metrics = trained
     again = run_experiment(small_experiment(corpus_path, tmp_path / "run", eval_batch_size=3))
     assert weights(folder) == weights(tmp_path / "run")
-    figures, same = figures_in(again), figures_in(metrics)
-    assert figures.keys() == same.keys()
-    assert list(figures.values()) == pytest.approx(list(same.values()), rel=1e-4, abs=1e-5)
+    found, same = numbers_in(again), numbers_in(metrics)
+    assert found.keys() == same.keys()
+    assert list(found.values()) == pytest.approx(list(same.values()), rel=1e-4, abs=1e-5)
     for one, other in zip(read_rows(folder / "history.csv"), read_rows(tmp_path / "run" / "history.csv")):
         assert list(map(float, one.values())) == pytest.approx(list(map(float, other.values())), rel=1e-5)
 
 
-def test_evaluation_gives_the_same_figures(trained, tmp_path):
+def test_evaluation_gives_the_same_metrics(trained, tmp_path):
     folder, metrics = trained
     shutil.copytree(folder, tmp_path / "run")
-    again, path = evaluate_run(tmp_path / "run", device="cpu")
+    again, paths = evaluate(tmp_path / "run")
     assert again == metrics
-    assert path == tmp_path / "run" / "metrics_test.json"
-    assert json.loads(path.read_text()) == metrics
+    assert paths == [tmp_path / "run" / "metrics_test.json", tmp_path / "run" / "predictions_test.csv"]
+    assert json.loads(paths[0].read_text()) == metrics
+    assert paths[1].read_bytes() == (folder / "predictions.csv").read_bytes()
     for split, samples in (("train", 31), ("validation", 16)):
-        figures, path = evaluate_run(tmp_path / "run", split=split, device="cpu")
-        assert (figures["split"], figures["samples"]) == (split, samples)
-        assert path.name == f"metrics_{split}.json"
+        found, paths = evaluate(tmp_path / "run", split=split)
+        assert (found["split"], found["samples"], len(read_rows(paths[1]))) == (split, samples, samples)
+        assert [path.name for path in paths] == [f"metrics_{split}.json", f"predictions_{split}.csv"]
     assert (tmp_path / "run" / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
 
 
@@ -176,24 +193,24 @@ def test_other_data_can_be_evaluated(trained, tmp_path, write_pickle):
     folder, _ = trained
     shutil.copytree(folder, tmp_path / "run")
     other = write_pickle(make_corpus(rows=(8, 8, 12), emotions=("neutral", "happy", "calm", "angry", "sad"), seed=3))
-    figures, _ = evaluate_run(tmp_path / "run", str(other), device="cpu")
-    assert figures["samples"] == 12
-    assert [figures["emotions"][e]["support"] for e in EMOTIONS] == [3, 2, 2, 3]  # of five emotions in turn
+    found, _ = evaluate(tmp_path / "run", str(other))
+    assert found["samples"] == 12
+    assert [found["emotions"][e]["support"] for e in EMOTIONS] == [3, 2, 2, 3]  # of five emotions in turn
 
 
 def test_wrong_data_for_a_model(trained, tmp_path, write_pickle):
     folder, _ = trained
     before = contents(folder)
     with pytest.raises(
-        DataError, match=r"must have the feature sizes of the model, \{'audio': 5.*, but has .*'audio': 6"
+        DataError, match="audio must be 5 numbers per clip, as in the model, but is 6 numbers per clip"
     ):
-        evaluate_run(folder, str(write_pickle(make_corpus(audio=6))), device="cpu")
+        evaluate(folder, str(write_pickle(make_corpus(audio=6))))
     with pytest.raises(DataError, match="emotions must be among happy, sad, but got 'angry'"):
-        evaluate_run(folder, str(write_pickle(make_corpus(emotions=("happy", "sad")))), device="cpu")
+        evaluate(folder, str(write_pickle(make_corpus(emotions=("happy", "sad")))))
     with pytest.raises(DataError, match="nowhere.pkl: must be a readable file"):
-        evaluate_run(folder, str(tmp_path / "nowhere.pkl"), device="cpu")
+        evaluate(folder, str(tmp_path / "nowhere.pkl"))
     with pytest.raises(RunError, match="must be a run directory"):
-        evaluate_run(tmp_path / "nowhere", device="cpu")
+        evaluate(tmp_path / "nowhere")
     with pytest.raises(UserError, match="device must be one that Paddle can use"):
         evaluate_run(folder, device="gpu")
     assert contents(folder) == before
@@ -214,13 +231,13 @@ def with_gaps(rows=(31, 16, 19)):
 def test_labels_that_are_missing_are_left_out(tmp_path, write_pickle):
     path = write_pickle(with_gaps())
     metrics = run_experiment(small_experiment(path, tmp_path / "run", epochs=2))
-    annotated = {emotion: figures["annotated"] for emotion, figures in metrics["emotions"].items()}
+    annotated = {emotion: found["annotated"] for emotion, found in metrics["emotions"].items()}
     assert annotated == {"happy": 19, "sad": 9, "angry": 19, "neutral": 19}
     rows = read_rows(tmp_path / "run" / "predictions.csv")
-    assert sum(row["sad_label"] == "-100" for row in rows) == 10
+    assert sum(row["sad_label"] == "" for row in rows) == 10
     assert all(0 < float(row["sad_probability"]) < 1 for row in rows)
     assert all(np.isfinite(float(row["train_loss"])) for row in read_rows(tmp_path / "run" / "history.csv"))
-    again, _ = evaluate_run(tmp_path / "run", device="cpu")
+    again, _ = evaluate(tmp_path / "run")
     assert again == metrics
 
 
@@ -265,13 +282,13 @@ def test_validation_without_labels_of_an_emotion_is_said(tmp_path, caplog):
         datasets.Dataset.from_dict(columns).to_parquet(str(tmp_path / "data" / f"{split}.parquet"))
     with caplog.at_level(logging.WARNING, "lmf_multitask"):
         run_experiment(small_experiment(tmp_path / "data", tmp_path / "run", epochs=1))
-    assert "validation has no label for sad: the best epoch is chosen without" in caplog.text
+    assert "validation has no label for sad: the best epoch is selected without" in caplog.text
     row = read_rows(tmp_path / "run" / "history.csv")[0]
     assert row["validation_weighted_f1"] == row["validation_happy_weighted_f1"]
     assert "validation_sad_weighted_f1" not in row
 
 
-UNSEEN = "%s in no clip of validation: the best epoch is chosen without knowing whether it is found, and nothing is calibrated"
+UNSEEN = "no clip of validation has %s: the best epoch is selected without, and no threshold or temperature is fitted"
 
 
 @pytest.mark.parametrize(
@@ -279,9 +296,9 @@ UNSEEN = "%s in no clip of validation: the best epoch is chosen without knowing 
     [
         ([1, 0, 1, 0], [0, 0, 0, 1], []),
         ([1, 1, 1, 1], [0, 1, 0, 0], []),  # present in all is not unseen
-        ([0, 0, 0, 0], [0, 1, 0, 0], [UNSEEN % "sad is present"]),
-        ([0, -100, 0, 0], [-100, 0, 0, 0], [UNSEEN % "sad, calm are present"]),
-        ([-100] * 4, [1, 0, 0, 0], ["validation has no label for sad: the best epoch is chosen without"]),
+        ([0, 0, 0, 0], [0, 1, 0, 0], [UNSEEN % "sad"]),
+        ([0, -100, 0, 0], [-100, 0, 0, 0], [UNSEEN % "sad, calm"]),
+        ([-100] * 4, [1, 0, 0, 0], ["validation has no label for sad: the best epoch is selected without"]),
     ],
 )
 def test_what_validation_lacks_is_said(tmp_path, caplog, sad, calm, told):
@@ -295,7 +312,7 @@ def test_what_validation_lacks_is_said(tmp_path, caplog, sad, calm, told):
         datasets.Dataset.from_dict(columns).to_parquet(str(tmp_path / f"{split}.parquet"))
     config = small_experiment(tmp_path, tmp_path / "run")
     with caplog.at_level(logging.WARNING, "lmf_multitask"):
-        experiment.prepare_experiment(config)
+        load(config)
     about_validation = [message for message in caplog.messages if "missing in every clip" not in message]
     assert sorted(about_validation) == sorted(told)
 
@@ -310,19 +327,20 @@ def test_validation_without_any_label_is_refused(tmp_path):
         datasets.Dataset.from_dict(columns).to_parquet(str(tmp_path / f"{split}.parquet"))
     with pytest.raises(
         TrainingError,
-        match="validation must have annotated clips, so that the best epoch can be chosen, but has none. Annotate some",
+        match="validation must have annotated clips to select the best epoch, but has none. Annotate some",
     ):
         run_experiment(small_experiment(tmp_path, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 def test_the_papers_model(tmp_path, corpus_path):
-    config = small_experiment(corpus_path, tmp_path / "run", emotions=["sad"], model={"fusion_dim": None}, epochs=2)
+    config = small_experiment(corpus_path, tmp_path / "run", emotions=["sad"], model={"fusion.dim": None}, epochs=2)
     metrics = run_experiment(config)
     assert list(metrics["emotions"]) == ["sad"]
     assert "1 emotion (sad), 31 train / 16 validation / 19 test clips" in (tmp_path / "run" / "train.log").read_text()
     about = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
-    assert (about["emotions"], about["model"]["fusion_dim"]) == (["sad"], None)
+    assert about["tasks"] == [{"name": "sad", "kind": "binary"}]
+    assert about["model"]["fusion"] == {"kind": "lmf", "rank": 2, "dim": None, "init": "variance"}
     assert list(read_rows(tmp_path / "run" / "predictions.csv")[0]) == [
         "id",
         "sad_label",
@@ -353,7 +371,7 @@ def test_a_run_is_not_overwritten_unasked(trained, corpus_path, tmp_path):
     complete = "must be empty, but holds a complete run. Choose another --output_dir, or --overwrite to replace it"
     refused(RunError, complete, folder, lambda: run_experiment(config))
     (folder / "metrics.json").unlink()
-    unfinished = "but holds an unfinished run. Choose another --output_dir, --resume to go on with it, or --overwrite"
+    unfinished = "but holds an unfinished run. Choose another --output_dir, --resume to continue it, or --overwrite"
     refused(RunError, unfinished, folder, lambda: run_experiment(config))
     (folder / "notes.txt").write_text("mine")
     (folder / "metrics_test.json").write_text("{}")
@@ -425,7 +443,7 @@ def test_wrong_data_leave_an_earlier_run_as_it_was(trained, tmp_path, write_pick
     refused(UserError, "device must be one that Paddle can use", folder, lambda: run_experiment(config, overwrite=True))
 
 
-# -- going on
+# -- resuming
 
 
 class Broken(Exception):
@@ -447,9 +465,9 @@ def break_in(monkeypatch, name, after):
 
 @pytest.mark.parametrize(
     ("name", "after"),
-    [("_validation_figures", 1), ("_validation_figures", 3), ("calibrate_model", 1)],
+    [("validation_metrics", 1), ("validation_metrics", 3), ("calibrate", 1)],
 )
-def test_a_broken_run_goes_on_to_the_same_bits(trained, corpus_path, tmp_path, monkeypatch, name, after):
+def test_a_resumed_run_has_the_same_bits(trained, corpus_path, tmp_path, monkeypatch, name, after):
     """Broken before the first checkpoint, between epochs, and before the test."""
     config = small_experiment(corpus_path, tmp_path / "run")
     with monkeypatch.context() as patch:
@@ -462,34 +480,70 @@ def test_a_broken_run_goes_on_to_the_same_bits(trained, corpus_path, tmp_path, m
     same_run(trained[0], tmp_path / "run")
 
 
-def test_resuming_asks_for_the_same_settings(corpus_path, tmp_path, monkeypatch):
+@pytest.fixture
+def unfinished(corpus_path, tmp_path, monkeypatch):
+    """Settings of two epochs, and their run after one."""
     config = small_experiment(corpus_path, tmp_path / "run", epochs=2)
     with monkeypatch.context() as patch:
-        break_in(patch, "_validation_figures", 2)
+        break_in(patch, "validation_metrics", 2)
         with pytest.raises(Broken):
             run_experiment(config)
-    for name, other in (
-        ("training.epochs", small_experiment(corpus_path, tmp_path / "run", epochs=3)),
-        ("seed", small_experiment(corpus_path, tmp_path / "run", epochs=2, seed=5)),
-        ("emotions", small_experiment(corpus_path, tmp_path / "run", epochs=2, emotions=["sad"])),
-        ("model.fusion_rank", small_experiment(corpus_path, tmp_path / "run", epochs=2, model={"fusion_rank": 3})),
-    ):
-        refused(
-            RunError,
-            f"must have been started with the same settings to go on with it, but {name} was .* now. Choose another",
-            tmp_path / "run",
-            lambda other=other: run_experiment(other, resume=True),
-        )
-    run_experiment(Run(tmp_path / "run").load_config(), resume=True)
-    refused(
-        RunError,
-        "must be an unfinished run to resume, but is complete. Evaluate it, or --overwrite it",
-        tmp_path / "run",
-        lambda: run_experiment(config, resume=True),
-    )
+    return config, tmp_path / "run"
 
 
-def test_resuming_where_nothing_is_begins(corpus_path, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("training.epochs", {"epochs": 1}),
+        ("training.epochs", {"epochs": 3, "schedule": "cosine"}),
+        ("seed", {"seed": 5}),
+        ("emotions", {"emotions": ["sad"]}),
+        ("model.fusion.rank", {"model": {"fusion.rank": 3}}),
+        ("training.learning_rate", {"learning_rate": 0.5}),
+    ],
+)
+def test_resuming_needs_the_same_settings(unfinished, corpus_path, name, other):
+    _, folder = unfinished
+    config = small_experiment(corpus_path, folder, **{"epochs": 2, **other})
+    message = f"run: cannot resume: {name} changed from .* to .*. Choose another --output_dir, or --overwrite the run."
+    refused(RunError, message, folder, lambda: run_experiment(config, resume=True))
+
+
+def test_resuming_is_idempotent(unfinished, corpus_path, caplog):
+    """An unfinished run is continued, a complete one kept, its missing report written."""
+    config, folder = unfinished
+    metrics = run_experiment(config, resume=True)
+    before = contents(folder)
+    with caplog.at_level(logging.INFO, "lmf_multitask"):
+        assert run_experiment(config, resume=True) == metrics
+    assert contents(folder) == before
+    assert f"{folder} is complete already: nothing is left to do" in caplog.messages
+    assert run_experiment(config, resume=True, report=True) == metrics
+    assert (folder / "report.html").is_file()
+    assert {name: contents(folder)[name] for name in before} == before
+
+
+def test_a_finished_run_can_be_prolonged(trained, corpus_path, tmp_path):
+    """With the bits of a run that had all epochs from the beginning."""
+    config = small_experiment(corpus_path, tmp_path / "run", epochs=2)
+    run_experiment(config)
+    assert run_experiment(small_experiment(corpus_path, tmp_path / "run"), resume=True) == trained[1]
+    same_run(trained[0], tmp_path / "run")
+
+
+def test_data_that_moved_are_recognised_by_their_fingerprint(unfinished, corpus_path, tmp_path, write_pickle):
+    config, folder = unfinished
+    shutil.copy(corpus_path, tmp_path / "moved.pkl")
+    other = write_pickle(make_corpus(rows=(31, 16, 19), seed=1))
+    config.data_path = str(other)
+    message = "run: cannot resume: data changed from [0-9a-f]+ to [0-9a-f]+. Add --force to resume anyway."
+    refused(RunError, message, folder, lambda: run_experiment(config, resume=True))
+    config.data_path = str(tmp_path / "moved.pkl")
+    run_experiment(config, resume=True)
+    assert Run(folder).load_config().data_path == str(tmp_path / "moved.pkl")
+
+
+def test_resuming_starts_a_run_that_does_not_exist(corpus_path, tmp_path):
     run_experiment(small_experiment(corpus_path, tmp_path / "run", epochs=1), resume=True)
     assert {path.name for path in (tmp_path / "run").iterdir()} >= FILES
 
@@ -505,37 +559,46 @@ class Terminal(io.StringIO):
 ROW = {"train_loss": 0.5, "validation_loss": 1.0, "validation_weighted_f1": 0.25, "validation_uar": 0.75}
 
 
-def test_one_line_per_epoch(monkeypatch, caplog):
-    """As much as the history has: the loss, the paper's figure, and what picks the best epoch; a bar on a terminal only."""
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+def test_one_line_per_epoch():
+    """The losses, the metric of the papers, and the monitored one."""
+    assert epoch_line({"epoch": 2, **ROW, "best": 1}, 20, "uar") == (
+        "epoch   2/20  train loss 0.5000  validation loss 1.0000  weighted F1 0.2500  uar 0.7500  best"
+    )
+    assert epoch_line({"epoch": 13, **ROW, "best": 0}, 20, "weighted_f1") == (
+        "epoch  13/20  train loss 0.5000  validation loss 1.0000  weighted F1 0.2500"
+    )
+    assert epoch_line({"epoch": 20, "validation_loss": 2.0}, 20, "loss") == "epoch  20/20  validation loss 2.0000"
+
+
+def test_a_bar_on_a_terminal_only(monkeypatch, caplog):
     caplog.set_level(logging.INFO, "lmf_multitask")
-    with EpochLines(20, "uar") as lines:
-        lines({"epoch": 2, **ROW, "best": 1})
-    with EpochLines(20, "weighted_f1") as lines:
-        lines({"epoch": 13, **ROW, "best": 0})
-    with EpochLines(20, "loss") as lines:
-        lines({"epoch": 20, "validation_loss": 2.0})
-    assert caplog.messages == [
-        "epoch   2/20  train loss 0.5000  validation loss 1.0000  weighted F1 0.2500  uar 0.7500  best",
-        "epoch  13/20  train loss 0.5000  validation loss 1.0000  weighted F1 0.2500",
-        "epoch  20/20  validation loss 2.0000",
-    ]
-    assert sys.stderr.getvalue() == ""
+    for terminal in (Terminal(), io.StringIO()):
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with Progress(4, "epoch") as progress:
+            for epoch in (1, 2, 3):
+                progress.say(f"epoch {epoch}")
+                progress.move_to(epoch)
+                assert (f"{epoch}/4" in terminal.getvalue().rpartition("\r")[2]) == terminal.isatty()
+        assert terminal.getvalue().rpartition("\r")[2] == ""  # cleared at the end
+    assert caplog.messages == ["epoch 1", "epoch 2", "epoch 3"] * 2
 
 
-def test_a_bar_on_a_terminal(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    with EpochLines(4, "uar") as lines:
-        assert "0/4" in sys.stderr.getvalue()
-        for epoch in (1, 2, 3):
-            lines({"epoch": epoch, **ROW})
-            assert f"{epoch}/4" in sys.stderr.getvalue().rpartition("\r")[2]
-    assert "epoch/s" in sys.stderr.getvalue() or "s/epoch" in sys.stderr.getvalue()
-    assert sys.stderr.getvalue().rpartition("\r")[2] == ""  # cleared at the end
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_program_sees_the_progress_unless_it_is_quiet(corpus_path, tmp_path, quiet):
+    code = (
+        "from conftest import small_experiment\nfrom lmf_multitask import run_experiment\n"
+        f"run_experiment(small_experiment({str(corpus_path)!r}, 'run', epochs=1), report=False, quiet={quiet})"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parents[1])])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "Warning" not in line and "warn" not in line]
+    assert [line[:11] for line in lines] == ([] if quiet else ["4 emotions ", "epoch   1/1"])
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, Broken])
-def test_who_stops_a_run_is_told_how_to_go_on(corpus_path, tmp_path, monkeypatch, caplog, stop):
+def test_stopping_says_how_to_resume(corpus_path, tmp_path, monkeypatch, caplog, stop):
     config = small_experiment(corpus_path, tmp_path / "run", epochs=1)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
 
@@ -546,26 +609,26 @@ def test_who_stops_a_run_is_told_how_to_go_on(corpus_path, tmp_path, monkeypatch
         raise stop
 
     try:
-        monkeypatch.setattr(experiment, "calibrate_model", breaks)
+        monkeypatch.setattr(experiment, "calibrate", breaks)
         with pytest.raises(stop):
             run_experiment(config)
         assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGTERM, before)
-    told = f"stopped; what is finished is saved. To go on, give the same command with --resume: {tmp_path / 'run'}"
-    assert (told in caplog.messages) == (stop is not Broken)
+    hint = f"stopped; finished work is saved. To resume, repeat the command with --resume: {tmp_path / 'run'}"
+    assert (hint in caplog.messages) == (stop is not Broken)
 
 
 def test_a_folder_that_is_removed_while_the_test_split_is_computed(corpus_path, tmp_path, monkeypatch):
     config = small_experiment(corpus_path, tmp_path / "run", epochs=1)
-    calibrate = experiment.calibrate_model
+    calibrate = experiment.calibrate
 
     def remove(*arguments):
         shutil.rmtree(tmp_path / "run")
         return calibrate(*arguments)
 
-    monkeypatch.setattr(experiment, "calibrate_model", remove)
-    with pytest.raises(RunError, match="run: must stay where it is while it is trained in, but is gone"):
+    monkeypatch.setattr(experiment, "calibrate", remove)
+    with pytest.raises(RunError, match="run: must not be removed during training, but is gone"):
         run_experiment(config)
     assert not (tmp_path / "run").exists()
 
@@ -586,7 +649,7 @@ def test_in_a_thread_signals_are_left_alone(trained, corpus_path, tmp_path):
 
 @pytest.mark.parametrize("form", ["saved", "shards", "parquet"])
 def test_a_folder_gives_the_same_run(trained, corpus_path, tmp_path, form):
-    from lmf_multitask.data.iemocap import load_iemocap
+    from lmf_multitask.data.loading import load_iemocap
 
     data, folder = load_iemocap(corpus_path), tmp_path / "data"
     if form == "parquet":
@@ -607,7 +670,7 @@ def test_the_built_in_sample(tmp_path):
     metrics = run_experiment(config)
     assert metrics["samples"] == 80
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data_path"] is None
-    again, _ = evaluate_run(tmp_path / "run", device="cpu")
+    again, _ = evaluate(tmp_path / "run")
     assert again == metrics
 
 
@@ -619,7 +682,7 @@ def test_real_features(tmp_path, name, rows):
     assert metrics["samples"] == rows
     losses = [float(row["train_loss"]) for row in read_rows(tmp_path / "run" / "history.csv")]
     assert np.isfinite(losses).all()
-    again, _ = evaluate_run(tmp_path / "run", device="cpu")
+    again, _ = evaluate(tmp_path / "run")
     assert again == metrics
 
 
@@ -629,5 +692,5 @@ def test_visualdl_logs(corpus_path, tmp_path):
 
 
 def test_wrong_settings_in_python():
-    with pytest.raises(ConfigError, match="training.monitor must be one of .*, but got 'f1'"):
+    with pytest.raises(ConfigError, match="monitor must be .*, but got 'f1'"):
         small_experiment("x", "y", monitor="f1")

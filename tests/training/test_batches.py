@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lmf_multitask.training.sampler import EpochBatchSampler
+from lmf_multitask.training.batches import EpochBatchSampler
 
 
 def batches(rows, batch_size, seed=None, epoch=0):

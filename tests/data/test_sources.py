@@ -7,9 +7,8 @@ import pytest
 from conftest import make_corpus, shared_file, to_bytes_keys
 
 from lmf_multitask import load_iemocap
-from lmf_multitask.data.corpus import PickledCorpus
-from lmf_multitask.data.features import open_features
 from lmf_multitask.data.safe_pickle import read_pickle
+from lmf_multitask.data.sources import open_source
 from lmf_multitask.errors import DataError
 
 MODALITIES = ("audio", "video", "text")
@@ -17,8 +16,8 @@ MODALITIES = ("audio", "video", "text")
 
 def everything(path, split="test", rows=4):
     """All blocks together: ids, and modality -> array; checks the promised sizes on the way."""
-    source = open_features(path, split)
-    blocks = list(source.blocks(rows))
+    source = open_source(path, split)
+    blocks = list(source.all_blocks(rows))
     assert all(1 <= len(ids) <= rows for ids, _ in blocks)
     ids = [clip for block_ids, _ in blocks for clip in block_ids]
     arrays = {name: np.concatenate([block[name] for _, block in blocks]) for name in MODALITIES}
@@ -82,13 +81,13 @@ def test_all_splits_and_only_those_that_are_there(corpus, write_pickle):
     path = write_pickle(corpus, "test_only.pkl")
     assert len(everything(path)[0]) == len(everything(path, None)[0]) == 9
     with pytest.raises(
-        DataError, match=r"test_only.pkl: data\['happy'\] must have the split 'train', but has \['test'\]"
+        DataError, match=r"test_only.pkl: must have the split train, but has test. Choose one with --split"
     ):
-        open_features(path, "train")
+        open_source(path, "train")
     del corpus["happy"]["test"]
     corpus["happy"]["train"] = corpus["sad"]["test"]
-    with pytest.raises(DataError, match="must have a split that every emotion has"):
-        open_features(write_pickle(corpus), None)
+    with pytest.raises(DataError, match=r"data\['sad'\] must have the split train, but has \['test'\]"):
+        open_source(write_pickle(corpus), None)
 
 
 def test_fortran_order_in_a_pickle(corpus, write_pickle):
@@ -121,7 +120,7 @@ def test_memory_stays_flat(tmp_path):
         size = tree["happy"]["test"]["glove"].nbytes
         del tree
         tracemalloc.start()
-        for _, block in open_features(path).blocks(64):
+        for _, block in open_source(path).all_blocks(64):
             assert block["text"].shape[1:] == (10, 20)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
@@ -131,14 +130,7 @@ def test_memory_stays_flat(tmp_path):
 def test_hostile_pickle_is_refused(tmp_path):
     (tmp_path / "bad.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(DataError, match="bad.pkl: must be plain data .* but names"):
-        open_features(tmp_path / "bad.pkl")
-
-
-def test_corpus_with_some_splits(corpus, write_pickle):
-    found = PickledCorpus(write_pickle(corpus), splits=("validation",))
-    assert found.splits == ("validation",)
-    assert [len(rows) for rows in found.rows.values()] == [8]
-    assert found.width("text") == (6, 3)
+        open_source(tmp_path / "bad.pkl")
 
 
 def test_real_features_of_another_corpus():
@@ -183,10 +175,10 @@ def test_lists_without_ids(tmp_path):
     [
         (
             {"a": [[1.0]], "video2": [[1.0]]},
-            "must call its features audio, video and text, but has 'video2'. Did you mean",
+            "must name its features audio, video, text, but has 'video2'. Did you mean",
         ),
-        ({"a": [[1.0]], "b": [[1.0]]}, "must have at least one of audio, video and text, but has a, b"),
-        ({"audio": [[1.0]], "video": [[1.0]], "text": [[1.0]]}, "text must be a list of word vectors in every row"),
+        ({"a": [[1.0]], "b": [[1.0]]}, "must have at least one of audio, video, text, but has a, b"),
+        ({"audio": [1.0], "video": [[1.0]]}, r"audio must have the shape .* but has rows of the shape \[\]"),
         ({"audio": [["a"]], "video": [[1.0]], "text": [[[1.0]]]}, "column 'audio' must hold numbers, but holds string"),
         (
             {"audio": [[1.0], [1.0, 2.0]], "video": [[1.0]] * 2, "text": [[[1.0]]] * 2},
@@ -198,13 +190,13 @@ def test_wrong_tables(tmp_path, rows, message):
     path = tmp_path / "wrong.parquet"
     datasets.Dataset.from_dict(rows).to_parquet(str(path))
     with pytest.raises(DataError, match=f"wrong.parquet.*{message}"):
-        list(open_features(path).blocks(8))
+        list(open_source(path).all_blocks(8))
 
 
 def test_ids_that_are_numbers_and_numbers_beyond_float32(tmp_path):
     rows = {"id": [7, 3], "audio": [[1e300, -1e300], [1.0, 2.0]], "text": [[[0.5]], [[0.25]]]}
     datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "own.parquet"))
-    ((ids, block),) = open_features(tmp_path / "own.parquet").blocks(2)
+    ((ids, block),) = open_source(tmp_path / "own.parquet").all_blocks(2)
     assert ids == ["7", "3"]
     np.testing.assert_array_equal(block["audio"], [[np.inf, -np.inf], [1, 2]])
 
@@ -213,59 +205,167 @@ def test_splits_of_different_sizes(tmp_path):
     for split, width in (("train", 3), ("test", 4)):
         rows = {"audio": [[1.0] * width] * 2}
         datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / f"{split}.parquet"))
-    with pytest.raises(
-        DataError,
-        match=r"every split must have the sizes of the first, {'audio': \(3,\)}, but one has {'audio': \(4,\)}",
-    ):
-        open_features(tmp_path, None)
-    assert open_features(tmp_path).shapes == {"audio": (4,)}
+    with pytest.raises(DataError, match=r"test.parquet must have audio of the shape \[3\], as in .* but has \[4\]"):
+        open_source(tmp_path)
+    assert open_source(tmp_path, "test").shapes == {"audio": (4,)}
 
 
 def test_tables_without_rows(tmp_path):
     types = datasets.Features(audio=datasets.Sequence(datasets.Value("float32")))
     datasets.Dataset.from_dict({"audio": []}, features=types).to_parquet(str(tmp_path / "own.parquet"))
-    with pytest.raises(DataError, match="own.parquet must have at least one row, but is empty"):
-        open_features(tmp_path / "own.parquet")
+    with pytest.raises(DataError, match="own.parquet: the file must have at least one row, but is empty"):
+        open_source(tmp_path / "own.parquet")
 
 
 def test_saved_folders_without_the_splits(tmp_path):
     rows = datasets.Dataset.from_dict({"audio": [[1.0]]})
     datasets.DatasetDict(early=rows, late=rows).save_to_disk(str(tmp_path / "saved"))
     with pytest.raises(DataError, match="saved: must have a split among train, validation, test, but has none"):
-        open_features(tmp_path / "saved", None)
-    with pytest.raises(DataError, match="saved: must have the split test, but has none. Choose one with --split"):
-        open_features(tmp_path / "saved")
+        open_source(tmp_path / "saved", None)
+    with pytest.raises(DataError, match="saved: must have a split among"):
+        open_source(tmp_path / "saved", "test")
     datasets.DatasetDict(validation=rows, train=rows).save_to_disk(str(tmp_path / "two"))
     with pytest.raises(DataError, match="two: must have the split test, but has train, validation. Choose one with"):
-        open_features(tmp_path / "two")
+        open_source(tmp_path / "two", "test")
 
 
 @pytest.mark.parametrize("folder", ["saved", "saved/test"])  # all splits, or one by itself
 def test_saved_folders_may_not_refer_to_files_outside(tmp_path, folder):
     rows = datasets.Dataset.from_dict({"audio": [[1.0]]})
     datasets.DatasetDict(test=rows).save_to_disk(str(tmp_path / "saved"))
-    assert open_features(tmp_path / folder).count == 1
+    assert open_source(tmp_path / folder).count == 1
     (inside,) = (tmp_path / "saved/test").glob("*.arrow")
     inside.rename(tmp_path / "elsewhere.arrow")
     inside.symlink_to(tmp_path / "elsewhere.arrow")
-    with pytest.raises(
-        DataError, match="test: must be a saved data set, but it refers to files outside of it. Save it"
-    ):
-        open_features(tmp_path / folder)
+    with pytest.raises(DataError, match="must not refer to files outside of it, but .* is a link"):
+        open_source(tmp_path / folder)
 
 
 def test_folders_that_are_none(tmp_path):
-    with pytest.raises(DataError, match="has none of these"):
-        open_features(tmp_path)
+    with pytest.raises(DataError, match=r"must be one of the known layouts \(.*\), but is a folder with none of these"):
+        open_source(tmp_path)
     (tmp_path / "train.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(
         DataError, match="must have the split test, but has train. Choose one with --split, or take --all"
     ):
-        open_features(tmp_path)
+        open_source(tmp_path, "test")
     with pytest.raises(DataError, match="train.parquet: must be a Parquet file, but"):
-        open_features(tmp_path, None)
+        open_source(tmp_path)
     with pytest.raises(DataError, match="nothing: must be a readable file, but No such file"):
-        open_features(tmp_path / "nothing")
+        open_source(tmp_path / "nothing")
     (tmp_path / "state.json").write_text("{")
-    with pytest.raises(DataError, match="must be a saved data set, but"):
-        open_features(tmp_path)
+    with pytest.raises(DataError, match="state.json: must be JSON, but"):
+        open_source(tmp_path)
+
+
+# -- the layouts
+
+
+def test_a_layout_is_one_file_of_the_folder(tmp_path, monkeypatch):
+    """A module that is put into the folder is found, and read by the same function as all others."""
+    from lmf_multitask.data import sources
+
+    (tmp_path / "three_numbers.py").write_text(NEW_LAYOUT)
+    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path)])
+    monkeypatch.setattr(sources, "SOURCES", dict(sources.SOURCES))
+    path = tmp_path / "clips.three"
+    path.write_text("three 1 2 3")
+    ids, arrays = [], []
+    for names, found in open_source(path).all_blocks(2):
+        ids += names
+        arrays.append(found["audio"])
+    assert ids == ["row-00000", "row-00001", "row-00002"]
+    np.testing.assert_array_equal(np.concatenate(arrays), [[1], [2], [3]])
+
+
+NEW_LAYOUT = """
+import numpy as np
+from lmf_multitask.data.sources import ALL, Source
+
+class ThreeNumbers(Source):
+    layout = "three numbers"
+
+    def __init__(self, candidate, reading):
+        super().__init__(candidate, reading)
+        self._numbers = np.array(candidate.file.read().split()[1:], float)[:, None]
+        self._set_split_names([ALL])
+
+    @classmethod
+    def recognises(cls, candidate):
+        return candidate.start.startswith(b"three ")
+
+    def scan(self):
+        self._set_shapes({"audio": (1,)})
+        self._set_splits({ALL: len(self._numbers)})
+
+    def _read(self, split, rows):
+        for start in range(0, len(self._numbers), rows):
+            yield None, {"audio": self._numbers[start : start + rows]}
+
+    def labels(self, split):
+        raise self.fail("has no labels")
+"""
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, audio=np.zeros((3, 2)))
+    source = open_source(path)
+    source.check_unchanged()
+    np.savez(tmp_path / "y.npz", audio=np.ones((3, 2)))
+    (tmp_path / "y.npz").replace(path)
+    with pytest.raises(DataError, match="x.npz: must not change while it is read, but did"):
+        source.check_unchanged()
+    path.unlink()
+    with pytest.raises(DataError, match="must not change while it is read"):
+        source.check_unchanged()
+
+
+# -- sequences of unequal length, in every table
+
+
+def ragged(rows=6, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(length, 3)).tolist() for length in rng.integers(1, 6, rows)]
+
+
+@pytest.mark.parametrize("form", ["parquet", "saved"])
+@pytest.mark.parametrize("longest", [None, 2])
+def test_ragged_sequences_are_padded_at_the_end_and_cut(tmp_path, form, longest):
+    audio = ragged()
+    audio[2] = None
+    rows = datasets.Dataset.from_dict({"audio": audio, "video": [[1.0]] * 6})
+    if form == "parquet":
+        rows.to_parquet(str(tmp_path / "x.parquet"))
+    else:
+        rows.save_to_disk(str(tmp_path / "x.parquet"))
+    source = open_source(tmp_path / "x.parquet", max_length=longest)
+    length = longest or max(len(clip) for clip in audio if clip)
+    assert source.shapes == {"audio": (length, 3), "video": (1,)}
+    found = np.concatenate([block["audio"] for _, block in source.all_blocks(4)])
+    for row, clip in zip(found, audio):
+        expected = np.zeros((length, 3), "f4")
+        for step, values in enumerate((clip or [])[:length]):
+            expected[step] = values
+        np.testing.assert_array_equal(row, expected)
+    cut = sum(len(clip) > length for clip in audio if clip)
+    assert source.cut["all"]["audio"] == cut
+
+
+def test_sequences_of_different_sizes_per_step(tmp_path):
+    for audio in ([[[1.0, 2.0]], [[1.0]]], [[[1.0], [1.0, 2.0]], [[1.0]]]):
+        datasets.Dataset.from_dict({"audio": audio}).to_parquet(str(tmp_path / "x.parquet"))
+        with pytest.raises(DataError, match="x.parquet: column 'audio' must have rows of one length"):
+            list(open_source(tmp_path / "x.parquet").all_blocks(8))
+
+
+def test_front_padded_sequences_lose_padding_first(tmp_path):
+    values = np.zeros((3, 6, 2), "f4")
+    values[0, 4:] = 1
+    values[1, 1:] = 2
+    values[2, :3] = 3
+    np.savez(tmp_path / "x.npz", audio=values)
+    source = open_source(tmp_path / "x.npz", max_length=4)
+    ((_, block),) = source.all_blocks(9)
+    np.testing.assert_array_equal(block["audio"][:, :, 0], [[0, 0, 1, 1], [2, 2, 2, 2], [3, 3, 3, 0]])
+    assert source.cut["all"]["audio"] == 1

@@ -1,17 +1,17 @@
 """Run directories: which folders are such, and what comes back from them."""
 
-import csv
 import json
 import logging
 import warnings
 
-import numpy as np
 import pytest
 from conftest import small_experiment
 
-from lmf_multitask.config import DataConfig, ExperimentConfig, TrainingConfig
-from lmf_multitask.errors import RunError
-from lmf_multitask.runs import Run, runs_in
+from lmf_multitask.config import DataConfig
+from lmf_multitask.errors import ConfigError, RunError
+from lmf_multitask.pipeline.runs import Run, check_run_names, first_difference, predictions_of, runs_in, seed_folders
+from lmf_multitask.pipeline.settings import ExperimentConfig
+from lmf_multitask.training.config import TrainingConfig
 
 
 def make_run(folder, **settings):
@@ -40,7 +40,7 @@ def test_other_folders_are_refused(tmp_path):
     with pytest.raises(RunError, match="nowhere: must be a run directory, but there is no such folder. Check the path"):
         runs_in(tmp_path / "nowhere")
     with pytest.raises(
-        RunError, match="must be a run directory, but has no config.yaml, nor has any folder in it. Give"
+        RunError, match="must be a run directory, but neither it nor a folder in it has a config.yaml. Give"
     ):
         runs_in(tmp_path)
 
@@ -58,17 +58,13 @@ def test_settings_come_back(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "config.yaml: must hold the settings of a run, but"),
+        ("", "config.yaml: must hold the settings of a run, but must hold settings by name"),
         ("[1, 2]", "config.yaml: must hold the settings of a run, but"),
-        ("a: [", "config.yaml: must hold the settings of a run, but"),
-        ("seed: 1", "config.yaml: must hold the settings of a run, but 'data'"),
-        ("data: 3\nmodel: {}\ntraining: {}", "config.yaml: must hold the settings of a run, but"),
-        ("data: {}\nmodel: {colour: red}\ntraining: {}", "must hold the settings of a run, but .*colour"),
-        (
-            "data: {}\nmodel: {}\ntraining: {epochs: 0}",
-            "must hold .*training.epochs must be .* of at least 1, but got 0",
-        ),
-        ("data: {}\nmodel: {}\ntraining: {}\nsped: 1", "must hold the settings of a run, but .*sped"),
+        ("a: [", "config.yaml: must hold the settings of a run, but must be YAML"),
+        ("data: 3", "config.yaml: must hold the settings of a run, but data"),
+        ("model: {colour: red}", "must hold the settings of a run, but .*colour"),
+        ("training: {epochs: 0}", "must hold the settings of a run, but training.epochs must be .* 1, but got 0"),
+        ("sped: 1", "must hold the settings of a run, but .*sped"),
     ],
 )
 def test_damaged_settings(tmp_path, content, message):
@@ -91,15 +87,15 @@ def test_missing_settings_and_model(tmp_path):
 
 def test_start_removes_what_an_earlier_run_left_and_nothing_else(tmp_path):
     run = make_run(tmp_path, seed=1)
-    for name in ("metrics.json", "metrics_validation.json", "history.csv", "predictions.csv", "train.log", "my.txt"):
+    for name in ("metrics.json", "metrics_validation.json", "predictions_train.csv", "history.csv", "predictions.csv", "train.log", "my.txt"):
         (tmp_path / name).write_text("old")
-    for name in ("model", "checkpoints", "visualdl", "figures"):
+    for name in ("model", "checkpoints", "visualdl", "mine"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("old")
-    run.start(ExperimentConfig(seed=2), keep=True)
+    run.start(ExperimentConfig(seed=2), resume=True)
     assert (tmp_path / "checkpoints" / "file").exists()
     run.start(ExperimentConfig(seed=3))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "figures", "my.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "mine", "my.txt"]
     assert run.load_config().seed == 3
 
 
@@ -119,25 +115,53 @@ def test_history_has_all_columns(tmp_path):
     assert (tmp_path / "history.csv").read_text() == f"epoch,a,b\n1,0.1,\n2,{1 / 3!r},2.0\n"
 
 
-def test_predictions_are_exact(tmp_path):
+def test_results_that_change_are_noticed(tmp_path):
     run = make_run(tmp_path)
-    probabilities = np.array([[0.5, 1 / 3], [np.nextafter(np.float32(0.5), np.float32(1)), 1e-7]], "float32")
-    run.write_predictions(["a,b", "c"], np.array([[1, -100], [0, 1]]), probabilities, ["x", "y"])
-    with (tmp_path / "predictions.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert rows[0]["id"] == "a,b"
-    assert [rows[0]["x_label"], rows[0]["y_label"]] == ["1", "-100"]
-    assert [[row["x_prediction"], row["y_prediction"]] for row in rows] == [["0", "0"], ["1", "0"]]
-    read = [[np.float32(row[f"{e}_probability"]) for e in "xy"] for row in rows]
-    np.testing.assert_array_equal(np.array(read, "float32"), probabilities)
+    (tmp_path / "predictions.csv").write_text("id,x_label,x_probability\na,1,0.5\n")
+    run.write_history([{"epoch": 1}])
+    run.write_metrics({"mean": {"uar": None}})
+    assert run.metrics() == {"mean": {"uar": None}}
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"mean": {"uar": None}}
+    assert predictions_of([str(tmp_path)])[0].probabilities.tolist() == [[0.5]]
+    (tmp_path / "predictions.csv").write_text("id,x_label,x_probability\na,1,0.6\n")
+    (tmp_path / "metrics.json").write_text('{"mean": {"uar": 1}}')
+    for name, read in (("predictions.csv", lambda: predictions_of([str(tmp_path)])), ("metrics.json", run.metrics)):
+        with pytest.raises(RunError, match=f"{name}: must be as the training wrote it, but has changed or is damaged"):
+            read()
 
 
-def test_metrics_are_json(tmp_path):
-    path = make_run(tmp_path).write_metrics({"mean": {"uar": None}}, "metrics_train.json")
-    assert json.loads(path.read_text()) == {"mean": {"uar": None}}
+@pytest.mark.parametrize("name", ["plots", "model", "checkpoints", "visualdl", "seed3"])
+def test_names_that_the_layout_uses(name):
+    with pytest.raises(ConfigError, match=f"must not be called '{name}', since the output directory uses that name"):
+        check_run_names(["happy", name])
+    check_run_names(["happy", "seed", "plot"])
 
 
-def test_the_log_holds_what_was_said_inside_the_block(tmp_path):
+@pytest.mark.parametrize("name", ["seed1", "seed²", "seed", "seed-1", "seedling"])
+def test_seed_folders(tmp_path, name):
+    (tmp_path / name).mkdir()
+    assert seed_folders(tmp_path) == ({1: tmp_path / "seed1"} if name == "seed1" else {})
+
+
+def test_linked_seeds_are_refused(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "seed1").symlink_to(tmp_path / "precious")
+    with pytest.raises(RunError, match="seed1: must not be a symbolic link, but is one"):
+        seed_folders(tmp_path)
+
+
+def test_first_difference():
+    old = {"a": {"b": 1, "c": {"d": 2}}, "e": [1], "space": {"x": {"low": 1}}}
+    assert first_difference(old, old) is None
+    assert first_difference(old, {**old, "e": [2]}) == ("e", [1], [2])
+    assert first_difference(old, {**old, "a": {"b": 1, "c": {"d": 3}}}) == ("a.c.d", 2, 3)
+    assert first_difference(old, {**old, "a": {"b": 1}}) == ("a.c.d", 2, "nothing")
+    assert first_difference(old, {**old, "e": [2]}, ignored=("e",)) is None
+    changed = {**old, "space": {"x": {"low": 2}}}
+    assert first_difference(old, changed, leaves=("space",)) == ("space.x", {"low": 1}, {"low": 2})
+
+
+def test_the_log_holds_what_was_logged_inside_the_block(tmp_path):
     run = make_run(tmp_path)
     logger = logging.getLogger("lmf_multitask.anything")
     package = logging.getLogger("lmf_multitask")

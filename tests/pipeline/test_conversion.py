@@ -8,7 +8,7 @@ import pytest
 from conftest import make_corpus
 from reference_network import logits, random_parameters
 
-from lmf_multitask.runs import Run
+from lmf_multitask.pipeline.runs import Run
 
 
 def command(*arguments):
@@ -35,23 +35,23 @@ def test_a_checkpoint_becomes_a_run_that_can_be_evaluated(tmp_path, checkpoint):
     done = command("convert", checkpoint, "--emotion", "happy", "--output_dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "happy: features 5, 4, 3 (audio, video, text), hidden 3, 2, 2, LSTM 4, fusion rank 2",
+        "happy: audio 5 features, hidden 3; video 4 features, hidden 2; text 3 features, hidden 2",
         f"run directory: {tmp_path / 'run'}",
     ]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "model"]
     config = Run(tmp_path / "run").load_config()
-    assert (config.emotions, config.model.fusion_rank, config.model.text_dropout) == (["happy"], 2, 0.5)
+    assert (config.emotions, config.model.fusion.rank, config.model.encoders.text.dropout) == (["happy"], 2, 0.5)
 
     done = command("evaluate", tmp_path / "run", "--data_path", tmp_path / "data.pkl")
     assert done.returncode == 0, done.stderr
     scores = logits(weights, *features)
     decided = scores[:, 1] > scores[:, 0]
-    figures = json.loads((tmp_path / "run/metrics_test.json").read_text())["emotions"]["happy"]
-    assert figures["accuracy"] == pytest.approx((decided == (test["label"][:, 1] == 1)).mean())
+    found = json.loads((tmp_path / "run/metrics_test.json").read_text())["emotions"]["happy"]
+    assert found["accuracy"] == pytest.approx((decided == (test["label"][:, 1] == 1)).mean())
     assert decided.sum() == 20
 
 
-def test_what_is_there_is_not_replaced_unasked(tmp_path, checkpoint):
+def test_a_run_that_exists_is_not_replaced(tmp_path, checkpoint):
     arguments = ("convert", checkpoint, "--emotion", "happy", "--output_dir", tmp_path / "run")
     assert command(*arguments).returncode == 0
     again = command(*arguments)
@@ -68,8 +68,8 @@ def test_what_is_there_is_not_replaced_unasked(tmp_path, checkpoint):
             ["none.pkl", "--emotion", "happy"],
             "none.pkl: must be a checkpoint, but there is no such file. Check the path.",
         ),
-        (["happy.npz", "--emotion", "../happy"], "an emotion's name must consist of"),
-        (["happy.npz"], "error: --emotion must be given. See --help."),
+        (["happy.npz", "--emotion", "../happy"], "name"),
+        (["happy.npz"], "--emotion"),
         (["broken.pkl", "--emotion", "happy"], "broken.pkl: "),
     ],
 )
