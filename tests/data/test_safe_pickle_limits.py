@@ -59,7 +59,7 @@ def test_messages_name_the_position_in_the_file(read, tmp_path):
         (b"\x80\x02\x05.", "must be a whole pickle of plain data, but has the byte 0x05, which is not an instruction of a pickle (at byte 3)."),
         (b"\x80\x02N", "must be a whole pickle of plain data, but ends too early (at byte 3)."),
         (b"N0.", "must be a pickle, but is damaged or something else (at byte 3). Check the file."),
-        (b"cos\nsystem\n.", "must be plain data (arrays, numbers, text, dicts, lists), but names os.system (at byte 11). Nothing of it was run. Save plain numpy arrays, numbers, text, dicts and lists."),
+        (b"cos\nsystem\n.", "must be plain data (arrays, numbers, text, dicts, lists), but names os.system (at byte 11). Nothing of it was run. Save plain numpy arrays instead."),
         (b"I1", "must be a whole pickle of plain data, but ends too early (at byte 2)."),
     ):  # fmt: skip
         with pytest.raises(DataError) as caught:
