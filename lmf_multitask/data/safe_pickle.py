@@ -565,9 +565,7 @@ class _Machine:
         for module in ("builtins", "__builtin__"):
             names.update({(module, name): _Name(call) for name, call in containers.items()})
             names[module, "bytes"] = names[module, "bytearray"] = _Name(self._new_bytes)
-            names.update(
-                dict.fromkeys([(module, "int"), (module, "float"), (module, "bool"), (module, "str")], factory)
-            )
+            names.update({(module, name): factory for name in ("int", "long", "float", "bool", "str")})
         return names
 
     @staticmethod

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save_file
 
-from lmf_multitask.config import build, kind_of, to_dict
+from lmf_multitask.config import build, check_name, kind_of, to_dict
 from lmf_multitask.data.columns import Columns
 from lmf_multitask.data.modality import MODALITIES, Input, checked_inputs
 from lmf_multitask.errors import ConfigError, RunError, UserError
@@ -254,14 +254,14 @@ class LMFModel(nn.Layer):
         about, path = _read_config(folder / CONFIG_FILE), folder / WEIGHTS_FILE
         try:
             inputs = {name: Input(tuple(one["shape"]), one["padding"]) for name, one in about["inputs"].items()}
-            tasks = make_tasks([f"{one['name']}:{one['kind']}" for one in about["tasks"]])
+            tasks = make_tasks([f"{check_name(one['name'])}:{one['kind']}" for one in about["tasks"]])
             config = build(ModelConfig, about["model"], "model")
             if type(about["exclusive"]) is not bool or about["non_finite"] not in ("zero", "error"):
                 raise ValueError(f"exclusive is {about['exclusive']!r} and non_finite {about['non_finite']!r}")
             shapes = weight_shapes(inputs, tasks, config)  # before anything large is built
         except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            raise RunError(f"{folder / CONFIG_FILE}: must describe an LMF model, but {reason.rstrip('.')}.") from None
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}."
+            raise RunError(f"{folder / CONFIG_FILE}: must describe an LMF model, but {reason}") from None
         stored = _read_weights(path, shapes)
         model = cls(inputs, tasks, config)
         try:

@@ -1,96 +1,356 @@
-"""Checkpoints of a training: which of them is whole, and what they hold beside PaddleNLP's own files."""
+"""Checkpoints of a training: tensors in safetensors files, everything else in JSON; each checkpoint is complete or absent.
+
+No byte of a checkpoint is unpickled: every name, dtype, shape and number is checked before it is used.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import logging
+import random
+import re
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from lmf_multitask.data.safe_pickle import check_plain
-from lmf_multitask.errors import DataError, RunError
-from lmf_multitask.files import damage, remove_leftovers
+import numpy as np
+import paddle
+import pydantic
+import safetensors.numpy
+from pydantic import AfterValidator, Field, NonNegativeInt
+
+from lmf_multitask.errors import RunError, TrainingError
+from lmf_multitask.files import damage, open_regular, read_text, remove_leftovers, write_text
 
 logger = logging.getLogger(__name__)
 
+MODEL_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
 _PROGRESS_FILE = "progress.json"
-_PADDLES_GENERATOR = ("paddle.base.libpaddle", "GeneratorState")  # the only class in a checkpoint; its state is numbers
+_STATE_FILE = "trainer_state.json"  # PaddleNLP's name
+
+# -- what a checkpoint holds beside tensors
+
+_STRICT = pydantic.ConfigDict(strict=True, extra="forbid")
 
 
-@dataclasses.dataclass(frozen=True)
+def _check_position(words: list[int]) -> list[int]:
+    if words[-1] >= len(words):
+        raise ValueError("must end with a position in the generator's state")
+    return words
+
+
+# states of Mersenne twisters: their words, then the position of the next one
+_Twister32 = Annotated[
+    list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=625, max_length=625), AfterValidator(_check_position)
+]
+_Twister64 = Annotated[
+    list[Annotated[int, Field(ge=0, lt=2**64)]], Field(min_length=313, max_length=313), AfterValidator(_check_position)
+]
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
+class PaddleGenerator:
+    """State of one of Paddle's random generators."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**64)]
+    offset: Annotated[int, Field(ge=0, lt=2**63)]
+    engine: _Twister64
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
+class RandomStates:
+    """States of a process's random generators: Python's, numpy's global one, Paddle's (of the CPU, then of each GPU)."""
+
+    python: _Twister32
+    python_gauss: float | None
+    numpy: _Twister32
+    numpy_gauss: float | None
+    paddle: list[PaddleGenerator]
+
+    @classmethod
+    def current(cls) -> RandomStates:
+        """The states as they are now."""
+        _, python, python_gauss = random.getstate()
+        numpy: Any = np.random.get_state()
+        _, words, position, has_gauss, gauss = numpy
+        generators = []
+        for generator in _paddle_generators():
+            _, seed, offset, engine = generator.get_state().__getstate__()  # C++ writes the engine as decimal text
+            generators.append(PaddleGenerator(seed, offset, [int(word) for word in bytes(engine).split()]))
+        return cls(
+            list(python), python_gauss, [*words.tolist(), int(position)], gauss if has_gauss else None, generators
+        )
+
+    def restore(self) -> None:
+        """Sets the generators to these states.
+
+        Raises:
+            RunError: they were taken on a machine with another number of GPUs.
+        """
+        generators = _paddle_generators()
+        if len(generators) != len(self.paddle):
+            raise RunError(
+                f"random states must be of {len(generators)} devices, but are of {len(self.paddle)}. "
+                "Resume on the same number of GPUs."
+            )
+        random.setstate((3, tuple(self.python), self.python_gauss))
+        has_gauss, gauss = (0, 0.0) if self.numpy_gauss is None else (1, self.numpy_gauss)
+        np.random.set_state(("MT19937", np.array(self.numpy[:-1], np.uint32), self.numpy[-1], has_gauss, gauss))
+        for generator, saved in zip(generators, self.paddle):
+            device = generator.get_state().__getstate__()[0]
+            state = paddle.base.core.GeneratorState.__new__(paddle.base.core.GeneratorState)
+            seed = saved.seed - (saved.seed >> 63 << 64)  # it takes a signed number
+            state.__setstate__((device, seed, saved.offset, list(" ".join(map(str, saved.engine)).encode())))
+            generator.set_state(state)
+
+
+def _paddle_generators() -> list[Any]:
+    core: Any = paddle.base.core
+    gpus = range(core.get_cuda_device_count()) if core.is_compiled_with_cuda() else ()
+    return [core.default_cpu_generator(), *(core.default_cuda_generator(number) for number in gpus)]
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
 class Progress:
     """How far a training has come.
 
     Attributes:
         history: one dict per finished epoch.
-        epochs_without_better: how many of the last epochs were no better than the best.
-        logged: of an epoch that has not ended: name -> (value, rows) of each step.
+        epochs_without_better: how many of the last epochs were not better than the best.
+        best_checkpoint: name of the checkpoint of the best epoch.
+        logged: of an unfinished epoch: name -> (value, rows) of each step.
+        schedulers: state of each learning-rate scheduler.
+        random_states: of each process.
     """
 
-    history: list[dict[str, float]]
-    epochs_without_better: int
-    logged: dict[str, list[tuple[float, int]]]
-
-    def write(self, checkpoint: Path) -> None:
-        """Puts it into a checkpoint that is being written."""
-        (checkpoint / _PROGRESS_FILE).write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
-
-    @classmethod
-    def read(cls, checkpoint: str | Path) -> Progress:
-        """What a checkpoint tells.
-
-        Raises:
-            RunError: it tells none.
-        """
-        path = Path(checkpoint) / _PROGRESS_FILE
-        found = {field.name: _read_json(path, field.name) for field in dataclasses.fields(cls)}
-        found["logged"] = {name: [tuple(entry) for entry in entries] for name, entries in found["logged"].items()}
-        return cls(**found)
+    history: list[dict[str, int | float]]
+    epochs_without_better: NonNegativeInt
+    best_checkpoint: Annotated[str, Field(pattern=r"^checkpoint-[0-9]+$")] | None
+    logged: dict[str, list[tuple[int | float, NonNegativeInt]]]
+    schedulers: list[dict[str, Any]]
+    random_states: list[RandomStates]
 
 
-def last_whole(folder: str | Path) -> Path | None:
-    """The newest checkpoint in a folder that is whole, and whose best epoch is; damaged ones are named and passed over.
+@pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
+class State:
+    """The part of PaddleNLP's ``TrainerState`` that a resumed training needs; Trainer reads this file as well.
 
-    What interrupted writing has left in the folder is removed.
+    Attributes:
+        epoch: finished epochs, with the fraction of the current one.
+        global_step: finished optimiser updates.
+        best_metric: value of the monitored metric in the best epoch.
     """
-    folder = Path(folder)
+
+    epoch: float
+    global_step: NonNegativeInt
+    best_metric: int | float | None
+
+
+def write_progress(checkpoint: Path, progress: Progress, state: State) -> None:
+    """Writes both into a checkpoint."""
+    write_text(checkpoint / _PROGRESS_FILE, json.dumps(dataclasses.asdict(progress)))
+    write_text(checkpoint / _STATE_FILE, json.dumps(dataclasses.asdict(state)))
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """Reads what `write_progress` wrote; checks both files.
+
+    Raises:
+        RunError: a field is missing, unknown, of another type, or out of its range.
+    """
+    _read(checkpoint / _STATE_FILE, State)
+    return _read(checkpoint / _PROGRESS_FILE, Progress)
+
+
+_Content = TypeVar("_Content", Progress, State)
+
+
+def _read(path: Path, kind: type[_Content]) -> _Content:
+    text = read_text(path, 1 << 28, RunError)
+    try:
+        return pydantic.TypeAdapter(kind).validate_json(text)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"]))[:80] or "content"
+        message = first["msg"].removeprefix("Value error, ")
+        raise RunError(f"{path}: {where} must be as it was written, but: {message}. Delete that checkpoint.") from None
+
+
+# -- tensors
+
+
+def module_tensors(module: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
+    """Parameters and buffers by name; a tensor that has several names (those of an LSTM) occurs once."""
+    tensors, seen = {}, set()
+    for name, tensor in module.state_dict().items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            tensors[name] = tensor
+    return tensors
+
+
+def optimizer_tensors(optimizer: Any, module: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
+    """Accumulators of an optimiser as ``PARAMETER/ACCUMULATOR``, by the parameter's name in the module.
+
+    Paddle's own names depend on how many layers the process has built before.
+
+    Raises:
+        TrainingError: a parameter does not belong to the module.
+    """
+    names = {parameter.name: name for name, parameter in module.named_parameters()}
+    tensors = {}
+    for accumulator, of_parameters in optimizer._accumulators.items():
+        for parameter, tensor in of_parameters.items():
+            if parameter not in names:
+                raise TrainingError(
+                    f"the optimizer must update parameters of the module only, but got {parameter}. "
+                    "Make it an attribute of the module, or of one of its layers."
+                )
+            tensors[f"{names[parameter]}/{accumulator}"] = tensor
+    return tensors
+
+
+def write_tensors(path: Path, tensors: Mapping[str, paddle.Tensor]) -> None:
+    """Writes a safetensors file."""
+    path.write_bytes(safetensors.numpy.save({name: tensor.numpy() for name, tensor in tensors.items()}))
+
+
+def read_tensors(path: Path, expected: Callable[[set[str]], Mapping[str, paddle.Tensor]]) -> None:
+    """Sets tensors to the values in a safetensors file.
+
+    Args:
+        path: the file.
+        expected: gives the tensors to set, by name, for the set of names in the file.
+
+    Raises:
+        RunError: names, dtypes or shapes differ; no tensor has been changed then.
+    """
+    with open_regular(path, RunError) as file:
+        content = file.read()
+    try:
+        found = safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise RunError(f"{path}: must be a safetensors file, but {error}. Delete that checkpoint.") from None
+    tensors = expected(set(found))
+    different = sorted(set(found) ^ set(tensors))
+    for name, tensor in tensors.items():
+        own = tensor.numpy()
+        if name in found and (own.dtype, own.shape) != (found[name].dtype, found[name].shape):
+            different.append(name)
+    if different:
+        raise RunError(
+            f"{path}: must hold the tensors of this training, but {different[0][:80]} is missing, unknown, "
+            "or has another dtype or shape. Resume with the module and the optimizer of the checkpoint."
+        )
+    for name, tensor in tensors.items():
+        tensor.set_value(found[name])
+
+
+def read_optimizer(path: Path, optimizer: Any, module: paddle.nn.Layer) -> None:
+    """Gives a new optimiser the accumulators in a file.
+
+    Raises:
+        RunError: they are not those of this optimiser.
+    """
+
+    def expected(names: set[str]) -> dict[str, paddle.Tensor]:
+        owners = {name.rpartition("/")[0] for name in names}
+        parameters = [weight for name, weight in module.named_parameters() if name in owners]
+        # Paddle creates accumulators in the first step, for parameters with a gradient; its own way to restore
+        # them (set_state_dict) needs the names of the saved process
+        optimizer._create_accumulators(paddle.base.framework.default_main_program().global_block(), parameters)
+        return optimizer_tensors(optimizer, module)
+
+    read_tensors(path, expected)
+
+
+def scheduler_states(schedulers: list[Any]) -> list[dict[str, Any]]:
+    """States of learning-rate schedulers, as numbers."""
+    return [dict(scheduler.state_dict()) for scheduler in schedulers]
+
+
+def restore_schedulers(checkpoint: Path, schedulers: list[Any]) -> None:
+    """Sets schedulers to the states in a checkpoint.
+
+    Raises:
+        RunError: they are not states of these schedulers.
+    """
+    states = read_progress(checkpoint).schedulers
+    if not _same_kind(scheduler_states(schedulers), states):
+        raise RunError(
+            f"{checkpoint}: schedulers must be those of this training, but differ from them. "
+            "Resume with the learning-rate schedule of the checkpoint."
+        )
+    for scheduler, state in zip(schedulers, states):
+        scheduler.set_state_dict(state)
+
+
+def _same_kind(own: Any, found: Any) -> bool:
+    """Whether two JSON values have the same structure, with numbers where there are numbers."""
+    if isinstance(own, dict):
+        return isinstance(found, dict) and own.keys() == found.keys() and all(_same_kind(own[k], found[k]) for k in own)
+    if isinstance(own, (list, tuple)):
+        return isinstance(found, list) and len(own) == len(found) and all(map(_same_kind, own, found))
+    if isinstance(own, (int, float)) and not isinstance(own, bool):
+        return isinstance(found, (int, float)) and not isinstance(found, bool)
+    return type(own) is type(found)
+
+
+# -- folders
+
+
+def step_of(checkpoint: Path) -> int:
+    """Number of optimiser updates before a checkpoint."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints in a folder, by step; links are left out."""
+    found = (path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-[0-9]{1,18}", path.name))
+    return sorted((path for path in found if path.is_dir() and not path.is_symlink()), key=step_of)
+
+
+def last_complete(folder: Path) -> Path | None:
+    """Finds the newest checkpoint that is undamaged, and whose best epoch is; the others are named in warnings.
+
+    Temporary files that an interrupted process left are removed.
+    """
     remove_leftovers(folder)
-    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
-        problem = _problem(path)
+    for path in reversed(checkpoints(folder)):
+        problem = damage(path)
         if problem is None:
             best = best_checkpoint(path)
-            problem = best and best != path and _problem(best)
-            problem = problem and f"that of the best epoch, {best.name}, is damaged: {problem}"
-        if not problem:
+            if best is not None and best != path and (problem := damage(best)) is not None:
+                problem = f"that of the best epoch, {best.name}, is damaged: {problem}"
+        if problem is None:
             return path
-        logger.warning("%s: must be a whole checkpoint, but %s. Passed over.", path, problem)
+        logger.warning("%s: must be an undamaged checkpoint, but %s. It is ignored.", path, problem)
     return None
 
 
 def best_checkpoint(checkpoint: Path) -> Path | None:
-    """Where the best epoch up to a checkpoint was saved: beside it, wherever the run directory has been moved since."""
-    best = _read_json(checkpoint / "trainer_state.json", "best_model_checkpoint")
-    return None if best is None else checkpoint.parent / Path(best).name
+    """The checkpoint of the best epoch up to this one; it is in the same folder, wherever that has been moved."""
+    name = read_progress(checkpoint).best_checkpoint
+    return None if name is None else checkpoint.with_name(name)
 
 
-def _problem(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint: it is not whole, or its pickles, which Trainer reads with Python's reader, run code."""
-    problem = damage(checkpoint)
-    if problem is not None:
-        return problem
-    for path in sorted(checkpoint.iterdir()):
-        if path.suffix in (".pdparams", ".pdopt", ".pth"):
-            try:
-                check_plain(path, [_PADDLES_GENERATOR])
-            except DataError as error:
-                return str(error).removeprefix(f"{path}: ").rstrip(".")
-    return None
+def remove_after(folder: Path, step: int) -> None:
+    """Removes checkpoints of later steps: they belong to an earlier training, or are damaged."""
+    for path in checkpoints(folder):
+        if step_of(path) > step:
+            shutil.rmtree(path)
 
 
-def _read_json(path: Path, key: str) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: must tell {key}, but {error}. Delete that checkpoint.") from None
+def rotate(folder: Path, limit: int | None, best: Path | None) -> None:
+    """Removes the oldest checkpoints, so that `limit` of them are left; the last and the best are always kept."""
+    found = checkpoints(folder)
+    if not limit or not found:
+        return
+    kept = list(dict.fromkeys([found[-1], *([best] if best in found else [])]))
+    kept += [path for path in reversed(found) if path not in kept][: max(limit - len(kept), 0)]
+    for path in found:
+        if path not in kept:
+            shutil.rmtree(path)

@@ -1,10 +1,12 @@
-"""What is minimised: one cross entropy per emotion, and how they are weighed against each other.
+"""The loss of a batch: one term per task, combined by weights, and one term over all exclusive binary tasks together.
 
-Shape letters: B batch, N clips of train, T tasks (emotions).
+Shape letters: B batch, N clips of the training split, T tasks, O outputs.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,139 +15,147 @@ from paddle import nn
 from paddle.nn import functional as F
 from paddle.nn.initializer import Constant
 
-from lmf_multitask.config import TrainingConfig
-from lmf_multitask.data.schema import NOT_ANNOTATED
 from lmf_multitask.errors import TrainingError
 from lmf_multitask.evaluation.metrics import exclusive_rows
-from lmf_multitask.training import parallel
-
-DYNAMIC_TEMPERATURE = 2.0
-"""Of dynamic weight averaging; the paper's."""
+from lmf_multitask.tasks import BinaryTask, Task, output_slices
+from lmf_multitask.training.config import TrainingConfig
 
 
-def cross_entropies(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
-    """Logits `[B, T, 2]`, labels int64 `[B, T]` -> cross entropy in nats, float32 `[B, T]`, 0 where not annotated."""
-    each = F.cross_entropy(logits.reshape([-1, 2]), labels.reshape([-1]), ignore_index=NOT_ANNOTATED, reduction="none")
-    return each.reshape(labels.shape)
+class TaskLosses:
+    """Computes each task's own loss; neighbouring tasks that differ by name only are computed together."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        """Stores the T tasks."""
+        self._groups: list[tuple[Task, slice, slice]] = []
+        parts, first = output_slices(tasks), 0
+        for _, group in itertools.groupby(tasks, key=lambda task: dataclasses.replace(task, name="any")):
+            last = first + len(list(group))
+            self._groups.append(
+                (tasks[first], slice(parts[first].start, parts[last - 1].stop), slice(first, last))
+            )  # fmt: skip
+            first = last
+
+    def __call__(self, outputs: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
+        """Outputs `[B, O]`, labels float32 `[B, T]` -> losses, float32 `[B, T]`, 0 where not annotated."""
+        if len(self._groups) == 1:
+            return self._alike(self._groups[0][0], outputs, labels)
+        found = [self._alike(task, outputs[:, part], labels[:, columns]) for task, part, columns in self._groups]
+        return paddle.concat(found, axis=1)
+
+    @staticmethod
+    def _alike(task: Task, outputs: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
+        return task.loss(outputs.reshape([-1, task.outputs]), labels.reshape([-1])).reshape(labels.shape)
 
 
-class EmotionLoss(nn.Layer):
+class MultitaskLoss(nn.Layer):
     """The loss of a batch under the settings of `TrainingConfig`.
 
-    - ``joint_loss`` s: (1 - s) times the emotions' cross entropies plus s times one cross entropy over all heads, a softmax of
-      their logit differences. Of a head's two logits only the difference matters, so that this is multinomial logistic
-      regression over the same heads: they learn that exactly one emotion is present. It counts in clips where that is so.
-    - ``class_weights`` balanced: a label counts N / (2 N_c) times, N_c being the clips of train with the same label of that
-      emotion (scikit-learn's rule, King and Zeng 2001).
-    - ``focal_gamma`` g: a label counts (1 - p)^g times, p being the probability that it is given (Lin et al. 2017, Focal Loss
-      for Dense Object Detection).
-    - ``task_weighting``: fixed weights; or uncertainty, exp(-s_t) L_t + s_t / 2 with a learned s_t per emotion (Kendall, Gal
-      and Cipolla 2018, Multi-Task Learning Using Uncertainty to Weigh Losses, equation 10 with s = log sigma^2); or dynamic,
-      T softmax(r_t / 2) with r_t the last epoch's loss over that of the one before (Liu, Johns and Davison 2019, End-to-End
-      Multi-Task Learning with Attention, equation 7).
+    - ``joint_loss`` s: (1 - s) times the tasks' losses plus s times one cross entropy over all binary heads, a softmax of
+      their logit differences. Only the difference of a head's two logits matters, so this is multinomial logistic
+      regression over the same heads: they learn that exactly one emotion is present. It counts for clips where that is so.
+    - ``class_weights`` balanced: a label counts N / (2 N_c) times, N_c being the training clips with the same label of that
+      task (scikit-learn's rule, King and Zeng 2001).
+    - ``focal_gamma`` g: a label counts (1 - p)^g times, p being its predicted probability (Lin et al. 2017, Focal Loss for
+      Dense Object Detection).
+    - ``task_weighting``: fixed weights; or uncertainty, exp(-s_t) L_t + s_t / 2 with a learned s_t per task (Kendall, Gal
+      and Cipolla 2018, Multi-Task Learning Using Uncertainty to Weigh Losses, equation 10 with s = log sigma^2).
+
+    The first three concern binary tasks only.
     """
 
-    def __init__(self, config: TrainingConfig, emotions: Sequence[str], labels: np.ndarray | None = None) -> None:
+    def __init__(self, config: TrainingConfig, tasks: Sequence[Task], labels: np.ndarray | None = None) -> None:
         """Prepares weights.
 
         Args:
             config: the settings.
-            emotions: names of the T tasks.
-            labels: of train, int `[N, T]`; class weights and the joint term need them.
+            tasks: the T tasks.
+            labels: of the training split, float32 `[N, T]`, NaN = not annotated; class weights and the joint term need them.
 
         Raises:
-            TrainingError: train's labels are needed and not given, or a weight is for an unknown emotion.
+            TrainingError: labels are needed but not given, or a weight is for an unknown task.
         """
         super().__init__()
-        self.config, tasks = config, len(emotions)
+        self.config, self.task_losses = config, TaskLosses(tasks)
+        self._binary = [t for t, task in enumerate(tasks) if isinstance(task, BinaryTask)]
+        self._all_binary = len(self._binary) == len(tasks)
+        self._parts = output_slices(tasks)
         self.joint_share = 0.0
-        if labels is not None and exclusive_rows(labels) is not None:
+        if labels is not None and self._binary and exclusive_rows(labels[:, self._binary]) is not None:
             self.joint_share = float(config.joint_loss)
-        self._class_weights = None
+        self._absent_weights = self._present_weights = None
         if config.class_weights == "balanced":
             if labels is None:
-                raise TrainingError("class_weights balanced must be given train's labels, but got none. Pass labels.")
-            self._class_weights = paddle.to_tensor(_balanced(labels))
-        self._task_weights = None
+                raise TrainingError(
+                    "class_weights balanced must have the labels of the training split, but got None. Pass labels."
+                )
+            absent, present = np.ones([2, len(tasks)], np.float32)
+            absent[self._binary], present[self._binary] = _balanced(labels[:, self._binary])
+            self._absent_weights, self._present_weights = paddle.to_tensor(absent), paddle.to_tensor(present)
         if config.task_weighting == "fixed":
-            self._task_weights = paddle.to_tensor(_fixed(config.task_weights or {}, emotions))
+            self._task_weights = paddle.to_tensor(_fixed(config.task_weights or {}, [task.name for task in tasks]))
         if config.task_weighting == "uncertainty":
-            self.log_variances = self.create_parameter([tasks], default_initializer=Constant(0.0))
-        if config.task_weighting == "dynamic":
-            # the emotions' losses of this epoch so far, their labels, and the two epochs before: saved with the weights
-            self.progress = self.create_parameter([4, tasks], default_initializer=Constant(0.0))
-            self.progress.stop_gradient, self.progress.trainable = True, False
+            self.log_variances = self.create_parameter([len(tasks)], default_initializer=Constant(0.0))
 
-    def forward(self, logits: paddle.Tensor, labels: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """Logits `[B, T, 2]`, labels int64 `[B, T]` -> the weighed sum over annotated labels, and how many there are.
+    def forward(self, outputs: paddle.Tensor, labels: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Outputs `[B, O]`, labels float32 `[B, T]` -> weighted sum over annotated labels, and their number.
 
-        Their number is at least 1, so that a batch without any has loss 0.
+        The number is at least 1, so that a batch without labels has loss 0.
         """
-        config, known = self.config, labels != NOT_ANNOTATED
-        each = cross_entropies(logits, labels)
+        known = ~paddle.isnan(labels)
+        each = self.task_losses(outputs, labels)
         count = known.sum().astype(each.dtype).clip(min=1.0)
-        if config.focal_gamma:
-            each = each * (1.0 - paddle.exp(-each)) ** config.focal_gamma
-        if self._class_weights is not None:
-            chosen = F.one_hot(labels.clip(min=0), 2)  # [B, T, 2]
-            each = each * (chosen * self._class_weights).sum(axis=2)
-        total = each.sum() if config.task_weighting == "uniform" else self._weighed(each, known)
+        if self.config.focal_gamma:
+            factors = (1.0 - paddle.exp(-each)) ** self.config.focal_gamma
+            each = each * factors if self._all_binary else self._on_binary(each, factors)
+        if self._present_weights is not None:
+            each = each * paddle.where(labels == 1.0, self._present_weights, self._absent_weights)
+        total = self._over_tasks(each, known)
         if self.joint_share:
-            total = (1.0 - self.joint_share) * total + self.joint_share * self._joint(logits, labels)
+            total = (1.0 - self.joint_share) * total + self.joint_share * self._joint(outputs, labels)
         return total, count
 
-    def _weighed(self, each: paddle.Tensor, known: paddle.Tensor) -> paddle.Tensor:
-        sums, counts = each.sum(axis=0), known.sum(axis=0).astype(each.dtype)
+    def _on_binary(self, each: paddle.Tensor, factors: paddle.Tensor) -> paddle.Tensor:
+        """Multiplies the losses of binary tasks, `[B, T]`, by factors `[B, T]`."""
+        binary = np.isin(np.arange(each.shape[1]), self._binary)
+        return paddle.where(paddle.to_tensor(binary), each * factors, each)
+
+    def _over_tasks(self, each: paddle.Tensor, known: paddle.Tensor) -> paddle.Tensor:
+        if self.config.task_weighting == "uniform":
+            return each.sum()
+        sums = each.sum(axis=0)
         if self.config.task_weighting == "fixed":
             return (sums * self._task_weights).sum()
-        if self.config.task_weighting == "uncertainty":
-            return (sums * paddle.exp(-self.log_variances) + counts * self.log_variances / 2).sum()
-        if self.training:
-            with paddle.no_grad():
-                self.progress[0] = self.progress[0] + sums.detach()
-                self.progress[1] = self.progress[1] + counts
-        return (sums * self._dynamic_weights()).sum()
+        counts = known.sum(axis=0).astype(each.dtype)
+        return (sums * paddle.exp(-self.log_variances) + counts * self.log_variances / 2).sum()
 
-    def _dynamic_weights(self) -> paddle.Tensor:
-        last, before = self.progress[2], self.progress[3]
-        known = (before > 0).all().astype(last.dtype)  # equal weights for the first two epochs
-        ratio = last / before.clip(min=1e-12) * known
-        return F.softmax(ratio / DYNAMIC_TEMPERATURE) * len(last)
-
-    def end_epoch(self) -> None:
-        """Makes this epoch's losses the last epoch's; to be called after its last step."""
-        if self.config.task_weighting != "dynamic":
-            return
-        with paddle.no_grad():
-            now = parallel.summed(self.progress)
-            mean = now[0] / now[1].clip(min=1.0)
-            self.progress.set_value(
-                paddle.stack([paddle.zeros_like(mean), paddle.zeros_like(mean), mean, self.progress[2]])
-            )
-
-    def _joint(self, logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
-        """Sum over clips where one emotion is present and all others are absent."""
-        counts = ((labels == 1).sum(axis=1) == 1) & (labels != NOT_ANNOTATED).all(axis=1)
+    def _joint(self, outputs: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
+        """Sum over clips where one binary task is present and all others are absent."""
+        if self._all_binary:
+            logits = outputs.reshape([-1, len(self._binary), 2])
+        else:
+            logits = paddle.stack([outputs[:, self._parts[t]] for t in self._binary], axis=1)
+            labels = paddle.stack([labels[:, t] for t in self._binary], axis=1)
+        present = labels == 1.0
+        exclusive = (present.sum(axis=1) == 1) & (present | (labels == 0.0)).all(axis=1)
         difference = logits[:, :, 1] - logits[:, :, 0]
-        each = F.cross_entropy(difference, labels.argmax(axis=1), reduction="none")
-        if self._class_weights is not None:
-            present = (labels == 1).astype(each.dtype) * self._class_weights[:, 1]
-            each = each * present.sum(axis=1)
-        return (each * counts.astype(each.dtype)).sum()
+        each = F.cross_entropy(difference, present.astype("int64").argmax(axis=1), reduction="none")
+        if self._present_weights is not None:
+            weights = self._present_weights[paddle.to_tensor(self._binary)]
+            each = each * (present.astype(each.dtype) * weights).sum(axis=1)
+        return (each * exclusive.astype(each.dtype)).sum()
 
 
 def _balanced(labels: np.ndarray) -> np.ndarray:
-    """Labels int `[N, T]` -> weights of absent and present, float32 `[T, 2]`; 1 for a label that never occurs."""
-    counts = np.stack([(labels == value).sum(axis=0) for value in (0, 1)], axis=1).astype(np.float64)
-    total = counts.sum(axis=1, keepdims=True)
-    return np.where(counts > 0, total / (2 * np.maximum(counts, 1)), 1.0).astype(np.float32)
+    """Labels `[N, T]` -> weights of absent and of present, float32 `[2, T]`; 1 for a label that never occurs."""
+    counts = np.stack([(labels == value).sum(axis=0) for value in (0, 1)]).astype(np.float64)
+    return np.where(counts > 0, counts.sum(axis=0) / (2 * np.maximum(counts, 1)), 1.0).astype(np.float32)
 
 
-def _fixed(weights: Mapping[str, float], emotions: Sequence[str]) -> np.ndarray:
-    unknown = sorted(set(weights) - set(emotions))
+def _fixed(weights: Mapping[str, float], tasks: Sequence[str]) -> np.ndarray:
+    unknown = sorted(set(weights) - set(tasks))
     if unknown:
         raise TrainingError(
-            f"training.task_weights must name emotions of the data, {', '.join(emotions)}, but got {', '.join(unknown)}. "
+            f"training.task_weights must name tasks of the data, {', '.join(tasks)}, but got {', '.join(unknown)}. "
             "Correct the name."
         )
-    return np.array([weights.get(emotion, 1.0) for emotion in emotions], np.float32)
+    return np.array([weights.get(task, 1.0) for task in tasks], np.float32)

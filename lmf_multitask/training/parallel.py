@@ -1,7 +1,7 @@
-"""One training in several processes (data parallelism), started by ``paddle.distributed.launch``.
+"""Data-parallel training in several processes, started by ``paddle.distributed.launch``.
 
-Every process holds the whole network and takes its part of every batch; gradients are averaged by Paddle's DataParallel.
-With one process everything here does nothing.
+Every process has the whole network and takes its part of every batch; Paddle's DataParallel averages the gradients.
+With one process, the functions that communicate do nothing.
 """
 
 from __future__ import annotations
@@ -12,45 +12,49 @@ import paddle
 from paddle import distributed
 
 
-def count() -> int:
-    """How many processes train together."""
+def world_size() -> int:
+    """Number of processes."""
     return distributed.get_world_size()
 
 
-def number() -> int:
-    """Which of them this is, from 0."""
+def rank() -> int:
+    """Number of this process, from 0; rank 0 validates, writes and logs."""
     return distributed.get_rank()
 
 
-def is_first() -> bool:
-    """Whether this is the process that validates, writes and speaks."""
-    return number() == 0
-
-
-def join() -> None:
-    """Meets the other processes; returns when all are there."""
-    if count() > 1 and not distributed.is_initialized():
+def initialize() -> None:
+    """Connects to the other processes; returns when all have called it."""
+    if world_size() > 1 and not distributed.is_initialized():
         distributed.init_parallel_env()
 
 
-def wait() -> None:
+def barrier() -> None:
     """Returns when all processes have called it."""
-    if count() > 1:
+    if world_size() > 1:
         distributed.barrier()
 
 
-def from_first(value: Any) -> Any:
-    """The first process's value, for all of them."""
-    if count() == 1:
+def broadcast(value: Any) -> Any:
+    """Returns the value of rank 0 in every process."""
+    if world_size() == 1:
         return value
     box = [value]
     distributed.broadcast_object_list(box, src=0)
     return box[0]
 
 
+def gather(value: Any) -> list[Any]:
+    """Returns the values of all processes, by rank."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = []
+    distributed.all_gather_object(values, value)
+    return values
+
+
 def summed(value: paddle.Tensor) -> paddle.Tensor:
-    """Sum of a tensor over all processes, without gradient."""
-    if count() == 1:
+    """Returns the sum of a tensor over all processes, without gradient."""
+    if world_size() == 1:
         return value
     value = value.detach().clone()
     distributed.all_reduce(value)
@@ -58,12 +62,12 @@ def summed(value: paddle.Tensor) -> paddle.Tensor:
 
 
 def average_running_statistics(module: paddle.nn.Layer) -> None:
-    """Makes batch normalisation's running statistics the same everywhere: their mean over the processes.
+    """Replaces batch normalisation's running statistics by their mean over all processes.
 
-    In training each process normalises by the statistics of its own part of the batch.
+    In training each process normalises with the statistics of its own part of the batch.
     """
-    if count() == 1:
+    if world_size() == 1:
         return
     for statistic in module.parameters():
         if statistic.stop_gradient:
-            statistic.set_value(summed(statistic) / count())
+            statistic.set_value(summed(statistic) / world_size())

@@ -41,16 +41,15 @@ def test_a_file_of_another_kind_is_named_with_what_to_do(read, tmp_path):
         assert str(caught.value) == f"{tmp_path / 'data.pkl'}: must be a pickle, but {told}"
 
 
-@pytest.mark.parametrize("check", [read_pickle, safe_pickle.check_plain])
-def test_whatever_is_wrong_with_the_path(tmp_path, check):
+def test_whatever_is_wrong_with_the_path(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path, told in (
         (tmp_path / "pipe", "must be a regular file, but is a pipe or a device. Write its content to a file first."),
         (tmp_path / "nowhere", "must be a readable file, but No such file or directory. Check the path."),
-        (tmp_path, "must be a readable file, but Is a directory. Check the path."),
+        (tmp_path, "must be a file, but is a folder. Check the path."),
     ):
         with pytest.raises(DataError) as caught:
-            check(path)
+            read_pickle(path)
         assert str(caught.value) == f"{path}: {told}"
 
 
@@ -85,13 +84,13 @@ def test_keys_of_1000_characters_are_read_and_longer_ones_refused(read):
 
 
 def test_keys_that_are_numbers_or_bytes_of_no_utf8(read):
-    assert read(b"}\x8a\x07" + (2**53 - 1).to_bytes(7, "little") + b"Ns.") == {2**53 - 1: None}
-    assert read(b"}\x8a\x07" + (1 - 2**53).to_bytes(7, "little", signed=True) + b"Ns.") == {1 - 2**53: None}
+    for number in (2**64 - 1, 1 - 2**64):
+        assert read(b"}\x8a\x09" + number.to_bytes(9, "little", signed=True) + b"Ns.") == {number: None}
     assert read(b"}U\x02\xe4xNs.") == {"äx": None}
     assert read(b"}G" + struct.pack(">d", 0.5) + b"Ns.") == {0.5: None}
-    for number in (2**53, -(2**53)):
+    for number in (2**64, -(2**64)):
         with pytest.raises(DataError, match="has a key that is neither text nor a number"):
-            read(b"}\x8a\x07" + number.to_bytes(7, "little", signed=True) + b"Ns.")
+            read(b"}\x8a\x09" + number.to_bytes(9, "little", signed=True) + b"Ns.")
 
 
 def test_as_many_objects_as_allowed(read, monkeypatch):
@@ -214,7 +213,7 @@ REFUSED = {
     "a codec": (b"c_codecs\nencode\n(Vabc\nS'utf-8'\ntR.", "encodes text as 'utf-8'"),
     "what is no text": (b"c_codecs\nencode\n(I1\ntR.", "encodes what is no text"),
     "bytes of a number": (b"cbuiltins\nbytes\n(I1\ntR.", "makes bytes of something else"),
-    "an array by call": (b"cnumpy\nndarray\n)R.", "makes an array in an unknown way"),
+    "an array by call": (b"cnumpy\nndarray\n)R.", "calls a type"),
     "an array of another kind": (opcodes("cnumpy.core.multiarray\n_reconstruct\n(cnumpy\ndtype\n(I0\ntS'b'\ntR."), "holds a special kind of array"),
     "an order that is none": (opcodes("cnumpy.core.numeric\n_frombuffer\n(S'12345678'\ncnumpy\ndtype\n(S'f8'\ntR(I1\ntS'K'\ntR."), "describes an array wrongly"),
     "a state of three parts": (array_opcodes()[: array_opcodes().index(b"(I1\n(")] + b"(I1\nI1\nI1\ntb.", "describes an array wrongly"),

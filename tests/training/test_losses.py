@@ -1,42 +1,46 @@
-"""The loss under each setting, by hand in float64; the running mean of the weights; the schedule."""
+"""The loss under each setting against float64 arithmetic; the moving average of the weights; the schedule."""
 
+import copy
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import paddle
 import pytest
-from conftest import PAPERS, PLAIN
+from conftest import INPUTS, PLAIN, SMALL_PAPERS, model_config
 from scipy.special import log_softmax
 
-from lmf_multitask.config import ModelConfig, TrainingConfig
 from lmf_multitask.errors import ConfigError, TrainingError
 from lmf_multitask.models.lmf import LMFModel
-from lmf_multitask.training.losses import EmotionLoss
+from lmf_multitask.tasks import BinaryTask, Task, make_tasks
+from lmf_multitask.training.config import TrainingConfig
+from lmf_multitask.training.losses import MultitaskLoss
 from lmf_multitask.training.module import LMFModule
 
-EMOTIONS = ["a", "b", "c"]
+NAN = np.nan
+NAMES = ["a", "b", "c"]
 LOGITS = np.random.default_rng(0).normal(size=(5, 3, 2)).astype("f4")
-LABELS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0], [1, -100, 0]])
-TRAIN = np.array([[1, 0, 0]] * 3 + [[0, 1, 0]] * 2 + [[0, 0, 1]] * 5)
+LABELS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0], [1, NAN, 0]], "f4")
+TRAIN = np.array([[1, 0, 0]] * 3 + [[0, 1, 0]] * 2 + [[0, 0, 1]] * 5, "f4")
 
 
-def loss_of(labels=LABELS, train=None, training=True, **settings):
-    loss = EmotionLoss(TrainingConfig(**{**PLAIN, **settings}), EMOTIONS, train)
-    loss.train() if training else loss.eval()
-    return loss, loss(paddle.to_tensor(LOGITS), paddle.to_tensor(labels))
+def loss_of(labels=LABELS, train=None, **settings):
+    loss = MultitaskLoss(TrainingConfig(**{**PLAIN, **settings}), make_tasks(NAMES), train)
+    return loss, loss(paddle.to_tensor(LOGITS.reshape(5, 6)), paddle.to_tensor(labels))
 
 
 def entropies(labels=LABELS):
     """Cross entropy `[B, T]`, 0 where not annotated."""
     logs = log_softmax(LOGITS.astype("f8"), axis=2)
-    found = -np.take_along_axis(logs, labels.clip(min=0)[:, :, None], axis=2)[:, :, 0]
-    return np.where(labels == -100, 0, found)
+    known = ~np.isnan(labels)
+    found = -np.take_along_axis(logs, np.where(known, labels, 0).astype(int)[:, :, None], axis=2)[:, :, 0]
+    return np.where(known, found, 0)
 
 
-def joint(labels=LABELS):
-    """Of clips where one is present and all are annotated: the first four."""
+def joint():
+    """Of the first four clips: one emotion is present and all are annotated."""
     logs = log_softmax((LOGITS[:, :, 1] - LOGITS[:, :, 0]).astype("f8"), axis=1)
-    return -np.array([logs[row, labels[row].argmax()] for row in range(4)])
+    return -np.array([logs[row, LABELS[row].argmax()] for row in range(4)])
 
 
 def test_plain():
@@ -46,9 +50,8 @@ def test_plain():
 
 
 @pytest.mark.parametrize("annotated", [0, 1])
-def test_hardly_any_label(annotated):
-    """The number of labels, which sums are divided by, is that of the labels, but never 0."""
-    labels = np.full((5, 3), -100)
+def test_the_number_of_labels_is_at_least_1(annotated):
+    labels = np.full((5, 3), NAN, "f4")
     labels[0, :annotated] = 1
     _, (total, count) = loss_of(labels)
     assert float(count) == 1
@@ -60,9 +63,9 @@ def test_joint_term_counts_where_one_emotion_is_present():
     assert float(total) == pytest.approx(0.7 * entropies().sum() + 0.3 * joint().sum(), rel=1e-5)
 
 
-@pytest.mark.parametrize("train", [None, np.array([[1, 1, 0], [0, 0, 1]]), np.array([[0, 0, 0], [0, 0, 1]])])
-def test_no_joint_term_unless_train_is_exclusive(train):
-    _, (total, _) = loss_of(train=train, joint_loss=0.3)
+@pytest.mark.parametrize("train", [None, [[1, 1, 0], [0, 0, 1]], [[0, 0, 0], [0, 0, 1]]])
+def test_no_joint_term_unless_training_labels_are_exclusive(train):
+    _, (total, _) = loss_of(train=train and np.array(train, "f4"), joint_loss=0.3)
     assert float(total) == pytest.approx(entropies().sum(), rel=1e-5)
 
 
@@ -82,22 +85,25 @@ def test_balanced_classes():
     assert float(total) == pytest.approx((joint() * present[[0, 1, 2, 1]]).sum(), rel=1e-5)
 
 
-def test_a_label_that_never_occurs_weighs_1():
+def test_a_label_that_never_occurs_has_weight_1():
+    """b is never present: its 10 absent clips count 1/2 each, and a present one would count once."""
     train = TRAIN.copy()
     train[:, 1] = 0
-    loss, _ = loss_of(train=train, class_weights="balanced")
-    np.testing.assert_allclose(loss._class_weights.numpy()[1], [0.5, 1.0])
+    only_b = np.where(np.arange(3) == 1, LABELS, NAN).astype("f4")
+    _, (total, _) = loss_of(only_b, train=train, class_weights="balanced")
+    wanted = (entropies(only_b) * np.where(only_b == 1, 1.0, 0.5)).sum()
+    assert float(total) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_balanced_needs_labels():
-    with pytest.raises(TrainingError, match=r"class_weights balanced must be given train's labels, but got none\."):
+    with pytest.raises(TrainingError, match="class_weights balanced must have the labels of the training split, but"):
         loss_of(class_weights="balanced")
 
 
 def test_fixed_task_weights():
     _, (total, _) = loss_of(task_weighting="fixed", task_weights={"b": 3.0, "c": 0.0})
     assert float(total) == pytest.approx((entropies().sum(axis=0) * [1, 3, 0]).sum(), rel=1e-5)
-    with pytest.raises(TrainingError, match=r"task_weights must name emotions of the data, a, b, c, but got d\."):
+    with pytest.raises(TrainingError, match=r"task_weights must name tasks of the data, a, b, c, but got d\."):
         loss_of(task_weighting="fixed", task_weights={"d": 1.0})
 
 
@@ -109,89 +115,103 @@ def test_fixed_and_its_weights_come_together(settings):
 
 def test_uncertainty_and_its_gradient():
     loss, (total, _) = loss_of(task_weighting="uncertainty")
-    assert float(total) == pytest.approx(entropies().sum(), rel=1e-5)  # s = 0: as sure of each emotion as of the others
+    assert float(total) == pytest.approx(entropies().sum(), rel=1e-5)  # s = 0: all tasks count alike
     s = np.array([0.5, -0.3, 0.0])
     loss.log_variances.set_value(s.astype("f4"))
-    total, _ = loss(paddle.to_tensor(LOGITS), paddle.to_tensor(LABELS))
+    total, _ = loss(paddle.to_tensor(LOGITS.reshape(5, 6)), paddle.to_tensor(LABELS))
     sums, counts = entropies().sum(axis=0), np.array([5, 4, 5])
     assert float(total) == pytest.approx((np.exp(-s) * sums + counts * s / 2).sum(), rel=1e-5)
     total.backward()
     np.testing.assert_allclose(loss.log_variances.grad.numpy(), -np.exp(-s) * sums + counts / 2, rtol=1e-4)
 
 
-def test_dynamic_weights_follow_the_last_two_epochs():
-    loss, (total, _) = loss_of(task_weighting="dynamic")
-    assert float(total) == pytest.approx(entropies().sum(), rel=1e-5)
-    loss.end_epoch()
-    means = entropies().sum(axis=0) / [5, 4, 5]
-    np.testing.assert_allclose(loss.progress.numpy(), [[0] * 3, [0] * 3, means, [0] * 3], rtol=1e-5)
-    state = loss.progress.numpy()
-    total, _ = loss(paddle.to_tensor(LOGITS), paddle.to_tensor(LABELS))
-    assert float(total) == pytest.approx(entropies().sum(), rel=1e-5)  # the second epoch too has nothing to go by
-    earlier = np.array([2.0, 0.5, 1.0], "f4")
-    state[3] = earlier
-    loss.progress.set_value(state)
-    powers = np.exp(means / earlier / 2)
-    total, _ = loss(paddle.to_tensor(LOGITS), paddle.to_tensor(LABELS))
-    wanted = (entropies().sum(axis=0) * 3 * powers / powers.sum()).sum()
-    assert float(total) == pytest.approx(wanted, rel=1e-5)
-    loss.eval()
-    before = loss.progress.numpy()
-    loss(paddle.to_tensor(LOGITS), paddle.to_tensor(LABELS))
-    np.testing.assert_array_equal(loss.progress.numpy(), before)
+# -- tasks of several kinds
 
 
-def test_dynamic_weights_go_by_means_over_whole_epochs():
-    """Two batches, the first of them twice; then, in the next epoch, another one."""
-    loss, _ = loss_of(task_weighting="dynamic")
-    other = np.array([[0, 1, 0], [0, 0, 0], [1, -100, -100], [1, 0, 0], [0, 0, 1]])
-    for labels in (LABELS, other):
-        loss(paddle.to_tensor(LOGITS), paddle.to_tensor(labels))
-    loss.end_epoch()
-    first = (2 * entropies().sum(axis=0) + entropies(other).sum(axis=0)) / [15, 12, 14]
-    np.testing.assert_allclose(loss.progress.numpy(), [[0] * 3, [0] * 3, first, [0] * 3], rtol=1e-5)
-    loss(paddle.to_tensor(LOGITS), paddle.to_tensor(other))
-    loss.end_epoch()
-    second = entropies(other).sum(axis=0) / [5, 4, 4]
-    np.testing.assert_allclose(loss.progress.numpy(), [[0] * 3, [0] * 3, second, first], rtol=1e-5)
+@dataclass(frozen=True)
+class Level(Task):
+    """A number; squared error in units of `scale`."""
+
+    scale: float = 1.0
+    kind, outputs = "level", 1
+
+    def loss(self, outputs, labels):
+        error = (outputs[:, 0] - paddle.nan_to_num(labels)) / self.scale
+        return paddle.where(paddle.isnan(labels), paddle.zeros_like(labels), error**2)
 
 
-def test_dynamic_weights_with_hardly_any_label():
-    """An epoch with five labels of a, one of b and none of c."""
-    labels = np.array([[1, -100, -100]] * 4 + [[0, 1, -100]])
-    loss, _ = loss_of(labels, task_weighting="dynamic")
-    loss.end_epoch()
-    sums = entropies(labels).sum(axis=0)
-    np.testing.assert_allclose(loss.progress.numpy()[2], [sums[0] / 5, sums[1], 0], rtol=1e-5)
+MIXED = [Level("u", 2.0), BinaryTask("a"), BinaryTask("b"), Level("v", 2.0), Level("w", 3.0)]
+MIXED_OUTPUTS = np.random.default_rng(1).normal(size=(4, 7)).astype("f4")
+MIXED_LABELS = np.array(
+    [[0.3, 1, 0, NAN, 2.0], [-1, 0, 1, 0.5, 0], [2, 1, 0, 1, -2], [NAN, NAN, 0, 0, 1]], "f4"
+)  # fmt: skip
+
+
+def mixed_terms():
+    """Loss of each label, in float64."""
+    binary = log_softmax(MIXED_OUTPUTS[:, 1:5].reshape(4, 2, 2).astype("f8"), axis=2)
+    errors = (MIXED_OUTPUTS[:, [0, 5, 6]] - MIXED_LABELS[:, [0, 3, 4]].astype("f8")) ** 2 / [4, 4, 9]
+    terms = np.zeros((4, 5))
+    terms[:, [0, 3, 4]] = np.nan_to_num(errors)
+    for row, task in np.argwhere(~np.isnan(MIXED_LABELS[:, 1:3])):
+        terms[row, 1 + task] = -binary[row, task, int(MIXED_LABELS[row, 1 + task])]
+    return terms
+
+
+def mixed_loss(**settings):
+    train = np.array([[0.1, 1, 0, 0.3, 0.2], [0.2, 0, 1, 0.1, 0.3], [0.2, 0, 1, 0.1, 0.3]], "f4")
+    loss = MultitaskLoss(TrainingConfig(**{**PLAIN, **settings}), MIXED, train)
+    return loss, float(loss(paddle.to_tensor(MIXED_OUTPUTS), paddle.to_tensor(MIXED_LABELS))[0])
+
+
+def test_each_task_has_its_own_loss():
+    loss, total = mixed_loss()
+    found = loss.task_losses(paddle.to_tensor(MIXED_OUTPUTS), paddle.to_tensor(MIXED_LABELS))
+    np.testing.assert_allclose(found.numpy(), mixed_terms(), rtol=1e-5, atol=1e-6)
+    assert total == pytest.approx(mixed_terms().sum(), rel=1e-5)
+
+
+def test_what_is_for_binary_tasks_leaves_the_others_alone():
+    """The joint term counts in the first three clips; of the training clips a is present in 1 of 3, b in 2 of 3."""
+    terms = mixed_terms()
+    logits = MIXED_OUTPUTS[:3, 1:5].reshape(3, 2, 2).astype("f8")
+    logs = log_softmax(logits[:, :, 1] - logits[:, :, 0], axis=1)
+    joint_term = -(logs[0, 0] + logs[1, 1] + logs[2, 0])
+    assert mixed_loss(joint_loss=0.4)[1] == pytest.approx(0.6 * terms.sum() + 0.4 * joint_term, rel=1e-5)
+
+    focal = terms.copy()
+    focal[:, 1:3] *= 1 - np.exp(-terms[:, 1:3])
+    assert mixed_loss(focal_gamma=1.0)[1] == pytest.approx(focal.sum(), rel=1e-5)
+
+    balanced, labels = terms.copy(), MIXED_LABELS[:, 1:3]
+    balanced[:, 1:3] *= np.where(labels == 1, [3 / 2, 3 / 4], [3 / 4, 3 / 2])
+    assert mixed_loss(class_weights="balanced")[1] == pytest.approx(balanced.sum(), rel=1e-5)
 
 
 # -- the module
 
 
 class Epochs:
-    """As much of a trainer as the module asks for."""
+    """The part of a trainer that the module needs."""
 
     steps_per_epoch = 4
 
-    def log_value(self, *figure):
+    def log_value(self, *value):
         pass
 
 
-def make_module(**training):
+def make_module(edit=lambda model: None, **training):
     paddle.seed(0)
-    config = ModelConfig(
-        **PAPERS, audio_hidden=3, video_hidden=2, text_lstm=4, text_hidden=3, fusion_rank=2, fusion_dim=6
-    )
-    module = LMFModule(
-        LMFModel({"audio": 5, "video": 4, "text": 3}, EMOTIONS, config), TrainingConfig(**{**PLAIN, **training})
-    )
+    model = LMFModel(INPUTS, NAMES, model_config(SMALL_PAPERS))
+    edit(model)
+    module = LMFModule(model, TrainingConfig(**{**PLAIN, **training}))
     module.trainer = Epochs()
     return module
 
 
-def test_running_mean_of_the_weights():
-    module = make_module(weight_averaging=2.0)  # 8 steps: a decay of at most 7/8
-    weight, statistic = module.model.heads.weight, module.model.audio_encoder.norm._mean
+def test_moving_average_of_the_weights():
+    module = make_module(ema_epochs=2.0)  # 8 steps: a decay of at most 7/8
+    weight, statistic = module.model.heads.binary_weight, module.model.encoders["audio"].norm._mean
     mean = weight.numpy().astype("f8")
     rng = np.random.default_rng(1)
     for step in range(1, 90):
@@ -201,18 +221,18 @@ def test_running_mean_of_the_weights():
         module.on_train_batch_end(step)
         decay = min(7 / 8, (1 + step) / (10 + step))
         mean = decay * mean + (1 - decay) * value
-        np.testing.assert_allclose(module.averaged.heads.weight.numpy(), mean, atol=1e-6)
-    np.testing.assert_array_equal(module.averaged.audio_encoder.norm._mean.numpy(), 89)
-    assert module.trained is module.averaged
+        np.testing.assert_allclose(module.trained.heads.binary_weight.numpy(), mean, atol=1e-6)
+    np.testing.assert_array_equal(module.trained.encoders["audio"].norm._mean.numpy(), 89)
+    assert module.trained is not module.model
 
 
 def test_the_copy_starts_equal_draws_nothing_and_is_not_trained():
-    module = make_module(weight_averaging=1.0)
+    module = make_module(ema_epochs=1.0)
     drawn_next = paddle.rand([3]).numpy()
     plain = make_module()
     np.testing.assert_array_equal(paddle.rand([3]).numpy(), drawn_next)
     assert plain.trained is plain.model
-    for name, weight in module.averaged.weights().items():
+    for name, weight in module.trained.weights().items():
         np.testing.assert_array_equal(weight.numpy(), plain.model.weights()[name].numpy())
         assert weight.stop_gradient
     groups = module.configure_optimizers()._param_groups
@@ -220,11 +240,23 @@ def test_the_copy_starts_equal_draws_nothing_and_is_not_trained():
     assert trained == {w.name for w in module.model.parameters() if not w.stop_gradient}
 
 
-def test_the_end_of_an_epoch_reaches_the_loss():
-    module = make_module(task_weighting="dynamic")
-    module.loss.progress.set_value(np.array([[1, 2, 3], [2, 2, 2], [4, 4, 4], [5, 5, 5]], "f4"))
-    module.on_train_epoch_end()
-    np.testing.assert_allclose(module.loss.progress.numpy(), [[0] * 3, [0] * 3, [0.5, 1, 1.5], [4] * 3])
+def test_an_edited_network_is_averaged_unless_it_is_edited_too_late():
+    def edit(model):
+        model.heads = paddle.nn.Linear(6, 6)
+
+    module = make_module(edit, ema_epochs=1.0)
+    module.configure_optimizers()
+    module.model.heads.weight.set_value(module.model.heads.weight + 1.0)
+    before = module.trained.heads.weight.numpy()
+    module.on_train_batch_end(1)
+    np.testing.assert_allclose(module.trained.heads.weight.numpy(), before + 9 / 11, rtol=1e-5)
+    assert copy.deepcopy(module.trained).heads.weight.shape == [6, 6]
+    edit(module.model)
+    with pytest.raises(TrainingError, match="must keep its parameters after LMFModule was built, since ema_epochs"):
+        module.configure_optimizers()
+    plain = make_module()
+    edit(plain.model)
+    plain.configure_optimizers()
 
 
 def test_cosine_goes_to_zero_over_all_epochs():
@@ -237,27 +269,26 @@ def test_cosine_goes_to_zero_over_all_epochs():
     np.testing.assert_allclose(rates, [(1 + math.cos(math.pi * step / 12)) / 2 for step in range(12)], atol=1e-9)
 
 
-def test_what_needs_a_trainer_says_so():
-    module = make_module(schedule="cosine", weight_averaging=1.0)
+def test_what_needs_a_trainer_is_refused_without_one():
+    module = make_module(schedule="cosine", ema_epochs=1.0)
     module.trainer = None
     for call in (module.configure_optimizers, lambda: module.on_train_batch_end(1)):
-        with pytest.raises(TrainingError, match="must know the steps of an epoch, but there is no trainer"):
+        with pytest.raises(TrainingError, match="must know the steps of an epoch, but the module has no trainer"):
             call()
 
 
 @pytest.mark.parametrize(
     "training",
     [
-        {"task_weighting": "dynamic", "schedule": "cosine"},
+        {"schedule": "cosine"},
         {"task_weighting": "uncertainty", "class_weights": "balanced", "joint_loss": 0.5},
-        {"weight_averaging": 0.5, "focal_gamma": 1.0},
+        {"ema_epochs": 0.5, "focal_gamma": 1.0},
     ],
 )
 def test_resumed_gives_the_same_bits(tmp_path, sample_path, training, monkeypatch):
     from conftest import small_experiment
+    from lmf_multitask.pipeline.experiment import run_experiment
 
-    from lmf_multitask.runs import Run
-    from lmf_multitask.training.experiment import run_experiment
     from lmf_multitask.training.trainer import LMFTrainer
 
     settings = {"epochs": 4, "joint_loss": 0.0, **training}
@@ -277,4 +308,4 @@ def test_resumed_gives_the_same_bits(tmp_path, sample_path, training, monkeypatc
             run_experiment(broken)
     run_experiment(broken, resume=True)
     for name in ("model/model.safetensors", "history.csv", "predictions.csv"):
-        assert (Run(tmp_path / "broken").folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

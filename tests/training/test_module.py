@@ -1,51 +1,42 @@
-"""The loss by hand, and what the optimiser really does to the weights."""
+"""The loss by hand, and what the optimiser does to the weights."""
 
 import numpy as np
 import paddle
 import pytest
-from conftest import PAPERS, PLAIN
+from conftest import INPUTS, NO_DROPOUT, PLAIN, SMALL_PAPERS, model_config
 
-from lmf_multitask.config import ModelConfig, TrainingConfig
 from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.training import parallel
+from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.training.module import LMFModule, TrainingModule
 
-SIZES = {"audio": 5, "video": 4, "text": 3}
+NAN = np.nan
 
 
-def make_module(emotions=("happy", "sad", "angry"), **training):
+def make_module(tasks=("happy", "sad", "angry"), **training):
     paddle.seed(0)
-    sizes = ModelConfig(
-        **PAPERS,
-        audio_hidden=3,
-        video_hidden=2,
-        text_lstm=4,
-        text_hidden=3,
-        fusion_rank=2,
-        fusion_dim=6,
-        audio_dropout=0.0,
-        video_dropout=0.0,
-        text_dropout=0.0,
-    )
-    return LMFModule(LMFModel(SIZES, emotions, sizes), TrainingConfig(**{**PLAIN, **training}))
+    config = model_config(SMALL_PAPERS, NO_DROPOUT, {"encoders.text.hidden": 3})
+    return LMFModule(LMFModel(INPUTS, tasks, config), TrainingConfig(**{**PLAIN, **training}))
 
 
 def make_batch(labels, seed=1):
     rng = np.random.default_rng(seed)
-    rows = len(labels)
-    arrays = {"audio": (rows, 5), "video": (rows, 4), "text": (rows, 6, 3)}
-    batch = {name: paddle.to_tensor(rng.normal(size=shape).astype("float32")) for name, shape in arrays.items()}
-    return {**batch, "labels": paddle.to_tensor(np.array(labels, "int64"))}
+    batch = {
+        name: paddle.to_tensor(rng.normal(size=(len(labels), *shape)).astype("float32"))
+        for name, shape in INPUTS.items()
+    }
+    return {**batch, "labels": paddle.to_tensor(np.array(labels, "float32"))}
 
 
-LABELS = [[1, 0, -100], [0, 0, 1], [-100, -100, -100], [0, 1, 0]]
+LABELS = [[1, 0, NAN], [0, 0, 1], [NAN, NAN, NAN], [0, 1, 0]]
 
 
-def cross_entropies(logits, labels):
+def cross_entropies(outputs, labels):
     """-log softmax(logits)[label] of every annotated label, in float64."""
-    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
+    labels = np.asarray(labels)
+    logits = np.asarray(outputs, np.float64).reshape(*labels.shape, 2)
     logs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    return np.array([-logs[row, task, labels[row, task]] for row, task in zip(*np.nonzero(labels != -100))])
+    return np.array([-logs[row, task, int(labels[row, task])] for row, task in np.argwhere(~np.isnan(labels))])
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -62,23 +53,23 @@ def test_loss_leaves_out_what_is_not_annotated(reduction):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_validation_loss_is_a_mean_and_comes_with_logits(reduction):
+def test_validation_loss_is_a_mean_and_comes_with_outputs(reduction):
     module = make_module(loss_reduction=reduction)
     batch = make_batch(LABELS)
     module.eval()
     output = module.validation_step(batch)
-    entropies = cross_entropies(output["logits"].numpy(), LABELS)
+    entropies = cross_entropies(output["outputs"].numpy(), LABELS)
     np.testing.assert_allclose(float(output["loss"]), entropies.mean(), rtol=1e-5)
     assert int(output["weight"]) == len(entropies) == 8
     del batch["labels"]
-    np.testing.assert_array_equal(module.predict_step(batch).numpy(), output["logits"].numpy())
+    np.testing.assert_array_equal(module.predict_step(batch).numpy(), output["outputs"].numpy())
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_a_batch_without_any_annotation_teaches_nothing(reduction):
     module = make_module(loss_reduction=reduction)
     module.train()
-    loss = module.training_step(make_batch([[-100, -100, -100]] * 3))
+    loss = module.training_step(make_batch([[NAN, NAN, NAN]] * 3))
     assert float(loss) == 0.0
     loss.backward()
     for name, weight in module.named_parameters():
@@ -88,12 +79,12 @@ def test_a_batch_without_any_annotation_teaches_nothing(reduction):
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_parts_of_a_batch_make_the_loss_of_the_whole(monkeypatch, reduction):
-    """Paddle takes the mean of the processes' gradients, here of their losses: parts with 2 and 9 labels."""
+    """Paddle averages the gradients of processes, here their losses: parts with 2 and 9 labels."""
     module = make_module(loss_reduction=reduction)
     module.eval()  # batch normalisation would see the part only
     batch = make_batch(LABELS + [[1, 0, 1]])
     whole = float(module.training_step(batch))
-    monkeypatch.setattr(parallel, "count", lambda: 2)
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
     monkeypatch.setattr(parallel, "summed", lambda value: paddle.to_tensor(11.0))
     parts = [{name: values[rows] for name, values in batch.items()} for rows in (slice(0, 1), slice(1, 5))]
     losses = [float(module.training_step(part)) for part in parts]
@@ -106,7 +97,7 @@ def test_unannotated_labels_send_no_gradient():
     for name, weight in alone.named_parameters():
         value = dict(both.named_parameters())[name].numpy()
         weight.set_value(value[:1] if "heads" in name else value)
-    for module, labels in ((both, [[1, -100], [0, -100], [1, -100]]), (alone, [[1], [0], [1]])):
+    for module, labels in ((both, [[1, NAN], [0, NAN], [1, NAN]]), (alone, [[1], [0], [1]])):
         module.train()
         module.training_step(make_batch(labels)).backward()
     for name, weight in trainable(alone).items():
@@ -128,7 +119,7 @@ def trainable(module):
 @pytest.mark.parametrize("fusion_dim", [6, None])
 def test_groups_cover_every_trainable_parameter_once(fusion_dim):
     paddle.seed(0)
-    module = LMFModule(LMFModel(SIZES, ["a", "b"], ModelConfig(fusion_dim=fusion_dim)))
+    module = LMFModule(LMFModel(INPUTS, ["a", "b"], model_config({"fusion.dim": fusion_dim})))
     optimizer = module.configure_optimizers()
     in_groups = [weight.name for group in optimizer._param_groups for weight in group["params"]]
     assert sorted(in_groups) == sorted(weight.name for weight in trainable(module).values())
@@ -199,7 +190,7 @@ def test_gradients_are_clipped_together():
 # -- the base class
 
 
-def test_base_class_says_what_is_missing():
+def test_the_base_class_has_no_steps():
     module = TrainingModule()
     for call in (
         lambda: module.training_step({}),
@@ -219,6 +210,6 @@ def test_forward_is_the_step_of_the_mode():
     module = make_module()
     batch = make_batch(LABELS)
     module.eval()
-    assert {"loss", "logits"} <= set(module(batch))
+    assert {"loss", "outputs"} <= set(module(batch))
     module.train()
     assert module(batch).shape == []
