@@ -24,7 +24,9 @@ class CommandParser(argparse.ArgumentParser):
         """Takes argparse's settings; option names must be written out."""
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **given)
         self.add_argument(
-            "--plugin", metavar="FILE.py", help="a Python file that registers fusions, encoders or metrics"
+            "--plugin",
+            metavar="FILE.py",
+            help="Python file that registers fusions, encoders or metrics; may be repeated",
         )
         self.add_argument("--debug", action="store_true", help="show the whole log, and errors with their traceback")
 
