@@ -226,7 +226,7 @@ def _best_yaml(result: SearchResult, trial: Trial, rank: int, config: SearchConf
     lines = [
         f"Number {rank} of {len(result.trials)} trials of a search: trial {trial.number} of {place / STUDY_FILE}",
         f"Command: python -m lmf_multitask.train --config {shlex.quote(str(place / f'best-{rank}.yaml'))} --output_dir NEW_FOLDER",
-        f"Measured: {result.title} {number(trial.value)} on validation, epoch {trial.kept} of {len(trial.values)}, "
+        f"Measured: {result.metric} {number(trial.value)} on validation, epoch {trial.kept} of {len(trial.values)}, "
         f"seed {experiment.seed}, {time.strftime('%Y-%m-%d')}.",
     ]
     again = next((one for one in result.retrained if one.trial.number == trial.number), None)

@@ -240,7 +240,7 @@ sys.path.insert(0, sys.argv[1])
 from lmf_multitask.command_line import run
 from lmf_multitask.searching import driver
 from test_driver import settings, run as run_search
-driver.CHILD = (sys.executable, sys.argv[2] + "/child.py")
+driver.child_command = lambda *arguments: [sys.executable, sys.argv[2] + "/child.py", *map(str, arguments)]
 sys.exit(run(lambda arguments: run_search(Path(sys.argv[3]), settings(), 6, jobs=2), []))
 """
 
