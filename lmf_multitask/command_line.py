@@ -43,8 +43,12 @@ class CommandParser(argparse.ArgumentParser):
         raise ConfigError(message if message.endswith("?") else f"{message.rstrip('.')}. See --help.")
 
     def known_options(self) -> list[str]:
-        """Names of all options."""
-        return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        """Names of all options, those of subcommands included."""
+        found = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                found += [name for parser in action.choices.values() for name in parser.known_options()]
+        return found
 
     def _unknown(self, text: str) -> str:
         option = text.split("=")[0]

@@ -49,7 +49,7 @@ def kind_setting(table: Table, default: Mapping[str, Any], help: str) -> Any:
     Args:
         table: gives name -> class; a class has its settings class as ``Settings``.
         default: kind and settings where nothing is given.
-        help: what the kinds are.
+        help: what the kinds are for; each kind is described by the first line of its class.
     """
     extra: Any = {"table": table, "default": dict(default)}
     return Field(default_factory=lambda: build_kind(table(), default), description=help, json_schema_extra=extra)
