@@ -236,7 +236,9 @@ def test_a_setting_of_several_kinds_has_the_default_of_the_default_kind():
     assert found["model.encoders.video.hidden"].default == 16
     assert found[f"{TEXT}.hidden"].default == 64
     assert found[f"{TEXT}.kind"].default == "lstm"
-    assert "lstm: width of the output; mlp: width of the three layers" in found[f"{TEXT}.hidden"].help
+    assert found[f"{TEXT}.hidden"].help == "lstm: width of the output; mlp: width of the three layers"
+    assert found["model.fusion.dim"].help.startswith("lmf, tfn, concat: width K of the fused vector")
+    assert "; late: Late fusion: each modality predicts by itself" in found["model.fusion.kind"].help
 
 
 def test_another_kind_drops_the_settings_of_the_former():
