@@ -6,17 +6,18 @@ import importlib
 import sys
 
 from lmf_multitask import __version__
+from lmf_multitask.errors import suggestion
 
 COMMANDS = {
     "train": ("lmf_multitask.train", "train one model on several emotions, or one for each, and test"),
-    "evaluate": ("lmf_multitask.evaluate", "figures of a trained run on a split"),
+    "evaluate": ("lmf_multitask.evaluate", "metrics of a trained run on a split"),
     "search": ("lmf_multitask.search", "many trainings over a space of settings; the best of them under fresh seeds"),
     "ablate": ("lmf_multitask.ablate", "what each part of a model brings, under several seeds"),
     "convert": ("lmf_multitask.convert", "another LMF code's checkpoint -> a run directory"),
     "export": ("lmf_multitask.export", "a trained run as static models: Paddle Inference, ONNX"),
     "infer": ("lmf_multitask.infer", "probabilities of a file's clips, from an exported model or a run"),
     "compare": ("lmf_multitask.compare", "are the differences between runs real?"),
-    "report": ("lmf_multitask.report", "a page with tables and pictures of a run, or of several"),
+    "report": ("lmf_multitask.report", "a page with tables and plots of a run, or of several"),
     "serve": ("lmf_multitask.serve", "an HTTP service of an exported model or a run, with a page to try it"),
     "doctor": ("lmf_multitask.doctor", "versions, devices, settings in force, and whether the installation works"),
     "benchmark": ("lmf_multitask.benchmark", "speed, size and distance from the limit, beside other fusions"),
@@ -35,11 +36,8 @@ def main() -> int:
         print(f"lmf_multitask {__version__}")
         return 0
     if arguments[0] not in COMMANDS:
-        import difflib
-
-        close = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else f"Choose one of {', '.join(COMMANDS)}."
-        print(f"error: unknown command {arguments[0]!r}. {hint}", file=sys.stderr)
+        hint = suggestion(arguments[0], list(COMMANDS)) or f" Choose one of {', '.join(COMMANDS)}."
+        print(f"error: unknown command {arguments[0]!r}.{hint}", file=sys.stderr)
         return 2
     from lmf_multitask.command_line import run
 

@@ -1,44 +1,44 @@
-"""What each part of a model brings: one training and its variants under several seeds, and a table of the differences.
+"""What each part of a model contributes: one training and its variants under several seeds, and a table of the differences.
 
 The same command again trains only what is missing.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmf_multitask.ablation import AblationConfig, ablation_table, run_ablation
-from lmf_multitask.command_line import CommandParser, run, with_found_configs
+from lmf_multitask.command_line import CommandParser, SettingsOptions, run
 from lmf_multitask.errors import ConfigError, TrainingError
+from lmf_multitask.pipeline.ablation import AblationConfig
 from lmf_multitask.runtime import tune_cpu
+from lmf_multitask.train import check_single_process
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parses, trains, prints the table."""
     parser = CommandParser(prog="lmf ablate", description=__doc__)
-    parser.add_argument("--config", action="config", help="YAML file, e.g. configs/ablation/multitask.yaml")
+    parser.add_argument("--data_path", metavar="FILE", help="data file or folder; short for --experiment.data_path")
     parser.add_argument(
-        "--data_path", help="data file or folder; default: experiment.data_path, or the built-in sample"
+        "--output_dir", metavar="DIR", default="runs/ablation", help="of the runs (default: runs/ablation)"
     )
-    parser.add_argument("--output_dir", default="runs/ablation", help="folder of the runs (default: runs/ablation)")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", default=[1, 2, 3, 4, 5], help="(default: 1 to 5)")
     parser.add_argument("--jobs", type=int, metavar="N", help="how many run side by side (default: one per core)")
-    parser.add_class_arguments(AblationConfig)
-    options = parser.parse_args(with_found_configs(arguments))
+    settings = SettingsOptions(parser, AblationConfig, "YAML file, e.g. configs/ablation/multitask.yaml")
+    options = parser.parse_args(arguments)
+    check_single_process("an ablation")
     if len(set(options.seeds)) < max(len(options.seeds), 2) or min(options.seeds) < 0:
         got = ", ".join(map(str, options.seeds))
         raise ConfigError(f"--seeds must be two or more different whole numbers of at least 0, but got {got}.")
     if options.jobs is not None and options.jobs < 1:
         raise ConfigError(f"--jobs must be a whole number of at least 1, but got {options.jobs}.")
-    built = parser.instantiate(options)
-    config = AblationConfig(built.experiment, built.variants)
     if options.data_path is not None:
-        experiment = dataclasses.replace(config.experiment, data_path=options.data_path)
-        config = dataclasses.replace(config, experiment=experiment)
+        setattr(options, "experiment.data_path", options.data_path)
+    config = settings.build(options)
     tune_cpu(threads=1)
+
+    from lmf_multitask.pipeline.ablation import ablation_table, run_ablation
 
     folder = Path(options.output_dir).expanduser()
     found, failures = run_ablation(config, folder, options.seeds, options.jobs)
@@ -48,8 +48,8 @@ def main(arguments: Sequence[str]) -> None:
     if failures:
         name, reason = next(iter(failures.items()))
         raise TrainingError(
-            f"every training must end well, but {len(failures)} failed, the first {name}: {reason.rstrip('.')}. "
-            "Mend that and give the same command again: it trains only what is missing."
+            f"every training must end normally, but {len(failures)} failed, the first {name}: {reason.rstrip('.')}. "
+            "Correct that and give the same command again: it trains only what is missing."
         )
 
 

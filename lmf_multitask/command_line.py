@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import signal
 import sys
@@ -11,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from lmf_multitask import plugins
-from lmf_multitask.config import Option, build, merged, nested, options, read_settings, type_parts
-from lmf_multitask.errors import ConfigError, UserError, printable
+from lmf_multitask.config import Option, build, find_config, merged, nested, options, read_settings, type_parts
+from lmf_multitask.errors import ConfigError, UserError, printable, suggestion
 from lmf_multitask.strict_yaml import parse_value
 
 T = TypeVar("T")
@@ -25,7 +24,9 @@ class CommandParser(argparse.ArgumentParser):
         """Takes argparse's settings; option names must be written out."""
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **given)
         self.add_argument(
-            "--plugin", metavar="FILE.py", help="a Python file that registers fusions, encoders or metrics"
+            "--plugin",
+            metavar="FILE.py",
+            help="Python file that registers fusions, encoders or metrics; may be repeated",
         )
         self.add_argument("--debug", action="store_true", help="show the whole log, and errors with their traceback")
 
@@ -42,8 +43,12 @@ class CommandParser(argparse.ArgumentParser):
         raise ConfigError(message if message.endswith("?") else f"{message.rstrip('.')}. See --help.")
 
     def known_options(self) -> list[str]:
-        """Names of all options."""
-        return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        """Names of all options, those of subcommands included."""
+        found = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                found += [name for parser in action.choices.values() for name in parser.known_options()]
+        return found
 
     def _unknown(self, text: str) -> str:
         option = text.split("=")[0]
@@ -66,20 +71,14 @@ class CommandParser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"must be one of {', '.join(known)}, but got {value!r}.{hint}")
 
 
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """`` Did you mean ...?`` for the known name that is nearest, or has the same last part; empty without one."""
-    last = name.lstrip("-").rpartition(".")[2]
-    same_end = [one for one in known if one.lstrip("-").rpartition(".")[2] == last]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    best = (same_end or close)[:1]
-    return f" Did you mean {best[0]!r}?" if best else ""
-
-
 class _HelpFormatter(argparse.HelpFormatter):
-    """Wide enough for dotted names."""
+    """Wide enough for dotted names, which the line of usage does not repeat."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=36)
+
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: str | None = None) -> None:
+        super().add_usage(usage, [action for action in actions if "." not in action.dest], groups, prefix)
 
 
 class SettingsOptions(Generic[T]):
@@ -105,50 +104,55 @@ class SettingsOptions(Generic[T]):
                 help=f"{option.help} (default: {_shown(option.default)})".replace("%", "%%"),
             )
 
-    def values(self, parsed: argparse.Namespace, *below: dict[str, Any]) -> dict[str, Any]:
-        """Nested settings that were given: those of `below`, then of the configs, then of the options."""
-        from lmf_multitask.pipeline.settings import find_config  # finds the shipped ones
+    def build(self, parsed: argparse.Namespace, *below: dict[str, Any]) -> T:
+        """The checked settings.
 
-        found: dict[str, Any] = {}
-        for content in [*below, *(read_settings(find_config(name)) for name in parsed.config)]:
-            found = merged(found, content)
+        Args:
+            parsed: what the parser made of the arguments.
+            below: nested settings that the configs and the options go over.
+
+        Raises:
+            ConfigError: a config is missing, or a setting is unknown or not allowed.
+        """
+        # the kinds are stated, so that a layer that states the same kind again drops nothing
+        found = nested({name: option.default for name, option in self._options.items() if name.endswith(".kind")})
+        for layer in [*below, *(read_settings(find_config(name)) for name in parsed.config)]:
+            found = merged(found, layer)
         given = {
             name: _value(option, getattr(parsed, name))
             for name, option in self._options.items()
             if hasattr(parsed, name)
         }
-        return merged(found, nested(given))
+        return build(self._cls, merged(found, nested(given)))
 
-    def build(self, parsed: argparse.Namespace, *below: dict[str, Any]) -> T:
-        """The checked settings.
 
-        Raises:
-            ConfigError: a config is missing, or a setting is unknown or not allowed.
-        """
-        return build(self._cls, self.values(parsed, *below))
+def _parts(option: Option) -> list[Any]:
+    """The types of a value, or of one of several values, except None."""
+    parts = [part for part in type_parts(option.type) if part is not type(None)]
+    return [get_args(part)[0] if get_origin(part) is list else part for part in parts]
 
 
 def _metavar(option: Option) -> str:
-    parts = [part for part in type_parts(option.type) if part is not type(None)]
-    if get_origin(parts[0]) is Literal:
-        return "|".join(str(value) for part in parts for value in get_args(part))
+    parts = _parts(option)
+    if all(get_origin(part) is Literal for part in parts):
+        return "|".join(dict.fromkeys(str(value) for part in parts for value in get_args(part)))
     names = {int: "N", float: "X", bool: "true|false", str: "TEXT"}
     return names.get(parts[0], "VALUE")
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         return " ".join(map(str, value))
     return (
-        {None: "null", True: "true", False: "false"}.get(value, str(value))
-        if not isinstance(value, dict)
+        {None: "null", True: "true", False: "false"}[value]
+        if value is None or value is True or value is False
         else str(value)
     )
 
 
 def _value(option: Option, text: str | list[str]) -> Any:
     """What the text of an option means: text where the setting is text, otherwise YAML."""
-    parts = [get_args(part)[0] if get_origin(part) is list else part for part in type_parts(option.type)]
+    parts = _parts(option)
     plain = str in parts or any(get_origin(part) is Literal and isinstance(get_args(part)[0], str) for part in parts)
 
     def one(word: str) -> Any:

@@ -16,16 +16,16 @@ def main(arguments: Sequence[str]) -> None:
     """Parses, compares, prints the tables."""
     parser = CommandParser(prog="lmf compare", description=__doc__)
     parser.add_argument("first", metavar="RUN_A", help="the reference")
-    parser.add_argument("others", metavar="RUN_B", nargs="+", help="what is compared with it")
+    parser.add_argument("others", metavar="RUN_B", nargs="+", help="compared with it")
     options = parser.parse_args(arguments)
 
     from lmf_multitask.evaluation.comparison import compare
-    from lmf_multitask.evaluation.tables import published_table
-    from lmf_multitask.runs import predictions_of
+    from lmf_multitask.evaluation.tables import comparison_text, published_table
+    from lmf_multitask.pipeline.runs import predictions_of
 
     comparison = compare(predictions_of([options.first, *options.others]))
-    print(comparison.as_text())
-    published = published_table(comparison.figures)
+    print(comparison_text(comparison))
+    published = published_table(comparison.metrics)
     if published is not None:
         print(f"\n{published.as_text()}")
 

@@ -7,7 +7,8 @@ settings of its own (an encoder, a fusion), is declared with `kind_setting`; the
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import functools
+import operator
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from typing_extensions import dataclass_transform
 
-from lmf_multitask.errors import ConfigError
+from lmf_multitask.errors import ConfigError, suggestion
 from lmf_multitask.strict_yaml import read_yaml
 
 T = TypeVar("T")
@@ -48,27 +49,38 @@ def kind_setting(table: Table, default: Mapping[str, Any], help: str) -> Any:
     Args:
         table: gives name -> class; a class has its settings class as ``Settings``.
         default: kind and settings where nothing is given.
-        help: what the kinds are.
+        help: what the kinds are for; each kind is described by the first line of its class.
     """
     extra: Any = {"table": table, "default": dict(default)}
     return Field(default_factory=lambda: build_kind(table(), default), description=help, json_schema_extra=extra)
 
 
+class SettingsError(ConfigError):
+    """Settings that are unknown or not allowed.
+
+    Attributes:
+        problems: a sentence for each; the text is all of them in one line.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        """Joins the sentences."""
+        super().__init__(" ".join(problems))
+        self.problems = problems
+
+
 @dataclass_transform(kw_only_default=True, field_specifiers=(setting, kind_setting))
 def settings(cls: type[T]) -> type[T]:
-    """Makes a settings class: a strict pydantic dataclass whose errors are `ConfigError`s of one line."""
-    made: Any = pydantic.dataclasses.dataclass(cls, kw_only=True, config=_CONFIG)
-    checked = made.__init__
+    """Makes a settings class: a strict pydantic dataclass whose errors are `ConfigError`s of one line.
 
-    def __init__(self: Any, **values: Any) -> None:
-        fields = _fields(made)
-        for name, value in values.items():
-            if name in fields and isinstance(value, Mapping):
-                values[name] = _built(fields[name], _hints(made).get(name), value, name)
-        try:
-            checked(self, **values)
-        except ValidationError as error:
-            raise ConfigError(_in_one_line(error, made, values)) from None
+    Nested settings may be given as mappings. A check of the class's own (a pydantic validator) raises a `ValueError` whose
+    text goes on after the name of the setting: ``must be ..., but got ...``.
+    """
+    made: Any = pydantic.dataclasses.dataclass(cls, kw_only=True, config=_CONFIG)
+    made.__lmf_check__ = made.__init__
+
+    @functools.wraps(made.__init__)
+    def __init__(self: Any, /, **values: Any) -> None:
+        _fill(self, values, "")
 
     made.__init__ = __init__
     return made
@@ -86,11 +98,12 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         ConfigError: a name is unknown, or a value is not allowed.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where or 'the settings'} must be settings by name, but got {values!r}. See --help.")
-    try:
-        return cls(**{str(name): value for name, value in values.items()})
-    except ConfigError as error:
-        raise ConfigError("; ".join(_dotted(where, part) for part in str(error).split("; "))) from None
+        raise SettingsError(
+            [f"{where or 'the settings'} must be settings by name, but got {_short(values)}. See --help."]
+        )
+    made = cls.__new__(cls)
+    _fill(made, values, where)
+    return made
 
 
 def build_kind(table: Mapping[str, Any], values: Mapping[str, Any], where: str = "") -> Any:
@@ -99,14 +112,14 @@ def build_kind(table: Mapping[str, Any], values: Mapping[str, Any], where: str =
     Raises:
         ConfigError: there is no such kind, or it has no such setting.
     """
-    kind = values.get("kind", "")
-    if kind not in table:
-        close = difflib.get_close_matches(str(kind), table, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else "If a plug-in defines it, add --plugin FILE.py."
-        raise ConfigError(
-            f"{where + '.' if where else ''}kind must be one of {', '.join(table)}, but got {kind!r}. {hint}"
-        )
-    return build(table[kind].Settings, {name: value for name, value in values.items() if name != "kind"}, where)
+    kind = values.get("kind")
+    if not isinstance(kind, str) or kind not in table:
+        hint = f"{suggestion(str(kind), list(table))} If a plug-in defines it, add --plugin FILE.py."
+        name = f"{where}.kind" if where else "kind"
+        raise SettingsError([f"{name} must be one of {', '.join(table)}, but got {_short(kind)}.{hint}"])
+    made = object.__new__(table[kind].Settings)
+    _fill(made, {name: value for name, value in values.items() if name != "kind"}, where, of=f" of the kind {kind}")
+    return made
 
 
 def kind_of(table: Mapping[str, Any], value: Any) -> str:
@@ -149,16 +162,13 @@ def replaced(config: T, changes: Mapping[str, Any]) -> T:
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted names -> nested mappings; a ``kind`` comes before the other settings beside it."""
+    """Dotted names -> nested mappings."""
     found: dict[str, Any] = {}
+    # a kind first, since it drops the settings of another kind that are beside it
     for name, value in sorted(values.items(), key=lambda item: not str(item[0]).endswith(".kind")):
-        *path, last = str(name).split(".")
-        place = found
-        for part in path:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise ConfigError(f"{name} must be a setting, but {part} has no settings. See --help.")
-        place[last] = value
+        for part in reversed(str(name).split(".")):
+            value = {part: value}
+        found = merged(found, value)
     return found
 
 
@@ -187,7 +197,9 @@ def options(cls: type, prefix: str = "") -> Iterator[Option]:
         table = _table(field)
         if table:
             kind = kind_of(table, default)
-            yield Option(f"{dotted}.kind", Literal[tuple(table)], kind, field.description or "")  # type: ignore[valid-type]
+            kinds = [f"{one}: {_first_line(cls)}" for one, cls in table.items()]
+            help = f"{field.description}. {'; '.join(kinds)}"
+            yield Option(f"{dotted}.kind", Literal[tuple(table)], kind, help)
             yield from _kind_options(table, kind, default, dotted)
         elif is_settings(hints[name]):
             yield from options(hints[name], f"{dotted}.")
@@ -196,16 +208,23 @@ def options(cls: type, prefix: str = "") -> Iterator[Option]:
 
 
 def _kind_options(table: Mapping[str, Any], kind: str, default: Any, dotted: str) -> Iterator[Option]:
-    found: dict[str, Option] = {}
-    for name, cls in table.items():
-        for option in options(cls.Settings):
-            value = getattr(default, option.name) if name == kind else option.default
-            both = found.get(option.name)
-            help = f"{both.help}; {name}: {option.help}" if both else f"{name}: {option.help}"
-            found[option.name] = Option(
-                f"{dotted}.{option.name}", both.type if both else option.type, both.default if both else value, help
-            )
-    yield from found.values()
+    """One option for all settings of one name; its default is that of the default kind, where it has such a setting."""
+    found: dict[str, dict[str, Option]] = {}  # name of a setting -> kind -> option
+    for one in (kind, *(other for other in table if other != kind)):
+        for option in options(table[one].Settings):
+            found.setdefault(option.name, {})[one] = option
+    for name, of_kinds in found.items():
+        helps: dict[str, list[str]] = {}
+        for one, option in of_kinds.items():
+            helps.setdefault(option.help, []).append(one)
+        help = "; ".join(f"{', '.join(kinds)}: {text}" for text, kinds in helps.items())
+        hint = functools.reduce(operator.or_, (option.type for option in of_kinds.values()))
+        value = operator.attrgetter(name)(default) if kind in of_kinds else next(iter(of_kinds.values())).default
+        yield Option(f"{dotted}.{name}", hint, value, help)
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").strip().partition("\n")[0].rstrip(".")
 
 
 def is_settings(hint: Any) -> bool:
@@ -232,6 +251,130 @@ def check_name(name: object) -> str:
     return name
 
 
+# -- inside
+
+
+def _fields(cls: Any) -> dict[str, FieldInfo]:
+    return cls.__pydantic_fields__
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _table(field: FieldInfo) -> Mapping[str, Any] | None:
+    extra: Any = field.json_schema_extra
+    if not isinstance(extra, dict) or "table" not in extra:
+        return None
+    table: Mapping[str, Any] = extra["table"]()
+    names: dict[Any, str] = {}
+    for name, cls in table.items():
+        if cls.Settings in names:  # a subclass of another kind; `kind_of` could not tell them apart
+            raise ConfigError(
+                f"the kinds {names[cls.Settings]} and {name} must have different Settings, but got the same. "
+                f"Derive a settings class for {name}."
+            )
+        names[cls.Settings] = name
+    return table
+
+
+def _fill(made: Any, values: Mapping[str, Any], where: str, of: str = "") -> None:
+    """Checks values and makes them those of a new settings object.
+
+    Args:
+        made: the object.
+        values: name -> value.
+        where: dotted name of the object, for messages.
+        of: what kind it is of, for messages.
+    """
+    cls: Any = type(made)
+    fields, hints, prefix = _fields(cls), _hints(cls), f"{where}." if where else ""
+    problems, given = [], {}
+    for name, value in values.items():
+        name = str(name)
+        path = f"{prefix}{name}"
+        if name not in fields:
+            below = [*fields, *(option.name for option in options(cls))]
+            hint = suggestion(name, below, prefix) or f" Choose one of {', '.join(fields) or 'none'}."
+            problems.append(f"unknown setting {_short(path)}{of}.{hint}")
+            continue
+        try:
+            given[name] = _built(fields[name], hints[name], value, path)
+        except SettingsError as error:
+            problems += error.problems
+    try:
+        cls.__lmf_check__(made, **given)
+    except ValidationError as error:
+        problems += _sentences(error, hints, where)
+    if problems:
+        raise SettingsError(problems)
+
+
+def _built(field: FieldInfo, hint: Any, value: Any, path: str) -> Any:
+    """A mapping given for nested settings, or for one of several kinds, as an object of its class."""
+    table = _table(field)
+    if table is not None:
+        if isinstance(value, Mapping):
+            extra: Any = field.json_schema_extra
+            return build_kind(table, merged({"": extra["default"]}, {"": value})[""], path)
+        if not any(type(value) is cls.Settings for cls in table.values()):
+            raise SettingsError([f"{path} must be {{kind: NAME, ...}}, but got {_short(value)}. See --help."])
+    elif is_settings(hint) and not isinstance(value, hint):
+        return build(hint, value, path)
+    return value
+
+
+_RULES = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "dict_type": "a value for each name",
+    "too_short": "a list of at least {min_length}",
+    "string_too_short": "text of at least {min_length} letters",
+}
+"""Type of an error of pydantic's -> what a value must be; other errors say it themselves: Input should be ..."""
+
+
+def _sentences(error: ValidationError, hints: Mapping[str, Any], where: str) -> list[str]:
+    """Pydantic's errors, one sentence per setting."""
+    found: dict[str, list[str]] = {}
+    values: dict[str, Any] = {}
+    for one in error.errors(include_url=False):
+        place, parts = one["loc"], []
+        if place:
+            parts = [part for part in type_parts(hints[str(place[0])]) if part is not type(None)]
+            place = place[:1] if len(parts) > 1 else place  # of a union, the rest names the member
+        path = where + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
+        path = path.removeprefix(".") or "the settings"
+        if one["type"] == "value_error":  # a check of ours
+            found[path] = [str(one["ctx"]["error"])]
+            continue
+        rule = _RULES.get(one["type"], one["msg"].removeprefix("Input should be ")).format(**one.get("ctx", {}))
+        found.setdefault(path, []).append(rule)
+        values[path] = one["input"]
+        if place and type(None) in type_parts(hints[str(place[0])]) and len(place) == 1:
+            found[path].append("null")
+    return [
+        f"{path} must be {' or '.join(dict.fromkeys(rules))}, but got {_short(values[path])}."
+        if path in values
+        else f"{path} {rules[0]}"
+        for path, rules in found.items()
+    ]
+
+
+def _short(value: Any) -> str:
+    """A value in a message."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+# -- files
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file of settings holds.
 
@@ -245,78 +388,28 @@ def read_settings(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: must be YAML, but {' '.join(str(error).split()).rstrip('.')[:200]}.") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must hold settings by name, but holds {str(content)[:40]!r}. See a shipped config.")
+        raise ConfigError(f"{path}: must hold settings by name, but holds {_short(content)}. See a shipped config.")
     return content
 
 
-# -- inside
+def find_config(name: str) -> Path:
+    """A config by path, or a shipped one by name: ``multitask``, ``multitask.yaml`` or ``configs/multitask.yaml``.
 
-
-def _fields(cls: Any) -> dict[str, FieldInfo]:
-    return cls.__pydantic_fields__
-
-
-def _hints(cls: Any) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-def _table(field: FieldInfo) -> Mapping[str, Any] | None:
-    extra: Any = field.json_schema_extra
-    return extra["table"]() if isinstance(extra, dict) and "table" in extra else None
-
-
-def _built(field: FieldInfo, hint: Any, value: Mapping[str, Any], name: str) -> Any:
-    """A mapping given for nested settings, or for one of several kinds, as an object of its class."""
-    table = _table(field)
-    if table:
-        extra: Any = field.json_schema_extra
-        return build_kind(table, merged({"": extra["default"]}, {"": value})[""], name)
-    if is_settings(hint):
-        default = field.get_default(call_default_factory=True)
-        return build(hint, merged(to_dict(default), value), name)
-    return value
-
-
-def _dotted(where: str, message: str) -> str:
-    return f"{where}.{message}" if where else message
-
-
-def _in_one_line(error: ValidationError, cls: Any, values: Mapping[str, Any]) -> str:
-    """Pydantic's errors as ``name must ..., but got value``, joined by semicolons."""
-    told: dict[str, str] = {}
-    for one in error.errors(include_url=False):
-        name = str(one["loc"][0]) if one["loc"] else ""
-        if name in told:
-            continue
-        if one["type"] == "unexpected_keyword_argument":
-            known = list(_fields(cls))
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Choose one of {', '.join(known)}."
-            told[name] = f"{name} must be a known setting, but is none. {hint}"
-        elif one["type"] == "value_error":  # raised by a check of ours: a whole sentence
-            told[name] = str(one["ctx"]["error"]).rstrip(".")
-        else:
-            rules = [e["msg"] for e in error.errors(include_url=False) if e["loc"][:1] == one["loc"][:1]]
-            rule = " or ".join(dict.fromkeys(_rule(text) for text in rules))
-            if type(None) in type_parts(_hints(cls).get(name)):
-                rule += " or null"
-            told[name] = f"{name} must be {rule}, but got {values.get(name)!r}"
-    return "; ".join(told.values()).removesuffix(".") + ("" if list(told.values())[-1].endswith("?") else ".")
-
-
-_WORDS = {
-    "valid integer": "whole number",
-    "valid number": "number",
-    "valid boolean": "true or false",
-    "valid string": "text",
-}
-
-
-def _rule(message: str) -> str:
-    rule = message.removeprefix("Input should be ").removeprefix("a ")
-    if rule in _WORDS:
-        return _WORDS[rule] if " or " in _WORDS[rule] or rule == "valid string" else f"a {_WORDS[rule]}"
-    return rule[0].lower() + rule[1:]
+    Raises:
+        ConfigError: there is neither.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    # shipped configs are inside an installed package, beside the package in a source checkout
+    package = Path(__file__).parent
+    shipped = next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
+    wanted = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    for candidate in (shipped / wanted, shipped / f"{wanted}.yaml"):
+        if not path.is_absolute() and ".." not in path.parts and candidate.is_file():
+            return candidate
+    names = sorted(str(file.relative_to(shipped).with_suffix("")) for file in shipped.rglob("*.yaml"))
+    raise ConfigError(f"--config must be a YAML file, but {name} is none. Shipped configs are {', '.join(names)}.")
 
 
 # -- data

@@ -1,6 +1,6 @@
-"""Says what this installation is and whether it works: versions, devices, processor settings, and a tiny training step.
+"""Check the installation: versions, devices, processor settings, caches, and a tiny training step.
 
-Exit status 0 if all is well, 2 if something must be mended.
+Exit status 0 if every check passes, 2 otherwise.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lmf_multitask.runtime import tune_cpu
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parses, looks, prints."""
+    """Parses, checks, prints."""
     CommandParser(prog="lmf doctor", description=__doc__).parse_args(arguments)
     given = dict(os.environ)
     tune_cpu()

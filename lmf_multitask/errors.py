@@ -3,6 +3,9 @@
 Message form: ``<what> must <rule>, but got <value>. <what to do next>``; a file's path stands first when a file is to blame.
 """
 
+import difflib
+from collections.abc import Sequence
+
 
 class UserError(ValueError):
     """Base of all errors that the user can correct; commands print its one line and end with status 2."""
@@ -36,3 +39,17 @@ def printable(text: str, keep: str = "") -> str:
         keep: control characters that stay, for example ``"\\n\\t"``.
     """
     return "".join(one if one.isprintable() or one in keep else ascii(one)[1:-1] for one in text)
+
+
+def suggestion(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """`` Did you mean ...?`` for the known name that is nearest or ends in the same part; empty without one.
+
+    Args:
+        name: what was given.
+        known: what is possible.
+        prefix: written in front of the known name.
+    """
+    last = name.lstrip("-").rpartition(".")[2]
+    same_end = [one for one in known if one.lstrip("-").rpartition(".")[2] == last]
+    best = (same_end or difflib.get_close_matches(name, known, n=1))[:1]
+    return f" Did you mean {prefix + best[0]!r}?" if best else ""

@@ -1,4 +1,4 @@
-"""Turn a trained run into static models that run without the training code; checked before it says done.
+"""Turn a trained run into static models that run without the training code; checked before they are put into place.
 
 Per-emotion runs give a model per emotion (happy.json, happy.pdiparams, ...), a multi-task run gives one (multitask.*).
 Paddle 3 writes .json where Paddle 2 wrote .pdmodel.
@@ -14,7 +14,7 @@ from lmf_multitask.runtime import tune_cpu
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parses, exports, says what was written and how well it agrees."""
+    """Parses, exports, prints what was written and how well it agrees."""
     parser = CommandParser(prog="lmf export", description=__doc__)
     parser.add_argument("run_dir", metavar="RUN_DIR", help="the output directory of a training")
     parser.add_argument("--output_dir", default="check_inference", help="folder to write; default: check_inference")
@@ -22,24 +22,22 @@ def main(arguments: Sequence[str]) -> None:
         "--format", choices=["paddle", "onnx", "both"], default="paddle", help="onnx needs the extra of that name"
     )
     parser.add_argument(
-        "--data_path", help="data to compare on, and to learn the length of the texts from; default: that of the run"
+        "--data_path", metavar="FILE", help="compare the models on its validation clips; default: on generated ones"
     )
     options = parser.parse_args(arguments)
 
     tune_cpu(threads=1)
-    from lmf_multitask.deployment.exporter import TOLERANCE, export_runs, known_data, known_formats, require_onnx
-    from lmf_multitask.runs import runs_in
+    from lmf_multitask.deployment.exporter import TOLERANCE, export_run, known_formats, require_onnx
 
     formats = known_formats(options.format)
     if "onnx" in formats:
         require_onnx()
-    runs = runs_in(options.run_dir)
-    data = known_data(runs, options.data_path)
-    done = export_runs(runs, options.output_dir, formats, data)
+    done = export_run(options.run_dir, options.output_dir, formats, options.data_path)
+    about = "generated clips" if options.data_path is None else f"clips of {options.data_path}"
     for form, difference in done.differences.items():
         print(
             f"{form}: probabilities differ from the trained model's by at most {difference:.2g} "
-            f"(allowed: {TOLERANCE:g}), on {data.about}"
+            f"(allowed: {TOLERANCE:g}), on {done.rows} {about}"
         )
     print(f"outputs: {', '.join(done.description.emotions)}; probabilities of absent and present")
     print(f"written: {options.output_dir} ({', '.join(done.description.sha256)}, lmf_model.json)")

@@ -20,11 +20,19 @@ from lmf_multitask.errors import DataError, UserError
 # -- reading
 
 
-class _ClosingReader(io.BufferedReader):
+class _Closing:
     """Closes itself without a ResourceWarning when the last reference to it is gone."""
 
     def __del__(self) -> None:
-        self.close()
+        self.close()  # type: ignore[attr-defined]
+
+
+class _ClosingFile(_Closing, io.FileIO):
+    pass
+
+
+class _ClosingReader(_Closing, io.BufferedReader):
+    pass
 
 
 def open_regular(path: str | Path, error: type[UserError] = DataError) -> BinaryIO:
@@ -46,7 +54,7 @@ def open_regular(path: str | Path, error: type[UserError] = DataError) -> Binary
         raise error(f"{path}: must be a readable file, but {reason}. Check the path.") from None
     mode = os.fstat(handle).st_mode
     if stat.S_ISREG(mode):
-        return _ClosingReader(io.FileIO(handle, "rb"))
+        return _ClosingReader(_ClosingFile(handle, "rb"))
     os.close(handle)
     if stat.S_ISDIR(mode):
         raise error(f"{path}: must be a file, but is a folder. Check the path.")

@@ -5,6 +5,7 @@ Each EMOTION_prob.npy is float32 [clips, 2]: the probabilities that the emotion 
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -13,26 +14,34 @@ from lmf_multitask.data.schema import SPLITS
 from lmf_multitask.runtime import tune_cpu
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Parses, predicts, says what was written."""
-    parser = CommandParser(prog="lmf infer", description=__doc__)
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of how a model is run, which ``infer`` and ``serve`` share."""
     parser.add_argument("model_dir", metavar="MODEL_DIR", help="what lmf export wrote, or a run directory")
     parser.add_argument(
-        "--data_path",
-        help="pickle, .npz or Parquet file, folder of save_to_disk or of Parquet files; labels are not needed "
-        "(default: the built-in sample)",
-    )
-    parser.add_argument("--split", choices=list(SPLITS), default="test", help="default: test")
-    parser.add_argument("--all", action="store_true", help="every split that is there, one after another")
-    parser.add_argument("--output_dir", default="out_prob", help="folder to write; default: out_prob")
-    parser.add_argument("--batch_size", type=int, help="clips per forward pass; default: 64")
-    parser.add_argument(
-        "--backend", choices=["auto", "paddle", "onnx"], default="auto", help="auto: onnx where it is there"
+        "--backend", choices=["auto", "paddle", "onnx"], default="auto", help="auto: onnx where it is available"
     )
     parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="auto: a GPU if there is one")
     parser.add_argument(
         "--threads", type=int, default=1, help="of the math library; default: 1, the fastest that was measured"
     )
+    parser.add_argument(
+        "--calibrated", action="store_true", help="probabilities with the temperatures that were fitted on validation"
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses, predicts, prints what was written."""
+    parser = CommandParser(prog="lmf infer", description=__doc__)
+    add_model_options(parser)
+    parser.add_argument(
+        "--data_path",
+        metavar="FILE",
+        help="any file or folder that lmf train reads; labels are not needed (default: the built-in sample)",
+    )
+    parser.add_argument("--split", choices=list(SPLITS), default="test", help="default: test")
+    parser.add_argument("--all", action="store_true", help="all splits, one after another")
+    parser.add_argument("--output_dir", default="out_prob", help="folder to write; default: out_prob")
+    parser.add_argument("--batch_size", type=int, help="clips per forward pass; default: 64")
     parser.add_argument("--workers", type=int, help="batches side by side; default: one per core with onnx, else 1")
     parser.add_argument(
         "--thresholds",
@@ -41,20 +50,18 @@ def main(arguments: Sequence[str]) -> None:
         help="half, or thresholds fitted on validation: positive_f1, uar",
     )
     parser.add_argument(
-        "--calibrated", action="store_true", help="probabilities with the temperatures that were fitted on validation"
-    )
-    parser.add_argument(
         "--benchmark",
         nargs="?",
-        const=True,
-        default=False,
-        type=bool,
-        help="also measure the speed; without --data_path on made-up clips",
+        const="True",
+        default="False",
+        choices=["True", "False", "true", "false"],
+        help="also measure the speed; without --data_path on generated clips",
     )
     options = parser.parse_args(arguments)
 
     tune_cpu(threads=options.threads)
-    from lmf_multitask.data.features import open_features
+    from lmf_multitask.data.sample import builtin_sample
+    from lmf_multitask.data.sources import open_source
     from lmf_multitask.deployment.inference import BATCH_SIZE, infer_file
     from lmf_multitask.deployment.predictor import Predictor
     from lmf_multitask.errors import ConfigError
@@ -68,20 +75,19 @@ def main(arguments: Sequence[str]) -> None:
         options.model_dir, options.backend, options.device, options.threads, calibrated=options.calibrated
     )
     thresholds = predictor.thresholds(options.thresholds)
-    path = options.data_path
-    if path is None and not options.benchmark:
-        from lmf_multitask.data.sample import builtin_sample
-
+    path, benchmark = options.data_path, options.benchmark.lower() == "true"
+    if path is None and not benchmark:
         path = builtin_sample()
         print("without --data_path: these are the made-up clips of the built-in sample")
-    rows = path and open_features(path, None if options.all else options.split)
-    if options.benchmark:
-        from lmf_multitask.deployment.benchmark import BATCH_SIZES, benchmark_rows, time_predictor, timing_table
+    source = None if path is None else open_source(path, None if options.all else options.split)
+    if benchmark:
+        from lmf_multitask.deployment.benchmark import BATCH_SIZES, timing_table
+        from lmf_multitask.deployment.description import generated_clips
 
-        sizes = BATCH_SIZES if options.batch_size is None else (size,)
-        print(timing_table(predictor, time_predictor(predictor, benchmark_rows(predictor, rows), sizes)))
-    if rows:
-        report = infer_file(predictor, rows, options.output_dir, size, thresholds, options.workers)
+        clips = generated_clips(predictor.description, 1024) if source is None else next(source.all_blocks(1024))[1]
+        print(timing_table(predictor, clips, BATCH_SIZES if options.batch_size is None else (size,)))
+    if source is not None:
+        report = infer_file(predictor, source, options.output_dir, size, thresholds, options.workers)
         print("\n".join(report.lines()))
 
 

@@ -1,7 +1,7 @@
-"""What this installation is and whether it works: versions, processor and devices, settings in force, and a tiny training step.
+"""Checks of the installation: versions, processor and devices, settings in force, and a tiny training step.
 
-Nothing here imports Paddle into the calling process: what needs it runs in a child, so that a Paddle that is missing,
-damaged or built for another processor is reported like anything else.
+Paddle is never imported into the calling process: a child does it, so that a Paddle that is missing, damaged or built for
+another processor is reported like any other problem.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ from lmf_multitask.installation import loss_of_tiny_step
 devices = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
 print(json.dumps({"cuda": paddle.is_compiled_with_cuda(), "gpus": devices, "loss": loss_of_tiny_step()}))
 """
-_TRAINER = "import lmf_multitask.training.trainer, lmf_multitask.data.iemocap"
+_TRAINER = "import lmf_multitask.training.trainer, lmf_multitask.data.loading"
 _SECONDS = 120  # for a child; an import from a cold disk takes up to half a minute
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that must hold.
+    """The result of one check.
 
     Attributes:
-        what: what was looked at.
+        what: what was checked.
         problem: what is wrong and what to do; None if nothing is.
-        found: what there is.
+        found: what was found.
     """
 
     what: str
@@ -78,7 +78,7 @@ def package_versions() -> dict[str, str]:
 
 
 def processor_facts() -> dict[str, str]:
-    """Model, cores that this process may use, memory, and the vector units that decide the speed of matrix products."""
+    """Processor, usable cores, memory, and the vector units that determine the speed of matrix products."""
     info = _read("/proc/cpuinfo")
     fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
     fields = {name.strip(): value.strip() for name, value in fields.items()}
@@ -101,26 +101,26 @@ def memory_limit() -> int:
 
 
 def settings_in_force(environment: Mapping[str, str], before: Mapping[str, str]) -> dict[str, str]:
-    """Each variable of `SETTINGS` that is set, with who set it; and those of ours that the user has overruled.
+    """Each variable of `SETTINGS` with its value and origin.
 
     Args:
         environment: after `runtime.tune_cpu`.
-        before: the environment that the user gave.
+        before: the environment of the user.
     """
-    ours, told = cpu_settings(), {}
+    ours, shown = cpu_settings(), {}
     for name in SETTINGS:
         if name in before:
             better = name in ours and before[name] != ours[name]
-            told[name] = f"{before[name]} (set by you{f'; we would take {ours[name]}' if better else ''})"
+            shown[name] = f"{before[name]} (set by you{f'; faster would be {ours[name]}' if better else ''})"
         elif name in environment:
-            told[name] = f"{environment[name]} (chosen for this processor)"
+            shown[name] = f"{environment[name]} (chosen for this processor)"
         else:
-            told[name] = "not set"
-    return told
+            shown[name] = "not set"
+    return shown
 
 
 def check_installation(folder: Path) -> list[Check]:
-    """Imports, a tiny training step, requirements, and write access; in the order in which to mend them.
+    """Checks requirements, imports, a tiny training step, and write access; in the order in which to correct problems.
 
     Args:
         folder: where runs would be written, usually the current one.
@@ -146,13 +146,13 @@ def check_installation(folder: Path) -> list[Check]:
 
 
 MISSING_PADDLE = (
-    "paddle must be installed, but is not. On a CPU: pip install 'paddlepaddle>=3.0,<3.4'; with an NVIDIA GPU take the "
+    "paddle must be installed, but is not. On a CPU: pip install 'paddlepaddle>=3.0,<3.4'; with an NVIDIA GPU use the "
     "wheel of Paddle's own index, see README."
 )
 
 
 def loss_of_tiny_step() -> float:
-    """Builds a small network, goes forward and backward once, and returns the loss.
+    """Builds a small network, runs forward and backward once, and returns the loss.
 
     Raises:
         FloatingPointError: the loss or a gradient is not finite.
@@ -160,18 +160,12 @@ def loss_of_tiny_step() -> float:
     import numpy as np
     import paddle
 
-    from lmf_multitask.config import ModelConfig
     from lmf_multitask.models.lmf import LMFModel
 
     paddle.seed(0)
     rng = np.random.default_rng(0)
-    sizes = {"audio": 5, "video": 4, "text": 3}
-    model = LMFModel(
-        sizes,
-        ["one", "two"],
-        ModelConfig(audio_hidden=4, video_hidden=4, text_lstm=8, text_hidden=4, fusion_rank=2, fusion_dim=4),
-    )
-    batch = [paddle.to_tensor(rng.normal(size=shape).astype("float32")) for shape in ((6, 5), (6, 4), (6, 7, 3))]
+    model = LMFModel({"audio": (5,), "video": (4,), "text": (7, 3)}, ["one", "two"])
+    batch = [paddle.to_tensor(rng.normal(size=(6, *one.shape)).astype("float32")) for one in model.inputs.values()]
     labels = paddle.to_tensor(rng.integers(0, 2, 12))
     loss = paddle.nn.functional.cross_entropy(model(*batch).reshape([-1, 2]), labels)
     loss.backward()
@@ -182,8 +176,8 @@ def loss_of_tiny_step() -> float:
 
 
 def _check_requirements() -> Check:
-    """The versions that this package asks for in its metadata, where it is installed."""
-    what = "packages have the versions that this one needs"
+    """Compares versions with the requirements in the metadata of this package, if it is installed."""
+    what = "packages have the required versions"
     try:
         wanted = requires("lmf_multitask") or []
     except PackageNotFoundError:
@@ -193,7 +187,7 @@ def _check_requirements() -> Check:
     wrong = []
     for requirement in map(Requirement, wanted):
         needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if not needed and not requirement.name.startswith("paddlepaddle"):  # an extra; Paddle's bound holds in any case
+        if not needed and not requirement.name.startswith("paddlepaddle"):  # an extra; Paddle's bound always holds
             continue
         try:
             installed = version(requirement.name)
@@ -218,7 +212,7 @@ def _check_tiny_step() -> Check:
 
 
 def _in_child(what: str, code: str) -> Check:
-    """Runs Python code in a process of its own; its output is what was found."""
+    """Runs Python code in a process of its own; its output is the finding."""
     package_parent = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
     try:
@@ -231,13 +225,13 @@ def _in_child(what: str, code: str) -> Check:
             env={**os.environ, "PYTHONPATH": path},
         )
     except subprocess.TimeoutExpired:
-        return Check(what, f"it must end, but had not after {_SECONDS} seconds. Is the machine very busy?")
+        return Check(what, f"it must end, but ran for {_SECONDS} seconds. Is the machine very busy?")
     if done.returncode == 0:
         return Check(what, None, done.stdout.strip())
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         hint = " Paddle may be built for a newer processor." if name == "SIGILL" else ""
-        return Check(what, f"the process must end well, but was killed by {name}.{hint} Install Paddle again.")
+        return Check(what, f"the process must end normally, but was killed by {name}.{hint} Install Paddle again.")
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]
     return Check(
         what, f"it must work, but: {last[:300]}. Install this package again, with -c scripts/requirements.lock."
@@ -250,7 +244,7 @@ def _check_writable(what: str, place: Path) -> Check:
         with tempfile.TemporaryFile(dir=existing) as file:
             file.write(b"x")
     except OSError as error:
-        return Check(f"{what} can be written", f"{place}: must be writable, but {error.strerror}. Change to another.")
+        return Check(f"{what} can be written", f"{place}: must be writable, but {error.strerror}. Use another one.")
     return Check(f"{what} can be written", None, str(place))
 
 

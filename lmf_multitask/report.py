@@ -1,4 +1,4 @@
-"""Write a page with tables and pictures of a run; of several, their comparison.
+"""Write a page with tables and plots of a run; of several runs, their comparison.
 
 One run directory (or parent of per-emotion runs) gives report.html and plots/ inside it. Several, or predictions.csv files of
 any model among them, give comparison.html and plots/. Every page is one self-contained file.
@@ -11,32 +11,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmf_multitask.command_line import CommandParser, run
+from lmf_multitask.errors import ConfigError
 from lmf_multitask.runtime import tune_cpu
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parses, writes the page, says where it is."""
+    """Parses, writes the page, prints its path."""
     parser = CommandParser(prog="lmf report", description=__doc__)
-    parser.add_argument("run_dirs", metavar="RUN_DIR", nargs="+", help="the output directory of a training")
-    parser.add_argument("--data_path", help="other data than the run was trained on (one RUN_DIR only)")
-    parser.add_argument("--output_dir", help="where the page goes; default: RUN_DIR, of several: comparison")
+    parser.add_argument("run_dirs", metavar="RUN_DIR", nargs="+", help="output directory of a training")
+    parser.add_argument("--data_path", metavar="FILE", help="other data than the run was trained on (one RUN_DIR only)")
+    parser.add_argument(
+        "--output_dir", metavar="DIR", help="where the page goes; default: RUN_DIR, of several: comparison"
+    )
     options = parser.parse_args(arguments)
+    several = len(options.run_dirs) > 1
+    if several and options.data_path:
+        raise ConfigError("--data_path must be used with one RUN_DIR, but there are several. Remove it.")
+    tune_cpu()
 
-    if len(options.run_dirs) > 1:
-        from lmf_multitask.errors import ConfigError
-        from lmf_multitask.evaluation.comparison import compare
-        from lmf_multitask.evaluation.page import write_comparison
-        from lmf_multitask.runs import predictions_of
+    from lmf_multitask.evaluation.comparison import compare
+    from lmf_multitask.evaluation.report import write_comparison
+    from lmf_multitask.pipeline.reporting import report_run
+    from lmf_multitask.pipeline.runs import predictions_of
 
-        if options.data_path:
-            raise ConfigError("--data_path must be given with one RUN_DIR, but there are several. Leave it out.")
+    if several:
         folder = Path(options.output_dir or "comparison").expanduser()
         path = write_comparison(compare(predictions_of(options.run_dirs)), folder)
     else:
-        tune_cpu()
-        from lmf_multitask.reporting import report_runs
-
-        path = report_runs(options.run_dirs[0], options.data_path, options.output_dir)
+        path = report_run(options.run_dirs[0], options.data_path, options.output_dir)
     print(f"written: {path}")
 
 

@@ -1,7 +1,7 @@
-"""What must be settled before Paddle is imported: math library and threads, noise, logging; and seeds and devices after.
+"""Process settings: math library, threads, logging and warnings before Paddle is imported; seeds and devices after it.
 
-Nothing here happens by itself: commands call `prepare_process` and `tune_cpu`; a program that merely imports the package
-is left as it is.
+Nothing happens at import time: commands call `prepare_process` and `tune_cpu`. A program that only imports the package
+keeps its own settings.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lmf_multitask import __version__
 from lmf_multitask.errors import UserError
 
 _NOISE = (
@@ -43,21 +44,56 @@ _LINES = (
 
 
 def prepare_process(debug: bool = False) -> None:
-    """Sets up this process for a command: logging to stderr, no third-party noise. Call it before Paddle is imported."""
+    """Sets up this process for a command: logging to stderr, no noise of other packages. Call it before Paddle is imported."""
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ lines; errors still reach the user
-    # what imports make stays: looking through it again and again for garbage takes a seventh of their time
+    # objects made by imports stay alive: searching them for garbage takes a seventh of the time of the imports
     gc.set_threshold(50_000, 20, 100)
     ignore_noise()
     logging.captureWarnings(True)  # one line, and in train.log
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_ConsoleFormatter())
-    handler.setLevel(logging.DEBUG if debug else logging.INFO)
+    handler = _console(logging.DEBUG if debug else logging.INFO)
     for name in ("lmf_multitask", "py.warnings"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.DEBUG)
         logger.handlers[:] = [handler]
         logger.propagate = False
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # tells when it builds its list of fonts
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it logs when it builds its list of fonts
+
+
+@contextmanager
+def log_to_stderr(level: int) -> Iterator[None]:
+    """Shows the package's log on stderr inside the block, unless the program has handlers of its own.
+
+    Args:
+        level: the lowest that is shown; it also limits the handlers that `prepare_process` has set.
+    """
+    logger = logging.getLogger("lmf_multitask")
+    before = logger.handlers[:], [handler.level for handler in logger.handlers], logger.level, logger.propagate
+    if level > logging.INFO:
+        for handler in logger.handlers:
+            handler.setLevel(max(handler.level, level))
+    if not logger.handlers and all(map(_is_paddles, logging.getLogger().handlers)):
+        logger.addHandler(_console(level))
+        logger.setLevel(logging.DEBUG)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.handlers[:], levels, old_level, logger.propagate = before
+        logger.setLevel(old_level)
+        for handler, old in zip(logger.handlers, levels):
+            handler.setLevel(old)
+
+
+def _is_paddles(handler: logging.Handler) -> bool:
+    """Whether it is the handler that Paddle's import adds to the root logger, which shows everybody's log."""
+    return getattr(handler.formatter, "_fmt", "").startswith("[%(asctime)-15s] [%(levelname)8s]")
+
+
+def _console(level: int) -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_ConsoleFormatter())
+    handler.setLevel(level)
+    return handler
 
 
 def tune_cpu(threads: int | None = None) -> None:
@@ -66,7 +102,7 @@ def tune_cpu(threads: int | None = None) -> None:
     Call it before Paddle is imported, or it has no effect.
 
     Args:
-        threads: of the math library; None takes what is fastest for one process that has the machine to itself.
+        threads: of the math library; None takes the fastest number for one process on an idle machine.
     """
     settings = cpu_settings()
     if threads is not None:
@@ -88,8 +124,7 @@ class _ConsoleFormatter(logging.Formatter):
 def cpu_settings(processor: str | None = None, cores: int | None = None) -> dict[str, str]:
     """Environment variables under which Paddle is fastest on this processor.
 
-    On AMD processors the MKL that Paddle brings takes its slowest path unless told otherwise, and threads pay only with
-    that: an LSTM training step on an AMD EPYC with 2 cores is 2.4 times faster with the first, 3.7 times with both, 2.4
+    On AMD processors the MKL of Paddle takes its slowest path unless a variable forbids it, and threads help only then: an LSTM training step on an AMD EPYC with 2 cores is 2.4 times faster with the first, 3.7 times with both, 2.4
     times slower with threads alone. On an Intel Xeon with 2 cores one thread is best: training the default network takes as
     long with two; telling MKL anything makes it slower. More than two threads
     were not measured: none are asked for. Other processors are left as they are.
@@ -120,39 +155,39 @@ def _processor_vendor() -> str:
 
 
 def ignore_noise() -> None:
-    """Tells Python's warnings to leave out the known noise of third parties."""
+    """Makes Python's warnings ignore the known noise of other packages."""
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
 
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Hides the known noise of third-party imports inside the block, and nothing else; SIGTERM does what it did before.
+    """Hides the known noise of other packages' imports inside the block, and restores the handler of SIGTERM.
 
-    (Paddle's import gives it to a handler of its own, which tells of a fatal error, past Python's.)
+    (Paddle's import replaces it by one that reports a fatal error and ends the process.)
     """
-    said, ending = io.StringIO(), signal.getsignal(signal.SIGTERM)
+    output, ending = io.StringIO(), signal.getsignal(signal.SIGTERM)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(said):
+        with warnings.catch_warnings(), contextlib.redirect_stderr(output):
             ignore_noise()
-            warnings.simplefilter("ignore", DeprecationWarning)  # of third parties among themselves
+            warnings.simplefilter("ignore", DeprecationWarning)  # among other packages
             yield
     finally:
-        # only the main thread may; None is a handler of somebody else's C code
+        # only the main thread may set one; None stands for a handler in C
         if ending is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, ending)
-        for line in said.getvalue().splitlines():
+        for line in output.getvalue().splitlines():
             if not any(known in line for known in _LINES):
                 print(line, file=sys.stderr)
 
 
 def surroundings() -> dict[str, str]:
-    """What the bits of a training depend on beside its settings and its data: versions, processor, its settings."""
+    """What the bits of a training depend on beside settings and data: versions, processor, and its settings."""
     import paddle
 
-    versions = {name: version(name) for name in ("lmf_multitask", "paddlenlp", "numpy")}
     return {
-        **versions,
+        "lmf_multitask": __version__,
+        **{name: version(name) for name in ("paddlenlp", "numpy")},
         "paddle": paddle.__version__,
         "python": platform.python_version(),
         "processor": _processor_vendor() or platform.machine(),
@@ -171,10 +206,10 @@ def seed_everything(seed: int) -> None:
 
 
 def select_device(device: str) -> None:
-    """Tells Paddle where to compute: ``cpu``, ``gpu``, ``gpu:1``, or ``auto`` (a GPU if Paddle can use one).
+    """Makes Paddle compute on ``cpu``, ``gpu``, ``gpu:1``, or ``auto`` (a GPU if Paddle can use one).
 
     Raises:
-        UserError: the device is not there.
+        UserError: there is no such device.
     """
     import paddle
 
@@ -192,12 +227,12 @@ def select_device(device: str) -> None:
 
 
 def flush_denormals(on: bool) -> bool:
-    """Lets the processor take numbers below 1.2e-38 (denormals) for zero, or computes with them as usual.
+    """Makes the processor treat numbers below 1.2e-38 (denormals) as zero, or compute with them as usual.
 
-    An x86 processor needs about a hundred times as long for them, and the gradients of a network that has learned its clips
-    are full of them: an epoch of the full-size sample takes three times as long without this. It is a property of the
-    thread (Intel's OpenMP hands it on to its own threads), set by the C library's ``fesetenv``. numpy warns of it where it
-    looks at a type's limits: switch it on around arithmetic only.
+    An x86 processor is about a hundred times slower with them, and the gradients of a network that has learned its clips are
+    full of them: an epoch of the full-size sample takes three times as long without this. It is a setting of the thread
+    (Intel's OpenMP passes it to its own threads), made by the C library's ``fesetenv``. numpy warns of it when it
+    determines the limits of a type: switch it on around arithmetic only.
 
     Args:
         on: whether they are zero.
@@ -220,7 +255,7 @@ def flush_denormals(on: bool) -> bool:
 
 @functools.cache
 def _c_mathematics() -> ctypes.CDLL:
-    """The C library's; opened once, not twice per training step."""
+    """The mathematical C library; opened once, not twice per training step."""
     return ctypes.CDLL("libm.so.6")
 
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmf_multitask.command_line import CommandParser, add_experiment_options, experiment_from, run, with_found_configs
-from lmf_multitask.config import RECIPES, ExperimentConfig, recipe_config
+from lmf_multitask.command_line import CommandParser, SettingsOptions, run
 from lmf_multitask.errors import ConfigError, TrainingError
+from lmf_multitask.pipeline.settings import RECIPES, ExperimentConfig, recipe_config
 from lmf_multitask.runtime import tune_cpu
 
 
@@ -29,60 +29,74 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--recipe",
         choices=RECIPES,
-        help="with per_emotion: the settings of the Paddle reproduction or of the paper's authors (default: lmf_paddle)",
+        help="with per_emotion: settings of the Paddle reproduction or of the paper's authors (default: lmf_paddle)",
     )
     parser.add_argument(
-        "--seeds", nargs="+", type=int, metavar="N", help="train once under each of these seeds, and sum up the figures"
+        "--seeds",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="train once under each of these seeds, and summarise the metrics",
     )
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="of several trainings, how many run side by side (default: one per core)"
     )
-    add_experiment_options(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace a run in the output directory")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace a run that is already in the output directory"
+        "--resume", action="store_true", help="continue the run in the output directory; start it if there is none"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with an unfinished run in the output directory")
-    parser.add_argument(
-        "--force", action="store_true", help="with --resume: although the data or the versions are others than before"
-    )
+    parser.add_argument("--force", action="store_true", help="with --resume: although the data or the versions changed")
     parser.add_argument("--no_report", action="store_true", help="do not write report.html and plots/")
-    arguments = with_found_configs(arguments)
+    settings = SettingsOptions(parser, ExperimentConfig)
     options = parser.parse_args(arguments)
-    config = experiment_from(parser, options)
+    config = settings.build(options)
     if options.mode == "per_emotion" or options.seeds is not None:
-        if _launched_processes() > 1:
-            raise ConfigError(
-                f"several trainings must be started once, but were launched in {_launched_processes()} processes. "
-                "Start it without a launcher: each training gets a process of its own."
-            )
-        _train_several(parser, options, config, arguments)
+        check_single_process("several trainings")
+        _train_several(settings, options, config)
         return
     for name, needed in (("recipe", "--mode per_emotion"), ("jobs", "--mode per_emotion or --seeds")):
-        if options[name] is not None:
-            raise ConfigError(f"--{name} must come with {needed}, but does not. Leave it out.")
-    tune_cpu(threads=1 if _launched_processes() > 1 else None)
+        if getattr(options, name) is not None:
+            raise ConfigError(f"--{name} must be used with {needed}, but is not. Remove it.")
+    tune_cpu(threads=1 if _world_size() > 1 else None)
 
-    from lmf_multitask.training.experiment import run_experiment
+    from lmf_multitask.evaluation.tables import results_table
+    from lmf_multitask.pipeline.experiment import run_experiment
+    from lmf_multitask.pipeline.runs import REPORT_FILE
 
-    metrics = run_experiment(config, overwrite=options.overwrite, resume=options.resume, force=options.force)
-    if not metrics:  # of several processes, the first speaks
+    metrics = run_experiment(
+        config,
+        overwrite=options.overwrite,
+        resume=options.resume,
+        force=options.force,
+        report=not options.no_report,
+    )
+    if not metrics:  # of several processes, only the first prints
         return
-    from lmf_multitask.evaluation.report import results_table
-
-    _print_result(results_table(metrics), config)
+    print(results_table(metrics))
     if not options.no_report:
-        from lmf_multitask.reporting import report_runs
-
-        print(f"report: {report_runs(config.run_directory(), curves=False, metrics=metrics)}")
+        print(f"report: {config.run_directory() / REPORT_FILE}")
     print(f"run directory: {config.run_directory()}")
 
 
-def _launched_processes() -> int:
-    """As ``paddle.distributed.launch`` tells it; asked before Paddle is imported."""
+def check_single_process(what: str) -> None:
+    """Refuses commands that start processes of their own under a launcher.
+
+    Raises:
+        ConfigError: this process is one of several.
+    """
+    if _world_size() > 1:
+        raise ConfigError(
+            f"{what} must be started in one process, but this is one of {_world_size()}. "
+            "Start the command without a launcher: each training gets a process of its own."
+        )
+
+
+def _world_size() -> int:
+    """As ``paddle.distributed.launch`` sets it; read before Paddle is imported."""
     return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
 
 
-def _train_several(parser: CommandParser, options: Any, base: ExperimentConfig, arguments: list[str]) -> None:
+def _train_several(settings: SettingsOptions[ExperimentConfig], options: Any, base: ExperimentConfig) -> None:
     seeds, separate = options.seeds, options.mode == "per_emotion"
     if options.jobs is not None and options.jobs < 1:
         raise ConfigError(f"--jobs must be a whole number of at least 1, but got {options.jobs}.")
@@ -91,25 +105,18 @@ def _train_several(parser: CommandParser, options: Any, base: ExperimentConfig, 
             f"--seeds must be different whole numbers of at least 0, but got {', '.join(map(str, seeds))}."
         )
     if options.recipe is not None and not separate:
-        raise ConfigError("--recipe must come with --mode per_emotion, but the mode is multitask. Leave it out.")
+        raise ConfigError("--recipe must be used with --mode per_emotion, but the mode is multitask. Remove it.")
     recipe = options.recipe or RECIPES[0]
 
-    def settings_for(emotion: str) -> ExperimentConfig:
-        defaults = ["--config", str(recipe_config(recipe, emotion))]
-        return experiment_from(parser, parser.parse_args([*defaults, *arguments]))
+    from lmf_multitask.evaluation.tables import results_table, seed_table
+    from lmf_multitask.pipeline.several import train_several
 
-    from lmf_multitask.evaluation.report import results_table
-    from lmf_multitask.evaluation.tables import seed_table
-    from lmf_multitask.several import train_several
-
-    folder = Path(
-        base.output_dir or (f"runs/per_emotion-{recipe}" if separate else "runs/multitask-seeds")
-    ).expanduser()
-    tune_cpu(threads=1)  # as in the trainings, so that the figures are those of their own directories
+    folder = several_directory(base, f"per_emotion-{recipe}" if separate else "multitask-seeds")
+    tune_cpu(threads=1)  # as in the trainings, so that the joined metrics are equal to theirs
     outcome = train_several(
         options.mode,
         base,
-        settings_for,
+        lambda emotion: settings.build(options, recipe_config(recipe, emotion)),
         folder,
         seeds=seeds,
         jobs=options.jobs,
@@ -117,27 +124,24 @@ def _train_several(parser: CommandParser, options: Any, base: ExperimentConfig, 
         report=not options.no_report,
     )
     if outcome.summary is not None:
-        _print_result(seed_table(outcome.summary), base)
+        print(seed_table(outcome.summary).as_text())
     elif outcome.results:
         (metrics,) = outcome.results.values()
-        _print_result(results_table(metrics), base)
+        print(results_table(metrics))
     for path in outcome.reports:
         print(f"report: {path}")
     print(f"run directory: {folder}")
     if outcome.failures:
         reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in outcome.failures.items())
         raise TrainingError(
-            f"every training must end well, but {len(outcome.failures)} failed ({reasons}). Mend that and give the same "
-            f"command again: it trains only what is missing, {', '.join(outcome.failures)}."
+            f"every training must end normally, but {len(outcome.failures)} failed ({reasons}). Correct that and give the "
+            f"same command again: it trains only what is missing, {', '.join(outcome.failures)}."
         )
 
 
-def _print_result(table: str, config: ExperimentConfig) -> None:
-    from lmf_multitask.data.loading import SAMPLE_NOTE
-
-    print(table)
-    if config.data_path is None:
-        print(SAMPLE_NOTE)
+def several_directory(config: ExperimentConfig, name: str) -> Path:
+    """The parent of several runs: --output_dir, or a folder named after the data."""
+    return Path(config.output_dir or f"runs/{config.data_name}-{name}").expanduser()
 
 
 if __name__ == "__main__":

@@ -199,4 +199,4 @@ def trained(corpus_path, tmp_path_factory):
     from lmf_multitask.pipeline.experiment import run_experiment
 
     folder = tmp_path_factory.mktemp("trained") / "run"
-    return folder, run_experiment(small_experiment(corpus_path, folder))
+    return folder, run_experiment(small_experiment(corpus_path, folder), report=False, quiet=True)

@@ -493,7 +493,7 @@ def _begin_searches(folder):
     space = {"model.fusion_rank": {"choices": [1, 2]}}
     for name, objective in (("sought", "uar"), ("badsearch", "uar"), ("badstudy", "weighted_f1")):
         (folder / name).mkdir()
-        text = SearchConfig(experiment, space, objective).to_yaml()
+        text = SearchConfig(experiment=experiment, space=space, objective=objective).to_yaml()
         (folder / name / "search.yaml").write_text("a: [" if name == "badsearch" else text)
         (folder / name / "study.db").write_bytes(b"x" * 5000)
     (folder / "linkedstudy").mkdir()

@@ -1,1 +1,1 @@
-"""How fast, how large and how far from the hardware's limit: formulas, measurements, tables and a figure."""
+"""Speed, size and distance from the hardware's limit of the multitask model, beside other fusions and LMF_Paddle."""

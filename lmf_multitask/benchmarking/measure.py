@@ -1,171 +1,133 @@
-"""Measurements in one process: everything side by side, in turn, so that a busy machine disturbs all alike.
-
-Shape letters: B batch, L words, R fusion rank, K fusion dim, T tasks.
-"""
+"""Measurements in one process, in turns (A B C, A B C, ...), so that a busy machine disturbs all alike."""
 
 from __future__ import annotations
 
-import gc
+import dataclasses
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from lmf_multitask.benchmarking.cost import Cost, cost_of, order_of_growth
-from lmf_multitask.config import ModelConfig, TrainingConfig, recipe_config
+from lmf_multitask.config import build, replaced
+from lmf_multitask.data.modality import Input
 from lmf_multitask.data.schema import IEMOCAP_EMOTIONS
-from lmf_multitask.models.fusion import LowRankFusion, TensorFusion
-from lmf_multitask.models.lmf import LMFModel
-from lmf_multitask.runs import settings_from
+from lmf_multitask.evaluation.tables import TextTable
+from lmf_multitask.models.config import ModelConfig
+from lmf_multitask.models.fusion import FUSIONS
+from lmf_multitask.pipeline.settings import ExperimentConfig, recipe_config
 from lmf_multitask.runtime import quiet_imports
-from lmf_multitask.training.module import LMFModule
+from lmf_multitask.training.config import TrainingConfig
 
 with quiet_imports():
     import paddle
 
-SIZES = {"audio": 74, "video": 35, "text": 300}
-WORDS = 20
-TEST_CLIPS = 938  # IEMOCAP's
+    from lmf_multitask.models.lmf import LMFModel
+    from lmf_multitask.training.module import LMFModule
+
+INPUTS = {"audio": Input((74,)), "video": Input((35,)), "text": Input((20, 300))}
+CLIPS = 938  # IEMOCAP's test split
+TRAIN_CLIPS = 2717  # and its train split: one epoch
+_SHORTEST = 0.02  # seconds of one measurement
 
 
 @dataclass(frozen=True)
-class Spread:
-    """The middle of several measurements and their quartiles."""
+class Part:
+    """One network: the tasks it learns, and how."""
 
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Median and quartiles."""
-        low, median, high = np.percentile(values, [25, 50, 75])
-        return cls(float(median), float(low), float(high))
+    tasks: tuple[str, ...]
+    model: ModelConfig
+    training: TrainingConfig
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How long to measure.
+class Result:
+    """Measurements of one contender; a clip counts once, however many networks it passes.
 
     Attributes:
-        rounds: measurements of everything, in turn; one more before them warms up.
-        steps: training steps per measurement.
-        clips: rows of the made-up data.
-        growth: how many points of each growth curve, from the smallest.
-        shortest: seconds that a measurement takes at least.
+        parameters: trainable numbers.
+        forward: floating-point operations per clip in inference, as the layers state them.
+        training: seconds per clip of a training step: median, lower and upper quartile.
+        inference: seconds per clip in batches of 256.
+        latency: seconds of a single clip.
     """
 
-    rounds: int = 11
-    steps: int = 8
-    clips: int = 1024
-    growth: int | None = None
-    shortest: float = 0.02
+    parameters: int
+    forward: int
+    training: tuple[float, float, float]
+    inference: tuple[float, float, float]
+    latency: tuple[float, float, float]
 
 
-QUICK = Effort(rounds=2, steps=1, clips=128, growth=2, shortest=0.0)
+def contenders() -> dict[str, list[Part]]:
+    """The multitask model, the paper's four models, and the multitask model with each other fusion."""
+
+    def multitask(changes: Mapping[str, Any]) -> list[Part]:
+        return [Part(IEMOCAP_EMOTIONS, replaced(ModelConfig(), changes), TrainingConfig())]
+
+    recipes = {name: build(ExperimentConfig, recipe_config("lmf_paddle", name)) for name in IEMOCAP_EMOTIONS}
+    separate = [Part((name,), recipe.model, recipe.training) for name, recipe in recipes.items()]
+    others = {f"multitask, fusion {kind}": multitask({"fusion.kind": kind}) for kind in FUSIONS if kind != "lmf"}
+    return {"multitask, fusion lmf": multitask({}), "per emotion (4 networks)": separate, **others}
 
 
-@dataclass(frozen=True)
-class Contender:
-    """What is compared: one network, or several that together recognise the same emotions.
-
-    Attributes:
-        name: to show.
-        parts: emotions, network, and training of each.
-    """
-
-    name: str
-    parts: tuple[tuple[tuple[str, ...], ModelConfig, TrainingConfig], ...]
-
-    def cost(self) -> Cost:
-        """Of one clip through all of its networks."""
-        costs = [cost_of(SIZES, WORDS, len(emotions), model) for emotions, model, _ in self.parts]
-        total = costs[0]
-        for cost in costs[1:]:
-            total = total + cost
-        return total
-
-
-def contenders() -> list[Contender]:
-    """The multitask model, the paper's four, and the multitask model with other fusions and fewer modalities."""
-    recipes = [settings_from(recipe_config("lmf_paddle", emotion)) for emotion in IEMOCAP_EMOTIONS]
-    separate = tuple(((e,), recipe.model, recipe.training) for e, recipe in zip(IEMOCAP_EMOTIONS, recipes))
-
-    def multitask(name: str, **settings: object) -> Contender:
-        return Contender(name, ((IEMOCAP_EMOTIONS, ModelConfig(**settings), TrainingConfig()),))
-
-    return [
-        multitask("LMF multitask"),
-        Contender("LMF per emotion (4 networks)", separate),
-        multitask("full tensor fusion", fusion="tfn"),
-        multitask("early fusion (concatenation)", fusion="concat"),
-        multitask("late fusion", fusion="late"),
-        multitask("audio alone", fusion="concat", modalities=["audio"]),
-        multitask("video alone", fusion="concat", modalities=["video"]),
-        multitask("text alone", fusion="concat", modalities=["text"]),
-    ]
-
-
-def made_up_clips(clips: int, tasks: int, words: int = WORDS, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random features in IEMOCAP's sizes, text of 2 to L words with zeros behind, random labels."""
-    rng = np.random.default_rng(seed)
-    text = rng.standard_normal((clips, words, SIZES["text"]), dtype=np.float32)
-    lengths = rng.integers(2, words + 1, clips) if words > 2 else np.full(clips, words)
-    text[np.arange(words) >= lengths[:, None]] = 0
-    return {
-        "audio": rng.standard_normal((clips, SIZES["audio"]), dtype=np.float32),
-        "video": rng.standard_normal((clips, SIZES["video"]), dtype=np.float32),
-        "text": text,
-        "labels": rng.integers(0, 2, (clips, tasks)),
-    }
+def random_clips(clips: int, tasks: int) -> dict[str, np.ndarray]:
+    """Random features of `INPUTS`, text padded with zeros at the end, random labels float32 `[clips, tasks]`."""
+    rng = np.random.default_rng(0)
+    found = {name: rng.standard_normal((clips, *one.shape), dtype=np.float32) for name, one in INPUTS.items()}
+    length = INPUTS["text"].shape[0]
+    found["text"][np.arange(length) >= rng.integers(2, length + 1, clips)[:, None]] = 0
+    found["labels"] = rng.integers(0, 2, (clips, tasks)).astype(np.float32)
+    return found
 
 
 class Loop:
-    """A bare training loop over one network: gather a batch, forward, backward, update."""
+    """A bare training loop: gather a batch, forward, backward, update."""
 
-    def __init__(
-        self, tasks: int, model: ModelConfig, training: TrainingConfig, data: Mapping[str, np.ndarray]
-    ) -> None:
-        """Builds network and optimiser."""
+    def __init__(self, part: Part, data: Mapping[str, np.ndarray]) -> None:
+        """Builds network and optimiser; the settings that need a trainer (moving average, schedule) are off."""
         paddle.seed(1)
-        self._data = {**data, "labels": data["labels"][:, :tasks]}
-        self.module = LMFModule(LMFModel(SIZES, [f"emotion{t}" for t in range(tasks)], model), training)
-        self._optimizer = self.module.configure_optimizers()
+        training = dataclasses.replace(part.training, ema_epochs=None, schedule="constant")
+        self._data = {**data, "labels": data["labels"][:, : len(part.tasks)]}
+        self.model = LMFModel(INPUTS, part.tasks, part.model)
+        self._module = LMFModule(self.model, training, self._data["labels"])
+        self._optimizer = self._module.configure_optimizers()
         self._batch = training.batch_size
         self._rng = np.random.default_rng(1)
 
     def train(self, steps: int) -> int:
         """Makes some steps; returns the number of clips."""
-        self.module.train()
+        self._module.train()
         for _ in range(steps):
             rows = self._rng.integers(0, len(self._data["labels"]), self._batch)
-            loss = self.module.training_step({name: paddle.to_tensor(v[rows]) for name, v in self._data.items()})
+            loss = self._module.training_step({name: paddle.to_tensor(v[rows]) for name, v in self._data.items()})
             loss.backward()
             self._optimizer.step()
             self._optimizer.clear_grad()
-        loss.item()
         return steps * self._batch
 
-    def infer(self, clips: int) -> int:
-        """Probabilities of the first clips, in batches of the default size; returns their number."""
-        self.module.model.predict_probabilities({name: values[:clips] for name, values in self._data.items()})
+    def predict(self, clips: int) -> int:
+        """Predicts the first clips; returns their number."""
+        self.model.predict({name: values[:clips] for name, values in self._data.items()})
         return clips
 
 
-def in_turn(tasks: Mapping[str, Callable[[], int]], effort: Effort) -> dict[str, list[float]]:
+def in_turn(tasks: Mapping[str, Callable[[], int]], rounds: int, shortest: float = _SHORTEST) -> dict[str, list[float]]:
     """Seconds per unit of each task, which returns how many units it did: A B C, A B C, ...
 
-    A first round warms up, and tells how often a short task must be repeated to take `effort.shortest`; such a task is
-    done once more before its time is taken, since the one before it has emptied the processor's caches.
+    A first round warms up, and determines how often a short task is repeated to take `shortest` seconds; such a task runs
+    once before its time is taken, since other tasks have emptied the processor's caches.
     """
     found: dict[str, list[float]] = {name: [] for name in tasks}
     repeats: dict[str, int] = {}
     for name, task in tasks.items():
         start = time.perf_counter()
         task()
-        repeats[name] = min(max(1, round(effort.shortest / (time.perf_counter() - start))), 100)
-    for _ in range(effort.rounds):
+        repeats[name] = min(max(1, round(shortest / (time.perf_counter() - start))), 100)
+    for _ in range(rounds):
         for name, task in tasks.items():
             if repeats[name] > 1:
                 task()
@@ -175,220 +137,88 @@ def in_turn(tasks: Mapping[str, Callable[[], int]], effort: Effort) -> dict[str,
     return found
 
 
-def tensor_memory(work: Callable[[], object]) -> int:
-    """Bytes that Paddle holds in tensors at most while `work` builds and does something, beyond what it held before."""
-    core = paddle.base.core
-    gc.collect()  # what earlier work left is not given back meanwhile
-    before = core.host_memory_stat_current_value("Allocated", 0)
-    core.host_memory_stat_reset_peak_value("Allocated", 0)
-    work()
-    return core.host_memory_stat_peak_value("Allocated", 0) - before
+def measure(rounds: int, quick: bool = False) -> tuple[dict[str, Result], float]:
+    """Measures all contenders, and the rate of a matrix product.
 
+    Args:
+        rounds: measurements of everything.
+        quick: few steps and clips, to show that it works.
 
-@dataclass(frozen=True)
-class Result:
-    """Of one contender: seconds per clip in training and inference, per single clip, bytes of tensors in training."""
-
-    cost: Cost
-    training: Spread
-    inference: Spread
-    latency: Spread
-    memory: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All contenders, and the rates of matrix products measured among them (operations per second).
-
-    Attributes:
-        results: by the contender's name.
-        large: a product of the shape of the LSTM's input projection, `[64 x 20, 300] x [300, 512]`.
-        small: one of the shape of a step of its recurrence, `[64, 128] x [128, 512]`.
+    Returns:
+        Name -> result; and operations per second of a product `[1280, 300] x [300, 512]`, the largest of a batch.
     """
+    clips, steps, shortest = (64, 1, 0.0) if quick else (CLIPS, 8, _SHORTEST)
+    data = random_clips(clips, len(IEMOCAP_EMOTIONS))
+    loops = {name: [Loop(part, data) for part in parts] for name, parts in contenders().items()}
+    left, right = paddle.randn([1280, 300]), paddle.randn([300, 512])
 
-    results: dict[str, Result]
-    large: Spread
-    small: Spread
+    def product() -> int:
+        paddle.matmul(left, right)
+        return 2 * 1280 * 300 * 512
 
-    def share(self, name: str) -> float:
-        """Part of the large product's rate that the arithmetic of a training step reaches."""
-        result = self.results[name]
-        return result.cost.training / result.training.median / self.large.median
+    tasks: dict[str, Callable[[], int]] = {"product": product}
+    for name, own in loops.items():
+        for number, loop in enumerate(own):
+            tasks[f"training/{name}/{number}"] = partial(loop.train, steps)
+            tasks[f"inference/{name}/{number}"] = partial(loop.predict, clips)
+            tasks[f"latency/{name}/{number}"] = partial(loop.predict, 1)
+    seconds = in_turn(tasks, rounds, shortest)
 
-    def share_of_shapes(self, name: str) -> float:
-        """The same, where the recurrence is granted the rate of its own small products."""
-        result, cost = self.results[name], self.results[name].cost
-        fast = (2 * cost.projection + 3 * cost.rest) / self.large.median
-        return (fast + 3 * cost.recurrence / self.small.median) / result.training.median
-
-
-def compare(effort: Effort, on_round: Callable[[str], None] = lambda text: None) -> Comparison:
-    """Measures all contenders and the matrix products, side by side."""
-    data = made_up_clips(max(effort.clips, TEST_CLIPS if effort.growth is None else 0), len(IEMOCAP_EMOTIONS))
-    clips = min(TEST_CLIPS, len(data["labels"]))
-    found, memory = contenders(), {}
-    loops: dict[str, list[Loop]] = {}
-    for contender in found:
-        on_round(contender.name)
-
-        def build(contender: Contender = contender) -> None:
-            loops[contender.name] = [Loop(len(e), m, t, data) for e, m, t in contender.parts]
-            for loop in loops[contender.name]:
-                loop.train(2)
-
-        memory[contender.name] = tensor_memory(build)
-
-    # several networks: every clip goes through each, so that the times per clip add up
-    training: dict[str, Callable[[], int]] = {}
-    inference: dict[str, Callable[[], int]] = {}
-    latency: dict[str, Callable[[], int]] = {}
-    for name, parts in loops.items():
-        for number, loop in enumerate(parts):
-            training[f"{name}/{number}"] = lambda loop=loop: loop.train(effort.steps)
-            inference[f"{name}/{number}"] = lambda loop=loop: loop.infer(clips)
-            latency[f"{name}/{number}"] = lambda loop=loop: sum(loop.infer(1) for _ in range(effort.steps))
-    products = {"large": _product(64 * WORDS, 300, 512), "small": _product(64, 128, 512)}
-    on_round("training")
-    trained = in_turn({**training, **products}, effort)
-    on_round("inference")
-    inferred, waited = in_turn(inference, effort), in_turn(latency, effort)
-
-    def spread(values: dict[str, list[float]], name: str) -> Spread:
-        return Spread.of(np.sum([values[f"{name}/{n}"] for n in range(len(loops[name]))], axis=0))
+    def of(what: str, name: str) -> tuple[float, float, float]:
+        """Every clip passes each of several networks, so that their times per clip add up."""
+        return _quartiles(
+            np.sum([values for key, values in seconds.items() if key.startswith(f"{what}/{name}/")], axis=0)
+        )
 
     results = {
-        c.name: Result(
-            c.cost(), spread(trained, c.name), spread(inferred, c.name), spread(waited, c.name), memory[c.name]
+        name: Result(
+            sum(math.prod(w.shape) for loop in own for w in loop.model.weights().values() if not w.stop_gradient),
+            sum(sum(loop.model.flops().values()) for loop in own),
+            *(of(what, name) for what in ("training", "inference", "latency")),
         )
-        for c in found
+        for name, own in loops.items()
     }
-    rates = {name: Spread.of([1 / value for value in trained[name]]) for name in products}
-    return Comparison(results, rates["large"], rates["small"])
+    return results, 1 / _quartiles(seconds["product"])[0]
 
 
-def _product(rows: int, inner: int, columns: int) -> Callable[[], int]:
-    """A task that does matrix products for some milliseconds; its units are operations."""
-    left, right = paddle.rand([rows, inner]), paddle.rand([inner, columns])
-    operations = 2 * rows * inner * columns
-    count = max(1, 2_000_000_000 // operations)
-
-    def task() -> int:
-        with paddle.no_grad():
-            for _ in range(count):
-                out = paddle.matmul(left, right)
-            float(out[0, 0])
-        return count * operations
-
-    return task
-
-
-# -- growth
-
-
-@dataclass
-class Curve:
-    """One quantity that grows: measured seconds and bytes, and the paper's order of growth where it has one.
-
-    Attributes:
-        label: what is measured.
-        x: the values of the quantity.
-        seconds: per clip, forward and backward.
-        bytes: of tensors, at most.
-        order: proportional to what the paper says; None where it says nothing.
-    """
-
-    label: str
-    x: list[int] = field(default_factory=list)
-    seconds: list[Spread] = field(default_factory=list)
-    bytes: list[int] = field(default_factory=list)
-    order: list[int] | None = None
+def table(results: Mapping[str, Result], rate: float) -> TextTable:
+    """The results as a table."""
+    rows = [
+        [
+            name,
+            f"{one.parameters:,}",
+            f"{one.forward / 1e6:.2f}",
+            _per_second(one.training),
+            f"{one.training[0] * TRAIN_CLIPS:.2f}",
+            _per_second(one.inference),
+            f"{one.latency[0] * 1e3:.2f}",
+            f"{3 * one.forward / one.training[0] / rate:.0%}",
+        ]
+        for name, one in results.items()
+    ]
+    heads = [
+        "network",
+        "parameters",
+        "MFLOP/clip",
+        "training, clips/s",
+        "epoch, s",
+        "inference, clips/s",
+        "1 clip, ms",
+        "of limit",
+    ]
+    note = (
+        "Medians (and quartiles), in turns. Epoch: IEMOCAP's 2,717 clips, without validation. Of limit: arithmetic of a "
+        f"training step, three times the forward pass, beside a matrix product at {rate / 1e9:.0f} GFLOP/s."
+    )
+    return TextTable("random clips of IEMOCAP's sizes", heads, rows, note=note)
 
 
-_DIM, _RANK, _BATCH = 64, 8, 64
+def _quartiles(values: Any) -> tuple[float, float, float]:
+    """Median, lower and upper quartile."""
+    low, median, high = np.percentile(values, [25, 50, 75])
+    return float(median), float(low), float(high)
 
 
-def growth(effort: Effort, on_round: Callable[[str], None] = lambda text: None) -> dict[str, list[Curve]]:
-    """Curves over rank, hidden size and number of modalities (the fusion alone), and emotions, batch and words (a step)."""
-    model = ModelConfig()
-    hidden = [model.audio_hidden, model.video_hidden, model.text_hidden]
-    cut = slice(effort.growth)
-    found: dict[str, list[Curve]] = {}
-    on_round("fusion rank")
-    ranks = [1, 2, 4, 8, 16, 32, 64][cut]
-    points = {("lmf", rank): (hidden, rank) for rank in ranks}
-    points |= {("tfn", rank): (hidden, rank) for rank in ranks}
-    found["fusion rank R"] = _fusion_curves(points, effort)
-    on_round("hidden size")
-    points = {("lmf", size): ([size] * 3, _RANK) for size in [4, 8, 16, 32, 64, 128, 256][cut]}
-    points |= {("tfn", size): ([size] * 3, _RANK) for size in [4, 8, 16, 32, 64][cut]}
-    found["hidden size of each of 3 modalities"] = _fusion_curves(points, effort)
-    on_round("modalities")
-    points = {("lmf", count): ([16] * count, _RANK) for count in [1, 2, 3, 4, 5, 6][cut]}
-    points |= {("tfn", count): ([16] * count, _RANK) for count in [1, 2, 3, 4][cut]}
-    found["modalities of hidden size 16"] = _fusion_curves(points, effort)
-    on_round("emotions")
-    found["emotions"] = [_step_curve({tasks: (tasks, _BATCH, WORDS) for tasks in [1, 2, 4, 8, 16, 32][cut]}, effort)]
-    on_round("batch size")
-    found["batch size"] = [_step_curve({b: (4, b, WORDS) for b in [16, 32, 64, 128, 256, 512, 1024][cut]}, effort)]
-    on_round("words")
-    found["words of a clip"] = [_step_curve({w: (4, _BATCH, w) for w in [5, 10, 20, 40, 80][cut]}, effort)]
-    return found
-
-
-def _fusion_curves(points: Mapping[tuple[str, int], tuple[list[int], int]], effort: Effort) -> list[Curve]:
-    """Low-rank and full tensor fusion alone, batch 64, fusion dim 64, forward and backward."""
-    labels = {"lmf": "low-rank fusion", "tfn": "full tensor fusion"}
-    curves = {fusion: Curve(label, order=[]) for fusion, label in labels.items()}
-    tasks, memory = {}, {}
-    for (fusion, x), (hidden, rank) in points.items():
-        paddle.seed(1)
-        vectors = [paddle.randn([_BATCH, size]) for size in hidden]
-        for vector in vectors:
-            vector.stop_gradient = False
-        made: list[Callable[[], int]] = []
-
-        def build(
-            fusion: str = fusion,
-            hidden: list[int] = hidden,
-            rank: int = rank,
-            vectors: list = vectors,
-            made: list = made,
-        ) -> None:
-            layer = LowRankFusion(hidden, rank, _DIM) if fusion == "lmf" else TensorFusion(hidden, _DIM)
-
-            def task() -> int:
-                layer(vectors).sum().backward()
-                layer.clear_gradients()
-                return _BATCH
-
-            made.append(task)
-            task()
-
-        memory[fusion, x] = tensor_memory(build)
-        tasks[f"{fusion}/{x}"] = made[0]
-    seconds = in_turn(tasks, effort)
-    for (fusion, x), (hidden, rank) in points.items():
-        curve = curves[fusion]
-        curve.x.append(x)
-        curve.seconds.append(Spread.of(seconds[f"{fusion}/{x}"]))
-        curve.bytes.append(memory[fusion, x])
-        curve.order.append(order_of_growth(fusion, hidden, rank, _DIM))
-    return list(curves.values())
-
-
-def _step_curve(points: Mapping[int, tuple[int, int, int]], effort: Effort) -> Curve:
-    """A whole multitask training step for (tasks, batch size, words)."""
-    curve, tasks = Curve("multitask training step"), {}
-    for x, (count, batch, words) in points.items():
-        made: list[Loop] = []
-
-        def build(count: int = count, batch: int = batch, words: int = words, made: list = made) -> None:
-            data = made_up_clips(max(batch, 64), count, words)
-            made.append(Loop(count, ModelConfig(), TrainingConfig(batch_size=batch), data))
-            made[0].train(2)
-
-        curve.x.append(x)
-        curve.bytes.append(tensor_memory(build))
-        tasks[str(x)] = lambda loop=made[0]: loop.train(1)
-    curve.seconds = [Spread.of(values) for values in in_turn(tasks, effort).values()]
-    return curve
+def _per_second(seconds: tuple[float, float, float]) -> str:
+    median, low, high = seconds
+    return f"{1 / median:,.0f} ({1 / high:,.0f}-{1 / low:,.0f})"

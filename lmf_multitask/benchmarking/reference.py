@@ -1,4 +1,4 @@
-"""Times a checkout of LMF_Paddle's own training script beside ours, on the same data, in processes of their own."""
+"""Times the training script of a checkout of LMF_Paddle beside ours, on the same data, in processes of their own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmf_multitask.errors import ConfigError, RunError
+from lmf_multitask.evaluation.tables import TextTable
 
 _EPOCH = re.compile(r"Epoch \d+ complete!|epoch +\d+/")
 
@@ -23,10 +24,10 @@ class Timing:
     """One training from start to end.
 
     Attributes:
-        name: whose, and of what.
-        theirs: LMF_Paddle's.
-        epochs: how many it made.
-        epoch: seconds per epoch, the median of the times between two epochs' lines.
+        name: of the code and the emotion.
+        theirs: whether it is LMF_Paddle's.
+        epochs: number of epochs.
+        epoch: seconds per epoch: median time between the lines of two epochs.
         whole: seconds from start to end, loading and test included.
     """
 
@@ -59,36 +60,32 @@ def published_options(checkout: Path) -> dict[str, list[str]]:
             options = words[next(n for n, word in enumerate(words) if word.endswith("train.py")) + 1 :]
             found[options[options.index("--emotion") + 1]] = options
     if not found:
-        raise ConfigError(f"{script}: must train emotions by train.py --emotion NAME, but does not. Check --reference.")
+        raise ConfigError(f"{script}: must call train.py --emotion NAME, but does not. Check --reference.")
     return found
 
 
 def time_reference(
     checkout: Path, data_path: Path, epochs: int, environment: Mapping[str, str], on_start: Callable[[str], None]
 ) -> list[Timing]:
-    """Trains each emotion with LMF_Paddle's script and settings, and with ours, in turn; then our multitask model.
+    """Trains each emotion with LMF_Paddle's script and settings and with ours, in turns; then our multitask model.
 
     Args:
-        checkout: a folder with LMF_Paddle's code; nothing is written there.
+        checkout: folder of LMF_Paddle's code; nothing is written there.
         data_path: the pickle to train on.
-        epochs: of every training, at least 3; none stops early.
-        environment: of the user, so that theirs runs under its own settings. Ours choose their own.
-        on_start: called with the name of what begins.
+        epochs: of every training; none stops early.
+        environment: of the user, without settings of ours.
+        on_start: called with the name of each training.
 
     Raises:
-        ConfigError: the checkout is none, or the number of epochs too small.
+        ConfigError: the folder is no checkout.
         RunError: a training failed.
     """
-    if epochs < 3:
-        raise ConfigError(
-            f"--reference_epochs must be at least 3, but got {epochs}. The time between epochs is measured."
-        )
     options = published_options(checkout)
     never = str(epochs + 1)
     found = []
     with tempfile.TemporaryDirectory(prefix="lmf-benchmark-") as folder:
         ours = [sys.executable, "-m", "lmf_multitask.train", "--data_path", str(data_path.resolve()), "--overwrite"]
-        ours += ["--training.epochs", str(epochs), "--training.patience", never, "--no_report"]  # theirs draws nothing
+        ours += ["--training.epochs", str(epochs), "--training.patience", never, "--no_report"]  # theirs writes none
         for emotion, own in options.items():
             theirs = [sys.executable, "-u", "train.py", *own, "--cuda", "", "--data_path", str(data_path.resolve())]
             theirs += ["--model_path", folder, "--epochs", str(epochs), "--patience", never]
@@ -138,6 +135,24 @@ def _time(
     if status != 0 or len(moments) != epochs:
         raise RunError(
             f"{name} must train {epochs} epochs, but ended with status {status} after {len(moments)}: {last[:200]}. "
-            "Run its command by hand to see more."
+            "Run its command by hand to see why."
         )
     return Timing(name, theirs, epochs, statistics.median(b - a for a, b in zip(moments, moments[1:])), whole)
+
+
+def reference_table(timings: list[Timing], epochs: int) -> TextTable:
+    """LMF_Paddle's script beside ours."""
+    rows = [[one.name, f"{one.epoch:.2f}", f"{one.whole:.1f}", f"{one.whole_at(40):.1f}"] for one in timings]
+    by_name = {one.name: one for one in timings}
+    theirs = [one for one in timings if one.theirs]
+    separate = [by_name[one.name.replace("LMF_Paddle", "ours, per emotion")] for one in theirs]
+    ratios = ", ".join(f"{a.name.rpartition(' ')[2]} {a.epoch / b.epoch:.1f}" for a, b in zip(theirs, separate))
+    whole = sum(one.whole_at(40) for one in theirs)
+    note = (
+        "* measured, with each further epoch at the median of the measured ones. "
+        f"One epoch of LMF_Paddle in epochs of ours, same network and settings: {ratios}. "
+        f"All emotions, 40 epochs each: {whole / sum(one.whole_at(40) for one in separate):.1f} times the time of ours, per "
+        f"emotion, and {whole / by_name['ours, multitask'].whole_at(40):.1f} times that of our multitask model."
+    )
+    heads = ["training", "seconds per epoch", f"seconds, {epochs} epochs", "seconds, 40 epochs*"]
+    return TextTable("whole trainings in processes of their own", heads, rows, note=note)

@@ -94,6 +94,10 @@ def checked_inputs(inputs: Mapping[str, Any]) -> dict[str, Input]:
             raise DataError(
                 f"the input {name} must have a shape {rule} with sizes from 1 to 65536, but has {str(one.shape)[:60]}."
             )
+        if one.padding not in (None, "end", "front", "both", "none"):
+            raise DataError(
+                f"the padding of {name} must be end, front, both or none, but got {str(one.padding)[:60]!r}."
+            )
         found[name] = Input(tuple(int(size) for size in one.shape), one.padding)
     return found
 

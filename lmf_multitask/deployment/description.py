@@ -1,125 +1,43 @@
-"""``lmf_model.json``: what an exported model expects, what it gives, and the hashes of its files.
+"""``lmf_model.json``: what an exported model expects, what it returns, and the hashes of its files.
 
-    {"format": 1,
+    {"format": 2,
      "emotions": ["happy", ...],                      the order of every output
-     "inputs": {"audio": {"dtype": "float32", "shape": ["batch", 74]}, "video": ..., "text": ["batch", "words", 300]},
+     "inputs": {"audio": {"dtype": "float32", "shape": ["batch", 74]},
+                "text": {"dtype": "float32", "shape": ["batch", "steps", 300], "length": 20, "padding": "end"}, ...},
      "outputs": {"dtype": "float32", "shape": ["batch", 2], "columns": ["absent", "present"], ...},
-     "modalities": ["audio", "video", "text"],        those that the models look at
-     "without": {"audio": {"split": "validation", "weighted_f1": ..., "with_all": ...}, ...},     of robustness.json
-     "text": {"words": 20, "padding": "end", ...},    of the training data; null where they were not at hand
+     "without": {"audio": {"split": "validation", "weighted_f1": ..., "with_all": ...}, ...},     from robustness.json
      "cleaning": {"non_finite": "zero"},
-     "models": [{"name": "multitask", "emotions": [...], "paddle": {"program": FILE, "weights": FILE}, "onnx": {...},
-                 "temperature": [1.0, ...], "thresholds": {"uar": [...]}}],
+     "exclusive": true,                               whether every training clip had exactly one of the emotions
+     "calibration": {...},                            temperatures (not part of the models) and thresholds
+     "models": [{"name": "multitask", "emotions": [...], "modalities": [...],
+                 "paddle": {"program": FILE, "weights": FILE}, "onnx": {"model": FILE}}],
      "sha256": {FILE: HASH}, "versions": {...}}
 
-Several models are the paper's separate ones, an emotion each. Shape letters: N rows, L words, D dimensions, T tasks.
+``length`` is the number of steps of the training data; ``"steps"`` in a shape means that other lengths are accepted.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import math
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmf_multitask.data.schema import MODALITIES, check_emotion_name
+import numpy as np
+
+from lmf_multitask.config import check_name
+from lmf_multitask.data.modality import MODALITIES, Input, checked_inputs
 from lmf_multitask.errors import DataError, RunError
+from lmf_multitask.evaluation.calibration import Calibration
+from lmf_multitask.files import open_regular, read_json, sha256_of, write_json
 
 DESCRIPTION_FILE = "lmf_model.json"
-FORMAT = 1
-FORMATS = ("paddle", "onnx")
-_SUFFIXES = {"paddle": {"program": ".json", "weights": ".pdiparams"}, "onnx": {"model": ".onnx"}}
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What was fitted on validation after training (``model/calibration.json`` of a run).
-
-    Attributes:
-        temperature: T numbers; to calibrate an emotion's probabilities, its logits are divided by its own.
-        thresholds: figure -> T plain (not calibrated) probabilities above which an emotion counts as present, fitted for
-            that figure.
-    """
-
-    temperature: tuple[float, ...]
-    thresholds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-
-    @classmethod
-    def none(cls, tasks: int) -> Calibration:
-        """Probabilities as they come out of the network."""
-        return cls((1.0,) * tasks)
-
-    @classmethod
-    def read(cls, path: Path, emotions: Sequence[str]) -> Calibration:
-        """Reads a run's ``calibration.json``, or gives `none` where there is no such file.
-
-        Raises:
-            RunError: the file is there but not that of a model with these emotions.
-        """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return cls.none(len(emotions))
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"{path}: must be JSON, but {' '.join(str(error).split())}. Calibrate the run again."
-            ) from None
-        try:
-            if not isinstance(content, dict):
-                raise ValueError(f"it holds a {type(content).__name__}")
-            named = content.get("emotions")
-            if isinstance(named, dict) and all(isinstance(one, dict) for one in named.values()):
-                content = _by_figure(named)
-            if content["emotions"] != list(emotions):
-                raise ValueError(f"its emotions are {content['emotions']!r} and the model's are {list(emotions)!r}")
-            return cls.checked(content.get("temperature"), content.get("thresholds", {}), len(emotions))
-        except KeyError as error:
-            raise RunError(
-                f"{path}: must be the calibration of this model, but {error} is missing. Calibrate the run again."
-            ) from None
-        except ValueError as error:
-            raise RunError(
-                f"{path}: must be the calibration of this model, but {error}. Calibrate the run again."
-            ) from None
-
-    @classmethod
-    def checked(cls, temperature: Any, thresholds: Any, tasks: int) -> Calibration:
-        """Checks the numbers of a JSON file.
-
-        Raises:
-            ValueError: they are not T temperatures above 0 and thresholds from 0 to 1; the text ends "but ...".
-        """
-        values = _numbers(temperature, tasks, "temperature")
-        if not all(value > 0 for value in values):
-            raise ValueError(f"its temperature is {list(values)} and must be above 0")
-        if not isinstance(thresholds, dict):
-            raise ValueError(f"its thresholds are {thresholds!r} and must be given by criterion")
-        found = {str(name): _numbers(numbers, tasks, f"thresholds.{name}") for name, numbers in thresholds.items()}
-        for name, numbers in found.items():
-            if not all(0 <= number <= 1 for number in numbers):
-                raise ValueError(f"its thresholds.{name} are {list(numbers)} and must be from 0 to 1")
-        return cls(values, found)
-
-
-def _by_figure(named: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Emotion -> its temperature and thresholds, turned into one list of T numbers for each."""
-    figures = list(dict.fromkeys(figure for one in named.values() for figure in one.get("thresholds") or {}))
-    return {
-        "emotions": list(named),
-        "temperature": [one["temperature"] for one in named.values()],
-        "thresholds": {figure: [one["thresholds"][figure] for one in named.values()] for figure in figures},
-    }
-
-
-def _numbers(values: Any, tasks: int, name: str) -> tuple[float, ...]:
-    good = isinstance(values, list) and len(values) == tasks
-    if not good or not all(type(v) in (int, float) and math.isfinite(v) for v in values):
-        raise ValueError(f"its {name} is {values!r} and must be {tasks} numbers")
-    return tuple(float(value) for value in values)
+FORMAT = 2
+_FILES = {"paddle": {"program": ".json", "weights": ".pdiparams"}, "onnx": {"model": ".onnx"}}
+FORMATS = tuple(_FILES)
+_LARGEST_FILE = 2**31
 
 
 @dataclass(frozen=True)
@@ -127,20 +45,20 @@ class ExportedModel:
     """One static model of a folder.
 
     Attributes:
-        name: ``multitask``, or the emotion of a model of its own; the files are called after it.
+        name: ``multitask``, or the emotion of a model with one; its files are named after it.
         emotions: its outputs, in order.
-        formats: which of ``paddle`` and ``onnx`` are there.
-        calibration: temperatures (which are not inside the model) and thresholds.
+        modalities: its inputs.
+        formats: ``paddle``, ``onnx`` or both.
     """
 
     name: str
     emotions: tuple[str, ...]
+    modalities: tuple[str, ...]
     formats: tuple[str, ...]
-    calibration: Calibration
 
     def files(self, form: str) -> dict[str, str]:
         """Role -> file name, of one format."""
-        return {role: self.name + suffix for role, suffix in _SUFFIXES[form].items()}
+        return {role: self.name + suffix for role, suffix in _FILES[form].items()}
 
 
 @dataclass(frozen=True)
@@ -148,27 +66,26 @@ class ModelDescription:
     """The content of ``lmf_model.json``.
 
     Attributes:
-        feature_sizes: D of each modality.
-        words: L of the training data, to which texts must be padded; None where it is not known.
-        padding: where the training data pad: ``end``, ``front``, ``both`` or ``none``; None where it is not known.
-        non_finite: ``zero``: NaN and infinities become 0; ``error``: they are refused.
+        inputs: modality -> shape of one clip in the training data, and its padding.
+        free_lengths: modalities whose sequences may have any length.
         models: one multi-task model, or one per emotion.
+        calibration: temperatures and thresholds that were fitted on validation.
+        non_finite: ``zero``: NaN and infinities are replaced by 0; ``error``: they are refused.
+        exclusive: whether every training clip had exactly one of the emotions.
+        without: modality -> what was measured without it: ``split``, mean ``weighted_f1``, and ``with_all`` modalities.
         sha256: file name -> hash.
-        versions: of this package and of what wrote the files.
-        modalities: those that at least one model looks at.
-        without: modality -> what was measured of the model without it: ``split``, mean ``weighted_f1`` there, and
-            ``with_all`` modalities; empty where nothing was.
+        versions: of this package and of the packages that wrote the files.
     """
 
-    feature_sizes: Mapping[str, int]
-    words: int | None
-    padding: str | None
-    non_finite: str
+    inputs: Mapping[str, Input]
+    free_lengths: tuple[str, ...]
     models: tuple[ExportedModel, ...]
-    sha256: Mapping[str, str]
-    versions: Mapping[str, str]
-    modalities: tuple[str, ...] = MODALITIES
+    calibration: Calibration
+    non_finite: str = "zero"
+    exclusive: bool = False
     without: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def emotions(self) -> list[str]:
@@ -176,45 +93,45 @@ class ModelDescription:
         return [emotion for model in self.models for emotion in model.emotions]
 
     @property
+    def modalities(self) -> list[str]:
+        """Those that at least one model uses."""
+        return [name for name in MODALITIES if any(name in model.modalities for model in self.models)]
+
+    @property
     def formats(self) -> tuple[str, ...]:
         """The formats that every model has."""
         return tuple(form for form in FORMATS if all(form in model.formats for model in self.models))
-
-    @property
-    def temperature(self) -> list[float]:
-        """T temperatures, in the order of the emotions."""
-        return [value for model in self.models for value in model.calibration.temperature]
 
     def thresholds(self, criterion: str) -> list[float]:
         """T plain probabilities above which an emotion counts as present.
 
         Args:
-            criterion: ``half``: one half for all; or the name of fitted thresholds.
+            criterion: ``half``: one half for all; or the metric that they were fitted for.
 
         Raises:
             RunError: the model has no thresholds of that name.
         """
-        if criterion == "half":
-            return [0.5] * len(self.emotions)
-        found: list[float] = []
-        for model in self.models:
-            if criterion not in model.calibration.thresholds:
-                known = ", ".join(["half", *model.calibration.thresholds])
-                raise RunError(
-                    f"the thresholds must be among {known}, but got {criterion!r}. Calibrate the run and export it again."
-                )
-            found += model.calibration.thresholds[criterion]
-        return found
+        return self.calibration.thresholds(criterion, self.emotions).tolist()
 
-    def shape(self, modality: str) -> tuple[Any, ...]:
-        """Sizes of a modality's array, ``batch`` and an unknown ``words`` by name."""
-        size = self.feature_sizes[modality]
-        return ("batch", self.words or "words", size) if modality == "text" else ("batch", size)
+    def shape(self, modality: str) -> tuple[int | str, ...]:
+        """Sizes of a modality's array; a size that is free has a name instead of a number."""
+        one = self.inputs[modality]
+        steps = ("steps" if modality in self.free_lengths else one.length,) if one.length is not None else ()
+        return ("batch", *steps, one.features)
+
+    def graph_inputs(self, model: ExportedModel) -> dict[str, tuple[int, ...]]:
+        """Shapes of the inputs of a model's graph; -1 is any size."""
+        return {
+            name: tuple(size if isinstance(size, int) else -1 for size in self.shape(name)) for name in model.modalities
+        }
 
     def to_json(self) -> dict[str, Any]:
-        """As it is written; also what the service tells of itself."""
-        inputs = {name: {"dtype": "float32", "shape": list(self.shape(name))} for name in MODALITIES}
-        inputs["text"]["shape"][1] = "words"  # of the graph: any number
+        """The content of the file; also what the service says about its model."""
+        inputs = {}
+        for name, one in self.inputs.items():
+            inputs[name] = {"dtype": "float32", "shape": list(self.shape(name))}
+            if one.is_sequence:
+                inputs[name].update(length=one.length, padding=one.padding)
         return {
             "format": FORMAT,
             "emotions": self.emotions,
@@ -224,57 +141,47 @@ class ModelDescription:
                 "dtype": "float32",
                 "shape": ["batch", 2],
                 "columns": ["absent", "present"],
-                "meaning": "probabilities, as the network gives them (temperatures are not applied); the rows sum to one",
+                "meaning": "probabilities as the network computes them (not calibrated); each row sums to one",
             },
-            "modalities": list(self.modalities),
-            "without": {name: dict(figures) for name, figures in self.without.items()},
-            "text": {"words": self.words, "padding": self.padding, "padding_is_read": True},
+            "modalities": self.modalities,
+            "without": {name: dict(metrics) for name, metrics in self.without.items()},
             "cleaning": {"non_finite": self.non_finite},
+            "exclusive": self.exclusive,
+            "calibration": self.calibration.to_json(),
             "models": [
                 {
-                    "name": model.name,
-                    "emotions": list(model.emotions),
-                    **{form: model.files(form) for form in model.formats},
-                    "temperature": list(model.calibration.temperature),
-                    "thresholds": {name: list(values) for name, values in model.calibration.thresholds.items()},
+                    "name": one.name,
+                    "emotions": list(one.emotions),
+                    "modalities": list(one.modalities),
+                    **{form: one.files(form) for form in one.formats},
                 }
-                for model in self.models
+                for one in self.models
             ],
             "sha256": dict(self.sha256),
             "versions": dict(self.versions),
         }
 
-    def write(self, folder: Path) -> None:
-        """Writes the file into a folder that nobody reads yet."""
-        text = json.dumps(self.to_json(), indent=2) + "\n"
-        (folder / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
-
-    def with_hashes(self, folder: Path) -> ModelDescription:
-        """The same with the hashes of the files that are in the folder now."""
+    def write(self, folder: Path) -> ModelDescription:
+        """Writes the file, with the hashes of the models' files in the folder; returns the description with the hashes."""
         names = [name for model in self.models for form in model.formats for name in model.files(form).values()]
-        return dataclasses.replace(
-            self, sha256={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-        )
+        written = dataclasses.replace(self, sha256={name: sha256_of(folder / name) for name in names})
+        write_json(folder / DESCRIPTION_FILE, written.to_json())
+        return written
 
     def read_files(self, folder: Path, model: ExportedModel, form: str) -> dict[str, bytes]:
-        """The files of one model in one format, by their role; exactly those that were exported.
+        """The files of one model in one format, by their role.
 
         Raises:
-            RunError: one is missing or has another content.
+            RunError: one is missing, or its hash is not the expected one.
         """
         found = {}
         for role, name in model.files(form).items():
-            try:
-                content = (folder / name).read_bytes()
-            except OSError as error:
+            with open_regular(folder / name, RunError) as file:
+                content = file.read(_LARGEST_FILE)
+            if sha256_of(io.BytesIO(content)) != self.sha256.get(name):
                 raise RunError(
-                    f"{folder / name}: must be there and readable, but {error.strerror}. Export the run again."
-                ) from None
-            digest = hashlib.sha256(content).hexdigest()
-            if digest != self.sha256.get(name):
-                raise RunError(
-                    f"{folder / name}: must have the sha256 that {DESCRIPTION_FILE} tells, but has {digest[:16]}... "
-                    "It is damaged or of another export: export the run again."
+                    f"{folder / name}: must have the sha256 in {DESCRIPTION_FILE}, but has another. "
+                    "The file is damaged or from another export: export the run again."
                 )
             found[role] = content
         return found
@@ -284,51 +191,84 @@ class ModelDescription:
         """Reads the file of an exported folder.
 
         Raises:
-            RunError: it is missing, damaged, or of a newer format.
+            RunError: it is missing, damaged, or of another format.
         """
         path = Path(folder) / DESCRIPTION_FILE
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not path.exists():
             raise RunError(
                 f"{folder}: must be an exported model, but has no {DESCRIPTION_FILE}. Export a run with `lmf export`."
-            ) from None
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}: must be JSON, but {' '.join(str(error).split())}. Export the run again.") from None
+            )
+        content = read_json(path, error=RunError)
         if isinstance(content, dict) and content.get("format") != FORMAT:
             raise RunError(
-                f"{path}: must be of the format {FORMAT}, but is of {content.get('format')!r}. Export the run again."
+                f"{path}: must have the format {FORMAT}, but has {content.get('format')!r:.80}. Export the run again."
             )
         try:
-            return cls._parsed(content)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return cls._from_json(content)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, DataError, RunError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
-            raise RunError(f"{path}: must describe an exported model, but {reason}. Export the run again.") from None
+            raise RunError(f"{path}: must describe an exported model, but {reason} Export the run again.") from None
 
     @classmethod
-    def _parsed(cls, content: Any) -> ModelDescription:
+    def _from_json(cls, content: Any) -> ModelDescription:
         models = []
-        for model in content["models"]:
-            emotions = tuple(check_emotion_name(name) for name in model["emotions"])
-            calibration = Calibration.checked(model["temperature"], model["thresholds"], len(emotions))
-            name = check_emotion_name(model["name"])  # a file name without any folder in it
-            models.append(ExportedModel(name, emotions, tuple(f for f in FORMATS if f in model), calibration))
+        for one in content["models"]:
+            name = check_name(one["name"])  # it names files: no folders in it
+            emotions = tuple(check_name(emotion) for emotion in one["emotions"])
+            modalities = tuple(name for name in MODALITIES if name in one["modalities"])
+            if not modalities or len(modalities) != len(one["modalities"]):
+                raise ValueError(f"its modalities are {one['modalities']}.")
+            models.append(ExportedModel(name, emotions, modalities, tuple(form for form in FORMATS if form in one)))
         emotions = [emotion for model in models for emotion in model.emotions]
-        if not emotions or len(set(emotions)) != len(emotions):
-            raise DataError(f"its emotions are {emotions}")
-        sizes = {name: content["inputs"][name]["shape"][-1] for name in MODALITIES}
-        words, policy = content["text"]["words"], content["cleaning"]["non_finite"]
-        if not all(type(n) is int and n > 0 for n in (*sizes.values(), 1 if words is None else words)):
-            raise ValueError(f"its sizes are {sizes} and {words}")
-        modalities, without = tuple(content.get("modalities", MODALITIES)), content.get("without", {})
-        if not modalities or not set(modalities) <= set(MODALITIES):
-            raise ValueError(f"its modalities are {list(modalities)}")
-        for figures in without.values():
-            if not all(type(figures[name]) in (int, float) for name in ("weighted_f1", "with_all")):
-                raise ValueError(f"its figures without a modality are {without}")
-        if policy not in ("zero", "error"):
-            raise ValueError(f"its cleaning is {policy!r}")
+        if not emotions or len(set(emotions)) != len(emotions) or len({one.name for one in models}) != len(models):
+            raise ValueError(f"its emotions are {emotions}.")
+        inputs, free = {}, []
+        for name, one in content["inputs"].items():
+            sizes = list(one["shape"][1:])
+            if sizes[0] == "steps":
+                free.append(name)
+                sizes[0] = one["length"]
+            inputs[name] = Input(tuple(sizes), one.get("padding"))
+        non_finite, exclusive = content["cleaning"]["non_finite"], content["exclusive"]
+        if non_finite not in ("zero", "error") or type(exclusive) is not bool:
+            raise ValueError(f"its cleaning is {non_finite!r} and exclusive is {exclusive!r}.")
+        calibration = Calibration.from_json(content["calibration"], "its calibration")
         return cls(
-            sizes, words, content["text"]["padding"], policy, tuple(models), content["sha256"], content["versions"],
-            modalities, without,
+            checked_inputs(inputs), tuple(free), tuple(models), calibration, non_finite, exclusive,
+            checked_losses(content["without"]), _texts(content["sha256"]), _texts(content["versions"]),
         )  # fmt: skip
+
+
+def checked_losses(content: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What was measured without a modality, with only what is used of it.
+
+    Raises:
+        ValueError: a metric is not a number.
+    """
+    found = {}
+    for name, one in content.items():
+        if name not in MODALITIES or not all(type(one[key]) in (int, float) for key in ("weighted_f1", "with_all")):
+            raise ValueError(f"its metrics without {name!r:.40} are {one!r:.80}.")
+        found[name] = {"split": str(one["split"])[:40], "weighted_f1": one["weighted_f1"], "with_all": one["with_all"]}
+    return found
+
+
+def _texts(content: Mapping[str, str]) -> dict[str, str]:
+    if not all(isinstance(value, str) for value in content.values()):
+        raise ValueError("a hash or version is not text.")
+    return dict(content)
+
+
+def generated_clips(about: ModelDescription, count: int = 64) -> dict[str, np.ndarray]:
+    """Random clips of many scales, with padding at the end of sequences; the last ones lack a modality each."""
+    random = np.random.default_rng(0)
+    clips = {}
+    for number, (name, one) in enumerate(about.inputs.items()):
+        scale = 10 ** random.uniform(-2, 0, (count, *[1] * len(one.shape)))
+        values = random.normal(size=(count, *one.shape)) * scale
+        if one.length is not None:
+            ends = random.integers(1, one.length + 1, count)
+            values[np.arange(one.length)[None] >= ends[:, None]] = 0
+        values[count - 1 - number] = 0
+        clips[name] = values.astype(np.float32)
+    return clips

@@ -1,10 +1,11 @@
-"""Trained runs -> static models in one folder, each checked against the network that it came from.
+"""Trained models -> static models in one folder, each checked against the model that it came from.
 
-Shape letters: B batch, N rows, L words, T tasks (emotions).
+Shape letters: B batch, N rows, L steps, T tasks (emotions).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import os
@@ -14,34 +15,36 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmf_multitask import __version__
-from lmf_multitask.data.features import open_features
-from lmf_multitask.data.report import clean, padding_side
-from lmf_multitask.data.schema import MODALITIES, as_model_takes
+from lmf_multitask.data.columns import match_inputs
+from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.data.schema import sort_emotions
+from lmf_multitask.data.sources import open_source
 from lmf_multitask.deployment.description import (
     DESCRIPTION_FILE,
     FORMATS,
-    Calibration,
     ExportedModel,
     ModelDescription,
+    checked_losses,
+    generated_clips,
 )
-from lmf_multitask.deployment.predictor import Predictor
-from lmf_multitask.errors import DataError, RunError
-from lmf_multitask.evaluation.robustness import loss_without
-from lmf_multitask.files import atomic_folder
-from lmf_multitask.models.lmf import LMFModel
-from lmf_multitask.runs import ROBUSTNESS_FILE, Run
+from lmf_multitask.deployment.sessions import open_sessions
+from lmf_multitask.errors import RunError
+from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration
+from lmf_multitask.evaluation.robustness import ROBUSTNESS_FILE, loss_without
+from lmf_multitask.files import atomic_folder, read_json
+from lmf_multitask.models.lmf import LMFModel, model_folders
 from lmf_multitask.runtime import quiet_imports
+from lmf_multitask.tasks import output_slices, predictions
 
 with quiet_imports():
     import paddle
-
-logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-5
 """Largest difference of a probability between the exported and the trained model."""
@@ -64,67 +67,8 @@ class Export:
     rows: int
 
 
-@dataclass(frozen=True)
-class KnownData:
-    """What an export knows of the data that its runs were trained on.
-
-    Attributes:
-        rows: ``audio`` float32 `[N, 74]`, ``video`` `[N, 35]`, ``text`` `[N, L, 300]` (IEMOCAP's sizes), if at hand.
-        words: L, if known.
-        padding: where a text is padded: ``end``, ``front``, ``both`` or ``none``, if known.
-        about: where the clips came from, for people.
-    """
-
-    rows: Mapping[str, np.ndarray] | None = None
-    words: int | None = None
-    padding: str | None = None
-    about: str = "generated clips"
-
-
-def known_data(runs: Sequence[Run], data_path: str | None = None, most: int = 256) -> KnownData:
-    """Some validation clips of the data of a run, without their labels; nothing where the data are no longer at hand.
-
-    Args:
-        runs: the runs; the first whose data are there counts.
-        data_path: other data, which must be there.
-        most: clips to read.
-
-    Raises:
-        DataError: `data_path` is given and cannot be read, or its sizes are not those of the model.
-    """
-    if data_path is not None:
-        return _read_some(data_path, runs[0].load_model(), most)
-    for run in runs:
-        path = run.load_config().data_path or _sample_path()
-        try:
-            return _read_some(path, run.load_model(), most)
-        except (DataError, OSError) as error:
-            logger.warning("the training data are not at hand, so that the length of the texts is not known: %s", error)
-    return KnownData()
-
-
-def _sample_path() -> str:
-    from lmf_multitask.data.sample import builtin_sample
-
-    return str(builtin_sample())
-
-
-def _read_some(path: str, model: LMFModel, most: int) -> KnownData:
-    try:
-        source = open_features(path, "validation")
-    except DataError:
-        source = open_features(path, None)
-    ids, rows = next(source.blocks(most))
-    words, padding = None, None
-    if "text" in rows:
-        words, padding = source.shapes["text"][0], padding_side([clean(rows["text"].copy(), "text")])
-    absent = {name: np.zeros((len(ids), 1, 1) if name == "text" else (len(ids), 1), np.float32) for name in MODALITIES}
-    rows = as_model_takes({**absent, **rows}, model.feature_sizes, model.config.modalities, path)
-    return KnownData(rows, words, padding, f"{len(ids)} clips of {Path(path).name}")
-
-
-class _ProbabilityModel(paddle.nn.Layer):
-    """The network and the softmax: one output per emotion."""
+class _ExportedLayer(paddle.nn.Layer):
+    """The network, with one output per task."""
 
     def __init__(self, model: LMFModel) -> None:
         super().__init__()
@@ -136,87 +80,147 @@ class _ProbabilityModel(paddle.nn.Layer):
         video: paddle.Tensor | None = None,
         text: paddle.Tensor | None = None,
     ) -> list[paddle.Tensor]:
-        """As `LMFModel.forward` -> T probabilities, float32 `[B, 2]` each: absent, present."""
-        logits = self.model(audio, video, text)
-        return paddle.unbind(paddle.nn.functional.softmax(logits, axis=-1), axis=1)
+        """As `LMFModel.forward` -> what each task exports: of a binary one float32 `[B, 2]`, absent and present."""
+        outputs, tasks = self.model(audio, video, text), self.model.tasks
+        return [task.exported(outputs[:, part]) for task, part in zip(tasks, output_slices(tasks))]
 
 
-def export_runs(
-    runs: Sequence[Run],
+def export_run(
+    path: str | Path,
     output_dir: str | Path,
     formats: Sequence[str] = ("paddle",),
-    data: KnownData | None = None,
+    data_path: str | Path | None = None,
     check: bool = True,
 ) -> Export:
-    """Writes the models of one multi-task run, or of several per-emotion runs, into one folder.
+    """Exports a run, or all per-emotion runs of a parent, into one folder.
 
     Args:
-        runs: run directories, see `lmf_multitask.runs.runs_in`.
+        path: a run directory, or the parent of per-emotion runs.
+        output_dir: see `export_models`.
+        formats: see `export_models`.
+        data_path: clips to compare the models on: the first of its validation split, or of the whole file without splits;
+            None generates clips.
+        check: see `export_models`.
+
+    Raises:
+        DataError: the clips do not fit the model.
+        RunError: there is no model, or as of `export_models`.
+    """
+    path = Path(path).expanduser()
+    folders = model_folders(path)
+    if not folders:
+        raise RunError(
+            f"{path}: must be a run directory, or hold run directories, with a trained model, but has none. "
+            "Give the --output_dir of a finished training."
+        )
+    links = [folder.parent for folder in folders if len(folders) > 1 and folder.parent.is_symlink()]
+    if links:
+        raise RunError(f"{links[0]}: must be a folder of its parent itself, but is a link. Give the run that it leads to.")
+    order = sort_emotions([folder.parent.name for folder in folders])
+    folders.sort(key=lambda folder: order.index(folder.parent.name))
+    models = [LMFModel.from_pretrained(folder) for folder in folders]
+    calibrations = [
+        Calibration.load(folder) if (folder / CALIBRATION_FILE).exists() else Calibration.identity(model.task_names)
+        for folder, model in zip(folders, models)
+    ]
+    clips = None if data_path is None else _first_clips(data_path, models[0])
+    return export_models(models, output_dir, formats, calibrations, _measured_without(path), clips, check)
+
+
+def _first_clips(path: str | Path, model: LMFModel, most: int = 256) -> dict[str, np.ndarray]:
+    ids, features = next(open_source(path, "validation").all_blocks(most))
+    every = {name: np.zeros((len(ids), *one.shape), np.float32) for name, one in model.inputs.items()}
+    columns = match_inputs({**every, **features}, model.inputs, model.config.modalities, path)
+    return {name: np.nan_to_num(np.asarray(columns[name]), nan=0, posinf=0, neginf=0) for name in MODALITIES}
+
+
+def export_models(
+    models: Sequence[LMFModel],
+    output_dir: str | Path,
+    formats: Sequence[str] = ("paddle",),
+    calibrations: Sequence[Calibration] | None = None,
+    without: Mapping[str, Mapping[str, Any]] | None = None,
+    clips: Mapping[str, np.ndarray] | None = None,
+    check: bool = True,
+) -> Export:
+    """Writes one multi-task model, or several per-emotion models, into one folder.
+
+    Args:
+        models: the trained models.
         output_dir: the folder; an earlier export there is replaced, as a whole or not at all.
         formats: ``paddle``, ``onnx`` or both.
-        data: clips to compare the models on, and what is known of the training data; None generates clips.
+        calibrations: one per model; None: none.
+        without: modality -> metrics without it, for ``lmf_model.json``.
+        clips: modality -> float32 `[N, ...]`, to compare the models on; None generates clips.
         check: whether the exported models are compared with the trained ones.
 
     Raises:
-        RunError: a run has no model, the runs do not fit together, the folder holds something else, or an exported
-            model does not agree with its trained one.
+        RunError: the models do not fit together, the folder holds something else, or an exported model does not agree
+            with its trained one.
     """
     output_dir = Path(output_dir).expanduser()
     check_replaceable(output_dir)
-    data = data or KnownData()
-    models = [run.load_model() for run in runs]
-    _check_together(runs, models)
-    calibrations = [
-        Calibration.read(run.folder / "model" / "calibration.json", model.emotions) for run, model in zip(runs, models)
-    ]
-    configs = [run.load_config() for run in runs]
-    exported = []
+    _check_together(models)
+    calibrations = calibrations or [Calibration.identity(model.task_names) for model in models]
+    described = ModelDescription(
+        inputs=models[0].inputs,
+        free_lengths=_free_lengths(models),
+        models=tuple(_described(model, formats) for model in models),
+        calibration=Calibration.joined(calibrations),
+        non_finite="error" if any(model.non_finite == "error" for model in models) else "zero",
+        exclusive=any(model.exclusive for model in models),
+        without=without or {},
+        versions=_versions(formats),
+    )
     with atomic_folder(output_dir) as folder:
-        for model, calibration in zip(models, calibrations):
-            name = model.emotions[0] if len(model.emotions) == 1 else "multitask"
-            exported.append(ExportedModel(name, tuple(model.emotions), tuple(formats), calibration))
-            _write_model(model, folder, name, formats)
-        description = ModelDescription(
-            feature_sizes=models[0].feature_sizes,
-            words=data.words,
-            padding=data.padding,
-            non_finite="error" if any(config.data.non_finite == "error" for config in configs) else "zero",
-            models=tuple(exported),
-            sha256={},
-            versions=_versions(formats),
-            modalities=tuple(name for name in MODALITIES if any(name in model.config.modalities for model in models)),
-            without=_measured_without(runs),
-        ).with_hashes(folder)
-        description.write(folder)
+        for model, one in zip(models, described.models):
+            _write_model(model, described.graph_inputs(one), folder, one)
+        written = described.write(folder)
         if not check:
-            return Export(description, {}, 0)
-        batches = _batches(data, models[0].feature_sizes)
-        differences = {form: _difference(folder, form, models, batches) for form in formats}
-    return Export(description, differences, sum(len(batch["audio"]) for batch in batches))
+            return Export(written, {}, 0)
+        batches = _batches(written, clips)
+        differences = {form: _difference(folder, written, form, models, batches) for form in formats}
+    return Export(written, differences, sum(len(batch["audio"]) for batch in batches))
 
 
-def _measured_without(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """What ``robustness.json`` of the run, or of the runs' parent, says of each modality's absence; nothing where there is none."""
-    folder = runs[0].folder if len(runs) == 1 else runs[0].folder.parent
-    path = folder / ROBUSTNESS_FILE
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        pairs = {modality: loss_without(found, modality) for modality in MODALITIES}
-        return {
-            modality: {"split": str(found["split"]), "weighted_f1": pair[1], "with_all": pair[0]}
-            for modality, pair in pairs.items()
-            if pair is not None
-        }
-    except FileNotFoundError:
+def _described(model: LMFModel, formats: Sequence[str]) -> ExportedModel:
+    name = model.task_names[0] if len(model.tasks) == 1 else "multitask"
+    return ExportedModel(name, tuple(model.task_names), tuple(model.config.modalities), tuple(formats))
+
+
+def _free_lengths(models: Sequence[LMFModel]) -> tuple[str, ...]:
+    """Modalities whose encoders take sequences of any length."""
+    return tuple(
+        name
+        for name, one in models[0].inputs.items()
+        if one.is_sequence
+        and all(model.encoders[name].any_length for model in models if name in model.encoders)
+    )
+
+
+def _measured_without(path: Path) -> dict[str, dict[str, Any]]:
+    """Metrics without each modality from ``robustness.json`` of a run or parent; empty where there is none."""
+    file = path / ROBUSTNESS_FILE
+    if not file.exists():
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    found = read_json(file, error=RunError)
+    try:
+        pairs = {modality: loss_without(found, modality) for modality in MODALITIES}
+        return checked_losses(
+            {
+                modality: {"split": found["split"], "weighted_f1": pair[1], "with_all": pair[0]}
+                for modality, pair in pairs.items()
+                if pair is not None
+            }
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise RunError(
-            f"{path}: must be what `lmf evaluate --robustness` wrote, but {' '.join(str(error).split())[:120]}. Remove it."
+            f"{file}: must be what `lmf evaluate --robustness` wrote, but {' '.join(str(error).split())[:120]}. Remove it."
         ) from None
 
 
 def check_replaceable(folder: Path) -> None:
-    """Makes sure that an export may take the place of what is there.
+    """Makes sure that an export may replace what is in a folder.
 
     Raises:
         RunError: it is a file, or a folder that holds anything but an earlier export.
@@ -230,9 +234,7 @@ def check_replaceable(folder: Path) -> None:
         raise RunError(
             f"{folder}: must be empty or an earlier export, but holds {found[0]!r}. Choose another --output_dir."
         )
-    own = {DESCRIPTION_FILE}
-    if found:
-        own |= set(ModelDescription.read(folder).sha256)
+    own = {DESCRIPTION_FILE, *(ModelDescription.read(folder).sha256 if found else ())}
     foreign = [name for name in found if name not in own]
     if foreign:
         raise RunError(
@@ -241,83 +243,67 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
-def probabilities(model: LMFModel, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What an export of this model must give: the softmax of its logits, float64 `[N, T, 2]`."""
-    model.eval()
-    with paddle.no_grad():
-        logits = model(*(paddle.to_tensor(batch[name]) for name in MODALITIES)).numpy().astype(np.float64)
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
-
-
-def _check_together(runs: Sequence[Run], models: Sequence[LMFModel]) -> None:
-    emotions = [emotion for model in models for emotion in model.emotions]
-    if len(set(emotions)) != len(emotions):
-        raise RunError(
-            f"{runs[0].folder.parent}: each emotion must be in one run, but the runs have {', '.join(emotions)}."
-        )
-    taken = [emotion for emotion in emotions if emotion in (*MODALITIES, Path(DESCRIPTION_FILE).stem)]
+def _check_together(models: Sequence[LMFModel]) -> None:
+    names = [name for model in models for name in model.task_names]
+    if len(set(names)) != len(names):
+        raise RunError(f"each emotion must be in one run, but the runs have {', '.join(names)}. Export one at a time.")
+    taken = [name for name in names if name in (*MODALITIES, Path(DESCRIPTION_FILE).stem)]
     if taken:
-        raise RunError(
-            f"{runs[0].folder}: an emotion must not be called like an input or a file of an export, but one is {taken[0]!r}."
-        )
-    if len(models) > 1 and any(len(model.emotions) > 1 for model in models):
-        raise RunError(
-            f"{runs[0].folder.parent}: must hold one run per emotion, but has a multi-task run among others. Export it by itself."
-        )
-    for run, model in zip(runs, models):
-        if model.feature_sizes != models[0].feature_sizes:
+        raise RunError(f"an emotion must not be called like an input or a file of an export, but one is {taken[0]!r}.")
+    if len(models) > 1 and any(len(model.tasks) > 1 for model in models):
+        raise RunError("several runs must have one emotion each, but one is a multi-task run. Export it by itself.")
+    for model in models:
+        shapes = {name: one.shape for name, one in model.inputs.items()}
+        first = {name: one.shape for name, one in models[0].inputs.items()}
+        if shapes != first:
             raise RunError(
-                f"{run.folder}: must have the feature sizes of the other runs, {models[0].feature_sizes}, "
-                f"but has {model.feature_sizes}."
+                f"the runs must have the same feature shapes, but {models[0].task_names[0]} has {first} and "
+                f"{model.task_names[0]} has {shapes}. Export them one at a time."
             )
 
 
 # -- writing
 
 
-def _write_model(model: LMFModel, folder: Path, name: str, formats: Sequence[str]) -> None:
+def _write_model(
+    model: LMFModel, inputs: Mapping[str, Sequence[int]], folder: Path, about: ExportedModel
+) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        place = folder if "paddle" in formats else Path(scratch)
-        _write_paddle(model, place / name)
-        if "onnx" in formats:
-            _write_onnx(place / name, folder / f"{name}.onnx")
+        place = folder if "paddle" in about.formats else Path(scratch)
+        _write_paddle(model, inputs, place / about.name)
+        if "onnx" in about.formats:
+            _write_onnx(place / about.name, folder / f"{about.name}.onnx")
 
 
-def _write_paddle(model: LMFModel, path: Path) -> None:
+def _write_paddle(model: LMFModel, inputs: Mapping[str, Sequence[int]], path: Path) -> None:
     """Writes ``PATH.json`` and ``PATH.pdiparams``."""
-    layer = _ProbabilityModel(model)
+    layer = _ExportedLayer(model)
     layer.eval()
-    sizes = model.feature_sizes
-    shapes = {"audio": [None, sizes["audio"]], "video": [None, sizes["video"]], "text": [None, None, sizes["text"]]}
-    used = model.config.modalities  # a program has no input for what the network has no part for
-    spec = [paddle.static.InputSpec(shapes[m], "float32", m) if m in used else None for m in MODALITIES]
+    # a program has no input for a modality that the network does not use
+    spec = [paddle.static.InputSpec(inputs[m], "float32", m) if m in inputs else None for m in MODALITIES]
     with paddle.utils.unique_name.guard(), _quiet_output():
         paddle.jit.save(paddle.jit.to_static(layer, input_spec=spec, full_graph=True), str(path))
-    program = path.with_name(f"{path.name}.json")
-    _name_outputs(program, model.emotions)
+    _name_outputs(path.with_name(f"{path.name}.json"), model.task_names)
 
 
-def _name_outputs(program: Path, emotions: Sequence[str]) -> None:
-    """Paddle calls the outputs fetch_name_0, 1 ... whatever one does: write the emotions' names into the program."""
+def _name_outputs(program: Path, names: Sequence[str]) -> None:
+    """Renames the outputs, which Paddle always calls fetch_name_0, fetch_name_1 ..., in the program's file."""
     content = json.loads(program.read_text(encoding="utf-8"))
-    names = [
+    found = [
         attribute["AT"]
-        for block in content["program"]["regions"][0]["blocks"]
-        for operator in block["ops"]
+        for operator in content["program"]["regions"][0]["blocks"][0]["ops"]
         if operator["#"].endswith(".fetch")
         for attribute in operator["A"]
         if attribute["N"] == "name"
     ]
-    expected = [f"fetch_name_{t}" for t in range(len(emotions))]
-    if [name["D"] for name in names] != expected:
-        found = [name["D"] for name in names]
+    expected = [f"fetch_name_{t}" for t in range(len(names))]
+    if [one["D"] for one in found] != expected:
         raise RunError(
-            f"the outputs of the program must be {expected}, but are {found}. This Paddle ({paddle.__version__}) writes programs "
-            "in another way: use 3.0 to 3.3."
+            f"the outputs of the program must be {expected}, but are {[one['D'] for one in found]}. This Paddle "
+            f"({paddle.__version__}) writes programs in another way: use 3.0 to 3.3."
         )
-    for name, emotion in zip(names, emotions):
-        name["D"] = emotion
+    for one, name in zip(found, names):
+        one["D"] = name
     program.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
 
 
@@ -336,8 +322,6 @@ def require_onnx() -> None:
     Raises:
         RunError: one is missing.
     """
-    import importlib.util
-
     missing = [name for name in ("paddle2onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise RunError(
@@ -347,7 +331,7 @@ def require_onnx() -> None:
 
 @contextmanager
 def _quiet_output() -> Iterator[None]:
-    """Hides what Paddle's and paddle2onnx's C++ code prints, at the level of file descriptors; errors are raised anyway."""
+    """Hides what the C++ code of Paddle and paddle2onnx prints, at the level of file descriptors; errors are raised anyway."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(number) for number in (1, 2)]
@@ -371,39 +355,45 @@ def _quiet_output() -> Iterator[None]:
 def _versions(formats: Sequence[str]) -> dict[str, str]:
     versions = {"lmf_multitask": __version__, "paddle": paddle.__version__}
     if "onnx" in formats:
-        from importlib.metadata import version
-
-        versions.update({name: version(name) for name in ("paddle2onnx", "onnxruntime")})
-        versions["opset"] = str(_OPSET)
+        versions.update({name: version(name) for name in ("paddle2onnx", "onnxruntime")}, opset=str(_OPSET))
     return versions
 
 
 # -- comparing
 
 
-def _batches(data: KnownData, sizes: Mapping[str, int]) -> list[dict[str, np.ndarray]]:
-    """The given clips, or generated ones of the size of IEMOCAP's features; as one batch, and the first as one row."""
-    rows = data.rows
-    if rows is None:
-        random = np.random.default_rng(0)
-        length = data.words or 20
-        rows = {
-            "audio": random.normal(0, 0.1, (64, sizes["audio"])),
-            "video": random.normal(0, 0.1, (64, sizes["video"])),
-            "text": random.normal(0, 0.3, (64, length, sizes["text"])),
-        }
-    whole = {name: np.nan_to_num(np.asarray(rows[name], np.float32), nan=0, posinf=0, neginf=0) for name in MODALITIES}
-    return [whole, {name: values[:1] for name, values in whole.items()}]
+def _batches(about: ModelDescription, clips: Mapping[str, np.ndarray] | None) -> list[dict[str, np.ndarray]]:
+    """Batches to compare on: the given clips or generated ones, one clip alone, and shorter sequences where these are free."""
+    whole = dict(clips) if clips is not None else generated_clips(about)
+    found = [whole, {name: values[:1] for name, values in whole.items()}]
+    if about.free_lengths:
+        found.append(
+            {name: values[:, : -(-values.shape[1] // 2)] if name in about.free_lengths else values
+             for name, values in whole.items()}
+        )  # fmt: skip
+    return found
+
+
+def trained_predictions(model: LMFModel, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What an export of this model must predict, float32 `[N, T]`."""
+    model.eval()
+    with paddle.no_grad():
+        outputs = model(*(paddle.to_tensor(batch[name]) for name in MODALITIES)).numpy()
+    return predictions(outputs, model.tasks)
 
 
 def _difference(
-    folder: Path, form: str, models: Sequence[LMFModel], batches: Sequence[Mapping[str, np.ndarray]]
+    folder: Path,
+    about: ModelDescription,
+    form: str,
+    models: Sequence[LMFModel],
+    batches: Sequence[Mapping[str, np.ndarray]],
 ) -> float:
-    predictor = Predictor(folder, backend=form, device="cpu")
+    sessions = open_sessions(folder, about, form, "cpu", threads=1)
     differences = []
     for batch in batches:
-        got = predictor.predict_both(**batch)
-        expected = np.concatenate([probabilities(model, batch) for model in models], axis=1)
+        got = np.stack([output[:, -1] for session in sessions for output in session(batch)], axis=1)
+        expected = np.concatenate([trained_predictions(model, batch) for model in models], axis=1)
         differences.append(np.abs(got - expected).max())
     largest = float(np.max(differences))  # NaN if one is
     if not largest <= TOLERANCE:

@@ -8,7 +8,6 @@ Shape letters: N rows (clips), T tasks (emotions), K candidate thresholds.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from lmf_multitask.evaluation.metrics import (
     task_kinds,
     task_names,
 )
-from lmf_multitask.files import write_text
+from lmf_multitask.files import read_json, write_json
 
 CALIBRATION_FILE = "calibration.json"
 HALF = "half"
@@ -163,7 +162,7 @@ class Calibration:
     def save(self, folder: str | Path) -> Path:
         """Writes ``calibration.json`` into the folder of a model."""
         path = Path(folder) / CALIBRATION_FILE
-        write_text(path, json.dumps(self.to_json(), indent=2) + "\n")
+        write_json(path, self.to_json())
         return path
 
     @classmethod
@@ -174,13 +173,7 @@ class Calibration:
             RunError: the file is missing or damaged.
         """
         path = Path(folder) / CALIBRATION_FILE
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise RunError(f"{path}: must exist, but is missing. Train again.") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise RunError(f"{path}: must be JSON, but {' '.join(str(error).split())}. Train again.") from None
-        return cls.from_json(content, path)
+        return cls.from_json(read_json(path, error=RunError), path)
 
 
 def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:

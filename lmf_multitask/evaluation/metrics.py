@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
-from lmf_multitask.errors import ConfigError, DataError
+from lmf_multitask.errors import ConfigError, DataError, suggestion
 from lmf_multitask.evaluation.weighted_rows import Confusion, WeightedRows, ratio
 
 CLOSEST_TO_CERTAIN = 1e-7
@@ -71,8 +70,8 @@ def brier(rows: WeightedRows) -> np.ndarray:
 
 def expected_calibration_error(rows: WeightedRows) -> np.ndarray:
     """Mean gap between probability and share of present clips over the bins, weighted by their rows."""
-    _, probabilities, present = np.moveaxis(rows.bins, 1, 0)
-    return ratio(np.abs(probabilities - present).sum(axis=1), rows.total)
+    gaps = rows.sum(rows.bins * (rows.predictions - rows.labels)[:, None])
+    return ratio(np.abs(gaps).sum(axis=1), rows.total)
 
 
 def log_loss(rows: WeightedRows) -> np.ndarray:
@@ -149,9 +148,8 @@ def find_metric(name: str) -> Metric:
         ConfigError: there is none.
     """
     if name not in METRICS:
-        near = get_close_matches(name, METRICS, 1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Choose from {', '.join(METRICS)}."
-        raise ConfigError(f"a metric must be a known one, but got {name!r}. {hint}")
+        known = ", ".join(METRICS)
+        raise ConfigError(f"a metric must be one of {known}, but got {name!r}.{suggestion(name, list(METRICS))}")
     return METRICS[name]
 
 
@@ -404,5 +402,6 @@ def reliability_bins(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.
 
     scikit-learn's `calibration_curve` has no counts, which the sizes of the points and the calibration error need.
     """
-    count, probability, present = WeightedRows(labels, probabilities).bins[0]
-    return count, ratio(probability, count), ratio(present, count)
+    bins = WeightedRows(labels, probabilities).bins
+    count = bins.sum(axis=0)
+    return count, ratio(probabilities @ bins, count), ratio(labels @ bins, count)

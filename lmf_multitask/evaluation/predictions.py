@@ -20,12 +20,14 @@ import numpy as np
 
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.metrics import decide, exclusive_rows
-from lmf_multitask.files import write_text
+from lmf_multitask.files import read_text, write_text
 
 PREDICTIONS_FILE = "predictions.csv"
+MOST_BYTES = 1 << 30
+"""Largest file that is read: about ten million clips."""
+
 _PROBABILITY, _LABEL, _PREDICTION = "_probability", "_label", "_prediction"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_LABEL_OF = {"1": 1.0, "0": 0.0, "": np.nan, "-100": np.nan}
 
 
 @dataclass(frozen=True)
@@ -70,16 +72,11 @@ def read_predictions(path: str | Path, name: str | None = None) -> Predictions:
     """
     path = Path(path)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            heads = next(reader, [])
-            rows = [(reader.line_num, row) for row in reader if row]
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: must exist, but is missing. Let the training finish, or give a predictions.csv."
-        ) from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: must be a CSV file in UTF-8, but {error}.") from None
+        reader = csv.reader(io.StringIO(read_text(path, MOST_BYTES).removeprefix("\ufeff"), newline=""))
+        heads = next(reader, [])
+        rows = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise DataError(f"{path}: must be a CSV file, but {error}. Check the file.") from None
     emotions = [head.removesuffix(_PROBABILITY) for head in heads if head.endswith(_PROBABILITY)]
     shown = ", ".join(heads)[:200] or "none"
     if "id" not in heads or not emotions:
@@ -118,11 +115,15 @@ def _probability(path: Path, line: int, emotion: str, text: str) -> float:
 
 
 def _label(path: Path, line: int, emotion: str, text: str) -> float:
-    if text not in _LABEL_OF:
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        value = float("inf")
+    if value not in (0, 1, -100) and not np.isnan(value):
         raise DataError(
             f"{path}: {emotion}{_LABEL} in line {line} must be 1, 0 or empty (not annotated), but is {text!r}."
         )
-    return _LABEL_OF[text]
+    return value if value in (0, 1) else float("nan")
 
 
 def predictions_csv(
@@ -145,7 +146,7 @@ def predictions_csv(
         labels: float `[N, T]`, NaN not annotated; None writes no label columns.
         missing: names of the missing modalities of each clip; None writes no such column.
         thresholds: `[T]`; the prediction is 1 if the probability is above it. None: one half.
-        exclusive: add the columns ``decided`` and ``decided_probability``, see `metrics.decide`.
+        exclusive: add the columns ``decided`` and ``confidence``, see `metrics.decide`.
         head: write the names of the columns first.
     """
     columns = {"id": ["'" + clip if clip.startswith(_FORMULA) else clip for clip in ids]}
@@ -160,7 +161,7 @@ def predictions_csv(
     if exclusive:
         number, probability = decide(probabilities)
         columns["decided"] = [emotions[t] for t in number]
-        columns["decided_probability"] = [f"{value:.9g}" for value in probability.tolist()]
+        columns["confidence"] = [f"{value:.9g}" for value in probability.tolist()]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     if head:

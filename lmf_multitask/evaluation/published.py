@@ -13,6 +13,9 @@ LMF_PADDLE = {"happy": 0.8583, "sad": 0.8626, "angry": 0.8912, "neutral": 0.7183
 """The Paddle reproduction 18XiWenjuan/LMF_Paddle, one model per emotion; its README, rounded."""
 
 
+LMF_SPLIT = {"happy": 135, "sad": 193, "angry": 227, "neutral": 383}
+
+
 @dataclass(frozen=True)
 class PublishedRow:
     """Weighted F1 of one published model, a separate model per emotion and one seed each.
@@ -53,7 +56,8 @@ PUBLISHED = (
 )
 """Models evaluated on the four emotions of IEMOCAP, in the order of the table of the LMF paper, MulT last."""
 
-_TEST_ROWS, _SUPPORT = 938, {"happy": 135, "sad": 193, "angry": 227, "neutral": 383}
+LMF_SPLIT = {"happy": 135, "sad": 193, "angry": 227, "neutral": 383}
+"""Clips of each emotion in that test split, which sum to its 938 clips."""
 
 
 def is_lmf_split(emotions: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -63,6 +67,6 @@ def is_lmf_split(emotions: Mapping[str, Mapping[str, Any]]) -> bool:
         emotions: name -> ``annotated`` and ``support``, as in ``metrics.json``.
     """
     return all(
-        name in _SUPPORT and (one.get("annotated"), one.get("support")) == (_TEST_ROWS, _SUPPORT[name])
+        one.get("support") == LMF_SPLIT.get(name) and one.get("annotated") == sum(LMF_SPLIT.values())
         for name, one in emotions.items()
     )

@@ -1,103 +1,225 @@
-"""Figures as text for a terminal."""
+"""HTML pages: the report of a model, the comparison of several. Each is one self-contained file, with its plots also as files."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
-from typing import Any
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+import jinja2
+import numpy as np
 
+from lmf_multitask.errors import printable
 from lmf_multitask.evaluation import tables
-from lmf_multitask.evaluation.metrics import FIGURES
-from lmf_multitask.evaluation.published import LMF_PADDLE, LMF_PAPER
+from lmf_multitask.evaluation.assessment import Assessment
+from lmf_multitask.evaluation.comparison import Comparison
+from lmf_multitask.evaluation.drawing import Plot
+from lmf_multitask.evaluation.plots import binary_tasks, comparison_plots, plots_of
+from lmf_multitask.evaluation.text import TextTable, number, with_interval
+from lmf_multitask.files import atomic_folder, write_text
+
+REPORT_FILE, COMPARISON_FILE, PLOTS_FOLDER = "report.html", "comparison.html", "plots"
+CLIPS_SHOWN = 5
 
 
-def results_table(metrics: dict[str, Any]) -> str:
-    """The figures of ``metrics.json`` as text, at most 100 columns wide.
+@dataclass(frozen=True)
+class Section:
+    """One part of a page.
 
-    Args:
-        metrics: as `multitask_figures` gives them, with ``split``, ``samples`` and optionally ``always_absent`` (the
-            baseline's figures). The published figures are added where an emotion is one of the paper's, and under ``mode``
-            per_emotion what ours are above or below them.
+    Attributes:
+        heading: of the part.
+        text: a sentence or two on how to read it.
+        plots: side by side on a wide page; None for a plot that could not be drawn.
+        tables: below them; None likewise.
+        verbatim: preformatted text; empty for none.
     """
-    per_emotion = metrics["emotions"]
-    baseline = metrics.get("always_absent", {}).get("emotions", {})
-    published = all(name in LMF_PAPER for name in per_emotion)
-    separate = metrics.get("mode") == "per_emotion"
-    table = Table(
-        title=f"{metrics['split']}, {metrics['samples']} clips",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
+
+    heading: str
+    text: str = ""
+    plots: Sequence[Plot | None] = ()
+    tables: Sequence[TextTable | None] = ()
+    verbatim: str = ""
+
+
+def write_report(assessment: Assessment, folder: str | Path) -> Path:
+    """Writes ``report.html`` and ``plots/``; returns the page."""
+    plots = {plot.name: plot for plot in plots_of(assessment)}
+    return write_page(
+        Path(folder) / REPORT_FILE,
+        title=f"Report of {assessment.name}",
+        lead=_lead(assessment),
+        facts=assessment.facts,
+        sections=[*_metric_sections(assessment, plots), *_detail_sections(assessment, plots)],
     )
-    table.add_column("emotion")
-    table.add_column("present", justify="right")
-    for figure in FIGURES:
-        table.add_column(tables.HEADS[figure], justify="right")
-    if baseline:
-        table.add_column("always absent*", justify="right")
-    if published:
-        table.add_column("LMF paper**", justify="right")
-        table.add_column("LMF_Paddle**", justify="right")
-    for name, figures in per_emotion.items():
-        row = [
-            name,
-            f"{figures['support']}/{figures['annotated']}",
-            *(tables.number(figures[figure]) for figure in FIGURES),
-        ]
-        if baseline:
-            row.append(tables.number(baseline[name]["weighted_f1"]))
-        if published:
-            ours = figures["weighted_f1"] if separate else None
-            row += [_beside(source.get(name), ours) for source in (LMF_PAPER, LMF_PADDLE)]
-        table.add_row(*row)
-    if len(per_emotion) > 1:
-        row = ["mean", "", *(tables.number(metrics["mean"][figure]) for figure in FIGURES)]
-        row += [tables.number(metrics["always_absent"]["mean"]["weighted_f1"])] if baseline else []
-        table.add_row(*row, style="bold")
-    notes = ["*  weighted F1 of never seeing the emotion, on these clips"] if baseline else []
-    if published:
-        difference = " (in brackets: ours less that)" if separate else ""
-        notes.append(
-            f"** weighted F1 published for IEMOCAP's 938 test clips, one model per emotion; not measured here{difference}"
-        )
-    if metrics.get("baselines", {}).get("logistic_regression"):
-        notes.append(tables.verdict_on_linear(metrics))
-    buffer = io.StringIO()
-    Console(file=buffer, width=120, no_color=True).print(table)
-    return "\n".join([line.rstrip() for line in buffer.getvalue().splitlines()] + notes)
 
 
-def _beside(published: float | None, ours: float | None) -> str:
-    if published is None or ours is None:
-        return tables.number(published)
-    return f"{published:.3f} ({ours - published:+.3f})"
+def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
+    """Writes ``comparison.html`` and ``plots/``; returns the page."""
+    metrics_table, *pair_tables = tables.comparison_tables(comparison)
+    metrics_plot, differences_plot = comparison_plots(comparison)
+    sections = [
+        Section(
+            "Metrics",
+            "Intervals show the variation over test clips. All models are evaluated on the same clips, so that intervals of "
+            "two models may overlap although their difference is clear: see the differences.",
+            [metrics_plot],
+            [metrics_table],
+        ),
+        Section(
+            "Differences",
+            "The interval is that of the paired difference on the same resampled clips. McNemar’s exact test asks whether one "
+            "model makes more errors than the other; Holm’s correction keeps the probability of any false positive in the "
+            "table at 5%.",
+            [differences_plot],
+            pair_tables,
+        ),
+    ]
+    return write_page(
+        Path(folder) / COMPARISON_FILE,
+        title=f"Comparison of {', '.join(comparison.names)}",
+        lead=tables.comparison_verdict(comparison),
+        facts={"Clips": "\n".join([f"{comparison.rows:,} that all models have, joined by id", *comparison.notes])},
+        sections=sections,
+    )
 
 
-def full_tables(metrics: Mapping[str, Any], *, calibrated: bool = False, threshold: str = "0.5") -> str:
-    """`results_table` and everything else that ``metrics.json`` holds, as text for a terminal.
+def write_page(path: Path, *, title: str, lead: str, facts: Mapping[str, str], sections: Sequence[Section]) -> Path:
+    """Writes a page, and ``plots/`` with its plots beside it.
 
     Args:
-        metrics: as `assessment.assess` gives them; what is absent is left out.
-        calibrated: also the figures of the calibrated probabilities.
-        threshold: ``positive_f1`` or ``uar`` for the figures at the thresholds fitted for them too; ``0.5`` for none.
+        path: of the page.
+        title: heading.
+        lead: the result in a few sentences.
+        facts: heading -> text; ``Settings`` can be unfolded.
+        sections: its parts.
+
+    Returns:
+        The page.
     """
-    found: list[tables.TextTable | None] = []
-    if metrics.get("intervals"):
-        found += [tables.intervals_table(metrics), tables.further_table(metrics)]
-    if calibrated and metrics.get("calibrated"):
-        found.append(tables.calibrated_table(metrics))
-    if threshold != "0.5" and metrics.get("thresholds"):
-        found.append(tables.thresholds_table(metrics, threshold))
-    found += [
-        tables.exclusive_table(metrics),
-        tables.baseline_table(metrics),
-        tables.published_table({"this model": metrics}),
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        finalize=lambda value: printable(str(value), keep="\n\t"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_uri"] = _data_uri
+    template = environment.get_template("report.html.j2")
+    page = template.render(title=title, lead=lead, facts=facts, sections=sections)
+    with atomic_folder(path.parent / PLOTS_FOLDER) as folder:
+        for plot in (plot for section in sections for plot in section.plots if plot):
+            (folder / f"{plot.name}.svg").write_text(plot.svg, encoding="utf-8")
+            (folder / f"{plot.name}.png").write_bytes(plot.png)
+    write_text(path, page)
+    return path
+
+
+def _data_uri(plot: Plot) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(plot.svg_of_both_themes().encode()).decode()
+
+
+def _lead(assessment: Assessment) -> str:
+    metrics = assessment.metrics
+    first = tables.shown_metrics(metrics)[0]
+    mean, absent = metrics["mean"].get(first.key), metrics["always_absent"]["mean"].get(first.key)
+    text = (
+        f"{metrics['split'].capitalize()}, {metrics['samples']:,} clips: {first.title} "
+        f"{with_interval(mean, metrics['intervals']['mean'].get(first.key))}"
+        f"{f', mean of {len(assessment.emotions)} emotions' if len(assessment.emotions) > 1 else ''}; "
+        f"never predicting an emotion gives {number(absent)}. {tables.verdict_on_linear(metrics)}"
+    )
+    return text.rstrip()
+
+
+def _metric_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[Section]:
+    metrics = assessment.metrics
+    found = [
+        Section(
+            "Metrics",
+            "An emotion is decided as present if its probability is above one half. Intervals (95%, bootstrap) show the "
+            "variation over test clips, not over training seeds. Weighted F1 is high for a rare emotion even if it is never "
+            "predicted; F1 of “present”, UAR (guessing: 0.5) and AUROC (guessing: 0.5) are not.",
+            [plots.get("metrics"), plots.get("further_metrics")],
+            [tables.intervals_table(metrics), tables.further_table(metrics)],
+            tables.undefined_lines(metrics),
+        )
     ]
-    first = {name: value for name, value in metrics.items() if name != "baselines"}  # they have a table of their own
-    parts = [results_table(first), *(one.as_text() for one in found if one is not None)]
-    parts.append(tables.undefined_lines(metrics))
-    return "\n\n".join(part for part in parts if part)
+    baselines = [tables.baseline_table(metrics), tables.published_table({"this model": metrics})]
+    if any(baselines):
+        text = (
+            "Always absent predicts no emotion; prevalence predicts the share in the training data; logistic regression "
+            f"is trained on the same features, averaged over time. {tables.why_not_published(metrics)}"
+        ).rstrip()
+        found.append(Section("Baselines", text, tables=baselines))
+    if assessment.curves:
+        text = "On validation. The model has the weights of the kept epoch."
+        found.append(Section("Learning curves", text, [plots.get("learning"), plots.get("losses")]))
+    return found
+
+
+def _detail_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[Section]:
+    metrics, robustness = assessment.metrics, assessment.robustness
+    exclusive = tables.exclusive_table(metrics)
+    text = "Percentages are shares of the clips in a row."
+    if exclusive:
+        text += (
+            " Every clip has exactly one of the emotions, so that the highest probability decides among them: WA is the "
+            "share of correct clips, UA the mean recall of the emotions."
+        )
+    found = [
+        Section("Confusion", text, [plots.get("confusion"), plots.get("one_of_many")], [exclusive]),
+        Section(
+            "Ranking",
+            "How well the probability sorts clips, whatever the threshold. Triangles on the right: precision of guessing.",
+            [plots.get("roc_and_precision_recall")],
+        ),
+    ]
+    fitted = []
+    if metrics.get("calibrated"):
+        fitted = [
+            tables.calibrated_table(metrics),
+            *(tables.thresholds_table(metrics, key) for key in metrics["thresholds"]),
+        ]
+    text = "ECE is the mean distance from the diagonal, weighted by clips; larger points hold more clips. " + (
+        "Temperatures and thresholds were fitted on validation." if fitted else "No calibration was fitted."
+    )
+    found.append(Section("Probabilities", text, [plots.get("reliability")], fitted))
+    if robustness:
+        text = (
+            f"Measured on {robustness['split']}. Features of a removed modality are zeros, as in a clip that lacks it. "
+            + (
+                "Noise is Gaussian; padding and missing modalities stay zero."
+                if robustness["noise"]
+                else "The command lmf report adds curves for noise and missing rows."
+            )
+        )
+        found.append(
+            Section(
+                "Missing and noisy modalities", text, [plots.get("robustness")], [tables.robustness_table(robustness)]
+            )
+        )
+    clips = [_clips_table(assessment, wrong=True), _clips_table(assessment, wrong=False)]
+    found.append(
+        Section("Clips to inspect", f"Up to {CLIPS_SHOWN} per emotion, by uncalibrated probability.", tables=clips)
+    )
+    if assessment.data_report:
+        found.append(Section("Data", "What was read and cleaned.", verbatim=assessment.data_report))
+    return found
+
+
+def _clips_table(assessment: Assessment, *, wrong: bool) -> TextTable:
+    """The most confident errors, or the least confident decisions."""
+    rows = []
+    for t, emotion in binary_tasks(assessment):
+        truth, values = assessment.labels[:, t], assessment.probabilities[:, t].astype(np.float64)
+        confidence = np.abs(values - 0.5)
+        chosen = np.argsort(-confidence if wrong else confidence, kind="stable")
+        if wrong:
+            chosen = chosen[~np.isnan(truth[chosen]) & ((truth[chosen] == 1) != (values[chosen] > 0.5))]
+        for row in chosen[:CLIPS_SHOWN]:
+            label = "not annotated" if np.isnan(truth[row]) else "present" if truth[row] else "absent"
+            rows.append([assessment.ids[row], emotion, label, f"{values[row]:.4f}"])
+    title = "most confident errors" if wrong else "least confident decisions"
+    return TextTable(title, ["clip", "emotion", "label", "probability of present"], rows, left=(0, 1, 2))

@@ -25,6 +25,7 @@ from lmf_multitask.evaluation.metrics import (
     weighted_values,
 )
 
+ROBUSTNESS_FILE = "robustness.json"
 ROBUSTNESS_METRICS = ("weighted_f1", "positive_f1", "auroc")
 NOISE_STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 """Standard deviations (std) of the noise, in stds of the feature over train."""

@@ -97,7 +97,7 @@ def _draw(rng: np.random.Generator, resamples: int, strata: np.ndarray) -> np.nd
 
 def _parts(resamples: int, rows: int) -> Iterator[slice]:
     """All resamples in parts of a few MB, which bounds the memory for copies of the weights."""
-    step = max((1 << 20) // max(rows, 1), 1)
+    step = max((1 << 20) // max(rows, 1), 128)
     return (slice(start, min(start + step, resamples)) for start in range(0, resamples, step))
 
 

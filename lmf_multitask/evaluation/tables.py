@@ -1,275 +1,475 @@
-"""The tables of an assessment, as rows of text: shown on a terminal by `report`, on the page by `page`."""
+"""Every table of metrics as rows of text, and the sentences that sum them up, for a terminal and for the HTML page.
+
+Titles, order and direction of metrics come from `METRICS`: a metric that is registered in it appears in the tables.
+"""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from lmf_multitask.errors import printable
+from lmf_multitask.evaluation.comparison import Comparison, Difference, Pair
+from lmf_multitask.evaluation.metrics import EXCLUSIVE, METRICS, Metric, metrics_for
+from lmf_multitask.evaluation.published import LMF_PADDLE, LMF_PAPER, PUBLISHED, is_lmf_split
+from lmf_multitask.evaluation.statistics import FEWEST_ROWS, LEVEL
+from lmf_multitask.evaluation.text import TextTable, difference, number, with_interval
 
-from lmf_multitask.evaluation.published import LMF_PAPER, PUBLISHED
+VERDICT_METRICS = ("weighted_f1", "auroc", "weighted_accuracy", "unweighted_accuracy")
+"""Metrics that a verdict between two models is based on."""
 
-HEADS = {
-    "weighted_f1": "weighted F1",
-    "accuracy": "accuracy",
-    "positive_f1": "present F1",
-    "uar": "UAR",
-    "precision": "precision",
-    "recall": "recall",
-    "macro_f1": "macro F1",
-    "auroc": "AUROC",
-    "average_precision": "avg. precision",
-    "brier": "Brier",
-    "ece": "ECE",
-    "log_loss": "log loss",
-    "weighted_accuracy": "WA",
-    "unweighted_accuracy": "UA",
-}
-"""What tables call each figure of ``metrics.json``."""
+PAIRED_METRICS = ("weighted_f1", "positive_f1", "auroc")
+"""Metrics whose paired differences are shown per emotion."""
 
-WORDS = ("verdict", "model", "emotion", "truth", "state")
-"""Heads of columns that hold words; so does every first column."""
-
-BASELINE_NAMES = {
-    "always_absent": "always absent",
-    "prevalence": "prevalence",
-    "logistic_regression": "logistic regression",
-}
+Content = Mapping[str, Any]
+"""Metrics with ``emotions`` (name -> metrics of one) and ``mean``, as in ``metrics.json``."""
 
 
-@dataclass(frozen=True)
-class TextTable:
-    """A table of text.
+# -- metrics of one model
 
-    Attributes:
-        title: one line above it.
-        heads: of the columns.
-        rows: as many cells each.
-        bold_last: the last row sums up the others.
-        note: a sentence below it; empty for none.
+
+def results_table(metrics: Content) -> str:
+    """The headline metrics as text.
+
+    Args:
+        metrics: the content of ``metrics.json``; parts that are missing are left out. Published metrics are added if the
+            clips are IEMOCAP's in LMF's split, under ``mode`` per_emotion with the difference to them.
     """
+    shown, emotions = shown_metrics(metrics, headline=True), metrics["emotions"]
+    baseline = metrics.get("always_absent")
+    published = (LMF_PAPER, LMF_PADDLE) if is_lmf_split(emotions) else ()
+    separate = metrics.get("mode") == "per_emotion"
 
-    title: str
-    heads: list[str]
-    rows: list[list[str]]
-    bold_last: bool = False
-    note: str = ""
+    def cells(name: str | None, found: Content, absent: Content | None = None) -> list[str]:
+        row = [
+            "" if name is None else f"{found.get('support', '-')}/{found['annotated']}",
+            *(number(found.get(m.key)) for m in shown),
+        ]
+        if absent is not None:
+            row.append(number(absent.get("weighted_f1")))
+        for source in published:
+            value = None if name is None else source[name]
+            row.append("" if value is None else number(value))
+            if separate and value is not None:
+                row[-1] += f" ({found['weighted_f1'] - value:+.3f})"
+        return row
 
-    def as_text(self) -> str:
-        """For a terminal: words left, numbers right."""
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for column, head in enumerate(self.heads):
-            table.add_column(head, justify="left" if column == 0 or head in WORDS else "right", no_wrap=True)
-        for row in self.rows:
-            table.add_row(*row)
-        buffer = io.StringIO()
-        Console(file=buffer, width=1000, no_color=True).print(table)
-        lines = [line.rstrip() for line in buffer.getvalue().splitlines()]
-        return "\n".join([self.title, *lines, *([self.note] if self.note else [])])
-
-
-def intervals_table(metrics: Mapping[str, Any]) -> TextTable:
-    """Headline figures with their 95% intervals."""
-    intervals = metrics["intervals"]
-    shown = ("weighted_f1", "positive_f1", "uar", "auroc")
-    title = f"with 95% intervals over {metrics['split']} rows ({intervals['resamples']:,} bootstrap resamples)"
-    rows = [
-        [name, *(with_interval(figures.get(f), intervals["emotions"][name].get(f)) for f in shown)]
-        for name, figures in metrics["emotions"].items()
-    ]
-    if len(rows) > 1:
-        means = [with_interval(metrics["mean"].get(f), intervals["mean"].get(f)) for f in shown]
-        rows.append(["mean", *means])
-    return TextTable(title, ["emotion", *(HEADS[f] for f in shown)], rows, bold_last=len(rows) > 1)
-
-
-def further_table(metrics: Mapping[str, Any]) -> TextTable:
-    """Precision, recall, probabilities' errors and confusion counts."""
-    shown = ("precision", "recall", "macro_f1", "average_precision", "brier", "ece", "log_loss")
-    rows = []
-    for name, figures in metrics["emotions"].items():
-        counts = figures["confusion"]
-        cells = "/".join(
-            str(counts[key]) for key in ("true_positive", "false_positive", "false_negative", "true_negative")
+    heads = ["emotion", "present", *(metric.title for metric in shown)]
+    notes = []
+    if baseline:
+        heads.append("always absent*")
+        notes.append("*  weighted F1 of never predicting the emotion, on these clips")
+    if published:
+        heads += ["LMF paper**", "LMF_Paddle**"]
+        difference = " (in brackets: this model minus that)" if separate else ""
+        notes.append(
+            f"** weighted F1 published for IEMOCAP's 938 test clips, one model per emotion; not measured here{difference}"
         )
-        rows.append([name, *(number(figures[f]) for f in shown), cells])
-    if len(rows) > 1:
-        rows.append(["mean", *(number(metrics["mean"][f]) for f in shown), ""])
-    heads = ["emotion", *(HEADS[f] for f in shown), "TP/FP/FN/TN"]
-    return TextTable("plain probabilities, present above one half", heads, rows, bold_last=len(rows) > 1)
+    notes += [line for line in (why_not_published(metrics), verdict_on_linear(metrics)) if line]
+    rows = _rows(cells, *[metrics, *([baseline] if baseline else [])])
+    title = f"{metrics['split']}, {metrics['samples']} clips"
+    return TextTable(title, heads, rows, len(rows) > 1, "\n".join(notes)).as_text()
 
 
-def calibrated_table(metrics: Mapping[str, Any]) -> TextTable:
+def full_tables(metrics: Content, *, calibrated: bool = False, threshold: str = "0.5") -> str:
+    """`results_table` and everything else that ``metrics.json`` holds, as text.
+
+    Args:
+        metrics: the content of ``metrics.json``; parts that are missing are left out.
+        calibrated: whether to show the metrics of the calibrated probabilities too.
+        threshold: ``positive_f1`` or ``uar`` for the metrics at the thresholds fitted for them too; ``0.5`` for none.
+    """
+    found: list[TextTable | None] = []
+    if metrics.get("intervals"):
+        found += [intervals_table(metrics), further_table(metrics)]
+    if calibrated and metrics.get("calibrated"):
+        found.append(calibrated_table(metrics))
+    if threshold != "0.5" and metrics.get("thresholds"):
+        found.append(thresholds_table(metrics, threshold))
+    found += [exclusive_table(metrics), baseline_table(metrics), published_table({"this model": metrics})]
+    first = {name: value for name, value in metrics.items() if name != "baselines"}  # they have their own table
+    parts = [results_table(first), *(one.as_text() for one in found if one is not None), undefined_lines(metrics)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def intervals_table(metrics: Content) -> TextTable:
+    """Headline metrics with their 95% intervals."""
+    shown, intervals = shown_metrics(metrics, headline=True), metrics["intervals"]
+    rows = _rows(_with_intervals(shown), metrics, intervals)
+    title = f"headline metrics with 95% intervals over {metrics['split']} clips ({intervals['resamples']:,} bootstrap resamples)"
+    return TextTable(title, ["emotion", *(metric.title for metric in shown)], rows, len(rows) > 1)
+
+
+def further_table(metrics: Content) -> TextTable:
+    """All metrics that are not in the headline, and the confusion counts."""
+    shown = shown_metrics(metrics, headline=False)
+
+    def cells(name: str | None, found: Content) -> list[str]:
+        counts = found.get("confusion", {})
+        parts = [counts.get(key) for key in ("true_positive", "false_positive", "false_negative", "true_negative")]
+        return [*(number(found.get(m.key)) for m in shown), "" if None in parts else "/".join(map(str, parts))]
+
+    rows = _rows(cells, metrics)
+    heads = ["emotion", *(metric.title for metric in shown), "TP/FP/FN/TN"]
+    return TextTable("uncalibrated probabilities, present above one half", heads, rows, len(rows) > 1)
+
+
+def calibrated_table(metrics: Content) -> TextTable:
     """Errors of the probabilities before and after calibration."""
-    shown = ("brier", "ece", "log_loss")
-    rows = []
-    for name, after in metrics["calibrated"]["emotions"].items():
-        before, fitted = metrics["emotions"][name], metrics["calibration"]["emotions"][name]
-        rows.append([name, f"{fitted['temperature']:.2f}", *(_arrow(before[f], after[f]) for f in shown)])
-    heads = ["emotion", "temperature", *(HEADS[f] for f in shown)]
-    return TextTable("probabilities before -> after calibration (temperatures from validation)", heads, rows)
+    after, fitted = metrics["calibrated"], metrics["calibration"]["emotions"]
+    shown = [metric for metric in shown_metrics(after) if not metric.greater_is_better]
+    rows = [
+        [
+            name,
+            f"{fitted[name]['temperature']:.2f}",
+            *(f"{number(metrics['emotions'][name].get(m.key))} -> {number(found.get(m.key))}" for m in shown),
+        ]
+        for name, found in after["emotions"].items()
+    ]
+    heads = ["emotion", "temperature", *(metric.title for metric in shown)]
+    title = "probabilities before -> after calibration (temperatures from validation)"
+    return TextTable(title, heads, rows, note=_fitted_here(metrics))
 
 
-def thresholds_table(metrics: Mapping[str, Any], threshold: str) -> TextTable:
-    """Decisions at the thresholds that validation chose for a figure."""
-    shown = ("weighted_f1", "accuracy", "positive_f1", "uar", "precision", "recall")
-    rows = []
-    for name, figures in metrics["thresholds"][threshold]["emotions"].items():
-        value = metrics["calibration"]["emotions"][name]["thresholds"][threshold]
-        rows.append([name, f"{value:.3f}", *(number(figures[f]) for f in shown)])
-    if len(rows) > 1:
-        rows.append(["mean", "", *(number(metrics["thresholds"][threshold]["mean"][f]) for f in shown)])
-    title = f"at the thresholds that give the best {HEADS[threshold]} on validation"
-    return TextTable(title, ["emotion", "threshold", *(HEADS[f] for f in shown)], rows, bold_last=len(rows) > 1)
+def thresholds_table(metrics: Content, threshold: str) -> TextTable:
+    """Metrics of the decisions at the thresholds that maximise a metric on validation."""
+    content, fitted = metrics["thresholds"][threshold], metrics["calibration"]["emotions"]
+    shown = [metric for metric in shown_metrics(content) if metric.needs == "decision"]
+
+    def cells(name: str | None, found: Content) -> list[str]:
+        value = "" if name is None else f"{fitted[name]['thresholds'][threshold]:.3f}"
+        return [value, *(number(found.get(m.key)) for m in shown)]
+
+    rows = _rows(cells, content)
+    title = f"at the thresholds with the best {METRICS[threshold].title} on validation"
+    heads = ["emotion", "threshold", *(metric.title for metric in shown)]
+    return TextTable(title, heads, rows, len(rows) > 1, _fitted_here(metrics))
 
 
-def exclusive_table(metrics: Mapping[str, Any]) -> TextTable | None:
+def _fitted_here(metrics: Content) -> str:
+    """A warning where calibration was fitted on the clips that it is evaluated on; empty otherwise."""
+    if metrics["calibration"]["fitted_on"] != metrics["split"]:
+        return ""
+    return f"Fitted on these same {metrics['split']} clips: too optimistic. Use the test split to judge them."
+
+
+def exclusive_table(metrics: Content) -> TextTable | None:
     """The decision among all emotions; None where labels are not exclusive."""
     found = metrics.get("exclusive")
     if not found:
         return None
     intervals = metrics.get("intervals", {}).get("exclusive", {})
-    figures = "  ".join(
-        f"{HEADS[f]} {with_interval(found[f], intervals.get(f))}"
-        for f in ("weighted_accuracy", "unweighted_accuracy", "macro_f1")
+    values = "  ".join(
+        f"{metric.title} {with_interval(found[metric.key], intervals.get(metric.key))}"
+        for metric in metrics_for(EXCLUSIVE).values()
     )
     heads, names = found["heads"], found["emotions"]
     note = (
-        f"Heads at one half: exactly one says present in {heads['one_present']:.0%} of clips, "
+        f"Heads at one half: exactly one predicts present in {heads['one_present']:.0%} of clips, "
         f"none in {heads['none_present']:.0%}, several in {heads['several_present']:.0%}."
     )
+    if found["probabilities"] == "calibrated" and _fitted_here(metrics):
+        note += f"\nCalibration: {_fitted_here(metrics)}"
     return TextTable(
-        f"one of {len(names)} (highest {found['probabilities']} probability): {figures}",
+        f"one of {len(names)} (highest {found['probabilities']} probability): {values}",
         ["true \\ decided", *names],
         [[name, *map(str, row)] for name, row in zip(names, found["confusion"])],
         note=note,
     )
 
 
-def baseline_table(metrics: Mapping[str, Any]) -> TextTable | None:
-    """The baselines' means, and plainly whether the network is better than a logistic regression; None without any."""
+def baseline_table(metrics: Content) -> TextTable | None:
+    """Every metric of the baselines and of the model, with the verdict on logistic regression; None without baselines."""
     baselines = metrics.get("baselines") or {}
     if not baselines:
         return None
-    shown = ("weighted_f1", "positive_f1", "uar", "auroc", "brier")
-    absent = [number(metrics["always_absent"]["mean"].get(f)) for f in shown]
-    rows = [[BASELINE_NAMES["always_absent"], *absent]]
-    rows += [[BASELINE_NAMES.get(name, name), *(number(b["mean"][f]) for f in shown)] for name, b in baselines.items()]
-    rows.append(["this model", *(number(metrics["mean"][f]) for f in shown)])
-    note = verdict_on_linear(metrics) if "logistic_regression" in baselines else ""
-    return TextTable("beside baselines (means over emotions)", ["", *(HEADS[f] for f in shown)], rows, True, note)
+    columns = {"always_absent": metrics["always_absent"], **baselines, "this model": metrics}
+    rows = [
+        [metric.title, *(number(one["mean"].get(metric.key)) for one in columns.values())]
+        for metric in shown_metrics(metrics)
+    ]
+    if metrics.get("exclusive"):
+        decisions = [one.get("exclusive") or {} for one in columns.values()]
+        rows += [
+            [f"{metric.title} (one of {len(metrics['emotions'])})", *(number(one.get(key)) for one in decisions)]
+            for key, metric in metrics_for(EXCLUSIVE).items()
+        ]
+    heads = ["mean over emotions", *(name.replace("_", " ") for name in columns)]
+    return TextTable("comparison with baselines", heads, rows, note=verdict_on_linear(metrics))
 
 
-def verdict_on_linear(metrics: Mapping[str, Any]) -> str:
-    """Whether the network beats a logistic regression on the same features, in one sentence."""
-    ahead = metrics["baselines"]["logistic_regression"]["network_ahead"]
-    better, worse, open_ = [], [], []
-    for name, figures in ahead["emotions"].items():
-        found = figures["weighted_f1"]["interval"]
-        (open_ if found is None or found[0] <= 0 <= found[1] else better if found[0] > 0 else worse).append(name)
-    mean = ahead["mean"]["weighted_f1"]
-    parts = []
-    if mean["difference"] is not None and mean["interval"] is not None:
-        low, high = mean["interval"]
-        word = "ahead of" if low > 0 else "behind" if high < 0 else "not shown to beat"
-        which = "weighted F1" if len(ahead["emotions"]) == 1 else "the mean weighted F1"
-        parts.append(
-            f"The network is {word} logistic regression on {which} "
-            f"(difference {mean['difference']:+.3f} [{low:+.3f}, {high:+.3f}])"
-        )
-    if len(ahead["emotions"]) == 1 and parts:
-        better, worse, open_ = [], [], []  # said already
-    if better:
-        parts.append(f"better on {', '.join(better)}")
-    if worse:
-        parts.append(f"WORSE on {', '.join(worse)}")
-    if open_:
-        parts.append(f"no difference that {metrics['samples']} rows can show on {', '.join(open_)}")
-    return "; ".join(parts) + "."
-
-
-def published_table(ours: Mapping[str, Mapping[str, Any]]) -> TextTable | None:
-    """Weighted F1 that others published for IEMOCAP's emotions, and ours; None unless all are.
+def published_table(models: Mapping[str, Content]) -> TextTable | None:
+    """Weighted F1 published for IEMOCAP's test clips, and of models measured here; None for any other clips.
 
     Args:
-        ours: name of a model -> its figures.
+        models: name -> metrics.
     """
-    chosen = list(dict.fromkeys(name for figures in ours.values() for name in figures["emotions"]))
-    if any(name not in LMF_PAPER for name in chosen):
+    if not all(is_lmf_split(metrics["emotions"]) for metrics in models.values()):
         return None
+    chosen = list(dict.fromkeys(name for metrics in models.values() for name in metrics["emotions"]))
     rows = [
         [row.name + (" (second-hand)" if row.second_hand else ""), *(number(row.weighted_f1[e]) for e in chosen)]
         for row in PUBLISHED
     ]
-    for name, figures in ours.items():
-        rows.append([name, *(number(figures["emotions"].get(e, {}).get("weighted_f1")) for e in chosen)])
+    for name, metrics in models.items():
+        rows.append([name, *(number(metrics["emotions"].get(e, {}).get("weighted_f1")) for e in chosen)])
     return TextTable(
         "weighted F1 published for IEMOCAP's 938 test clips, one model per emotion",
         ["model", *chosen],
         rows,
-        len(ours) == 1,
-        f"Second-hand: recalled from the papers' tables, not seen. Measured here: {', '.join(ours)}. "
-        "Figures compare only on the same 938 clips.",
+        len(models) == 1,
+        f"Second-hand: quoted from memory, not checked against the papers' tables. Measured here: {', '.join(models)}.",
     )
 
 
-def undefined_lines(metrics: Mapping[str, Any]) -> str:
-    """Which figures are undefined, and why; empty if none is."""
+def why_not_published(metrics: Content) -> str:
+    """Why `published_table` is None for IEMOCAP's emotions; empty for others, and where it is not None."""
+    emotions = metrics["emotions"]
+    if is_lmf_split(emotions) or any(name not in LMF_PAPER for name in emotions):
+        return ""
+    return "Published metrics are not shown: these clips are not IEMOCAP's 938 test clips of LMF's split."
+
+
+def undefined_lines(metrics: Content) -> str:
+    """Which metrics are undefined, and why; empty if all are defined."""
     lines = []
-    for name, figures in metrics["emotions"].items():
-        undefined = figures.get("undefined", {})
+    for name, found in metrics["emotions"].items():
+        undefined = found.get("undefined", {})
         for reason in dict.fromkeys(undefined.values()):
-            which = ", ".join(HEADS[figure] for figure, why in undefined.items() if why == reason)
-            lines.append(f"{name}: undefined are {which}: {reason}")
-    return "\n".join(lines)
+            which = ", ".join(METRICS[key].title for key, why in undefined.items() if why == reason and key in METRICS)
+            lines.append(f"{name}: {which} undefined because {reason}")
+    return printable("\n".join(lines), keep="\n")
 
 
-def seed_table(summary: Mapping[str, Any]) -> str:
-    """What `statistics.seed_summary` found, as text: mean ± standard deviation, and the interval of the mean."""
-    heads, rows = seed_rows(summary)
-    title = (
-        f"{summary['split']}, {summary['samples']} clips, {len(summary['seeds'])} seeds: "
-        "mean ± standard deviation [95% t-interval of the mean]"
+def seed_table(summary: Content, title: str = "") -> TextTable:
+    """`statistics.seed_summary` as a table: mean ± std over seeds, and the interval of the mean.
+
+    Args:
+        summary: of several seeds.
+        title: text in front of the title.
+    """
+    shown = shown_metrics(summary, headline=True)
+    rows = _rows(lambda name, found: [_spread(found.get(m.key)) for m in shown], summary)
+    exclusive = summary.get("exclusive") or {}
+    parts = [f"{m.title} {_spread(exclusive[m.key])}" for m in metrics_for(EXCLUSIVE).values() if m.key in exclusive]
+    return TextTable(
+        f"{title}{summary['split']}, {summary['samples']:,} clips, {len(summary['seeds'])} seeds: "
+        "mean ± std [95% t-interval of the mean]",
+        ["emotion", *(metric.title for metric in shown)],
+        rows,
+        len(rows) > 1,
+        f"one of {len(summary['emotions'])}: {'  '.join(parts)}" if parts else "",
     )
-    note = ""
-    if summary.get("exclusive"):
-        of_all = ("weighted_accuracy", "unweighted_accuracy", "macro_f1")
-        parts = [f"{HEADS[f]} {_spread(summary['exclusive'].get(f))}" for f in of_all]
-        note = f"one of {len(summary['emotions'])}: " + "  ".join(parts)
-    return TextTable(title, heads, rows, len(rows) > 1, note).as_text()
 
 
-def seed_rows(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of the table of `seed_table`."""
-    shown = ("weighted_f1", "accuracy", "positive_f1", "uar", "auroc")
+def robustness_table(found: Content) -> TextTable:
+    """Subsets of modalities and, where curves were measured, some of their points.
+
+    Args:
+        found: the content of ``robustness.json``.
+    """
+    first = found["subsets"][0]
+    shown, names = shown_metrics(first), list(first["emotions"]) if len(first["emotions"]) > 1 else []
+
+    def row(label: str, one: Content) -> list[str]:
+        return [
+            label,
+            *(number(one["mean"].get(metric.key)) for metric in shown),
+            *(number(one["emotions"][name].get("weighted_f1")) for name in names),
+        ]
+
+    rows = [row(" + ".join(one["modalities"]), one) for one in found["subsets"]]
+    for modality, points in (found["noise"] or {}).items():
+        rows += [row(f"noise of {p['strength']:g} std on {modality}", p) for p in points if p["strength"] in (1, 4)]
+    for modality, points in (found["missing"] or {}).items():
+        rows += [row(f"no {modality} in {p['share']:.0%} of clips", p) for p in points if p["share"] == 0.5]
+    absent = found["always_absent"]
+    rows.append(
+        ["always absent", *(number(absent[m.key]) if m.key in absent else "" for m in shown), *("" for _ in names)]
+    )
+    notes = ["*  weighted F1 of the emotion."] if names else []
+    if found["noise"] is not None:
+        notes.append(f"Noise and missing rows: mean of {found['draws']} draws; std is that of the feature over train.")
+    gaps = [f"{modality} {count}" for modality, count in found["rows_without"].items() if count]
+    if gaps:
+        notes.append(f"Clips that lack a modality in the data: {', '.join(gaps)}.")
+    heads = [*(f"{'mean ' if names else ''}{metric.title}" for metric in shown), *(f"{name}*" for name in names)]
+    title = f"with modalities removed or disturbed, {found['split']}, {found['samples']:,} clips"
+    return TextTable(title, ["present modalities", *heads], rows, note=" ".join(notes))
+
+
+# -- several models
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """All tables of a comparison and its verdict, as text."""
+    tables = [table.as_text() for table in comparison_tables(comparison)]
+    return "\n\n".join([*tables, printable("\n".join([*comparison.notes, comparison_verdict(comparison)]), keep="\n")])
+
+
+def comparison_tables(comparison: Comparison) -> list[TextTable]:
+    """The metrics of all models, and a table of differences for each pair."""
+    contents = comparison.metrics
+    shown = shown_metrics(next(iter(contents.values())), headline=True)
     rows = []
-    for name in [*summary["emotions"], *(["mean"] if len(summary["emotions"]) > 1 else [])]:
-        figures = summary["mean"] if name == "mean" else summary["emotions"][name]
-        rows.append([name, *(_spread(figures.get(f)) for f in shown)])
-    return ["emotion", *(HEADS[f] for f in shown)], rows
+    for name, found in contents.items():
+        own = _rows(_with_intervals(shown), found, found["intervals"])
+        rows += [[emotion, name, *cells] for emotion, *cells in own]
+    order = [*comparison.emotions, "mean"]
+    rows.sort(key=lambda row: order.index(row[0]))  # stable: models stay in their order
+    heads = ["emotion", "model", *(metric.title for metric in shown)]
+    first = TextTable(f"{comparison.rows:,} common clips, 95% intervals", heads, rows, left=(0, 1))
+    return [first, *map(pair_table, comparison.pairs)]
 
 
-def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
-    """``0.858 [0.832, 0.883]``; without an interval just the figure, ``-`` where there is none."""
-    return number(value) if interval is None or value is None else f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+def pair_table(pair: Pair) -> TextTable:
+    """Paired differences with intervals, McNemar's test and the verdict, per emotion and of the means."""
+    shown = [METRICS[key] for key in PAIRED_METRICS]
+    entries = {**pair.emotions, **({"mean": pair.mean} if len(pair.emotions) > 1 else {})}
+    rows = []
+    for name, one in entries.items():
+        tests = ["", "", ""]
+        if one.p is not None:
+            tests = [f"{one.only_first} : {one.only_second}", _probability(one.p), _probability(one.corrected)]
+        differences = [difference(one.differences.get(m.key), one.intervals.get(m.key)) for m in shown]
+        rows.append([name, *differences, *tests, verdict(one, pair)])
+    note = f"Right alone: clips that only {pair.first} : only {pair.second} predicts correctly."
+    if pair.decision is not None:
+        one = pair.decision
+        note += (
+            f"\nOne of {len(pair.emotions)} (highest uncalibrated probability): {_differences(one)}, right alone "
+            f"{one.only_first} : {one.only_second}, McNemar p {_probability(one.p)}: {verdict(one, pair)}."
+        )
+    heads = ["emotion", *(metric.title for metric in shown), "right alone", "McNemar p", "Holm", "verdict"]
+    title = f"{pair.second} minus {pair.first}, 95% intervals of the paired difference"
+    return TextTable(title, heads, rows, len(entries) > 1, note, left=(0, len(heads) - 1))
 
 
-def _arrow(before: float | None, after: float | None) -> str:
-    return f"{number(before)} -> {number(after)}"
+def comparison_verdict(comparison: Comparison) -> str:
+    """The outcome, in a sentence per pair."""
+    return " ".join(map(_pair_verdict, comparison.pairs))
 
 
-def _spread(found: Mapping[str, Any] | None) -> str:
+def verdict_on_linear(metrics: Content) -> str:
+    """Whether the network is better than logistic regression on the same features; empty where that was not measured."""
+    ahead = (metrics.get("baselines") or {}).get("logistic_regression", {}).get("network_ahead")
+    if not ahead:
+        return ""
+
+    def measured(entry: Content, rows: int) -> Difference:
+        return Difference(
+            rows,
+            {key: one["difference"] for key, one in entry.items()},
+            {key: one["interval"] for key, one in entry.items()},
+        )
+
+    emotions = {name: measured(one, metrics["emotions"][name]["annotated"]) for name, one in ahead["emotions"].items()}
+    exclusive = ahead.get("exclusive")
+    decision = measured(exclusive, metrics["exclusive"]["rows"]) if exclusive else None
+    mean = measured(ahead["mean"], metrics["samples"])
+    text = _pair_verdict(Pair("logistic regression", "the network", emotions, mean, decision))
+    return f"{text[0].upper()}{text[1:]}"
+
+
+def verdict(one: Difference, pair: Pair) -> str:
+    """What the intervals of `VERDICT_METRICS` and McNemar's test show, and in which direction each points."""
+    if one.rows < FEWEST_ROWS:
+        return f"no verdict is possible on {one.rows} clips (at least {FEWEST_ROWS} are needed)"
+    better: dict[str, list[str]] = {pair.second: [], pair.first: []}
+    for key in VERDICT_METRICS:
+        sign = _direction(METRICS[key], one.intervals.get(key))
+        if sign:
+            better[pair.second if sign > 0 else pair.first].append(METRICS[key].title)
+    p = one.p if one.corrected is None else one.corrected
+    if p is not None and p < 1 - LEVEL:
+        better[pair.second if (one.only_second or 0) > (one.only_first or 0) else pair.first].append("number of errors")
+    found = [f"{name} is better on {', '.join(titles)}" for name, titles in better.items() if titles]
+    return ", but ".join(found) or f"no difference that {one.rows} clips can show"
+
+
+def _pair_verdict(pair: Pair) -> str:
+    """`verdict` on the means and on the decision among all emotions, then on each emotion."""
+    overall, decision = pair.mean, pair.decision
+    if decision is not None and decision.rows >= FEWEST_ROWS:
+        overall = dataclasses.replace(
+            decision,
+            rows=overall.rows,
+            differences={**overall.differences, **decision.differences},
+            intervals={**overall.intervals, **decision.intervals},
+        )
+    several = len(pair.emotions) > 1
+    if not several and pair.emotions:
+        (overall,) = pair.emotions.values()
+    text = f"{pair.second} against {pair.first}: {verdict(overall, pair)}"
+    if overall.rows >= FEWEST_ROWS:
+        text += f" ({'means over emotions: ' if several else ''}{_differences(overall)})"
+        if several:
+            grouped: dict[str, list[str]] = {}
+            for name, one in pair.emotions.items():
+                grouped.setdefault(verdict(one, pair), []).append(name)
+            text += ". By emotion: " + "; ".join(f"{found} ({', '.join(names)})" for found, names in grouped.items())
+    return f"{text}."
+
+
+def _direction(metric: Metric, interval: Sequence[float] | None) -> int:
+    """1 if an interval of the difference is on the better side of zero, -1 on the worse; 0 if it shows neither."""
+    if interval is None or interval[0] == interval[1] or interval[0] <= 0 <= interval[1]:
+        return 0
+    return 1 if (interval[0] > 0) == metric.greater_is_better else -1
+
+
+# -- parts
+
+
+def shown_metrics(content: Content, headline: bool | None = None) -> list[Metric]:
+    """The metrics of tasks that a content has, in the order of `METRICS`.
+
+    Args:
+        content: metrics.
+        headline: only those in the headline, or only the others; None for all.
+    """
+    return [
+        metric
+        for metric in METRICS.values()
+        if metric.kind != EXCLUSIVE
+        and headline in (None, metric.headline)
+        and any(metric.key in found for found in content["emotions"].values())
+    ]
+
+
+def _rows(cells: Callable[..., list[str]], *contents: Content) -> list[list[str]]:
+    """A row per emotion, and of the means if there are several.
+
+    Args:
+        cells: called with the emotion's name (None for the means) and its entry in each content.
+        contents: of the same emotions.
+    """
+    names = list(contents[0]["emotions"])
+    rows = [[name, *cells(name, *(one["emotions"][name] for one in contents))] for name in names]
+    return [*rows, ["mean", *cells(None, *(one["mean"] for one in contents))]] if len(names) > 1 else rows
+
+
+def _with_intervals(shown: Sequence[Metric]) -> Callable[..., list[str]]:
+    return lambda name, found, intervals: [with_interval(found.get(m.key), intervals.get(m.key)) for m in shown]
+
+
+def _differences(one: Difference) -> str:
+    return ", ".join(
+        f"{METRICS[key].title} {difference(one.differences[key], one.intervals.get(key))}"
+        for key in VERDICT_METRICS
+        if one.differences.get(key) is not None
+    )
+
+
+def _spread(found: Content | None) -> str:
     if found is None:
         return "-"
     if found["sd"] is None:
-        return f"{found['mean']:.3f}"
+        return number(found["mean"])
     low, high = found["interval"]
     return f"{found['mean']:.3f} ± {found['sd']:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def number(value: float | None) -> str:
-    """Three decimals; ``-`` for an undefined figure."""
-    return "-" if value is None else f"{value:.3f}"
+def _probability(value: float | None) -> str:
+    return "-" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -109,13 +109,11 @@ class WeightedRows(Confusion):
 
     @cached_property
     def bins(self) -> np.ndarray:
-        """Sums over equally wide bins of the probability, float64 `[R, 3, ECE_BINS]`: weights, probabilities, labels.
+        """Membership in equally wide bins of the probability, float64 `[n, ECE_BINS]`, one 1 per row.
 
         A probability on an edge belongs to the bin above it, 1 to the last bin.
         """
-        bin_of = _one_hot(np.minimum((self.predictions * ECE_BINS).astype(int), ECE_BINS - 1), ECE_BINS)
-        columns = [bin_of, bin_of * self.predictions[:, None], bin_of * self.labels[:, None]]
-        return self.sum(np.concatenate(columns, axis=1)).reshape(-1, 3, ECE_BINS)
+        return _one_hot(np.minimum((self.predictions * ECE_BINS).astype(int), ECE_BINS - 1), ECE_BINS)
 
     @cached_property
     def ranking(self) -> tuple[np.ndarray, np.ndarray]:

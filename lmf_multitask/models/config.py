@@ -8,7 +8,6 @@ from pydantic import AfterValidator
 
 from lmf_multitask.config import kind_setting, setting, settings
 from lmf_multitask.data.modality import MODALITIES
-from lmf_multitask.errors import ConfigError
 from lmf_multitask.models.encoders import ENCODERS
 from lmf_multitask.models.fusion import FUSIONS
 
@@ -32,7 +31,7 @@ class Encoders:
 
 def _in_order(chosen: list[str]) -> list[str]:
     if len(set(chosen)) < len(chosen):
-        raise ConfigError(f"modalities must name each modality once, but got {chosen}.")
+        raise ValueError(f"must name each modality once, but got {chosen}.")
     return [name for name in MODALITIES if name in chosen]
 
 
@@ -41,11 +40,7 @@ class ModelConfig:
     """Parts and sizes of the network."""
 
     encoders: Encoders = setting(default=Encoders, help="one encoder per modality")
-    fusion: Any = kind_setting(
-        table=_fusions,
-        default={"kind": "lmf"},
-        help="lmf: low-rank; tfn: full tensor; concat: hidden vectors side by side; late: mean of the modalities' own probabilities",
-    )
+    fusion: Any = kind_setting(table=_fusions, default={"kind": "lmf"}, help="how the modalities are fused")
     modality_dropout: float | None = setting(
         default=0.1,
         help="probability that a clip loses a modality in training; null: missing modalities are not masked (the paper's)",

@@ -24,6 +24,9 @@ CLIP_AT = 5.0
 _MASKED = -1e4
 """Added to the attention score of a padding step: its weight is then zero in float32."""
 
+_HUGE = 1e38
+"""Subtracted from a padding step, so that the maximum is of another one."""
+
 
 class Encoder(Layer):
     """Base of encoders.
@@ -97,13 +100,13 @@ class MLPEncoder(Encoder):
         """Of `MLPEncoder`."""
 
         hidden: int = setting(default=32, help="width of the three layers", ge=1, le=65536)
-        dropout: float = setting(default=0.2, help="probability that a feature is dropped in training", ge=0, lt=1)
+        dropout: float = setting(default=0.2, help="dropout of the features", ge=0, lt=1)
         norm: Literal["standard", "batch"] = setting(
             default="standard",
             help="normalisation of features: by the training mean and std, or batch normalisation (the paper's)",
         )
         pooling: Literal["mean", "mean_std", "max", "last"] = setting(
-            default="mean", help="of a sequence: what is taken of its present steps"
+            default="mean", help="how the present steps of a sequence become one vector"
         )
 
     def __init__(self, input: Input, settings: Settings) -> None:
@@ -141,12 +144,12 @@ class MLPEncoder(Encoder):
         if present is None:
             present = step_mask(features)
         if self.pooling == "last":
-            return _last_present(features, present) * present.any(axis=1, keepdim=True).astype(features.dtype)
+            return _last_present(features, present)
         known = present.astype(features.dtype).unsqueeze(2)  # [B, L, 1]
-        count = known.sum(axis=1).clip(min=1.0)  # [B, 1]
+        count = known.sum(axis=1)  # [B, 1]
         if self.pooling == "max":
-            lowest = (features + _MASKED * (1.0 - known)).max(axis=1)
-            return lowest * present.any(axis=1, keepdim=True).astype(features.dtype)
+            return (features - _HUGE * (1.0 - known)).max(axis=1) * (count > 0).astype(features.dtype)
+        count = count.clip(min=1.0)
         mean = features.sum(axis=1) / count  # padding steps are zeros
         if self.pooling == "mean":
             return mean
@@ -187,14 +190,10 @@ class LSTMEncoder(Encoder):
         bidirectional: bool = setting(default=False, help="a second LSTM reads the steps backwards")
         pooling: Literal["attention", "last_step", "last_present"] = setting(
             default="attention",
-            help="of the states: attention and mean over present steps, the last (the paper's), or the last present one",
+            help="of the states: attention and mean over present steps, the last (the paper's) or the last present",
         )
-        dropout: float = setting(
-            default=0.5, help="probability that a pooled number is dropped in training", ge=0, lt=1
-        )
-        step_dropout: float = setting(
-            default=0.2, help="probability that a whole step is dropped in training", ge=0, lt=1
-        )
+        dropout: float = setting(default=0.5, help="dropout of the pooled states", ge=0, lt=1)
+        step_dropout: float = setting(default=0.2, help="dropout of whole steps", ge=0, lt=1)
         norm: Literal["standard", "none"] = setting(
             default="standard",
             help="normalisation of steps: divided by the training root mean square, or none (the paper's)",
@@ -212,11 +211,8 @@ class LSTMEncoder(Encoder):
                 f"the encoder lstm must be given sequences [L, D], but the features have the shape {list(input.shape)}. "
                 "Choose the kind mlp."
             )
-        self.pooling, self.scaled, self.step_dropout = (
-            settings.pooling,
-            settings.norm == "standard",
-            settings.step_dropout,
-        )
+        self.pooling, self.step_dropout = settings.pooling, settings.step_dropout
+        self.scaled = settings.norm == "standard"
         if self.scaled:
             self.scale = fixed_parameter(self, [1], 1.0)
         seen = settings.projection or input.features

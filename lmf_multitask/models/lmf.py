@@ -8,16 +8,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save_file
 
-from lmf_multitask.config import build, kind_of, to_dict
+from lmf_multitask.config import build, check_name, kind_of, to_dict
 from lmf_multitask.data.columns import Columns
 from lmf_multitask.data.modality import MODALITIES, Input, checked_inputs
 from lmf_multitask.errors import ConfigError, RunError, UserError
@@ -254,14 +254,14 @@ class LMFModel(nn.Layer):
         about, path = _read_config(folder / CONFIG_FILE), folder / WEIGHTS_FILE
         try:
             inputs = {name: Input(tuple(one["shape"]), one["padding"]) for name, one in about["inputs"].items()}
-            tasks = make_tasks([f"{one['name']}:{one['kind']}" for one in about["tasks"]])
+            tasks = make_tasks([f"{check_name(one['name'])}:{one['kind']}" for one in about["tasks"]])
             config = build(ModelConfig, about["model"], "model")
             if type(about["exclusive"]) is not bool or about["non_finite"] not in ("zero", "error"):
                 raise ValueError(f"exclusive is {about['exclusive']!r} and non_finite {about['non_finite']!r}")
             shapes = weight_shapes(inputs, tasks, config)  # before anything large is built
         except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            raise RunError(f"{folder / CONFIG_FILE}: must describe an LMF model, but {reason.rstrip('.')}.") from None
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}."
+            raise RunError(f"{folder / CONFIG_FILE}: must describe an LMF model, but {reason}") from None
         stored = _read_weights(path, shapes)
         model = cls(inputs, tasks, config)
         try:
@@ -313,12 +313,24 @@ def weight_shapes(
     inputs: Mapping[str, Input | Sequence[int]], tasks: Sequence[Task | str], config: ModelConfig
 ) -> dict[str, tuple[int, ...]]:
     """The shape of every weight of an `LMFModel`, by name, without the memory that it would take."""
-    generator = paddle.get_rng_state()
-    no_copy = mock.patch.object(nn.layer.rnn.RNNBase, "flatten_parameters", lambda self: None)
-    with paddle.LazyGuard(), no_copy, paddle.utils.unique_name.guard():
+    with _without_memory():
         weights = _Blueprint(inputs, tasks, config).weights()
-    paddle.set_rng_state(generator)
     return {name: tuple(weight.shape) for name, weight in weights.items()}
+
+
+@contextmanager
+def _without_memory() -> Iterator[None]:
+    """Layers that are made inside have no memory; random numbers and names of parameters go on as if there were none."""
+    generator = paddle.get_rng_state()
+    lstm: Any = nn.layer.rnn.RNNBase
+    flatten = lstm.flatten_parameters  # it copies the weights
+    lstm.flatten_parameters = lambda self: None
+    try:
+        with paddle.LazyGuard(), paddle.utils.unique_name.guard():
+            yield
+    finally:
+        lstm.flatten_parameters = flatten
+        paddle.set_rng_state(generator)
 
 
 def check_size(inputs: Mapping[str, Input], tasks: Sequence[Task], config: ModelConfig) -> None:

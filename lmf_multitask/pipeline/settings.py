@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from lmf_multitask.config import DataConfig, build, merged, options, read_settings, setting, settings, to_dict
+from lmf_multitask.config import (
+    DataConfig,
+    build,
+    check_name,
+    find_config,
+    merged,
+    options,
+    read_settings,
+    setting,
+    settings,
+    to_dict,
+)
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.models.config import ModelConfig
 from lmf_multitask.training.config import TrainingConfig
@@ -24,7 +35,7 @@ def _path(text: str) -> str:
     except UnicodeEncodeError:
         usable = False
     if not usable:
-        raise ConfigError(f"paths must be text in UTF-8 that is not empty, but got {text!r}. Is a variable not set?")
+        raise ValueError(f"must be a path in UTF-8 that is not empty, but got {text!r}. Is a variable not set?")
     return text
 
 
@@ -39,7 +50,7 @@ class ExperimentConfig:
         default=None, help="data file or folder (see lmf data inspect); null: the built-in sample"
     )
     emotions: list[str] | None = setting(default=None, help="emotions to learn; null: all in the data", min_length=1)
-    seed: int = setting(default=1, help="of all random numbers", ge=0, lt=2**63)
+    seed: int = setting(default=1, help="seed of all random numbers", ge=0, lt=2**63)
     output_dir: _Path | None = setting(default=None, help="run directory to write; null: runs/DATA-seedN")
     device: str = setting(default="auto", help="auto, cpu, gpu or gpu:NUMBER (the authors have tried no GPU)")
     data: DataConfig = setting(default=DataConfig, help="how the data file is read")
@@ -88,28 +99,8 @@ def settings_from(path: Path) -> ExperimentConfig:
         raise RunError(f"{path}: must hold the settings of a run, but {text}") from None
 
 
-def find_config(name: str) -> Path:
-    """A config by path, or a shipped one by name: ``multitask``, ``multitask.yaml`` or ``configs/multitask.yaml``.
-
-    Raises:
-        ConfigError: there is neither.
-    """
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    # shipped configs are inside an installed package, beside the package in a source checkout
-    package = Path(__file__).parents[1]
-    shipped = next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
-    wanted = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
-    for candidate in (shipped / wanted, shipped / f"{wanted}.yaml"):
-        if not path.is_absolute() and ".." not in path.parts and candidate.is_file():
-            return candidate
-    names = sorted(str(file.relative_to(shipped).with_suffix("")) for file in shipped.rglob("*.yaml"))
-    raise ConfigError(f"--config must be a YAML file, but {name} is none. Shipped configs are {', '.join(names)}.")
-
-
 def recipe_config(recipe: str, emotion: str) -> dict[str, Any]:
     """The settings of a published training for one emotion: the recipe's default, and what differs for this emotion."""
     path = find_config(f"per_emotion/{recipe}/default")
-    own = path.with_name(f"{emotion.lower()}.yaml")
+    own = path.with_name(f"{check_name(emotion).lower()}.yaml")
     return merged(read_settings(path), read_settings(own)) if own.is_file() else read_settings(path)

@@ -1,1 +1,1 @@
-"""Search for settings: what varies, the study that remembers every trial, and what becomes of the best ones."""
+"""Search for settings: what varies, the Optuna study, the trials, and the best settings under fresh seeds."""

@@ -1,7 +1,7 @@
-"""The process of one trial: trains by a YAML file of settings, validates, and tells every epoch in a line of JSON on stderr.
+"""The process of one trial: trains with a YAML file of settings, validates, and reports every epoch as JSON on stderr.
 
-It is started by `driver`. What a trial's settings are to blame for (a loss that is not finite, a network too large) is told
-as ``{"failed": ...}``: that is a result of the search. Everything else that goes wrong is an error as of any command.
+It is started by `driver`. A failure that the settings of the trial cause (a loss that is not finite, a network that is too
+large) is reported as ``{"failed": ...}`` and is a result of the search. Other errors are those of any command.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from lmf_multitask.runtime import tune_cpu
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Takes the file of settings and a folder for what nobody keeps."""
+    """Takes the file of settings and a folder for temporary files."""
     tune_cpu()
 
-    from lmf_multitask.runs import settings_from
-    from lmf_multitask.training.experiment import validate_experiment
+    from lmf_multitask.pipeline.experiment import validate_experiment
+    from lmf_multitask.pipeline.settings import settings_from
 
     settings, folder = map(Path, arguments)
     try:
-        validate_experiment(settings_from(settings), folder, _tell)
+        validate_experiment(settings_from(settings), folder, report)
     except (ConfigError, TrainingError) as error:
-        _tell({"failed": str(error)})
+        report({"failed": str(error)})
 
 
-def _tell(row: Mapping[str, Any]) -> None:
+def report(row: Mapping[str, Any]) -> None:
+    """Writes one line for the parent."""
     print(json.dumps(row), file=sys.stderr, flush=True)
 
 

@@ -1,8 +1,8 @@
-"""The Optuna study of a search, in a SQLite file: the only file that knows Optuna.
+"""The Optuna study of a search, in a SQLite file.
 
-Trials have places, 0 to N - 1. What a place is given depends on the sampler's seed, the place, and the trials that have
-ended: so a search that was broken off and gone on with, one trial at a time, is the one without a break. A trial whose
-process died is marked failed in the study, and its place is given the same settings again.
+Trials have places, 0 to N - 1. The settings of a place depend on the seed of the sampler, the place, and the trials that
+have ended: a search that was interrupted and continued, one trial at a time, equals an uninterrupted one. A trial whose
+process died is marked failed in the study, and its place gets the same settings again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
 from lmf_multitask.errors import RunError
-from lmf_multitask.evaluation.search_results import Trial
+from lmf_multitask.searching.results import Trial
 from lmf_multitask.searching.space import Dimension, SearchConfig
 
 STUDY_FILE = "study.db"
@@ -33,7 +33,7 @@ _FORESTS_SEED = 0
 
 @dataclass(frozen=True)
 class Asked:
-    """A trial that is to be run.
+    """A trial to run.
 
     Attributes:
         place: counted from 0.
@@ -51,10 +51,10 @@ class Study:
     """The trials of one search; several threads may use it."""
 
     def __init__(self, path: Path, config: SearchConfig) -> None:
-        """Opens the study, or begins it; trials that were running when its process died are marked failed.
+        """Opens or creates the study; trials that were running when its process died are marked failed.
 
         Raises:
-            RunError: the file is no study.
+            RunError: the file is no study, or another process has locked it.
         """
         self.path = path
         self._config = config
@@ -72,11 +72,11 @@ class Study:
             self._mark_interrupted()
 
     def data(self) -> str | None:
-        """The fingerprint of the data that the study was begun on; None before it was noted."""
+        """The fingerprint of the data of the study; None before `note_data`."""
         return self._study.user_attrs.get("data")
 
     def note_data(self, fingerprint: str) -> None:
-        """Notes it."""
+        """Stores the fingerprint of the data."""
         self._study.set_user_attr("data", fingerprint)
 
     def pending(self, total: int) -> list[int]:
@@ -85,7 +85,7 @@ class Study:
         return [place for place in range(total) if place + 1 not in ended]
 
     def ask(self, place: int) -> Asked:
-        """Begins the trial of a place."""
+        """Starts the trial of a place."""
         config = self._config
         with self._lock, _one_line(self.path):
             distributions = {dimension.name: _distribution(dimension) for dimension in self._dimensions}
@@ -112,30 +112,30 @@ class Study:
             return Asked(place, values, settings, trial)
 
     def report(self, asked: Asked, epoch: int, value: float) -> bool:
-        """Notes the objective after an epoch; returns whether the trial is not worth going on with."""
+        """Stores the objective after an epoch; returns whether the trial should be pruned."""
         with self._lock, _one_line(self.path):
             asked.trial.report(value, epoch)
             return asked.trial.should_prune()
 
     def finish(self, asked: Asked, value: float, kept: int) -> Trial:
-        """The trial ended by itself: the objective in the epoch that was kept."""
+        """The trial ended normally: the objective in the epoch that was kept."""
         return self._tell(asked, TrialState.COMPLETE, value, kept=kept)
 
     def prune(self, asked: Asked, value: float, kept: int) -> Trial:
-        """It was ended early."""
+        """The trial was ended early."""
         return self._tell(asked, TrialState.PRUNED, None, kept=kept, value=value)
 
     def refuse(self, asked: Asked, reason: str) -> Trial:
-        """Its settings do not train: that counts as a result, the worst."""
+        """Its settings cannot be trained: this is a result, the worst."""
         return self._tell(asked, TrialState.PRUNED, None, reason=reason)
 
     def abandon(self, asked: Asked) -> None:
-        """Its process died; its place is to be tried again."""
+        """Its process died; its place is run again."""
         with self._lock, _one_line(self.path):
             self._study.tell(asked.trial, state=TrialState.FAIL)
 
     def trials(self) -> list[Trial]:
-        """All that have ended, in the order of their places."""
+        """All trials that have ended, in the order of their places."""
         with self._lock, _one_line(self.path):
             ended = self._study.get_trials(deepcopy=False, states=_ENDED)
         return sorted(map(self._read, ended), key=lambda trial: trial.number)
@@ -197,16 +197,17 @@ def _distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution
 
 
 @contextmanager
-def _one_line(path: Path) -> Any:
-    """What SQLite and Optuna say of a file that is damaged, locked, or no study."""
+def _one_line(path: Path) -> Iterator[None]:
+    """Turns errors of SQLite and Optuna into one line: the file is damaged, locked, or no study."""
     try:
         yield
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        told = getattr(error, "orig", None) or error.__cause__ or error
-        raise RunError(
-            f"{path}: must be the study of a search, but {' '.join(str(told).split()).rstrip('.')[:200]}. "
-            "Choose another --output_dir."
-        ) from error
+        reason = " ".join(str(getattr(error, "orig", None) or error.__cause__ or error).split()).rstrip(".")[:200]
+        if "locked" in reason:
+            raise RunError(
+                f"{path}: must not be in use, but another process has locked it. Wait until it ends."
+            ) from error
+        raise RunError(f"{path}: must be the study of a search, but {reason}. Choose another --output_dir.") from error
 
 
 def kept_row(history: Sequence[dict[str, float]]) -> dict[str, float] | None:
@@ -215,6 +216,6 @@ def kept_row(history: Sequence[dict[str, float]]) -> dict[str, float] | None:
     return found[-1] if found else None
 
 
-def is_figure(value: Any) -> bool:
-    """Whether it can be compared."""
+def is_metric(value: Any) -> bool:
+    """Whether a value is a finite number."""
     return isinstance(value, (int, float)) and math.isfinite(value)

@@ -137,9 +137,91 @@ def test_a_file_that_shrinks_after_opening(tmp_path):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(DataError, match="must hold 800,000 bytes for an array, but has"):
         stored.read()
-    path.unlink()
-    with pytest.raises(DataError, match="must stay readable, but No such file"):
-        stored.read()
+
+
+def test_a_file_that_is_replaced_after_opening(tmp_path):
+    """The array is read from the file that was opened, not from the one that now has its name."""
+    path = tmp_path / "data.pkl"
+    path.write_bytes(pickle.dumps(np.arange(100_000.0)))
+    stored = read_pickle(path)
+    (tmp_path / "other").write_bytes(pickle.dumps(np.zeros(100_000)))
+    (tmp_path / "other").replace(path)
+    np.testing.assert_array_equal(stored.read(), np.arange(100_000.0))
+
+
+def framed(content, size=None):
+    return b"\x80\x04\x95" + struct.pack("<Q", len(content) if size is None else size) + content
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (framed(b"\x8c\x03abc.", size=4), "crosses the end of a frame"),
+        (framed(b"T\x03\x00\x00\x00abc.", size=6), "crosses the end of a frame"),
+        (framed(b"I12\n.", size=2), "crosses the end of a frame"),
+        (framed(b"S'abc'\n.", size=3), "crosses the end of a frame"),
+        (framed(b"J\x01\x00\x00\x00.", size=3), "crosses the end of a frame"),
+        (framed(b"N." + bytes(9), size=90), "ends too early: 90 bytes are announced, 11 are left"),
+        (framed(b"N\x95" + struct.pack("<Q", 1) + b"." + bytes(9)), "begins a frame inside another one"),
+    ],
+)
+def test_arguments_and_frames_that_cross_the_end_of_a_frame(read, content, told):
+    """CPython's C unpickler drops what is left of such a frame: it would see another program than a reader that goes on."""
+    with pytest.raises(DataError, match=told):
+        read(content)
+
+
+def test_frames_that_end_between_instructions(read):
+    """As pickle writes them: large payloads lie between frames."""
+    assert read(framed(b"]\x94(K\x01") + b"K\x02e.") == [1, 2]
+    tree = [["a" * 70_000, np.arange(9.0)], "b" * 90_000, list(range(60_000))]
+    for protocol in (4, 5):
+        got = plain(read(pickle.dumps(tree, protocol=protocol)))
+        assert got[2] == tree[2]
+        np.testing.assert_array_equal(got[0][1], tree[0][1])
+
+
+def from_buffer(values, shape, axes):
+    """numpy 2.3's pickle of an array whose axes were permuted: its memory, the shape of that, and the permutation."""
+    head = b"\x80\x05cnumpy._core.numeric\n_frombuffer\n("
+    payload = b"\x96" + struct.pack("<Q", values.nbytes) + values.tobytes()
+    dtype = b"cnumpy\ndtype\n(V" + values.dtype.str[1:].encode() + b"\nI0\nI1\ntR(I3\nV<\nNNNI-1\nI-1\nI0\ntb"
+    numbers = [b"(" + b"".join(b"K%c" % number for number in part) + b"t" for part in (shape, axes)]
+    return head + payload + dtype + numbers[0] + b"VK\n" + numbers[1] + b"tR."
+
+
+@pytest.mark.parametrize("axes", [(0, 2, 1), (1, 2, 0), (2, 0, 1), (0, 1, 2)])
+def test_permuted_axes_of_numpy_2_3(read, axes):
+    values = np.arange(24.0).reshape(2, 3, 4)
+    stored = read(from_buffer(values, values.shape, axes))
+    expected = values.transpose(axes)
+    assert stored.shape == expected.shape
+    np.testing.assert_array_equal(stored.read(), expected)
+    np.testing.assert_array_equal(stored.read_rows(1, 3), expected[1:3])
+
+
+@pytest.mark.parametrize("axes", [(0, 1), (0, 1, 1), (0, 1, 3), (0, 1, 2, 3)])
+def test_axes_that_are_no_permutation(read, axes):
+    with pytest.raises(DataError, match="describes an array wrongly"):
+        read(from_buffer(np.arange(24.0), (2, 3, 4), axes))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_large_keys_counters_and_memory_maps(read, tmp_path, protocol):
+    mapped = np.memmap(tmp_path / "m", "f4", "w+", shape=(3, 2))
+    mapped[:] = np.arange(6).reshape(3, 2)
+    counter = collections.defaultdict(int, {2**53: 1, 2**63: 2, -(2**60): 3})
+    got = read(pickle.dumps([counter, mapped], protocol=protocol))
+    assert got[0] == dict(counter)
+    np.testing.assert_array_equal(got[1].read(), mapped)
+    for key in (2**64, 2.0**53):
+        with pytest.raises(DataError, match="has a key that is neither text nor a number"):
+            read(pickle.dumps({key: 1}, protocol=protocol))
+
+
+def test_types_are_not_called(read):
+    with pytest.raises(DataError, match="calls a type"):
+        read(b"cbuiltins\nint\n(V9\ntR.")
 
 
 # -- what is refused
@@ -166,7 +248,7 @@ GLOBALS = [
     ("__builtin__", "eval"), ("__builtin__", "apply"), ("importlib", "import_module"), ("runpy", "run_path"),
     ("pickle", "loads"), ("_pickle", "loads"), ("marshal", "loads"), ("types", "FunctionType"), ("types", "CodeType"),
     ("operator", "attrgetter"), ("functools", "partial"), ("copyreg", "_reconstructor"), ("copy_reg", "_reconstructor"),
-    ("numpy", "load"), ("numpy", "fromfile"), ("numpy", "memmap"), ("numpy", "matrix"), ("numpy", "float64"),
+    ("numpy", "load"), ("numpy", "fromfile"), ("numpy", "matrix"), ("numpy", "float64"),
     ("numpy.core.multiarray", "fromfile"), ("numpy.core.multiarray", "frombuffer"), ("numpy.testing._private.utils", "runstring"),
     ("numpy.core._internal", "_ctypes"), ("numpy.ndarray", "__setstate__"), ("numpy.core.multiarray", "_reconstruct.__globals__"),
     ("numpy.ma.core", "_mareconstruct"), ("numpy.random._pickle", "__generator_ctor"), ("pandas.core.frame", "DataFrame"),
@@ -217,15 +299,15 @@ HOSTILE = {
     "a class": (pickle.dumps(io.StringIO), "names _io.StringIO"),
     "a numpy function": (pickle.dumps(np.sum), "names numpy.sum"),
     "an OrderedDict's class of its own": (opcodes("ccollections\nOrderedDict.clear\n."), "names collections.OrderedDict.clear"),
-    "a new object": (b"\x80\x02cnumpy\nndarray\n)\x81.", "holds an object that is no plain data"),
-    "an array by call": (opcodes("cnumpy\nndarray\n((I1000000000000\nttR."), "makes an array in an unknown way"),
+    "a new object": (b"\x80\x02cnumpy\nndarray\n)\x81.", "holds an object that is not plain data"),
+    "an array by call": (opcodes("cnumpy\nndarray\n((I1000000000000\nttR."), "calls a type"),
     "a persistent id": (opcodes("Pfile:///etc/passwd\n."), "refers to data outside the file"),
     "a binary persistent id": (opcodes("S'x'\nQ."), "refers to data outside the file"),
     "an extension": (b"\x80\x02\x82\x01.", "names an extension of the copyreg module"),
-    "the state of a dict": (opcodes("(d(dS'x'\nI1\nsb."), "sets the state of what has none"),
-    "the state of an admitted name": (opcodes("cnumpy\nndarray\n(db."), "sets the state of what has none"),
-    "a call of text": (opcodes("S'os.system'\n(S'x'\ntR."), "calls what is no function"),
-    "a call of an array": (opcodes("cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(tR."), "calls what is no function"),
+    "the state of a dict": (opcodes("(d(dS'x'\nI1\nsb."), "sets the state of something that has none"),
+    "the state of an admitted name": (opcodes("cnumpy\nndarray\n(db."), "sets the state of something that has none"),
+    "a call of text": (opcodes("S'os.system'\n(S'x'\ntR."), "calls something that is not a function"),
+    "a call of an array": (opcodes("cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(tR."), "calls something that is not a function"),
     "a shape too large": (array_opcodes(shape="I1000000\nt"), r"shape \[1000000\] 8 bytes, where it takes 8,000,000"),
     "a shape too small": (array_opcodes(payload="S'1234567812345678'\n"), r"shape \[1\] 16 bytes, where it takes 8"),
     "a negative shape": (array_opcodes(shape="I-1\nt"), "gives an array an impossible shape"),
@@ -234,20 +316,20 @@ HOSTILE = {
     "too many dimensions": (array_opcodes(shape="I1\n" * 40 + "t"), "gives an array an impossible shape"),
     "a shape of text": (array_opcodes(shape="S'a'\nt"), "gives an array an impossible shape"),
     "a shape of truths": (array_opcodes(shape="I01\nt"), "gives an array an impossible shape"),
-    "a number for text to encode": (opcodes("c_codecs\nencode\n(I1\nS'latin1'\ntR."), "encodes what is no text"),
+    "a number for text to encode": (opcodes("c_codecs\nencode\n(I1\nS'latin1'\ntR."), "encodes something that is not text"),
     "bytes of a number": (opcodes("cbuiltins\nbytes\n(I1000000000\ntR."), "makes bytes of something else"),
     "a list of a number": (opcodes("cbuiltins\nlist\n(I1\ntR."), "makes a list of something else"),
     "a type with metadata": (array_opcodes(dtype="(S'f8'\nI0\nI1\ntR(I4\nS'<'\nNNNI-1\nI-1\nI0\n(dtb"), "has an array of a type with metadata"),
     "another codec": (opcodes("c_codecs\nencode\n(Vabc\nS'rot13'\ntR."), "encodes text as rot13"),
     "an array as a key": (opcodes("(d" + array_opcodes()[:-1].decode() + "I1\ns."), "has a key that is neither text nor a number"),
-    "a colliding key": (b"(d\x8a\x09" + (2**61 - 1).to_bytes(9, "little") + b"I1\ns.", "has a key that is neither text nor a number"),
-    "append to an array": (array_opcodes()[:-1] + b"I1\na.", "appends to what is no list"),
+    "a colliding key": (b"(d\x8a\x09" + (9 * (2**61 - 1)).to_bytes(9, "little") + b"I1\ns.", "has a key that is neither text nor a number"),
+    "append to an array": (array_opcodes()[:-1] + b"I1\na.", "appends to something that is not a list"),
     "a long that is too long": (b"\x80\x02\x8b\xff\xff\xff\x7f.", "has a number that is too long"),
     "a number with a thousand digits": (b"I" + b"9" * 1000 + b"\n.", "has a line that is too long"),
-    "a number that is a word": (b"Iabc\n.", "has a number that is none"),
+    "a number that is a word": (b"Iabc\n.", "has a malformed number"),
     "a length beyond the file": (b"\x80\x04\x8e" + struct.pack("<Q", 2**63) + b"x.", "ends too early"),
     "a length just beyond the file": (b"B" + struct.pack("<I", 100_000) + b"x" * 99_999, "ends too early: 100,000 bytes are announced, 99,999 are left"),
-    "an unknown instruction": (b"\xff.", "has the byte 0xff where an instruction"),
+    "an unknown instruction": (b"\xff.", "has the byte 0xff, which is not an instruction"),
     "an empty stack": (b".", "is damaged or something else"),
     "an empty memo": (b"h\x05.", "is damaged or something else"),
     "no mark": (b"e.", "is damaged or something else"),
@@ -290,7 +372,7 @@ def test_repeated_encoding_is_refused(read):
     text = "a" * 60_000
     head = f"c_codecs\nencode\np0\n0V{text}\np1\n0Vlatin1\np2\n0"
     again = "g0\n(g1\ng2\ntR0"
-    with pytest.raises(DataError, match="repeats its parts beyond all measure"):
+    with pytest.raises(DataError, match="repeats its parts too often"):
         read(opcodes(head + again * 50 + "N."))
 
 
@@ -386,28 +468,6 @@ def test_random_programs_are_read_or_refused(tmp_path_factory, pieces):
     _read_or_refuse(tmp_path_factory.getbasetemp() / "fuzz.pkl", b"".join(pieces) + b".")
 
 
-def test_classes_that_are_let_pass(tmp_path):
-    """Built without arguments, with plain data for a state; nothing of them is ever called."""
-    path = tmp_path / "state.pkl"
-    pair = ("paddle.base.libpaddle", "GeneratorState")
-    name = b"cpaddle.base.libpaddle\nGeneratorState\n"
-    path.write_bytes(b"\x80\x02]" + name + b")\x81(K\x01K\x02]tba.")
-    safe_pickle.check_plain(path, [pair])
-    with pytest.raises(DataError, match="names paddle.base.libpaddle.GeneratorState"):
-        read_pickle(path)
-    for content, message in (
-        (name + b"(K\x01t\x81.", "holds an object that is no plain data"),
-        (name + b")R.", "makes an array in an unknown way"),
-        (b"cnumpy\nndarray\n)\x81.", "holds an object that is no plain data"),
-        (name + b")\x81cos\nsystem\nb.", "names os.system"),
-    ):
-        path.write_bytes(b"\x80\x02" + content)
-        with pytest.raises(DataError, match=message):
-            safe_pickle.check_plain(path, [pair])
-    with pytest.raises(DataError, match="must be a readable file, but No such file"):
-        safe_pickle.check_plain(tmp_path / "nowhere")
-
-
 def test_damaged_large_payloads(tmp_path):
     """Text that stands for bytes, and holds what no byte is: noticed when the numbers are wanted."""
     path = tmp_path / "data.pkl"
@@ -416,7 +476,7 @@ def test_damaged_large_payloads(tmp_path):
         content = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I70000\ntcnumpy\ndtype\n(S'u1'\ntRI00\n"
         payload = form.encode("latin-1") if form else b"X" + struct.pack("<I", 210_000) + text.encode()
         path.write_bytes(content + b"c_codecs\nencode\n(" + payload + b"S'latin1'\ntRtb.")
-        with pytest.raises(DataError, match="must hold whole numbers of bytes, but an array in it is damaged"):
+        with pytest.raises(DataError, match="must hold complete arrays, but one is damaged"):
             read_pickle(path).read()
 
 

@@ -1,87 +1,100 @@
-"""Run directories without a training: random weights, statistics of batch normalisation that are not 0 and 1."""
+"""Models without a training: random weights, statistics of normalisation that are not 0 and 1."""
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
-from conftest import EMOTIONS, make_corpus, to_bytes_keys
+from conftest import EMOTIONS, INPUTS, model_config
 
-SIZES = {"audio": 5, "video": 4, "text": 3}
-WORDS = 6
+SEQUENCES = {"audio": (9, 5), "video": (8, 4), "text": (6, 3)}
+SMALL = {
+    "encoders": {"audio": {"hidden": 4}, "video": {"hidden": 3}, "text": {"state": 8, "hidden": 6, "projection": 5}},
+    "fusion": {"rank": 2, "dim": 7},
+}
 
 
-def make_run(folder, emotions=EMOTIONS, sizes=SIZES, seed=0, calibration=None, data_path=None, **model):
-    from lmf_multitask.config import ExperimentConfig, ModelConfig
-    from lmf_multitask.models.lmf import LMFModel
-    from lmf_multitask.runs import Run
-
-    model.setdefault("text_lstm", 8)
-    model.setdefault("text_hidden", 6)
-    model.setdefault("fusion_dim", 7)
-    config = ModelConfig(audio_hidden=4, video_hidden=3, fusion_rank=2, **model)
-    network = LMFModel(sizes, emotions, config)
+def random_weights(model, seed=0):
     rng = np.random.default_rng(seed)
-    weights = {name: rng.normal(0, 0.5, value.shape).astype("float32") for name, value in network.weights().items()}
+    weights = {name: rng.normal(0, 0.5, value.shape).astype("float32") for name, value in model.weights().items()}
     for name in weights:
-        if name.endswith("_variance"):
+        if name.rpartition(".")[2] in ("std", "scale", "_variance"):
             weights[name] = np.abs(weights[name]) + np.float32(0.5)
-    network.load_weights(weights)
-    run = Run(folder)
-    run.start(ExperimentConfig(data_path=data_path, emotions=list(emotions), model=config))
-    network.save_pretrained(folder / "model")
+    return weights
+
+
+def make_model(emotions=EMOTIONS, inputs=INPUTS, config=None, seed=0, exclusive=None, non_finite="zero"):
+    from lmf_multitask.models.lmf import LMFModel
+
+    model = LMFModel(inputs, emotions, model_config(SMALL, config or {}))
+    model.load_weights(random_weights(model, seed))
+    model.exclusive = len(emotions) > 1 if exclusive is None else exclusive
+    model.non_finite = non_finite
+    model.eval()
+    return model
+
+
+def make_run(folder, *args, calibration=None, **options):
+    """A folder with what export needs of a run directory."""
+    make_model(*args, **options).save_pretrained(folder / "model")
     if calibration is not None:
-        (folder / "model" / "calibration.json").write_text(json.dumps(calibration))
-    return run
+        calibration.save(folder / "model")
+    return folder
 
 
-def make_rows(count=7, words=WORDS, sizes=SIZES, seed=1):
+def make_rows(count=7, inputs=INPUTS, steps=None, seed=1):
+    """Random features; `steps` is another length of the sequences."""
     rng = np.random.default_rng(seed)
-    shapes = {"audio": (count, sizes["audio"]), "video": (count, sizes["video"]), "text": (count, words, sizes["text"])}
-    return {name: rng.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+    shapes = {name: (steps or shape[0], shape[1]) if len(shape) == 2 else shape for name, shape in inputs.items()}
+    return {name: rng.normal(size=(count, *shape)).astype("float32") for name, shape in shapes.items()}
 
 
-def expected_probabilities(run, rows, temperature=None):
-    """Logits of the trained network, and the softmax by its definition in float64: [N, T, 2]."""
+def expected_probabilities(run, rows, temperature=1.0):
+    """Softmax of the trained network's logits by its definition in float64: [N, T, 2]."""
     import paddle
 
-    model = run.load_model()
+    from lmf_multitask.models.lmf import LMFModel
+
+    model = LMFModel.from_pretrained(run / "model")
     with paddle.no_grad():
-        logits = model(*(paddle.to_tensor(rows[name]) for name in ("audio", "video", "text"))).numpy().astype("float64")
-    if temperature is not None:
-        logits /= np.array(temperature)[None, :, None]
+        logits = model(*(paddle.to_tensor(rows[name]) for name in ("audio", "video", "text"))).numpy()
+    logits = logits.astype("float64").reshape(len(logits), -1, 2) / np.reshape(temperature, (1, -1, 1))
     return np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
 
 
-@pytest.fixture(scope="session")
-def corpus_path(tmp_path_factory):
-    import pickle
-
-    path = tmp_path_factory.mktemp("corpus") / "data.pkl"
-    path.write_bytes(pickle.dumps(to_bytes_keys(make_corpus()), protocol=2))
-    return path
+def expected_present(run, rows):
+    return expected_probabilities(run, rows)[:, :, 1]
 
 
-@pytest.fixture(scope="session")
-def multitask_run(tmp_path_factory, corpus_path):
-    return make_run(tmp_path_factory.mktemp("runs") / "multitask", data_path=str(corpus_path))
+def replace_file(folder, name, content):
+    """Replaces a file of an export, with its hash: what somebody with bad intentions would do."""
+    (folder / name).write_bytes(content)
+    about = json.loads((folder / "lmf_model.json").read_text())
+    about["sha256"][name] = hashlib.sha256(content).hexdigest()
+    (folder / "lmf_model.json").write_text(json.dumps(about))
 
 
 @pytest.fixture(scope="session")
-def separate_runs(tmp_path_factory, corpus_path):
+def multitask_run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "multitask")
+
+
+@pytest.fixture(scope="session")
+def separate_runs(tmp_path_factory):
     """The parent of per-emotion runs without heads, as `--mode per_emotion` leaves it."""
     parent = tmp_path_factory.mktemp("separate")
     for seed, emotion in enumerate(EMOTIONS):
-        make_run(parent / emotion, [emotion], seed=seed, fusion_dim=None, data_path=str(corpus_path))
+        make_run(parent / emotion, [emotion], seed=seed, config={"fusion.dim": None})
     return parent
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory, multitask_run):
-    """A multi-task export that knows the training data, for Paddle Inference."""
-    from lmf_multitask.deployment.exporter import export_runs, known_data
+    """A multi-task export for Paddle Inference."""
+    from lmf_multitask.deployment.exporter import export_run
 
     folder = tmp_path_factory.mktemp("exported") / "model"
-    export_runs([multitask_run], folder, data=known_data([multitask_run]))
+    export_run(multitask_run, folder)
     return folder
 
 
@@ -90,8 +103,8 @@ def exported_onnx(tmp_path_factory, multitask_run):
     """The same for ONNX Runtime only."""
     pytest.importorskip("paddle2onnx", reason="needs the extra onnx")
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-    from lmf_multitask.deployment.exporter import export_runs, known_data
+    from lmf_multitask.deployment.exporter import export_run
 
     folder = tmp_path_factory.mktemp("exported") / "onnx"
-    export_runs([multitask_run], folder, ["onnx"], known_data([multitask_run]))
+    export_run(multitask_run, folder, ["onnx"])
     return folder

@@ -5,24 +5,28 @@ import numpy as np
 import pytest
 
 from lmf_multitask.deployment.batching import Batcher, QueueFullError, StoppingError
+from lmf_multitask.deployment.predictor import Checked
 
 
-def clips(count, value=0.0, words=2):
-    return [np.full((count, 3), value), np.full((count, 2), value), np.full((count, words, 4), value)]
+def clips(count, value=0.0, steps=2):
+    """8 bytes * (3 + 2 + 4 steps) per clip."""
+    shapes = {"audio": (3,), "video": (2,), "text": (steps, 4)}
+    return Checked({name: np.full((count, *shape), value) for name, shape in shapes.items()}, {}, tuple(shapes))
 
 
 class Model:
-    """Answers with each clip's own number; waits for permission before every pass but the first when asked to."""
+    """Answers with ten times each clip's value; waits for `go` before every pass."""
 
     def __init__(self):
         self.passes, self.go = [], threading.Event()
         self.go.set()
 
-    def __call__(self, audio, video, text):
+    def __call__(self, clips):
         self.go.wait(10)
-        self.passes.append((len(audio), text.shape[1]))
+        audio = clips.arrays["audio"]
+        self.passes.append((len(audio), clips.arrays["text"].shape[1]))
         if (audio < 0).any():
-            raise RuntimeError("a model that breaks")
+            raise RuntimeError("a broken model")
         return audio[:, :1] * 10
 
 
@@ -50,7 +54,7 @@ async def hold(batcher, model):
     return first
 
 
-def test_each_gets_its_own_answer_and_those_that_wait_share_a_pass():
+def test_waiting_requests_share_a_pass_and_get_their_own_answers():
     async def scenario(batcher, model):
         first = await hold(batcher, model)
         others = [asyncio.ensure_future(batcher.predict(clips(1 + n % 3, n))) for n in range(6)]
@@ -65,11 +69,11 @@ def test_each_gets_its_own_answer_and_those_that_wait_share_a_pass():
     run(scenario)
 
 
-def test_a_pass_has_at_most_so_many_clips_and_one_length_of_text():
+def test_a_pass_has_a_limit_of_clips_and_one_length_of_sequences():
     async def scenario(batcher, model):
         first = await hold(batcher, model)
         sizes = [(3, 2), (1, 2), (2, 2), (9, 2), (1, 5), (1, 5)]
-        others = [asyncio.ensure_future(batcher.predict(clips(n, words=words))) for n, words in sizes]
+        others = [asyncio.ensure_future(batcher.predict(clips(n, steps=steps))) for n, steps in sizes]
         await asyncio.sleep(0.01)
         model.go.set()
         await asyncio.gather(first, *others)
@@ -84,7 +88,7 @@ def test_a_full_queue_refuses():
         waiting = asyncio.ensure_future(batcher.predict(clips(4)))
         await asyncio.sleep(0)
         with pytest.raises(
-            QueueFullError, match="the queue must hold at most 5 clips, but is full. Try again in a moment."
+            QueueFullError, match="the queue must hold at most 520 bytes of features, but is full. Try again in a moment."
         ):
             await batcher.predict(clips(2))
         model.go.set()
@@ -92,19 +96,19 @@ def test_a_full_queue_refuses():
         assert len(await batcher.predict(clips(2))) == 2
         await first
 
-    run(scenario, queue_rows=5)
+    run(scenario, queue_bytes=5 * 104)
 
 
-def test_an_error_of_the_model_reaches_those_who_asked_and_nobody_else():
+def test_an_error_of_the_model_reaches_only_the_requests_of_its_pass():
     async def scenario(batcher, model):
-        with pytest.raises(RuntimeError, match="a model that breaks"):
+        with pytest.raises(RuntimeError, match="a broken model"):
             await batcher.predict(clips(1, -1))
         assert (await batcher.predict(clips(1, 2)))[0, 0] == 20
 
     run(scenario)
 
 
-def test_a_client_that_goes_away_harms_nobody():
+def test_a_cancelled_request_does_not_disturb_others():
     async def scenario(batcher, model):
         first = await hold(batcher, model)
         gone = asyncio.ensure_future(batcher.predict(clips(1, 1)))
@@ -120,7 +124,7 @@ def test_a_client_that_goes_away_harms_nobody():
     run(scenario)
 
 
-def test_all_who_wait_go_away():
+def test_all_waiting_requests_are_cancelled():
     async def scenario(batcher, model):
         first = await hold(batcher, model)
         gone = asyncio.ensure_future(batcher.predict(clips(1, 1)))
@@ -134,7 +138,7 @@ def test_all_who_wait_go_away():
     run(scenario)
 
 
-def test_stopping_finishes_what_was_accepted():
+def test_stopping_finishes_accepted_requests():
     async def scenario(batcher, model):
         first = await hold(batcher, model)
         accepted = [asyncio.ensure_future(batcher.predict(clips(1, n))) for n in range(3)]
@@ -151,10 +155,10 @@ def test_stopping_finishes_what_was_accepted():
     run(scenario)
 
 
-def test_passes_are_told():
+def test_passes_are_reported():
     async def scenario(batcher, model):
         await batcher.predict(clips(3))
 
-    told = []
-    run(scenario, on_batch=lambda requests, rows: told.append((requests, rows)))
-    assert told == [(1, 3)]
+    seen = []
+    run(scenario, on_batch=lambda requests, rows: seen.append((requests, rows)))
+    assert seen == [(1, 3)]

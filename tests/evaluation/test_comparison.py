@@ -81,7 +81,7 @@ def test_a_file_is_written_and_read(tmp_path):
     path = tmp_path / "predictions.csv"
     write_predictions(path, ids, labels, probabilities, EMOTIONS)
     assert path.read_text().splitlines() == [
-        "id,happy_label,happy_probability,happy_prediction,sad_label,sad_probability,sad_prediction,decided,decided_probability",
+        "id,happy_label,happy_probability,happy_prediction,sad_label,sad_probability,sad_prediction,decided,confidence",
         "'=1+1,1,0.25,0,0,0.5,0,sad,0.75",
         "'-7,0,0.75,1,1,0.875,1,sad,0.7",
         "b,,0.125,0,1,0.5,0,sad,0.875",
@@ -106,8 +106,8 @@ def test_rows_of_a_file_in_blocks():
 
 def test_labels_of_others_may_be_minus_100(tmp_path):
     path = tmp_path / "predictions.csv"
-    path.write_text("id,a_label,a_probability\nx,-100,0.5\ny,,0.5\nz,1,0.5\n")
-    np.testing.assert_array_equal(read_predictions(path).labels, [[np.nan], [np.nan], [1]])
+    path.write_text("id,a_label,a_probability\nx,-100,0.5\ny,,0.5\nz,1,0.5\nw,0.0,0.5\n")
+    np.testing.assert_array_equal(read_predictions(path).labels, [[np.nan], [np.nan], [1], [0]])
 
 
 def test_holm_goes_over_all_pairs(model):
@@ -210,6 +210,7 @@ def test_what_cannot_be_compared(model, tmp_path):
         ("id,a_probability\nx,1.5\n", "a_probability in line 2 must be from 0 to 1, but is '1.5'"),
         ("id,a_probability\nx,nan\n", "a_probability in line 2 must be from 0 to 1, but is 'nan'"),
         ("id,a_probability,a_label\nx,0.5,2\n", "a_label in line 2 must be 1, 0 or empty"),
+        ("id,a_probability,a_label\nx,0.5,yes\n", "a_label in line 2 must be 1, 0 or empty"),
     ],
 )
 def test_wrong_files(tmp_path, text, message):
@@ -218,5 +219,5 @@ def test_wrong_files(tmp_path, text, message):
     with pytest.raises(DataError, match=message) as caught:
         read_predictions(path)
     assert str(caught.value).startswith(str(path))
-    with pytest.raises(DataError, match="must exist, but is missing"):
+    with pytest.raises(DataError, match="must be a readable file, but No such file"):
         read_predictions(tmp_path / "nowhere.csv")

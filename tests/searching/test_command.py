@@ -9,15 +9,18 @@ import optuna
 import pytest
 
 from lmf_multitask.errors import ConfigError, InstallationError
-from lmf_multitask.runs import Run, settings_from
+from lmf_multitask.pipeline.runs import Run
+from lmf_multitask.pipeline.settings import settings_from
 
 SEARCH = """
 experiment:
   training: {epochs: 3, batch_size: 8}
-  model: {audio_hidden: 4, video_hidden: 3, text_lstm: 5, text_hidden: 4, fusion_rank: 2, fusion_dim: 6}
+  model:
+    encoders: {audio: {hidden: 4}, video: {hidden: 3}, text: {state: 5, hidden: 4}}
+    fusion: {rank: 2, dim: 6}
 space:
   training.learning_rate: {low: 0.001, high: 0.1, log: true}
-  model.fusion_rank: {low: 1, high: 4}
+  model.fusion.rank: {low: 1, high: 4}
 """
 
 
@@ -45,26 +48,26 @@ def test_without_optuna(monkeypatch, tmp_path):
 def test_under_a_launcher(monkeypatch, tmp_path):
     (tmp_path / "mine.yaml").write_text(SEARCH)
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
-    with pytest.raises(ConfigError, match="a search must be started once, but was launched in 2 processes"):
+    with pytest.raises(ConfigError, match="a search must be started in one process, but this is one of 2"):
         given(monkeypatch, "--config", str(tmp_path / "mine.yaml"), "--trials", "1")()
 
 
 @pytest.mark.slow
-def test_a_search_gone_on_with_in_real_processes(corpus_path, tmp_path):
+def test_a_search_continued_in_real_processes(corpus_path, tmp_path):
     first = search(tmp_path, corpus_path, "--trials", "2", "--jobs", "2", "--retrain_seeds", "7")
     assert first.returncode == 0, first.stderr
     lines = first.stderr.splitlines()
     assert sorted(line[:9] for line in lines[:2]) == ["trial 1/2", "trial 2/2"]
-    assert lines[2:] == ["training the best anew under the seeds 7"]
+    assert lines[2:] == ["training the best again under the seeds 7"]
     folder = tmp_path / "runs/search-mine"
-    assert "flatters it" in first.stdout
+    assert "optimistic" in first.stdout
     assert f"best settings: {folder.relative_to(tmp_path) / 'best-1.yaml'}" in first.stdout
     (run,) = (folder / "retrained").glob("trial-*/seed7")
     assert Run(run).is_complete()
     assert settings_from(folder / "best-1.yaml").model == settings_from(run / "config.yaml").model
     again = search(tmp_path, corpus_path, "--trials", "3", "--jobs", "1", "--retrain", "0", "--no_report")
     assert again.returncode == 0, again.stderr
-    assert again.stderr.splitlines()[0] == "2 of 3 trials are there already"
+    assert again.stderr.splitlines()[0] == "2 of 3 trials are complete already"
     trials = optuna.load_study(study_name="search", storage=f"sqlite:///{folder / 'study.db'}").trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
     train = [

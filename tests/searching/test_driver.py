@@ -14,12 +14,13 @@ import numpy as np
 import optuna
 import pytest
 
-from lmf_multitask.config import ExperimentConfig, TrainingConfig
 from lmf_multitask.errors import RunError, TrainingError
-from lmf_multitask.launcher import Children
+from lmf_multitask.pipeline.launcher import Children
+from lmf_multitask.pipeline.settings import ExperimentConfig
 from lmf_multitask.searching import driver
 from lmf_multitask.searching.space import PruningConfig, SearchConfig
 from lmf_multitask.searching.study import Study
+from lmf_multitask.training.config import TrainingConfig
 
 CHILD = """
 import json, os, signal, sys, time
@@ -62,7 +63,11 @@ def child(tmp_path, monkeypatch):
     folder = tmp_path / "child"
     folder.mkdir()
     (folder / "child.py").write_text(CHILD)
-    monkeypatch.setattr(driver, "CHILD", (sys.executable, "-S", str(folder / "child.py")))
+
+    def command(*arguments):
+        return [sys.executable, "-S", str(folder / "child.py"), *map(str, arguments)]
+
+    monkeypatch.setattr(driver, "child_command", command)
     return folder
 
 
@@ -71,10 +76,10 @@ def settings(**changes):
         "experiment": ExperimentConfig(training=TrainingConfig(epochs=6)),
         "space": {
             "training.learning_rate": {"low": 0.001, "high": 1.0},
-            "model.fusion_rank": {"choices": [1, 4, 8]},
-            "model.text_lstm, model.text_hidden": {"choices": [[64, 32], [128, 64]]},
+            "model.fusion.rank": {"choices": [1, 4, 8]},
+            "model.encoders.text.state, model.encoders.text.hidden": {"choices": [[64, 32], [128, 64]]},
         },
-        "pruning": PruningConfig("none"),
+        "pruning": PruningConfig(method="none"),
     }
     return SearchConfig(**{**known, **changes})
 
@@ -91,8 +96,8 @@ def begun(child):
 
 
 @pytest.mark.parametrize("sampler", ["tpe", pytest.param("random", marks=pytest.mark.slow)])
-def test_a_search_that_is_gone_on_with_is_the_one_without_a_break(child, tmp_path, sampler):
-    config = settings(sampler=sampler, pruning=PruningConfig("median", 2, 3))
+def test_a_continued_search_equals_an_uninterrupted_one(child, tmp_path, sampler):
+    config = settings(sampler=sampler, pruning=PruningConfig(startup_trials=2, warmup_epochs=3))
     whole = run(tmp_path / "whole", config, 12)
     for total in (3, 3, 12):
         parts = run(tmp_path / "parts", config, total)
@@ -108,8 +113,8 @@ def test_what_a_trial_is(child, tmp_path, caplog):
         first, *_ = trials = run(tmp_path / "search", settings(), 3)
     rate = first.settings["training.learning_rate"]
     assert 0.001 <= rate <= 1
-    assert first.settings["model.fusion_rank"] in (1, 4, 8)
-    assert first.settings["model.text_lstm, model.text_hidden"] in ([64, 32], [128, 64])
+    assert first.settings["model.fusion.rank"] in (1, 4, 8)
+    assert first.settings["model.encoders.text.state, model.encoders.text.hidden"] in ([64, 32], [128, 64])
     assert first.values == pytest.approx([1 - rate + epoch / 100 for epoch in range(1, 7)])
     assert (first.state, first.kept, first.value) == (
         "finished",
@@ -127,7 +132,9 @@ def test_what_a_trial_is(child, tmp_path, caplog):
 
 def test_pruning_is_by_the_median_of_the_finished_at_the_same_epoch(child, tmp_path):
     """Against the rule written out in numpy."""
-    trials = run(tmp_path / "search", settings(sampler="random", pruning=PruningConfig("median", 3, 2)), 16)
+    trials = run(
+        tmp_path / "search", settings(sampler="random", pruning=PruningConfig(startup_trials=3, warmup_epochs=2)), 16
+    )
     finished = []
     for trial in trials:
         curve = [1 - trial.settings["training.learning_rate"] + epoch / 100 for epoch in range(1, 7)]
@@ -145,7 +152,7 @@ def test_pruning_is_by_the_median_of_the_finished_at_the_same_epoch(child, tmp_p
 
 
 def test_less_of_the_loss_is_better(child, tmp_path):
-    config = settings(objective="loss", pruning=PruningConfig("median", 2, 1))
+    config = settings(objective="loss", pruning=PruningConfig(startup_trials=2, warmup_epochs=1))
     trials = run(tmp_path / "search", config, 12)
     assert all(t.value == pytest.approx(1 + t.settings["training.learning_rate"] - t.kept / 100) for t in trials)
     best = min((t for t in trials if t.state == "finished"), key=lambda t: t.value)
@@ -160,8 +167,8 @@ def test_a_trial_that_is_killed_is_marked_failed_and_redone_with_the_same_settin
     (child / "do-3").write_text("once error")
     assert run(tmp_path / "search", settings(), 5) == whole
     assert begun(child) == [0, 1, 1, 2, 3, 3, 4]
-    assert "trial 2 is begun anew: its process was killed by SIGKILL" in caplog.text
-    assert "trial 4 is begun anew: the disk is full." in caplog.text
+    assert "trial 2 is started again: its process was killed by SIGKILL" in caplog.text
+    assert "trial 4 is started again: the disk is full." in caplog.text
     kept = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / 'search/study.db'}").trials
     assert [trial.state.name for trial in kept] == [
         "COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE",
@@ -178,7 +185,7 @@ def test_a_trial_that_is_killed_is_marked_failed_and_redone_with_the_same_settin
 )
 def test_a_trial_that_dies_again_and_again_ends_the_search_and_keeps_the_others(child, tmp_path, what, reason):
     (child / "do-2").write_text(what)
-    message = f"that of trial 3 did not, 3 times ({reason}). Mend that and give the same command again: it goes on from there."
+    message = f"the process of trial 3 must end normally, but failed 3 times ({reason}). Correct that and give the same command again: the search continues."
     with pytest.raises(TrainingError, match=re.escape(message)):
         run(tmp_path / "search", settings(), 5)
     assert begun(child) == [0, 1, 2, 2, 2]
@@ -193,7 +200,7 @@ def test_settings_that_do_not_train_are_a_result(child, tmp_path, caplog):
         trials = run(tmp_path / "search", settings(), 4)
     assert [trial.state for trial in trials] == ["finished", "failed", "failed", "finished"]
     assert trials[1].reason == "the training loss must stay finite"
-    assert trials[2].reason == "the objective weighted_f1 must be a number, but is None in validation"
+    assert trials[2].reason == "the objective weighted_f1 must be a number, but is None on validation"
     assert begun(child) == [0, 1, 2, 3]
     assert "trial 2/4  failed: the training loss must stay finite" in caplog.text
 
@@ -206,7 +213,7 @@ def test_side_by_side_every_place_is_run_once(child, tmp_path):
     assert sorted(begun(child)) == sorted([*range(9), 2, 5])
 
 
-def test_a_study_whose_process_died_goes_on_with_the_same_settings(child, tmp_path):
+def test_a_study_whose_process_died_continues_with_the_same_settings(child, tmp_path):
     whole = run(tmp_path / "whole", settings(), 4)
     run(tmp_path / "search", settings(), 2)
     lost = Study(tmp_path / "search/study.db", settings()).ask(2)
@@ -235,7 +242,7 @@ sys.path.insert(0, sys.argv[1])
 from lmf_multitask.command_line import run
 from lmf_multitask.searching import driver
 from test_driver import settings, run as run_search
-driver.CHILD = (sys.executable, sys.argv[2] + "/child.py")
+driver.child_command = lambda *arguments: [sys.executable, sys.argv[2] + "/child.py", *map(str, arguments)]
 sys.exit(run(lambda arguments: run_search(Path(sys.argv[3]), settings(), 6, jobs=2), []))
 """
 
@@ -265,7 +272,7 @@ def test_ctrl_c_ends_all_and_keeps_what_has_ended(child, tmp_path, number):
     assert [trial.number for trial in run(tmp_path / "search", settings(), 6)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_child_can_be_ended_when_it_has_told_enough():
+def test_a_child_can_be_ended_early():
     lines = []
     code = "import sys, time; [print(n, file=sys.stderr, flush=True) for n in range(3)]; time.sleep(60)"
     with Children() as children:

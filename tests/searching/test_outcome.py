@@ -13,12 +13,17 @@ from conftest import make_corpus, small_experiment, to_bytes_keys
 
 from lmf_multitask.errors import ConfigError, RunError, TrainingError
 from lmf_multitask.evaluation.statistics import t_interval
-from lmf_multitask.runs import Run, settings_from
+from lmf_multitask.pipeline import experiment, stages
+from lmf_multitask.pipeline.experiment import validate_experiment
+from lmf_multitask.pipeline.runs import Run
+from lmf_multitask.pipeline.settings import settings_from
 from lmf_multitask.searching import child, driver, outcome
 from lmf_multitask.searching.outcome import Plan, check_seeds, search
 from lmf_multitask.searching.space import PruningConfig, SearchConfig
-from lmf_multitask.training import experiment
-from lmf_multitask.training.experiment import run_experiment, validate_experiment
+
+
+def run_experiment(config):
+    return experiment.run_experiment(config, report=False, quiet=True)
 
 
 class Enough(Exception):
@@ -41,13 +46,13 @@ class InThisProcess:
             if on_line(json.dumps(row)):
                 raise Enough
 
-        told, child._tell = child._tell, tell
+        before, child.report = child.report, tell
         try:
             child.main(command[-2:])
         except Enough:
             pass
         finally:
-            child._tell = told
+            child.report = before
         return None
 
 
@@ -68,12 +73,12 @@ def here(monkeypatch):
 
 def settings(path, **changes):
     known = {
-        "experiment": dataclasses.replace(small_experiment(path, None), output_dir=None),
+        "experiment": dataclasses.replace(small_experiment(path, "x"), output_dir=None),
         "space": {
             "training.learning_rate": {"low": 0.001, "high": 0.1, "log": True},
-            "model.text_lstm, model.text_hidden": {"choices": [[4, 2], [6, 3]]},
+            "model.encoders.text.state, model.encoders.text.hidden": {"choices": [[4, 2], [6, 3]]},
         },
-        "pruning": PruningConfig("median", 2, 2),
+        "pruning": PruningConfig(startup_trials=2, warmup_epochs=2),
     }
     return SearchConfig(**{**known, **changes})
 
@@ -109,16 +114,16 @@ def test_a_trial_is_a_training_up_to_its_test(trained, tmp_path):
 
 
 def test_a_trial_lets_go_of_the_test_split_before_it_looks_at_the_data(corpus_path, tmp_path, monkeypatch):
-    load = experiment.load_data
+    read = stages.read_data
 
-    def load_without_test(config):
-        data = load(config)
-        dict.__setitem__(data, "test", object())  # has no rows, no columns, no features
+    def read_without_test(config):
+        data = read(config)
+        dict.__setitem__(data.dataset, "test", object())  # has no rows, no columns, no features
         return data
 
-    config = small_experiment(corpus_path, None, epochs=2)
+    config = small_experiment(corpus_path, tmp_path, epochs=2)
     expected = validate_experiment(config, tmp_path / "a", lambda row: None)
-    monkeypatch.setattr(experiment, "load_data", load_without_test)
+    monkeypatch.setattr(stages, "read_data", read_without_test)
     assert validate_experiment(config, tmp_path / "b", lambda row: None) == expected
     with pytest.raises(AttributeError):  # a training needs it
         run_experiment(dataclasses.replace(config, output_dir=str(tmp_path / "run")))
@@ -134,7 +139,9 @@ def test_no_trial_sees_the_test_split(here, corpus_path, tmp_path):
     assert other.trials == clean.trials
     assert (tmp_path / "poisoned/trials.csv").read_bytes() == (tmp_path / "clean/trials.csv").read_bytes()
     assert other.importances == clean.importances
-    data = [experiment.load_data(small_experiment(one, None)) for one in (corpus_path, path)]
+    data = [
+        stages.read_data(dataclasses.replace(small_experiment(one, tmp_path))).dataset for one in (corpus_path, path)
+    ]
     assert data[0]["train"]["labels"] == data[1]["train"]["labels"]
     assert data[0]["test"]["labels"] != data[1]["test"]["labels"]
     assert not np.allclose(data[0]["test"]["text"], data[1]["test"]["text"])
@@ -169,11 +176,11 @@ def test_what_a_search_leaves(finished):
     assert [int(row["trial"]) for row in rows] == [1, 2, 3, 4, 5]
     for row, trial in zip(rows, result.trials):
         assert float(row["validation_weighted_f1"]) == trial.value
-        assert json.loads(row["model.text_lstm, model.text_hidden"]) in ([4, 2], [6, 3])
+        assert json.loads(row["model.encoders.text.state, model.encoders.text.hidden"]) in ([4, 2], [6, 3])
         assert float(row["training.learning_rate"]) == trial.settings["training.learning_rate"]
 
 
-def test_the_best_settings_train_to_the_searched_figure(finished, tmp_path):
+def test_the_best_settings_train_to_the_searched_value(finished, tmp_path):
     """best-1.yaml is complete: its training has the trial's validation figure, to the bit."""
     folder, result = finished
     first = result.best(1)[0]
@@ -192,14 +199,14 @@ def test_the_best_settings_train_to_the_searched_figure(finished, tmp_path):
         f"# Under the fresh seeds 2, 3: {np.mean(again.values):.3f} ± {np.std(again.values, ddof=1):.3f}"
     )
     config = dataclasses.replace(settings_from(folder / "best-1.yaml"), output_dir=str(tmp_path / "run"))
-    assert (config.model.text_lstm, config.model.text_hidden) == tuple(
-        first.settings["model.text_lstm, model.text_hidden"]
+    assert (config.model.encoders.text.state, config.model.encoders.text.hidden) == tuple(
+        first.settings["model.encoders.text.state, model.encoders.text.hidden"]
     )
     run_experiment(config)
-    assert outcome._kept_figure(tmp_path / "run", "validation_weighted_f1") == first.value
+    assert outcome.kept_value(Run(tmp_path / "run"), "validation_weighted_f1") == first.value
 
 
-def test_fresh_seeds_stand_beside_the_searched_figure(finished):
+def test_fresh_seeds_are_beside_the_searched_value(finished):
     folder, result = finished
     told = json.loads((folder / "search.json").read_text())
     for one, written, trial in zip(result.retrained, told["retrained"], result.best(1)):
@@ -234,7 +241,7 @@ def test_the_page(finished):
     assert {path.stem for path in (folder / "plots").glob("*.png")} >= {"history", "epochs", "fresh_seeds", "slices"}
 
 
-def test_the_same_command_again_changes_nothing_and_more_trials_go_on(finished, here, corpus_path, tmp_path):
+def test_the_same_command_again_changes_nothing_and_more_trials_continue(finished, here, corpus_path, tmp_path):
     import shutil
 
     folder, result = finished
@@ -253,11 +260,11 @@ def test_another_search_in_the_same_folder_is_refused(finished, corpus_path, tmp
     other = settings(corpus_path, seed=2)
     with pytest.raises(
         RunError,
-        match=r"finished: must be gone on with as it was begun, but seed was 1 and is 2 now\. Choose another --output_dir\.",
+        match=r"finished: cannot continue the search: seed changed from 1 to 2\. Choose another --output_dir\.",
     ):
         search(other, folder, PLAIN)
-    space = {**settings(corpus_path).space, "model.fusion_rank": {"choices": [1, 2]}}
-    message = "but space.model.fusion_rank was 'nothing' and is {'choices': [1, 2]} now."
+    space = {**settings(corpus_path).space, "model.fusion.rank": {"choices": [1, 2]}}
+    message = "space.model.fusion.rank changed from 'nothing' to {'choices': [1, 2]}."
     with pytest.raises(RunError, match=re.escape(message)):
         search(settings(corpus_path, space=space), folder, PLAIN)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
@@ -268,15 +275,13 @@ def test_other_data_under_the_same_name_are_refused(here, tmp_path):
     path.write_bytes(pickle.dumps(make_corpus((31, 16, 19)), protocol=2))
     search(settings(path), tmp_path / "search", dataclasses.replace(PLAIN, trials=1))
     path.write_bytes(pickle.dumps(make_corpus((31, 16, 19), seed=1), protocol=2))
-    with pytest.raises(
-        RunError, match="search: must be gone on with on the data that it was begun on, but their fingerprint was"
-    ):
+    with pytest.raises(RunError, match="search: cannot continue the search: the fingerprint of the data changed from"):
         search(settings(path), tmp_path / "search", PLAIN)
 
 
 def test_a_search_of_which_nothing_trains(here, corpus_path, tmp_path):
     config = settings(
-        corpus_path, space={"training.learning_rate": {"choices": [9.0, 10.0]}}, pruning=PruningConfig("none")
+        corpus_path, space={"training.learning_rate": {"choices": [9.0, 10.0]}}, pruning=PruningConfig(method="none")
     )
     broken = dataclasses.replace(config.experiment.training, loss_reduction="sum", weight_decay=10.0)
     config = dataclasses.replace(config, experiment=dataclasses.replace(config.experiment, training=broken))
@@ -287,7 +292,7 @@ def test_a_search_of_which_nothing_trains(here, corpus_path, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "validate_experiment", diverge)
         message = (
-            "a search must have a trial that ended with a figure, but all 2 failed (the training loss must stay finite"
+            "a search must have a trial that ends with a metric, but all 2 failed (the training loss must stay finite"
         )
         with pytest.raises(TrainingError, match=re.escape(message)):
             search(config, tmp_path / "search", dataclasses.replace(PLAIN, trials=2))
@@ -300,7 +305,7 @@ def test_a_search_of_which_nothing_trains(here, corpus_path, tmp_path):
         ([], "--retrain_seeds must be different whole numbers of at least 0, but got ."),
         ([2, 2], "--retrain_seeds must be different whole numbers of at least 0, but got 2, 2."),
         ([-1], "--retrain_seeds must be different whole numbers of at least 0, but got -1."),
-        ([2, 1], "--retrain_seeds must be other than the seed of the trials, but 1 is. Choose fresh ones."),
+        ([2, 1], "--retrain_seeds must not contain the seed of the trials, but 1 is it. Choose fresh ones."),
     ],
 )
 def test_wrong_seeds(corpus_path, seeds, message):
@@ -309,8 +314,8 @@ def test_wrong_seeds(corpus_path, seeds, message):
 
 
 def test_a_network_that_is_too_large_is_refused_before_anything_runs(corpus_path, tmp_path):
-    config = settings(corpus_path, space={"model.text_lstm": {"choices": [4, 65536]}})
-    with pytest.raises(ConfigError, match="a network must have at most 268,435,456 weights"):
+    config = settings(corpus_path, space={"model.encoders.text.state": {"choices": [4, 65536]}})
+    with pytest.raises(ConfigError, match="a network must have at most 268,435,456 parameters"):
         search(config, tmp_path / "search", PLAIN)
     assert not (tmp_path / "search").exists()
 

@@ -11,7 +11,9 @@ import importlib
 import os
 import pkgutil
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from lmf_multitask.data.columns import shorten
+from lmf_multitask.data.cleaning import shorten
 from lmf_multitask.data.modality import MODALITIES, find_modality
 from lmf_multitask.data.safe_pickle import read_pickle
 from lmf_multitask.data.schema import SPLITS
@@ -61,7 +63,10 @@ class Candidate:
         file: the file, open; None for a folder.
         start: its first bytes; none for a folder.
         on_disk: whether the path leads to it.
+        problem: why the file cannot be read as a pickle, once that has been tried.
     """
+
+    problem: DataError | None = None
 
     def __init__(self, path: str | Path, file: BinaryIO | None = None) -> None:
         """Opens a file.
@@ -83,12 +88,12 @@ class Candidate:
 
     @cached_property
     def tree(self) -> Any:
-        """Content of a pickle, see `read_pickle`; None for a folder.
-
-        Raises:
-            DataError: the file is not a pickle of plain data.
-        """
-        return None if self.file is None else read_pickle(self.path, self.file)
+        """Content of a pickle, see `read_pickle`; None for anything else, with the reason in `problem`."""
+        try:
+            return None if self.file is None else read_pickle(self.path, self.file)
+        except DataError as error:
+            self.problem = error
+            return None
 
 
 class Source(ABC):
@@ -108,7 +113,7 @@ class Source(ABC):
         notes: what was decided about the file, one sentence each.
         label_column: which of the two columns of one-hot labels means "present"; None for other kinds of labels. May be
             set by `labels`.
-        cut: modality -> number of clips that `blocks` has shortened to `Reading.max_length`.
+        cut: split -> modality -> number of clips that `blocks` has shortened to `Reading.max_length`.
     """
 
     layout: ClassVar[str]
@@ -116,7 +121,8 @@ class Source(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        SOURCES[cls.__module__.rpartition(".")[2]] = cls
+        if "layout" in cls.__dict__:
+            SOURCES[cls.__module__.rpartition(".")[2]] = cls
 
     def __init__(self, candidate: Candidate, reading: Reading) -> None:
         """Remembers the path; subclasses do the rest."""
@@ -128,7 +134,7 @@ class Source(ABC):
         self.dtypes: dict[str, str] = {}
         self.notes: list[str] = []
         self.label_column: int | None = None
-        self.cut: dict[str, int] = {}
+        self.cut: dict[str, Counter[str]] = {}
         self._files: dict[Path, tuple[BinaryIO, os.stat_result]] = {}
         if candidate.file is not None and candidate.on_disk:
             self._files[self.path] = (candidate.file, os.fstat(candidate.file.fileno()))
@@ -183,11 +189,11 @@ class Source(ABC):
         Raises:
             DataError: the file is damaged.
         """
-        done = 0
+        done, self.cut[split] = 0, Counter()
         for ids, found in self._read(split, rows):
             count = len(next(iter(found.values())))
             features = {
-                modality: self._fitted(modality, found[modality])
+                modality: self._fitted(split, modality, found[modality])
                 if modality in found
                 else np.zeros((count, *shape), np.float32)
                 for modality, shape in self.shapes.items()
@@ -264,7 +270,8 @@ class Source(ABC):
         self.splits = {name: counts[name] for name in self.split_names}
         for name, count in self.splits.items():
             if count == 0:
-                raise self.fail(f"{name} must have at least one row, but is empty. Give every split some clips.")
+                what = "the file" if name == ALL else name
+                raise self.fail(f"{what} must have at least one row, but is empty. Give every split some clips.")
 
     def _set_shapes(self, found: Mapping[str, tuple[int, ...]]) -> None:
         """Sets `shapes` from the shapes of one clip as they are stored: a text vector is a sequence of length one."""
@@ -285,18 +292,15 @@ class Source(ABC):
                 shape = (min(shape[0], self.reading.max_length), shape[1])
             self.shapes[modality] = shape
 
-    def _fitted(self, modality: str, values: np.ndarray) -> np.ndarray:
+    def _fitted(self, split: str, modality: str, values: np.ndarray) -> np.ndarray:
         shape = self.shapes[modality]
         with np.errstate(over="ignore"):  # numbers beyond float32 become infinite, and are treated as such
             values = values.astype(np.float32, copy=False)
         if values.ndim < len(shape) + 1:
             values = values[:, None]
         values, cut = shorten(values, shape[0])
-        self._count_cut(modality, cut)
+        self.cut[split][modality] += cut
         return values
-
-    def _count_cut(self, modality: str, clips: int) -> None:
-        self.cut[modality] = self.cut.get(modality, 0) + clips
 
 
 def open_source(
@@ -326,14 +330,27 @@ def open_source(
     reading = Reading(split, None if emotions is None else tuple(emotions), label_column, max_length)
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    for layout in SOURCES.values():
-        if layout.recognises(candidate):
-            source = layout(candidate, reading)
-            if scan:
-                source.scan()
-            return source
-    layouts = "; ".join(source.layout for source in SOURCES.values())
-    raise DataError(f"{candidate.path}: must be one of the known layouts ({layouts}), but {_described(candidate)}.")
+    with naming(candidate.path):
+        for layout in SOURCES.values():
+            if layout.recognises(candidate):
+                source = layout(candidate, reading)
+                if scan:
+                    source.scan()
+                return source
+    found = "is a folder with none of these files" if candidate.file is None else _described(candidate.tree)
+    if candidate.problem is not None:
+        raise candidate.problem
+    layouts = "; ".join(layout.layout for layout in SOURCES.values())
+    raise DataError(f"{candidate.path}: must be one of the known layouts ({layouts}), but {found}.")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Puts the path before the messages of errors that do not name it."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
 def rename_modalities(names: Sequence[str], where: str) -> dict[str, str]:
@@ -385,11 +402,8 @@ def _identity(about: os.stat_result) -> tuple[int, int, int, int]:
     return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
 
 
-def _described(candidate: Candidate) -> str:
-    if candidate.file is None:
-        return "is a folder with none of these files"
-    tree = candidate.tree
+def _described(tree: Any) -> str:
     if isinstance(tree, Mapping):
-        keys = ", ".join(repr(str(key)[:40]) for key in list(tree)[:9]) or "no keys"
-        return f"is a pickle of a dict with {keys}"
+        keys = ", ".join(repr(str(key)[:40]) for key in list(tree)[:9]) or "nothing"
+        return f"is a pickle of a dict that holds {keys}"
     return f"is a pickle of a {type(tree).__name__}"

@@ -139,11 +139,7 @@ class EmotionsFirst(Source):
             found[emotion] = named
         for split in SPLITS:
             lacking = [emotion for emotion, named in found.items() if split not in named]
-            if (
-                lacking
-                and (split == self.reading.split or len(lacking) < len(found))
-                and self.reading.split in (None, split)
-            ):
+            if 0 < len(lacking) < len(found) and self.reading.split in (None, split):
                 keys = [str(key)[:40] for key in list(emotions[lacking[0]])[:9]]
                 close = get_close_matches(SPLITS[split][0], keys, n=1)
                 hint = f"Did you mean {close[0]!r}?" if close else "Choose a split with --split, or add it."

@@ -85,6 +85,7 @@ class NpzSource(Source):
         size = sum(header.bytes for header in self._headers.values())
         if limit is not None and size > limit:
             raise self.fail(f"must hold at most {limit:,} bytes of numbers, but holds {size:,}. Send fewer rows.")
+        self._ids = self._texts("id")
         self._split = self._split_of_rows()
         self._set_split_names([ALL] if self._split is None else dict.fromkeys(self._split))
         self._label_names = self._find_labels()
@@ -126,12 +127,11 @@ class NpzSource(Source):
     # -- rows
 
     def _read(self, split: str, rows: int) -> Iterator[tuple[list[str] | None, Mapping[str, np.ndarray]]]:
-        ids = self._texts("id")
         pieces = {modality: self._pieces(name, self._headers[modality], rows) for modality, name in self._names.items()}
         for start in range(0, self._rows, rows):
             features = {modality: next(piece) for modality, piece in pieces.items()}
             chosen = slice(start, start + rows)
-            names = None if ids is None else ids[chosen]
+            names = None if self._ids is None else self._ids[chosen]
             if self._split is not None:
                 kept = np.flatnonzero(self._split[chosen] == split)
                 if not len(kept):

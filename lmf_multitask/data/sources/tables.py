@@ -1,4 +1,4 @@
-"""Tables: saved data sets (``save_to_disk``), folders of Parquet files, and single Parquet files.
+"""What the layouts of tables have in common: columns with features, ids and labels, however they are stored.
 
 Columns: ``audio``, ``video``, ``text`` (lists of numbers, or lists of such lists; null where a clip lacks the modality),
 ``id``, and labels: a column ``labels`` with one field per emotion, a column ``labels`` with one list of numbers (then the
@@ -12,30 +12,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from lmf_multitask.data.arrow import feature_rows, is_number, label_rows, numbers, row_shape
+from lmf_multitask.data.arrow import feature_rows, is_list, is_number, label_rows, numbers, row_shape
 from lmf_multitask.data.columns import BLOCK_ROWS
 from lmf_multitask.data.modality import MODALITIES
-from lmf_multitask.data.schema import KNOWN_EMOTIONS, dataset_features, emotion_of, find_split
-from lmf_multitask.data.sources import ALL, Candidate, Reading, Source, binary_labels, rename_modalities
+from lmf_multitask.data.schema import KNOWN_EMOTIONS, emotion_of
+from lmf_multitask.data.sources import Source, binary_labels, rename_modalities
 from lmf_multitask.errors import DataError
-from lmf_multitask.files import read_json
 
 _LABEL_ROWS = 1 << 16  # read at a time: labels are small
 _LONGEST_ID = 1000
-_DAMAGES = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, pa.ArrowException)
+DAMAGES = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, pa.ArrowException)
 """What `datasets` and pyarrow raise on files that are not what they expect."""
 
 
 @dataclass
-class _Table:
+class Table:
     """One split as it is stored.
 
     Attributes:
@@ -52,9 +48,9 @@ class _Table:
 
 
 class TableSource(Source):
-    """The common part: columns of Arrow tables, however they are stored."""
+    """A source of one Arrow table per split."""
 
-    def _set_tables(self, tables: Mapping[str, _Table]) -> None:
+    def _set_tables(self, tables: Mapping[str, Table]) -> None:
         """Checks the columns of all splits, and sets the attributes."""
         self._tables = {split: tables[split] for split in self.split_names}
         first, *others = self._tables.values()
@@ -95,7 +91,7 @@ class TableSource(Source):
             for modality, shape in shapes.items()
         }
 
-    def _find_features(self, table: _Table) -> dict[str, str]:
+    def _find_features(self, table: Table) -> dict[str, str]:
         lists = [
             field.name
             for field in table.schema
@@ -104,7 +100,7 @@ class TableSource(Source):
         return rename_modalities([name for name in lists if name != "labels"] or table.schema.names, table.where)
 
     def _same_shape(
-        self, table: _Table, modality: str, known: tuple[int, ...] | None, shape: tuple[int, ...]
+        self, table: Table, modality: str, known: tuple[int, ...] | None, shape: tuple[int, ...]
     ) -> tuple[int, ...]:
         if known is None:
             return shape
@@ -117,27 +113,29 @@ class TableSource(Source):
             )
         return shape
 
-    def _find_labels(self, table: _Table) -> None:
+    def _find_labels(self, table: Table) -> None:
         """Sets `emotions`, and the names of the label columns."""
-        schema, self._label_columns = table.schema, {}
+        schema, chosen = table.schema, self.reading.emotions or ()
         rest = [name for name in schema.names if name not in {*self._names.values(), "id", "labels"}]
-        if "labels" in schema.names and pa.types.is_struct(schema.field("labels").type):
-            fields = [field.name for field in schema.field("labels").type]
-            self.emotions = [emotion_of(name) for name in fields]
-        elif "labels" in schema.names:
-            self.emotions = [emotion_of(name) for name in self.reading.emotions or ()]
+        if "labels" in schema.names:
+            kind = schema.field("labels").type
+            self._label_columns = ["labels"]
+            names = [field.name for field in kind] if pa.types.is_struct(kind) else chosen
         else:
-            chosen = self.reading.emotions or ()
-            for name in rest:
-                if is_number(schema.field(name).type) and (name.lower() in KNOWN_EMOTIONS or name in chosen):
-                    self._label_columns[emotion_of(name)] = name
-            self.emotions = list(self._label_columns)
-            rest = [name for name in rest if name not in self._label_columns.values()]
+            self._label_columns = [
+                name
+                for name in rest
+                if is_number(schema.field(name).type) and (name.lower() in KNOWN_EMOTIONS or name in chosen)
+            ]
+            names = self._label_columns
+        self.emotions = [emotion_of(name) for name in names]
         if len(set(self.emotions)) != len(self.emotions):
             raise self.fail(f"emotions must be different, but got {', '.join(self.emotions)[:80]}. Rename them.")
-        if rest:
-            shown = ", ".join(ascii(name)[1:-1][:40] for name in rest[:12])
-            self.notes.append(f"ignored columns: {shown}" + (" and more" if len(rest) > 12 else ""))
+        ignored = [ascii(name)[1:-1][:40] for name in rest if name not in self._label_columns]
+        if ignored:
+            self.notes.append(
+                f"ignored columns: {', '.join(ignored[:12])}" + (" and more" if len(ignored) > 12 else "")
+            )
 
     # -- rows
 
@@ -153,57 +151,46 @@ class TableSource(Source):
                         features[modality] = np.zeros((len(part), *shape), np.float32)
                         continue
                     features[modality], cut = feature_rows(part, self._names[modality], shape)
-                    self._count_cut(modality, cut)
+                    self.cut[split][modality] += cut
                 yield _ids(part) if has_ids else None, features
 
     def labels(self, split: str) -> np.ndarray:
         """See `Source.labels`."""
         table = self._tables[split]
-        if not self.emotions:
+        if not self.emotions or (self._label_columns == ["labels"] and "labels" not in table.schema.names):
             raise self._no_labels(table)
-        where = f"labels of {table.where}"
-        if self._label_columns:
-            lacking = [name for name in self._label_columns.values() if name not in table.schema.names]
-            if lacking:
-                raise DataError(
-                    f"{table.where} must have the label columns of the other splits, but lacks {', '.join(lacking)}."
-                )
-            parts = [
-                np.stack([label_rows(part.column(name), name) for name in self._label_columns.values()], axis=1)
-                for part in self._parts(table, list(self._label_columns.values()))
-            ]
-            for index, name in enumerate(self._label_columns.values()):
-                binary_labels(np.concatenate([part[:, index] for part in parts]), f"{table.where}: column {name!r}")
-        elif "labels" not in table.schema.names:
-            raise self._no_labels(table)
-        elif pa.types.is_struct(table.schema.field("labels").type):
-            parts = []
-            for part in self._parts(table, ["labels"]):
-                column = part.column("labels").combine_chunks()
-                fields = {field.name: values for field, values in zip(column.type, column.flatten())}
-                if [emotion_of(name) for name in fields] != self.emotions:
-                    raise DataError(
-                        f"{where} must have the fields {', '.join(self.emotions)}, but have {', '.join(fields)}."
-                    )
-                parts.append(np.stack([label_rows(values, name) for name, values in fields.items()], axis=1))
-        else:
-            parts = []
-            for part in self._parts(table, ["labels"]):
-                values = np.concatenate([numbers(chunk, "labels") for chunk in part.column("labels").chunks])
-                parts.append(values.reshape(len(values), -1))
-        values = np.concatenate(parts)
+        lacking = [name for name in self._label_columns if name not in table.schema.names]
+        if lacking:
+            raise DataError(
+                f"{table.where} must have the label columns of the other splits, but lacks {', '.join(lacking)}."
+            )
+        with self._table_errors(table):
+            values = np.concatenate([self._label_values(part) for part in table.read(self._label_columns, _LABEL_ROWS)])
         if values.shape[1] != len(self.emotions):
             raise DataError(
-                f"{where} must have one column per emotion, but have {values.shape[1]} columns for {len(self.emotions)} names. "
-                "Name all of them, in their order, with --emotions."
+                f"labels of {table.where} must have one column per emotion, but have {values.shape[1]} columns for "
+                f"{len(self.emotions)} names. Name all of them, in their order, with --emotions."
             )
-        return binary_labels(values, where)
+        columns = [
+            binary_labels(values[:, index], f"{table.where}: labels of {emotion!r}")
+            for index, emotion in enumerate(self.emotions)
+        ]
+        return np.stack(columns, axis=1)
 
-    def _parts(self, table: _Table, columns: Sequence[str]) -> Iterator[pa.Table]:
-        with self._table_errors(table):
-            yield from table.read(columns, _LABEL_ROWS)
+    def _label_values(self, part: pa.Table) -> np.ndarray:
+        """Labels of some rows as they are stored, `[n, T]`."""
+        columns = [part.column(name) for name in self._label_columns]
+        kind = columns[0].type
+        if is_list(kind):
+            return np.concatenate([numbers(chunk, "labels") for chunk in columns[0].chunks])
+        if pa.types.is_struct(kind):
+            names = [field.name for field in kind]
+            if [emotion_of(name) for name in names] != self.emotions:
+                raise DataError(f"labels must have the fields {', '.join(self.emotions)}, but have {', '.join(names)}.")
+            columns = columns[0].flatten()
+        return np.stack([label_rows(column, emotion) for column, emotion in zip(columns, self.emotions)], axis=1)
 
-    def _no_labels(self, table: _Table) -> DataError:
+    def _no_labels(self, table: Table) -> DataError:
         if "labels" in table.schema.names:
             return self.fail(
                 "the label columns must have names, but the file has none. Give them in their order with --emotions."
@@ -216,151 +203,17 @@ class TableSource(Source):
         )
 
     @contextmanager
-    def _table_errors(self, table: _Table) -> Iterator[None]:
+    def _table_errors(self, table: Table) -> Iterator[None]:
         """Puts the name of the file before what is wrong with it."""
         try:
             yield
         except DataError as error:
             raise DataError(str(error) if str(self.path) in str(error) else f"{table.where}: {error}") from None
-        except _DAMAGES as error:
-            raise DataError(
-                f"{table.where}: must be a whole table, but {_first_line(error)}. Write it again."
-            ) from None
+        except DAMAGES as error:
+            raise DataError(f"{table.where}: must be a whole table, but {first_line(error)}. Write it again.") from None
 
 
-class SavedDataset(TableSource):
-    """What ``save_to_disk`` of `datasets` wrote: all splits, or one."""
-
-    layout = "a folder of save_to_disk"
-
-    def __init__(self, candidate: Candidate, reading: Reading) -> None:
-        """Maps the files into memory; they are read from their own folders, whatever the JSON files of the data set say."""
-        super().__init__(candidate, reading)
-        self._datasets: dict[str, Any] = {}
-        if (self.path / "state.json").is_file():
-            folders = {ALL: self.path}
-        else:
-            folders = {
-                split: path
-                for path in sorted(self.path.iterdir())
-                if path.is_dir() and (split := find_split(path.name))
-            }
-        self._set_split_names(folders)
-        self._set_tables({split: self._saved(split, folders[split]) for split in self.split_names})
-
-    @classmethod
-    def recognises(cls, candidate: Candidate) -> bool:
-        """Whether the folder has the JSON files of ``save_to_disk``."""
-        return any((candidate.path / name).is_file() for name in ("dataset_dict.json", "state.json"))
-
-    def _saved(self, split: str, folder: Path) -> _Table:
-        import datasets  # takes a second to import
-
-        try:
-            state = read_json(folder / "state.json")
-            names = [part["filename"] for part in state["_data_files"]]
-            if not names or any(Path(name).name != name for name in names):
-                raise ValueError("it refers to files outside of it")
-            for name in names:
-                self._open(folder / name)
-            parts = [datasets.Dataset.from_file(str(folder / name)) for name in names]
-            part = datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
-            part.data.validate(full=True)  # a damaged offset would make pyarrow read other memory
-        except _DAMAGES as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{folder}: must be a saved data set, but {_first_line(error)}. Save it again.") from None
-        self._datasets[split] = part
-        table = part.data.table
-
-        def read(columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
-            chosen = table.select(list(columns))
-            return (chosen.slice(start, rows) for start in range(0, len(chosen), rows))
-
-        return _Table(str(self.path) if split == ALL else f"{self.path}: {split}", len(part), table.schema, read)
-
-    def mapped(self) -> Mapping[str, Any] | None:
-        """The data sets themselves, if no column needs a conversion."""
-        shapes = {modality: _fixed_shape(self._first_type(modality)) for modality in MODALITIES}
-        if self.reading.max_length is not None or not self.emotions or None in shapes.values():
-            return None
-        types = dataset_features({modality: shape or () for modality, shape in shapes.items()}, self.emotions)
-        for part in self._datasets.values():
-            if part.features != types or any(part.data.column(name).null_count for name in ("id", *MODALITIES)):
-                return None
-        return self._datasets
-
-    def _first_type(self, column: str) -> pa.DataType:
-        schema = next(iter(self._tables.values())).schema
-        return schema.field(column).type if column in schema.names else pa.null()
-
-
-class ParquetSource(TableSource):
-    """A folder with ``train.parquet``, ``validation.parquet`` and ``test.parquet``, or one Parquet file without splits."""
-
-    layout = "a folder with train.parquet, validation.parquet and test.parquet, or one Parquet file"
-
-    def __init__(self, candidate: Candidate, reading: Reading) -> None:
-        """Reads the metadata of the files."""
-        super().__init__(candidate, reading)
-        if candidate.file is not None:
-            self._set_split_names([ALL])
-            self._set_tables({ALL: self._parquet(self.path)})
-            return
-        paths: dict[str, Path] = {}
-        for path in sorted(self.path.glob("*.parquet")):
-            split = find_split(path.stem)
-            if split is None:
-                self.notes.append(f"ignored files: {ascii(path.name)[1:-1]}")
-            elif split in paths:
-                raise self.fail(
-                    f"must have one file for {split}, but has {paths[split].name} and {path.name}. Remove one."
-                )
-            else:
-                paths[split] = path
-        self._set_split_names(paths)
-        self._set_tables({split: self._parquet(paths[split]) for split in self.split_names})
-
-    @classmethod
-    def recognises(cls, candidate: Candidate) -> bool:
-        """Whether it is a Parquet file, or a folder with some and no saved data set."""
-        if candidate.file is not None:
-            return candidate.start.startswith(b"PAR1")
-        return not SavedDataset.recognises(candidate) and any(candidate.path.glob("*.parquet"))
-
-    def _parquet(self, path: Path) -> _Table:
-        file = self._open(path)
-
-        def open_parquet() -> pq.ParquetFile:
-            # so that iter_batches holds a batch; by default it holds a row group, which may be the whole file
-            return pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
-
-        try:
-            with_metadata = open_parquet()
-            schema, metadata = with_metadata.schema_arrow, with_metadata.metadata
-        except _DAMAGES as error:
-            raise DataError(f"{path}: must be a Parquet file, but {_first_line(error)}. Write it again.") from None
-        self._check_size(path, metadata)
-
-        def read(columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
-            return (
-                pa.Table.from_batches([batch]) for batch in open_parquet().iter_batches(rows, columns=list(columns))
-            )
-
-        return _Table(str(path), metadata.num_rows, schema, read)
-
-    def _check_size(self, path: Path, metadata: Any) -> None:
-        """Checks that a repeated value, which needs no space in a Parquet file, does not fill the memory."""
-        size = path.stat().st_size
-        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-        values = sum(group.column(number).num_values for group in groups for number in range(group.num_columns))
-        if values > max(1 << 24, 100 * size):
-            raise DataError(
-                f"{path}: must hold at most 100 values per byte, but holds {values:,} in {size:,}. Check the file."
-            )
-
-
-def _check_ids(table: _Table) -> None:
+def _check_ids(table: Table) -> None:
     """Ids are read as they are stored: a type that would be decoded (an image is fetched from its address) is refused."""
     if "id" in table.schema.names:
         kind = table.schema.field("id").type
@@ -379,23 +232,14 @@ def _ids(part: pa.Table) -> list[str]:
     return list(map(str, column.to_pylist()))
 
 
-def _fixed_shape(kind: pa.DataType) -> tuple[int, ...] | None:
-    """Shape of a row in a column of fixed sizes; None for other columns."""
-    shape = []
-    while pa.types.is_fixed_size_list(kind):
-        shape.append(kind.list_size)
-        kind = kind.value_type
-    return tuple(shape) if shape and pa.types.is_float32(kind) else None
-
-
 def _number_type(kind: pa.DataType) -> str:
     kind = kind.storage_type if isinstance(kind, pa.ExtensionType) else kind
-    while pa.types.is_nested(kind):
+    while is_list(kind):
         kind = kind.value_type
     return {"float": "float32", "double": "float64", "halffloat": "float16"}.get(str(kind), str(kind))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The message of an error, short enough for one line of ours."""
     cause = error.__cause__ or error
     return (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")[:200]

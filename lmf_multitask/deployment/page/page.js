@@ -13,7 +13,7 @@ function element(name, className, text) {
   return made;
 }
 
-function say(text, bad = false) {
+function showMessage(text, bad = false) {
   get("message").textContent = text;
   get("message").classList.toggle("bad", bad);
 }
@@ -47,10 +47,13 @@ function show() {
     item.append(name, track);
     bars.append(item);
   });
-  if (answer.four_way) get("verdict").textContent = `If it must be one of them: ${answer.four_way[row]}.`;
+  if (answer.decided) {
+    const { emotion, probability } = answer.decided[row];
+    get("verdict").textContent = `If exactly one is present: ${emotion} (${(100 * probability).toFixed(1)} %).`;
+  }
 }
 
-// what the clips lack: " (without video; 2 of 3 clips without text)"
+// missing modalities: " (without video; 2 of 3 clips without text)"
 function gaps(found) {
   const clips = found.probabilities.length;
   const parts = Object.entries(found.missing)
@@ -61,23 +64,23 @@ function gaps(found) {
 
 async function predict(content, type, what) {
   const mine = ++asked;
-  say(`Asking the model about ${what} …`);
+  showMessage(`Predicting ${what} …`);
   let found = null;
-  let trouble = "";
+  let problem = "";
   try {
     const body = await content();
     const response = await fetch("/predict", { method: "POST", headers: { "Content-Type": type }, body });
     const reply = await response.json();
     if (response.ok) found = reply;
-    else trouble = reply.error;
+    else problem = reply.error;
   } catch {
-    trouble = "The service does not answer. Is it still running?";
+    problem = "The service does not answer. Is it still running?";
   }
   if (mine !== asked) return;
   answer = found;
   row = 0;
-  if (found) say(`The model's view of ${what}${gaps(found)}:`);
-  else say(trouble, true);
+  if (found) showMessage(`Probabilities for ${what}${gaps(found)}:`);
+  else showMessage(problem, true);
   show();
   get("result").scrollIntoView({ block: "nearest" }); // on a phone it is below the choice
 }
@@ -93,9 +96,9 @@ async function start() {
     const number = Number(get("sample").value);
     const chosen = samples[number - 1];
     if (!chosen) return;
-    const told = `${chosen.name} (drawn as ${chosen.emotion})`;
+    const label = `${chosen.name} (drawn as ${chosen.emotion})`;
     const clip = async () => JSON.stringify((await (await fetch(`/samples/${number}`)).json()).clip);
-    predict(clip, "application/json", told);
+    predict(clip, "application/json", label);
   });
   get("file").addEventListener("change", () => {
     takeFile(get("file").files[0]);
@@ -118,13 +121,9 @@ async function start() {
 
   try {
     const model = await (await fetch("/model")).json();
-    const sizes = { audio: model.inputs.audio.shape, video: model.inputs.video.shape, text: model.inputs.text.shape };
-    const words = model.text.words ?? "words";
-    get("expects").append(
-      element("li", "", `audio: [clips, ${sizes.audio[1]}]`),
-      element("li", "", `video: [clips, ${sizes.video[1]}]`),
-      element("li", "", `text: [clips, ${words}, ${sizes.text[2]}]`),
-    );
+    for (const [name, input] of Object.entries(model.inputs)) {
+      get("expects").append(element("li", "", `${name}: [clips, ${input.shape.slice(1).join(", ")}]`));
+    }
     get("about").textContent = `Low-rank Multimodal Fusion, ${model.emotions.length} emotions, ${model.settings.backend} on ${model.settings.device}`;
     samples = (await (await fetch("/samples")).json()).samples;
     samples.forEach((sample, index) => {
@@ -139,7 +138,7 @@ async function start() {
       get("sample").dispatchEvent(new Event("change"));
     }
   } catch {
-    say("The service does not answer. Is it still running?", true);
+    showMessage("The service does not answer. Is it still running?", true);
   }
 }
 

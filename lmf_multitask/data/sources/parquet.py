@@ -1,0 +1,81 @@
+"""Parquet: a folder with one file per split, or a single file without splits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lmf_multitask.data.schema import find_split
+from lmf_multitask.data.sources import ALL, Candidate, Reading
+from lmf_multitask.data.sources.saved import SavedDataset
+from lmf_multitask.data.sources.tables import DAMAGES, Table, TableSource, first_line
+from lmf_multitask.errors import DataError
+
+
+class ParquetSource(TableSource):
+    """A folder with ``train.parquet``, ``validation.parquet`` and ``test.parquet``, or one Parquet file without splits."""
+
+    layout = "a folder with train.parquet, validation.parquet and test.parquet, or one Parquet file"
+
+    def __init__(self, candidate: Candidate, reading: Reading) -> None:
+        """Reads the metadata of the files."""
+        super().__init__(candidate, reading)
+        if candidate.file is not None:
+            self._set_split_names([ALL])
+            self._set_tables({ALL: self._parquet(self.path)})
+            return
+        paths: dict[str, Path] = {}
+        for path in sorted(self.path.glob("*.parquet")):
+            split = find_split(path.stem)
+            if split is None:
+                self.notes.append(f"ignored files: {ascii(path.name)[1:-1]}")
+            elif split in paths:
+                raise self.fail(
+                    f"must have one file for {split}, but has {paths[split].name} and {path.name}. Remove one."
+                )
+            else:
+                paths[split] = path
+        self._set_split_names(paths)
+        self._set_tables({split: self._parquet(paths[split]) for split in self.split_names})
+
+    @classmethod
+    def recognises(cls, candidate: Candidate) -> bool:
+        """Whether it is a Parquet file, or a folder with some and no saved data set."""
+        if candidate.file is not None:
+            return candidate.start.startswith(b"PAR1")
+        return not SavedDataset.recognises(candidate) and any(candidate.path.glob("*.parquet"))
+
+    def _parquet(self, path: Path) -> Table:
+        file = self._open(path)
+
+        def open_parquet() -> pq.ParquetFile:
+            # so that iter_batches holds a batch; by default it holds a row group, which may be the whole file
+            return pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+
+        try:
+            with_metadata = open_parquet()
+            schema, metadata = with_metadata.schema_arrow, with_metadata.metadata
+        except DAMAGES as error:
+            raise DataError(f"{path}: must be a Parquet file, but {first_line(error)}. Write it again.") from None
+        self._check_size(path, metadata)
+
+        def read(columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+            return (
+                pa.Table.from_batches([batch]) for batch in open_parquet().iter_batches(rows, columns=list(columns))
+            )
+
+        return Table(str(path), metadata.num_rows, schema, read)
+
+    def _check_size(self, path: Path, metadata: Any) -> None:
+        """Checks that a repeated value, which needs no space in a Parquet file, does not fill the memory."""
+        size = path.stat().st_size
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        values = sum(group.column(number).num_values for group in groups for number in range(group.num_columns))
+        if values > max(1 << 24, 100 * size):
+            raise DataError(
+                f"{path}: must hold at most 100 values per byte, but holds {values:,} in {size:,}. Check the file."
+            )

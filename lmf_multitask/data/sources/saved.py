@@ -1,0 +1,92 @@
+"""Saved data sets: what ``save_to_disk`` of `datasets` wrote, with all splits or one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.data.schema import dataset_features, find_split
+from lmf_multitask.data.sources import ALL, Candidate, Reading
+from lmf_multitask.data.sources.tables import DAMAGES, Table, TableSource, first_line
+from lmf_multitask.errors import DataError
+from lmf_multitask.files import read_json
+
+
+class SavedDataset(TableSource):
+    """What ``save_to_disk`` of `datasets` wrote: all splits, or one."""
+
+    layout = "a folder of save_to_disk"
+
+    def __init__(self, candidate: Candidate, reading: Reading) -> None:
+        """Maps the files into memory; they are read from their own folders, whatever the JSON files of the data set say."""
+        super().__init__(candidate, reading)
+        self._datasets: dict[str, Any] = {}
+        if (self.path / "state.json").is_file():
+            folders = {ALL: self.path}
+        else:
+            folders = {
+                split: path
+                for path in sorted(self.path.iterdir())
+                if path.is_dir() and (split := find_split(path.name))
+            }
+        self._set_split_names(folders)
+        self._set_tables({split: self._saved(split, folders[split]) for split in self.split_names})
+
+    @classmethod
+    def recognises(cls, candidate: Candidate) -> bool:
+        """Whether the folder has the JSON files of ``save_to_disk``."""
+        return any((candidate.path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+    def _saved(self, split: str, folder: Path) -> Table:
+        import datasets  # takes a second to import
+
+        try:
+            state = read_json(folder / "state.json")
+            names = [part["filename"] for part in state["_data_files"]]
+            if not names or any(Path(name).name != name for name in names):
+                raise ValueError("it refers to files outside of it")
+            for name in names:
+                self._open(folder / name)
+            parts = [datasets.Dataset.from_file(str(folder / name)) for name in names]
+            part = datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+            part.data.validate(full=True)  # a damaged offset would make pyarrow read other memory
+        except DAMAGES as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{folder}: must be a saved data set, but {first_line(error)}. Save it again.") from None
+        self._datasets[split] = part
+        table = part.data.table
+
+        def read(columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+            chosen = table.select(list(columns))
+            return (chosen.slice(start, rows) for start in range(0, len(chosen), rows))
+
+        return Table(str(self.path) if split == ALL else f"{self.path}: {split}", len(part), table.schema, read)
+
+    def mapped(self) -> Mapping[str, Any] | None:
+        """The data sets themselves, if no column needs a conversion."""
+        shapes = {modality: _fixed_shape(self._first_type(modality)) for modality in MODALITIES}
+        if self.reading.max_length is not None or not self.emotions or None in shapes.values():
+            return None
+        types = dataset_features({modality: shape or () for modality, shape in shapes.items()}, self.emotions)
+        for part in self._datasets.values():
+            if part.features != types or any(part.data.column(name).null_count for name in ("id", *MODALITIES)):
+                return None
+        return self._datasets
+
+    def _first_type(self, column: str) -> pa.DataType:
+        schema = next(iter(self._tables.values())).schema
+        return schema.field(column).type if column in schema.names else pa.null()
+
+
+def _fixed_shape(kind: pa.DataType) -> tuple[int, ...] | None:
+    """Shape of a row in a column of fixed sizes; None for other columns."""
+    shape = []
+    while pa.types.is_fixed_size_list(kind):
+        shape.append(kind.list_size)
+        kind = kind.value_type
+    return tuple(shape) if shape and pa.types.is_float32(kind) else None

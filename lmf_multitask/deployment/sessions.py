@@ -1,0 +1,206 @@
+"""A static model behind Paddle Inference or ONNX Runtime; nothing is loaded that `graph` has not checked.
+
+Importing this module loads neither; opening a session loads the one that it uses.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from lmf_multitask.deployment.description import ExportedModel, ModelDescription
+from lmf_multitask.deployment.graph import check_onnx, check_paddle
+from lmf_multitask.errors import RunError
+from lmf_multitask.runtime import quiet_imports
+
+Arrays = Mapping[str, np.ndarray]
+"""Modality -> float32 `[N, D]` or `[N, L, D]`."""
+
+
+class Session(Protocol):
+    """One static model, loaded."""
+
+    def __call__(self, inputs: Arrays) -> list[np.ndarray]:
+        """Features of all modalities -> float32 `[N, 2]` per emotion."""
+
+
+def open_sessions(
+    folder: Path, description: ModelDescription, backend: str, device: str, threads: int
+) -> list[Session]:
+    """Loads every model of an exported folder, after a check of its graph.
+
+    Args:
+        folder: the folder.
+        description: what its ``lmf_model.json`` says.
+        backend: ``paddle`` or ``onnx``.
+        device: ``cpu`` or ``gpu``.
+        threads: of the math library.
+
+    Raises:
+        RunError: a file is missing or damaged, or holds another graph than the exporter writes.
+    """
+    return [_open(folder, description, model, backend, device, threads) for model in description.models]
+
+
+def _open(
+    folder: Path, description: ModelDescription, model: ExportedModel, backend: str, device: str, threads: int
+) -> Session:
+    files = description.read_files(folder, model, backend)
+    inputs = description.graph_inputs(model)
+    path = folder / next(iter(model.files(backend).values()))
+    try:
+        session: Session
+        if backend == "onnx":
+            check_onnx(files["model"], inputs, model.emotions)
+            session = _OnnxSession(files["model"], model, device, threads)
+        else:
+            program = check_paddle(files["program"], files["weights"], inputs, model.emotions)
+            session = _PaddleSession(program, files["weights"], model, device, threads)
+        clips = {name: np.zeros([2 if size < 0 else size for size in inputs[name]], np.float32) for name in inputs}
+        outputs = run_session(session, clips)
+    except RunError as error:
+        raise RunError(f"{path}: {error}") from None
+    except Exception as error:  # whatever a runtime raises, the content of the files is the cause
+        raise RunError(f"{path}: must be a graph that {backend} can load, but {_reason(error)}.") from error
+    if any(one.dtype != np.float32 or one.ndim != 2 or len(one) != 2 for one in outputs):
+        shapes = [f"{one.dtype} {list(one.shape)}" for one in outputs]
+        raise RunError(f"{path}: must give float32 [2, ...] per emotion for two clips, but gives {', '.join(shapes)[:200]}.")
+    return session
+
+
+def run_session(session: Session, inputs: Arrays) -> list[np.ndarray]:
+    """The outputs of a session.
+
+    Raises:
+        RunError: the runtime cannot run the graph on these features.
+    """
+    try:
+        return session(inputs)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise RunError(f"the model must run on features of its shapes, but {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "Error: " in line), (lines or [type(error).__name__])[-1])[:200].rstrip(".")
+
+
+class _PaddleSession:
+    """Paddle Inference. Its predictors are not thread-safe, so each thread gets a clone, which shares the weights.
+
+    To clone, Paddle reads the program's file again, so the session has its own copy of the files.
+    (To pass the bytes instead, ``set_model_buffer``, crashes Paddle 3.3.)
+    """
+
+    def __init__(self, program: bytes, weights: bytes, model: ExportedModel, device: str, threads: int) -> None:
+        with quiet_imports():
+            from paddle import inference
+        scratch = Path(tempfile.mkdtemp(prefix="lmf-"))
+        weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
+        (scratch / "program.json").write_bytes(program)
+        (scratch / "weights").write_bytes(weights)
+        config = inference.Config(str(scratch / "program.json"), str(scratch / "weights"))
+        config.disable_glog_info()
+        if device == "gpu":
+            config.enable_use_gpu(256, 0)
+        else:
+            config.disable_gpu()
+            config.disable_mkldnn()  # oneDNN, on by default, makes small batches slower
+            config.set_cpu_math_library_num_threads(threads)
+        config.enable_new_executor()
+        config.enable_memory_optim()  # works with the new executor only
+        self._model = model
+        self._first = inference.create_predictor(config)
+        self._lock = threading.Lock()
+        self._own = threading.local()
+
+    def __call__(self, inputs: Arrays) -> list[np.ndarray]:
+        handles = getattr(self._own, "handles", None)
+        if handles is None:
+            handles = self._own.handles = self._new_handles()
+        predictor, takes, gives = handles
+        for name, handle in takes.items():
+            handle.copy_from_cpu(inputs[name])
+        predictor.run()
+        return [handle.copy_to_cpu() for handle in gives]
+
+    def _new_handles(self) -> tuple[Any, dict[str, Any], list[Any]]:
+        with self._lock:
+            predictor = self._first.clone()
+        takes = {name: predictor.get_input_handle(name) for name in self._model.modalities}
+        return predictor, takes, [predictor.get_output_handle(name) for name in self._model.emotions]
+
+
+class _OnnxSession:
+    """ONNX Runtime, whose sessions are thread-safe."""
+
+    def __init__(self, content: bytes, model: ExportedModel, device: str, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # fatal; errors are raised
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # what was checked, not its own format
+        providers = ["CUDAExecutionProvider"] if device == "gpu" else []
+        self._session = onnxruntime.InferenceSession(content, options, providers=[*providers, "CPUExecutionProvider"])
+        self._model = model
+
+    def __call__(self, inputs: Arrays) -> list[np.ndarray]:
+        return self._session.run(list(self._model.emotions), {name: inputs[name] for name in self._model.modalities})
+
+
+def choose_backend(folder: Path, formats: Sequence[str], wanted: str) -> str:
+    """``auto`` -> onnx where the folder has that format and onnxruntime is installed, otherwise paddle.
+
+    Raises:
+        RunError: the folder has no such format, or the package is not installed.
+    """
+    runtime = importlib.util.find_spec("onnxruntime") is not None
+    if wanted == "auto":
+        wanted = "onnx" if "onnx" in formats and (runtime or "paddle" not in formats) else "paddle"
+    if wanted not in formats:
+        found = ", ".join(formats) or "no complete format"
+        raise RunError(
+            f"{folder}: must hold the format {wanted}, but has {found}. Export it: lmf export --format {wanted}."
+        )
+    if wanted == "onnx" and not runtime:
+        raise RunError(
+            "the back end onnx must have onnxruntime, but it is not installed. Install it: pip install 'lmf_multitask[onnx]'."
+        )
+    if wanted == "paddle" and importlib.util.find_spec("paddle") is None:
+        raise RunError(
+            "the back end paddle must have paddlepaddle, but it is not installed. Install it: pip install 'lmf_multitask[cpu]'."
+        )
+    return wanted
+
+
+def choose_device(backend: str, wanted: str) -> str:
+    """``auto`` -> gpu where the back end can use one, otherwise cpu.
+
+    Raises:
+        RunError: a GPU is wanted and cannot be used.
+    """
+    if wanted == "cpu":
+        return "cpu"
+    if backend == "onnx":
+        import onnxruntime
+
+        usable = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    else:
+        with quiet_imports():
+            import paddle
+        usable = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    if wanted == "gpu" and not usable:
+        raise RunError(f"device must be one that the back end {backend} can use, but got 'gpu'. Use --device cpu.")
+    return "gpu" if usable else "cpu"

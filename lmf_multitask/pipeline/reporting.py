@@ -1,0 +1,228 @@
+"""Evaluation, robustness and report of trained runs."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmf_multitask.data.loading import SAMPLE_NOTE
+from lmf_multitask.errors import RunError
+from lmf_multitask.evaluation.assessment import Assessment, LearningCurves
+from lmf_multitask.evaluation.plots import robustness_plot
+from lmf_multitask.evaluation.report import write_report
+from lmf_multitask.evaluation.robustness import measure_robustness
+from lmf_multitask.files import atomic_write, read_text, write_json
+from lmf_multitask.pipeline.runs import (
+    CONFIG_FILE,
+    HISTORY_FILE,
+    ROBUSTNESS_FILE,
+    ROBUSTNESS_PLOT,
+    check_no_links,
+)
+from lmf_multitask.pipeline.stages import (
+    Predicted,
+    Trained,
+    assess_predictions,
+    predict,
+    restore,
+    write_split,
+)
+from lmf_multitask.runtime import surroundings
+
+_MOST_HISTORY = 16 << 20  # bytes
+
+
+def evaluate_run(
+    folder: str | Path,
+    data_path: str | None = None,
+    split: str = "test",
+    device: str = "auto",
+    *,
+    output_dir: str | Path | None = None,
+    need_calibration: bool = False,
+) -> tuple[Assessment, list[Path]]:
+    """Evaluates a run, or per-emotion runs together; writes ``metrics_SPLIT.json`` and ``predictions_SPLIT.csv``.
+
+    Args:
+        folder: a run directory, or the parent of per-emotion runs.
+        data_path: other data than that of the training; then there are no baselines.
+        split: of the data.
+        device: where to compute.
+        output_dir: where the files go; None takes the folder itself.
+        need_calibration: refuse runs without a calibration.
+
+    Returns:
+        The assessment, and the files.
+
+    Raises:
+        UserError: the folder is no trained run, or the data do not fit the models.
+    """
+    trained = restore(folder, data_path, device)
+    if need_calibration and trained.calibration is None:
+        raise RunError(
+            f"{folder}: must have a calibration for --calibrated and --threshold, but has none. Train the run with lmf train."
+        )
+    found = assess_predictions(trained, predict(trained, split))
+    return found, write_split(Path(output_dir or folder).expanduser(), found)
+
+
+def robustness_of_run(
+    folder: str | Path,
+    data_path: str | None = None,
+    split: str = "validation",
+    device: str = "auto",
+    *,
+    output_dir: str | Path | None = None,
+) -> tuple[dict[str, Any], list[Path]]:
+    """Measures a run without some modalities, with noise and with missing clips; writes robustness.json and its plot.
+
+    Args:
+        folder: a run directory, or the parent of per-emotion runs.
+        data_path: other data than that of the training.
+        split: of the data; validation by default, so that choices based on it are not made on test.
+        device: where to compute.
+        output_dir: where the files go; None takes the folder itself.
+
+    Returns:
+        The content of ``robustness.json``, and the files.
+
+    Raises:
+        UserError: the folder is no trained run, or the data do not fit the models.
+    """
+    trained = restore(folder, data_path, device)
+    found = _robustness(trained, predict(trained, split), curves=True)
+    return found, _write_robustness(Path(output_dir or folder).expanduser(), found)
+
+
+def report_run(folder: str | Path, data_path: str | None = None, output_dir: str | Path | None = None) -> Path:
+    """Writes the report of a run or of per-emotion runs together, noise and missing clips included.
+
+    Args:
+        folder: a run directory, or the parent of per-emotion runs.
+        data_path: other data than that of the training.
+        output_dir: where the report goes; None takes the folder itself.
+
+    Returns:
+        The page.
+    """
+    trained = restore(folder, data_path)
+    found = assess_predictions(trained, predict(trained, "test"))
+    return write_report_of(trained, found, Path(output_dir or folder).expanduser(), curves=True)
+
+
+def write_report_of(
+    trained: Trained,
+    found: Assessment,
+    folder: Path,
+    *,
+    validation: Predicted | None = None,
+    curves: bool = False,
+) -> Path:
+    """Writes the report, and the robustness that it shows as files of their own.
+
+    Args:
+        trained: the models.
+        found: their assessment on test.
+        folder: where the report goes.
+        validation: predictions of validation, if they exist already.
+        curves: also measure noise and missing clips, which takes a dozen times as long as the subsets of modalities.
+    """
+    robustness = _robustness(trained, validation or predict(trained, "validation"), curves)
+    histories = {run.folder.name: learning_curves(run.folder) for run in trained.runs}
+    page = write_report(
+        dataclasses.replace(
+            found,
+            curves={name: one for name, one in histories.items() if one is not None},
+            robustness=robustness,
+            facts=_facts(trained),
+            data_report=trained.data.report,
+        ),
+        folder,
+    )
+    _write_robustness(folder, robustness)
+    return page
+
+
+def learning_curves(folder: Path) -> LearningCurves | None:
+    """The content of ``history.csv`` of a run; None where there is none.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    path = folder / HISTORY_FILE
+    if not path.is_file():
+        return None
+    check_no_links(folder, path)
+    rows = list(csv.DictReader(io.StringIO(read_text(path, _MOST_HISTORY, RunError))))
+    if not rows or "epoch" not in rows[0]:
+        return None
+    try:
+        columns = {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0] if name is not None}
+    except (TypeError, ValueError):
+        raise RunError(f"{path}: must hold numbers in every row, but does not. Remove it or train again.") from None
+    epochs = columns["epoch"].astype(int)
+    kept = epochs[columns["best"] == 1] if "best" in columns else []
+    losses = {"train": "train_loss", "validation": "validation_loss"}
+    prefix, suffix = "validation_", "_weighted_f1"
+    return LearningCurves(
+        epochs.tolist(),
+        {name: columns[column].tolist() for name, column in losses.items() if column in columns},
+        {
+            name.removeprefix(prefix).removesuffix(suffix): values.tolist()
+            for name, values in columns.items()
+            if name.startswith(prefix) and name.endswith(suffix) and name != f"validation{suffix}"
+        },
+        int(kept[-1]) if len(kept) else None,
+    )
+
+
+def _robustness(trained: Trained, predicted: Predicted, curves: bool) -> dict[str, Any]:
+    found = measure_robustness(
+        trained.predict,
+        predicted.columns,
+        trained.tasks,
+        split=predicted.split,
+        train=trained.columns("train") if curves else None,
+        modalities=trained.modalities,
+        plain=predicted.predictions,
+    )
+    return {"data": trained.data_path, **found}
+
+
+def _write_robustness(folder: Path, found: dict[str, Any]) -> list[Path]:
+    paths = [folder / ROBUSTNESS_FILE]
+    write_json(paths[0], found)
+    plot, place = robustness_plot(found), folder / ROBUSTNESS_PLOT
+    if plot is None:
+        place.unlink(missing_ok=True)  # of an earlier measurement
+    else:
+        with atomic_write(place) as file:
+            file.write(plot.png)
+        paths.append(place)
+    return paths
+
+
+def _facts(trained: Trained) -> dict[str, str]:
+    """Heading -> text, for the report."""
+    config, runs, versions = trained.configs[0], trained.runs, surroundings()
+    sizes = [sum(int(np.prod(w.shape)) for w in m.weights().values() if not w.stop_gradient) for m in trained.models]
+    begun = time.localtime((runs[-1].folder / CONFIG_FILE).stat().st_mtime)
+    return {
+        "Data": f"the built-in sample. {SAMPLE_NOTE}" if trained.data_path is None else trained.data_path,
+        "Clips": ", ".join(f"{len(rows):,} {name}" for name, rows in trained.data.dataset.items()),
+        "Emotions": ", ".join(trained.tasks) + (" (one model each)" if len(runs) > 1 else ""),
+        "Trainable parameters": " + ".join(f"{size:,}" for size in sizes),
+        "Seed": ", ".join(dict.fromkeys(str(one.seed) for one in trained.configs)),
+        "Started": time.strftime("%Y-%m-%d %H:%M", begun),
+        "Command that trains it again": "\n".join(
+            f"python -m lmf_multitask.train --config {run.folder / CONFIG_FILE} --output_dir NEW_FOLDER" for run in runs
+        ),
+        "Software": f"lmf_multitask {versions['lmf_multitask']}, Paddle {versions['paddle']}, numpy {versions['numpy']}",
+        "Settings": config.to_yaml().partition("\n")[2],
+    }

@@ -1,0 +1,485 @@
+"""A run directory: its layout, how it is written, and how a trained model is read back.
+
+config.yaml       every setting; enough to repeat the run
+origin.json       what else the result depends on: fingerprint of the data, versions, processor settings
+model/            weights, architecture, calibration, and a manifest with their SHA-256
+checkpoints/      for resuming
+history.csv       one row per epoch
+predictions.csv   one row per test clip
+metrics.json      metrics on test; its presence means that the run is complete
+manifest.json     SHA-256 of the three files above
+report.html       the report, one self-contained file; its plots also in plots/
+robustness.json   metrics without some modalities or with noise; robustness.png shows them
+train.log         the log
+
+The parent of per-emotion runs holds one run directory per emotion and the joined metrics and predictions; the parent
+of several seeds holds one ``seedN`` per seed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import fcntl
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lmf_multitask.data.schema import sort_emotions
+from lmf_multitask.errors import ConfigError, RunError
+from lmf_multitask.evaluation.predictions import Predictions, join_emotions, read_predictions
+from lmf_multitask.evaluation.robustness import ROBUSTNESS_FILE
+from lmf_multitask.files import MANIFEST, read_json, remove_leftovers, sha256_of, write_json, write_manifest, write_text
+from lmf_multitask.pipeline.settings import ExperimentConfig, settings_from
+from lmf_multitask.strict_yaml import read_yaml
+
+if TYPE_CHECKING:
+    from lmf_multitask.evaluation.calibration import Calibration
+    from lmf_multitask.models.lmf import LMFModel
+
+CONFIG_FILE, ORIGIN_FILE, LOG_FILE = "config.yaml", "origin.json", "train.log"
+METRICS_FILE, PREDICTIONS_FILE, HISTORY_FILE = "metrics.json", "predictions.csv", "history.csv"
+REPORT_FILE, PLOTS_FOLDER = "report.html", "plots"
+ROBUSTNESS_PLOT = "robustness.png"
+MODEL_FOLDER, CHECKPOINTS_FOLDER, VISUALDL_FOLDER = "model", "checkpoints", "visualdl"
+RESULTS = (HISTORY_FILE, PREDICTIONS_FILE, METRICS_FILE)
+CONTENTS = (
+    *(CONFIG_FILE, ORIGIN_FILE, LOG_FILE, MANIFEST, REPORT_FILE, ROBUSTNESS_FILE, ROBUSTNESS_PLOT, *RESULTS),
+    *(MODEL_FOLDER, CHECKPOINTS_FOLDER, VISUALDL_FOLDER, PLOTS_FOLDER),
+)
+_SPLIT_RESULTS = ("metrics_*.json", "predictions_*.csv")  # written by `evaluate`
+_MOST_BYTES = 64 << 20  # of a JSON file of a run
+_SEED_FOLDER = re.compile(r"seed([0-9]{1,19})")
+
+
+def check_run_names(emotions: Sequence[str]) -> None:
+    """Checks that each emotion can name the folder of its run beside the files of the parent.
+
+    Raises:
+        ConfigError: the layout uses a name itself.
+    """
+    for name in emotions:
+        if name in CONTENTS or _SEED_FOLDER.fullmatch(name):
+            raise ConfigError(
+                f"an emotion with a run of its own must not be called {name!r}, since the output directory uses that name. "
+                "Rename it in the data, or train with --mode multitask."
+            )
+
+
+def check_no_links(root: Path, path: Path) -> None:
+    """Checks that no part of a path below `root` is a symbolic link; `root` itself may be one.
+
+    Raises:
+        RunError: one is.
+    """
+    for place in (path, *path.parents):
+        if place == root:
+            return
+        if place.is_symlink():
+            raise RunError(f"{place}: must not be a symbolic link, but is one. Replace it by what it points to.")
+
+
+def runs_in(folder: str | Path) -> list[Run]:
+    """The run directories behind a path of the user: the folder itself, or the per-emotion runs in it.
+
+    Raises:
+        RunError: the folder does not exist or holds no run.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise RunError(f"{folder}: must be a run directory, but there is no such folder. Check the path.")
+    if (folder / CONFIG_FILE).is_file():
+        return [Run(folder)]
+    seeds = seed_folders(folder)
+    if seeds:
+        names = ", ".join(path.name for path in seeds.values())
+        raise RunError(f"{folder}: must be one run or one per emotion, but holds several seeds. Give one of {names}.")
+    found = {path.parent.name: Run(path.parent) for path in folder.glob(f"*/{CONFIG_FILE}")}
+    for run in found.values():
+        check_no_links(folder, run.folder)
+    if not found:
+        raise RunError(
+            f"{folder}: must be a run directory, but neither it nor a folder in it has a {CONFIG_FILE}. "
+            "Give the --output_dir of a training."
+        )
+    return [found[name] for name in sort_emotions(list(found))]
+
+
+def seed_folders(folder: str | Path) -> dict[int, Path]:
+    """Seed -> folder of its runs; empty if the folder is not the parent of several seeds.
+
+    Raises:
+        RunError: one of them is a symbolic link.
+    """
+    folder = Path(folder).expanduser()
+    found = {}
+    for path in folder.glob("seed*"):
+        match = _SEED_FOLDER.fullmatch(path.name)
+        if match and path.is_dir():
+            check_no_links(folder, path)
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+class Run:
+    """One run directory.
+
+    Attributes:
+        folder: its path.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Takes the path; nothing is read or written yet."""
+        self.folder = Path(folder).expanduser()
+        self._handle: int | None = None
+
+    # -- state
+
+    def exists(self) -> bool:
+        """Whether the folder holds a run, complete or not."""
+        return (self.folder / CONFIG_FILE).is_file()
+
+    def is_complete(self) -> bool:
+        """Whether the training has ended and its metrics are written."""
+        return self.exists() and (self.folder / METRICS_FILE).is_file()
+
+    def has_report(self) -> bool:
+        """Whether the report is written."""
+        return (self.folder / REPORT_FILE).is_file()
+
+    def check_free(self, overwrite: bool = False, resume: bool = False) -> None:
+        """Checks that a run may be written here; writes nothing.
+
+        Raises:
+            RunError: the folder holds another run, or files that belong to no run.
+        """
+        if not self.folder.exists():
+            return
+        if not self.folder.is_dir():
+            raise RunError(f"{self.folder}: must be a folder, but is a file. Choose another --output_dir.")
+        found = [path.name for path in self.folder.iterdir()]
+        if not found:
+            return
+        if CONFIG_FILE not in found:
+            raise RunError(
+                f"{self.folder}: must be empty or a run directory, but holds {min(found)!r}. Choose another --output_dir."
+            )
+        if resume:
+            return
+        if overwrite:
+            self._check_is_ours()
+            return
+        state, hint = ("a complete", "") if METRICS_FILE in found else ("an unfinished", ", --resume to continue it")
+        raise RunError(
+            f"{self.folder}: must be empty, but holds {state} run. Choose another --output_dir{hint}, "
+            "or --overwrite to replace it."
+        )
+
+    def _check_is_ours(self) -> None:
+        """Checks the config before a folder is emptied: other programs have a config.yaml beside a folder `model`, too."""
+        content = None
+        with contextlib.suppress(yaml.YAMLError):
+            content = read_yaml(self.folder / CONFIG_FILE)
+        if not isinstance(content, dict) or not {"data", "model", "training"} <= set(content):
+            raise RunError(
+                f"{self.folder}: must be a run directory to be overwritten, but its {CONFIG_FILE} is not that of a run. "
+                "Choose another --output_dir."
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Lets one process at a time into the block; the lock ends with its process.
+
+        Raises:
+            RunError: another process is inside.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._handle = handle
+            yield
+        except BlockingIOError:
+            raise RunError(
+                f"{self.folder}: must be written by one process at a time, but another one is training there. "
+                "Wait for it, or choose another --output_dir."
+            ) from None
+        finally:
+            self._handle = None
+            os.close(handle)
+
+    def check_not_removed(self) -> None:
+        """Inside `locked`: checks that the folder is still the one that was locked.
+
+        Raises:
+            RunError: it has been removed or replaced.
+        """
+        assert self._handle is not None
+        try:
+            same = os.path.samestat(os.fstat(self._handle), self.folder.stat())
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise RunError(
+                f"{self.folder}: must not be removed during training, but is gone. Start the training again."
+            )
+
+    def check_resumable(self, config: ExperimentConfig, origin: Mapping[str, str], force: bool = False) -> bool:
+        """Checks that a run can be continued with these settings, data and versions.
+
+        The path of the data may differ, since their fingerprint is compared; ``training.epochs`` may be larger.
+
+        Args:
+            config: the settings now, resolved.
+            origin: what else the result depends on now; its ``data`` is the fingerprint.
+            force: accept other data and versions.
+
+        Returns:
+            Whether more epochs are wanted than before.
+
+        Raises:
+            RunError: something differs, so that the result would not be that of an uninterrupted run.
+        """
+        before = self.load_config()
+        longer = config.training.epochs > before.training.epochs and config.training.schedule == "constant"
+        self.check_same_settings(config, ("training.epochs",) if longer else ())
+        if not force:
+            path = self.folder / ORIGIN_FILE
+            stored = self._read_json(ORIGIN_FILE)
+            if not isinstance(stored, dict):
+                raise RunError(f"{path}: must hold what the run was started with, but does not. --overwrite the run.")
+            for name, now in origin.items():
+                if stored.get(name) != now:
+                    raise RunError(
+                        f"{self.folder}: cannot resume: {name} changed from {stored.get(name)} to {now}. "
+                        "Add --force to resume anyway."
+                    )
+        return longer
+
+    def check_same_settings(self, config: ExperimentConfig, ignored: Sequence[str] = ()) -> None:
+        """Compares the settings that change a result with those of this run.
+
+        Raises:
+            RunError: one differs.
+        """
+        found = first_difference(
+            dataclasses.asdict(self.load_config()),
+            dataclasses.asdict(config),
+            ("data_path", "output_dir", "device", "data.cache_dir", "training.visualdl", *ignored),
+        )
+        if found is not None:
+            name, old, new = found
+            raise RunError(
+                f"{self.folder}: cannot resume: {name} changed from {old!r} to {new!r}. "
+                "Choose another --output_dir, or --overwrite the run."
+            )
+
+    # -- writing
+
+    def start(self, config: ExperimentConfig, origin: Mapping[str, str] | None = None, resume: bool = False) -> None:
+        """Creates the folder and writes the settings.
+
+        Args:
+            config: the settings.
+            origin: what else the result depends on, see `check_resumable`.
+            resume: keep the checkpoints; otherwise everything of an earlier run is removed.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder)
+        outdated: list[Path] = []
+        if resume:
+            for name in CONTENTS:
+                check_no_links(self.folder, self.folder / name)
+            outdated = [self.folder / METRICS_FILE]  # of a run that is prolonged
+        else:
+            outdated = [self.folder / name for name in CONTENTS]
+            outdated += [path for pattern in _SPLIT_RESULTS for path in self.folder.glob(pattern)]
+        for path in outdated:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        if origin is not None:
+            write_json(self.folder / ORIGIN_FILE, dict(origin))
+        write_text(self.folder / CONFIG_FILE, config.to_yaml())
+
+    @contextmanager
+    def logging_to_file(self) -> Iterator[None]:
+        """Copies everything that the package logs inside the block to train.log."""
+        handler = logging.FileHandler(self.folder / LOG_FILE, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        loggers = [logging.getLogger("lmf_multitask"), logging.getLogger("py.warnings")]
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.addHandler(handler)
+            logger.setLevel(logging.DEBUG)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels):
+                logger.removeHandler(handler)
+                logger.setLevel(level)
+            handler.close()
+
+    def write_model(self, model: LMFModel, calibration: Calibration | None = None) -> None:
+        """Writes ``model/``: weights, architecture, calibration, and the manifest of these files."""
+        folder = self.folder / MODEL_FOLDER
+        model.save_pretrained(folder)
+        if calibration is not None:
+            calibration.save(folder)
+        write_manifest(folder)
+
+    def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """One row per epoch; columns in the order of their first appearance."""
+        columns = list(dict.fromkeys(name for row in history for name in row))
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        write_text(self.folder / HISTORY_FILE, buffer.getvalue())
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Writes ``metrics.json``, and the manifest before it, since the metrics complete the run."""
+        text = json.dumps(metrics, indent=2) + "\n"
+        hashes = {name: sha256_of(self.folder / name) for name in RESULTS if (self.folder / name).is_file()}
+        hashes[METRICS_FILE] = hashlib.sha256(text.encode()).hexdigest()
+        write_json(self.folder / MANIFEST, hashes)
+        write_text(self.folder / METRICS_FILE, text)
+
+    # -- reading
+
+    def load_config(self) -> ExperimentConfig:
+        """The settings of the run.
+
+        Raises:
+            RunError: the folder is no run directory, or its settings are damaged.
+        """
+        if not self.exists():
+            raise RunError(
+                f"{self.folder}: must be a run directory, but has no {CONFIG_FILE}. Give the --output_dir of a training."
+            )
+        return settings_from(self.folder / CONFIG_FILE)
+
+    def load_model(self) -> LMFModel:
+        """The trained model, in evaluation mode.
+
+        Raises:
+            RunError: there is none, or it is damaged.
+        """
+        from lmf_multitask.models.lmf import LMFModel
+
+        folder = self.folder / MODEL_FOLDER
+        if not folder.is_dir():
+            raise RunError(
+                f"{self.folder}: must hold a trained model, but has no folder {MODEL_FOLDER!r}. Let its training finish first."
+            )
+        check_no_links(self.folder, folder)
+        return LMFModel.from_pretrained(folder)
+
+    def metrics(self) -> dict[str, Any] | None:
+        """The content of ``metrics.json``; None while the run is not complete.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        if not self.is_complete():
+            return None
+        found = self._read_json(METRICS_FILE)
+        self.check_unchanged(METRICS_FILE)
+        if not isinstance(found, dict):
+            raise RunError(
+                f"{self.folder / METRICS_FILE}: must hold metrics by name, but does not. Evaluate the run again."
+            )
+        return found
+
+    def check_unchanged(self, name: str) -> Path:
+        """Compares a result with its hash in the manifest, where there is one; returns the path of the file.
+
+        Raises:
+            RunError: it has changed since the training wrote it, or is a symbolic link.
+        """
+        path = self.folder / name
+        check_no_links(self.folder, path)
+        if (self.folder / MANIFEST).is_file():
+            hashes = self._read_json(MANIFEST)
+            wanted = hashes.get(name) if isinstance(hashes, dict) else ""
+            if wanted is not None and path.is_file() and sha256_of(path) != wanted:
+                raise RunError(
+                    f"{path}: must be as the training wrote it, but has changed or is damaged. "
+                    "Train the run again, or remove manifest.json if you changed the file."
+                )
+        return path
+
+    def _read_json(self, name: str) -> Any:
+        path = self.folder / name
+        check_no_links(self.folder, path)
+        return read_json(path, _MOST_BYTES, RunError)
+
+
+def predictions_of(paths: Sequence[str]) -> list[Predictions]:
+    """Predictions of run directories, parents of per-emotion runs, or CSV files, under the shortest names that differ.
+
+    Raises:
+        UserError: a path is none of these.
+    """
+    found = []
+    for name, path in zip(_short_names(paths), map(Path, paths)):
+        if path.is_file():
+            found.append(read_predictions(path, name))
+        elif (path / PREDICTIONS_FILE).is_file():  # a run, a parent, or a folder of `lmf infer`
+            found.append(read_predictions(Run(path).check_unchanged(PREDICTIONS_FILE), name))
+        else:
+            parts = [read_predictions(run.check_unchanged(PREDICTIONS_FILE)) for run in runs_in(path)]
+            found.append(join_emotions(parts, name, path))
+    return found
+
+
+def first_difference(
+    before: Mapping[str, Any], now: Mapping[str, Any], ignored: Sequence[str] = (), leaves: Sequence[str] = ()
+) -> tuple[str, Any, Any] | None:
+    """The first setting, by dotted name, that differs between two nested mappings.
+
+    Args:
+        before: nested settings.
+        now: the same of another time.
+        ignored: dotted names that may differ.
+        leaves: names of mappings that are not settings themselves but are compared value by value, as a whole each.
+
+    Returns:
+        Name, value before, value now; a missing value is the text ``nothing``. None if nothing differs.
+    """
+    old, new = dict(_flat(before, leaves)), dict(_flat(now, leaves))
+    for name in dict.fromkeys([*old, *new]):
+        pair = old.get(name, "nothing"), new.get(name, "nothing")
+        if name not in ignored and pair[0] != pair[1]:
+            return name, *pair
+    return None
+
+
+def _flat(tree: Mapping[str, Any], leaves: Sequence[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value and prefix.rstrip(".") not in leaves:
+            yield from _flat(value, leaves, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _short_names(paths: Sequence[str]) -> list[str]:
+    """The last parts of paths, as few as make them differ."""
+    whole = [Path(path).expanduser().absolute() for path in paths]
+    for length in (1, 2, 3):
+        names = ["/".join(path.parts[-length:]) for path in whole]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in whole]

@@ -1,0 +1,159 @@
+"""Trainings that belong together: one per emotion (the paper's separate models), one per seed, or both."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lmf_multitask.data.loading import LoadedData, missing_in_train
+from lmf_multitask.data.schema import IEMOCAP_EMOTIONS
+from lmf_multitask.errors import RunError
+from lmf_multitask.evaluation.statistics import seed_summary
+from lmf_multitask.files import write_json
+from lmf_multitask.pipeline.launcher import train_all
+from lmf_multitask.pipeline.reporting import write_report_of
+from lmf_multitask.pipeline.runs import (
+    CONFIG_FILE,
+    REPORT_FILE,
+    ROBUSTNESS_FILE,
+    ROBUSTNESS_PLOT,
+    Run,
+    check_no_links,
+    check_run_names,
+)
+from lmf_multitask.pipeline.settings import ExperimentConfig
+from lmf_multitask.pipeline.stages import assess_predictions, predict, read_data, restore, without, write_joined
+
+logger = logging.getLogger(__name__)
+
+SEEDS_FILE = "seeds.json"
+Mode = Literal["multitask", "per_emotion"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Results of several trainings.
+
+    Attributes:
+        results: content of ``metrics.json`` per seed (under None if no seeds were given); of complete runs only.
+        failures: name -> reason, in one line.
+        summary: statistics over seeds, see `statistics.seed_summary`; None without seeds, or while none is complete.
+        reports: the pages that were written.
+    """
+
+    results: dict[int | None, dict[str, Any]]
+    failures: dict[str, str]
+    summary: dict[str, Any] | None
+    reports: list[Path]
+
+
+def train_several(
+    mode: Mode,
+    base: ExperimentConfig,
+    settings_for: Callable[[str], ExperimentConfig],
+    folder: Path,
+    *,
+    seeds: Sequence[int] | None = None,
+    jobs: int | None = None,
+    overwrite: bool = False,
+    report: bool = True,
+) -> Outcome:
+    """Trains in ``folder/EMOTION``, ``folder/seedN`` or ``folder/seedN/EMOTION``, each in a process of its own.
+
+    Complete runs are kept, unfinished ones are resumed, and a failure does not stop the others. Per-emotion models are
+    joined in ``metrics.json`` and ``predictions.csv`` of their parent; seeds are summarised in ``seeds.json``.
+
+    Args:
+        mode: one model for all emotions, or one for each.
+        base: the data and the emotions (None: all in the data); in ``multitask`` all settings.
+        settings_for: name of an emotion -> settings of its training, in ``per_emotion``.
+        folder: the parent of the run directories.
+        seeds: instead of the settings' own; None uses those.
+        jobs: how many trainings run at a time; None starts one per core.
+        overwrite: replace the runs that exist.
+        report: also write the reports.
+
+    Raises:
+        UserError: the data, the settings or the folder do not allow it; nothing has been started then.
+    """
+    _check_parent(folder)
+    data = read_data(base)
+    absent = missing_in_train(data.dataset, base.model.modalities)
+    places = {seed: folder if seed is None else folder / f"seed{seed}" for seed in seeds or [None]}
+    experiments: dict[str, ExperimentConfig] = {}
+
+    def add(place: Path, config: ExperimentConfig, seed: int | None, emotions: list[str]) -> None:
+        check_no_links(folder, place)
+        config = without(dataclasses.replace(config, output_dir=str(place)), absent)
+        if seed is not None:
+            config = dataclasses.replace(config, seed=seed)
+        experiments[str(place.relative_to(folder))] = config.resolved(emotions)
+
+    if mode == "per_emotion":
+        check_run_names(data.emotions)
+        _log_unlabelled(base, data.emotions)
+        for seed, place in places.items():
+            for emotion in data.emotions:
+                add(place / emotion, settings_for(emotion), seed, [emotion])
+    else:
+        for seed, place in places.items():
+            add(place, base, seed, data.emotions)
+    # per-emotion models get one report together
+    failures = train_all(experiments, jobs, overwrite, report=report and mode == "multitask")
+    found: dict[int | None, dict[str, Any] | None] = {}
+    for seed, place in places.items():
+        found[seed] = join_runs(place, report, data) if mode == "per_emotion" else Run(place).metrics()
+    results = {seed: metrics for seed, metrics in found.items() if metrics is not None}
+    pages = [places[seed] / REPORT_FILE for seed in results if (places[seed] / REPORT_FILE).is_file()]
+    complete = [metrics for metrics in results.values() if len(metrics["emotions"]) == len(data.emotions)]
+    summary = write_seed_summary(folder, complete) if seeds and complete else None
+    return Outcome(results, failures, summary, pages)
+
+
+def join_runs(folder: Path, report: bool = False, data: LoadedData | None = None) -> dict[str, Any] | None:
+    """Joins the complete per-emotion runs in a folder: metrics.json, predictions.csv and, if wanted, the report there.
+
+    Args:
+        folder: the parent.
+        report: also write the report.
+        data: the data of the runs, if loaded.
+
+    Returns:
+        The content of metrics.json; None if no run is complete.
+    """
+    if not any(Run(path.parent).is_complete() for path in folder.glob(f"*/{CONFIG_FILE}")):
+        return None
+    trained = restore(folder, complete_only=True, data=data)
+    found = assess_predictions(trained, predict(trained, "test"))
+    for name in (ROBUSTNESS_FILE, ROBUSTNESS_PLOT):  # of earlier runs
+        (folder / name).unlink(missing_ok=True)
+    write_joined(Run(folder), found)
+    if report:
+        write_report_of(trained, found, folder)
+    return found.metrics
+
+
+def write_seed_summary(folder: Path, results: Sequence[dict[str, Any]], name: str = SEEDS_FILE) -> dict[str, Any]:
+    """Writes mean, standard deviation and interval over seeds into their parent; returns them."""
+    summary = seed_summary(results)
+    write_json(folder / name, summary)
+    return summary
+
+
+def _log_unlabelled(base: ExperimentConfig, emotions: list[str]) -> None:
+    lacking = [emotion for emotion in IEMOCAP_EMOTIONS if emotion not in emotions]
+    if base.emotions is None and 0 < len(lacking) < len(IEMOCAP_EMOTIONS):
+        logger.info("skipped, since the data have no labels for them: %s", ", ".join(lacking))
+
+
+def _check_parent(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: must be a folder, but is a file. Choose another --output_dir.")
+    if Run(folder).exists():
+        raise RunError(
+            f"{folder}: must be a folder for several runs, but is a run itself. Choose another --output_dir."
+        )

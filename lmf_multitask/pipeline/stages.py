@@ -1,0 +1,352 @@
+"""The stages of a run: load -> fit -> predict -> assess -> write.
+
+Each stage takes and returns a small dataclass and repeats no work of an earlier one. Training, evaluation, report, search
+and ablation are different beginnings and ends of this pipeline.
+
+Shape letters: N rows (clips), T tasks (emotions).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lmf_multitask.data.columns import Columns, column_arrays, match_inputs, missing_rows
+from lmf_multitask.data.loading import SAMPLE_NOTE, LoadedData, missing_in_train
+from lmf_multitask.data.loading import load as load_file
+from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.errors import RunError, TrainingError
+from lmf_multitask.evaluation.assessment import Assessment, assess
+from lmf_multitask.evaluation.baselines import fit_linear_baseline, prevalence
+from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration
+from lmf_multitask.evaluation.metrics import value_of
+from lmf_multitask.evaluation.predictions import write_predictions
+from lmf_multitask.files import write_json
+from lmf_multitask.models.config import ModelConfig
+from lmf_multitask.pipeline.runs import MODEL_FOLDER, PREDICTIONS_FILE, Run, runs_in
+from lmf_multitask.pipeline.settings import ExperimentConfig
+from lmf_multitask.runtime import quiet_imports, select_device
+from lmf_multitask.tasks import make_tasks
+
+with quiet_imports():
+    from lmf_multitask.models.lmf import LMFModel, check_size
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Result of `load`.
+
+    Attributes:
+        config: the settings, with the names of the emotions, an absolute path, and no modality that train lacks.
+        data: the checked and cleaned data.
+    """
+
+    config: ExperimentConfig
+    data: LoadedData
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Result of `fit` or `restore`: one trained model, or per-emotion models that together predict all tasks.
+
+    Attributes:
+        name: of the run, for tables of several.
+        configs: settings of each model.
+        models: the models, in evaluation mode; their tasks follow one another.
+        data: what they predict.
+        data_path: where it was read; None for the built-in sample.
+        runs: their run directories.
+        calibration: fitted on validation; None before that.
+        own_data: whether the models were trained on this data, so that baselines can be fitted to it.
+        history: of the training, one dict per epoch; empty if the models were read from files.
+    """
+
+    name: str
+    configs: list[ExperimentConfig]
+    models: list[LMFModel]
+    data: LoadedData
+    data_path: str | None
+    runs: list[Run]
+    calibration: Calibration | None = None
+    own_data: bool = True
+    history: Sequence[Mapping[str, float]] = ()
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the T tasks."""
+        return [name for model in self.models for name in model.task_names]
+
+    @property
+    def modalities(self) -> list[str]:
+        """Those that at least one model uses."""
+        return [name for name in MODALITIES if any(name in model.config.modalities for model in self.models)]
+
+    def columns(self, split: str) -> Columns:
+        """Features with the shapes that the models take, and labels.
+
+        Raises:
+            DataError: the features have other shapes.
+        """
+        columns = column_arrays(self.data.dataset[split])
+        for model in self.models[1:]:
+            match_inputs(columns, model.inputs, model.config.modalities, self.data_path)
+        first = self.models[0]
+        return match_inputs(columns, first.inputs, first.config.modalities, self.data_path)
+
+    def predict(self, features: Columns) -> np.ndarray:
+        """Features of N clips -> predictions float32 `[N, T]`."""
+        size = self.configs[0].training.eval_batch_size
+        return np.concatenate([model.predict(features, size) for model in self.models], axis=1)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Result of `predict`.
+
+    Attributes:
+        split: name of the split.
+        ids: of its N rows.
+        columns: features and labels of these rows.
+        predictions: float32 `[N, T]`.
+    """
+
+    split: str
+    ids: list[str]
+    columns: Columns
+    predictions: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Float32 `[N, T]`, NaN where not annotated."""
+        return np.asarray(self.columns["labels"])
+
+
+# -- load
+
+
+def load(config: ExperimentConfig) -> Prepared:
+    """Reads the data and checks that the settings can be trained on it; writes nothing but the cache of the data.
+
+    Raises:
+        UserError: the device, the data or the settings do not allow it.
+    """
+    select_device(config.device)
+    data = read_data(config)
+    _check_labels(data, config.training.monitor)
+    config = config.resolved(data.emotions)
+    config = without(config, missing_in_train(data.dataset, config.model.modalities))
+    check_network(data, config.model)
+    return Prepared(config, data)
+
+
+def read_data(config: ExperimentConfig) -> LoadedData:
+    """The data of an experiment; says so if that is the built-in sample.
+
+    Raises:
+        DataError: see `lmf_multitask.data.loading.load`.
+    """
+    if config.data_path is None:
+        logger.info("%s", SAMPLE_NOTE)
+    return load_file(config.data_path, config.emotions, config.data)
+
+
+def check_network(data: LoadedData, config: ModelConfig) -> None:
+    """Checks that a network for this data is not too large.
+
+    Raises:
+        ConfigError: it is.
+    """
+    check_size(data.inputs, make_tasks(data.emotions), config)
+
+
+def without(config: ExperimentConfig, absent: Sequence[str]) -> ExperimentConfig:
+    """The same settings with a network that has no part for the absent modalities."""
+    left = [name for name in config.model.modalities if name not in absent]
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, modalities=left))
+
+
+def _check_labels(data: LoadedData, monitor: str) -> None:
+    """Checks that every task can be learnt, and the best epoch be selected.
+
+    Raises:
+        TrainingError: one cannot.
+    """
+    train = np.asarray(column_arrays(data.dataset["train"])["labels"])
+    for t, name in enumerate(data.emotions):
+        known = train[~np.isnan(train[:, t]), t]
+        present = int((known == 1).sum())
+        if present in (0, len(known)):
+            raise TrainingError(
+                f"{name} must be present in some clips of train and absent in others, but is present in {present} of "
+                f"{len(known)}. Choose others with --emotions."
+            )
+    labels = np.asarray(column_arrays(data.dataset["validation"])["labels"])
+    known = ~np.isnan(labels)
+    if not known.any():
+        raise TrainingError(
+            "validation must have annotated clips to select the best epoch, but has none. Annotate some."
+        )
+    # whether a metric is defined depends on the labels alone
+    if monitor != "loss" and value_of(monitor, labels, np.zeros(labels.shape), data.emotions) is None:
+        raise TrainingError(
+            f"training.monitor must be a metric that the labels of validation define, but {monitor} is undefined for every "
+            "emotion: each is present in all or in none of the clips. Choose --training.monitor loss, or other splits."
+        )
+    unlabelled = [name for t, name in enumerate(data.emotions) if not known[:, t].any()]
+    if unlabelled:
+        logger.warning("validation has no label for %s: the best epoch is selected without", ", ".join(unlabelled))
+    unseen = [name for t, name in enumerate(data.emotions) if known[:, t].any() and not (labels[:, t] == 1).any()]
+    if unseen:
+        logger.warning(
+            "no clip of validation has %s: the best epoch is selected without, and no threshold or temperature is fitted",
+            ", ".join(unseen),
+        )
+
+
+# -- predict
+
+
+def predict(trained: Trained, split: str) -> Predicted:
+    """Predicts one split.
+
+    Raises:
+        DataError: the data do not fit the models.
+    """
+    columns = trained.columns(split)
+    gaps = missing_rows(columns)
+    rows = trained.data.dataset[split]
+    for name in trained.modalities:
+        if gaps[name] == len(rows):
+            logger.warning("%s is missing in every clip of %s: the model predicts without it", name, split)
+    return Predicted(split, list(rows["id"]), columns, trained.predict(columns))
+
+
+# -- assess
+
+
+def calibrate(trained: Trained, validation: Predicted) -> Trained:
+    """The same models with temperatures and thresholds fitted on validation."""
+    fitted = Calibration.fit(validation.labels, validation.predictions, trained.tasks)
+    return dataclasses.replace(trained, calibration=fitted)
+
+
+def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
+    """Metrics of one split, with intervals, calibration and, on the data of the training, baselines."""
+    seeds = {config.seed for config in trained.configs}
+    metrics = assess(
+        predicted.labels,
+        predicted.predictions,
+        trained.tasks,
+        split=predicted.split,
+        seed=seeds.pop() if len(seeds) == 1 else None,
+        calibration=trained.calibration,
+        baselines=_baselines(trained.data, predicted) if trained.own_data else None,
+    )
+    if len(trained.models) > 1:
+        metrics = {"mode": "per_emotion", **metrics}
+    return Assessment(
+        trained.name,
+        trained.tasks,
+        predicted.ids,
+        predicted.labels,
+        predicted.predictions,
+        metrics,
+        trained.calibration,
+    )
+
+
+def _baselines(data: LoadedData, predicted: Predicted) -> dict[str, np.ndarray]:
+    """Name -> predictions `[N, T]` of the baselines, fitted on train and validation."""
+    train, validation = (column_arrays(data.dataset[name]) for name in ("train", "validation"))
+    linear = fit_linear_baseline(train, validation, data.emotions)
+    own = column_arrays(data.dataset[predicted.split])
+    return {
+        "prevalence": np.tile(prevalence(train["labels"]), (len(predicted.ids), 1)),
+        "logistic_regression": linear.predict_probabilities(own),
+    }
+
+
+# -- write
+
+
+def write_run(run: Run, trained: Trained, found: Assessment) -> None:
+    """Writes the result of a training; ``metrics.json`` comes last, since it completes the run."""
+    run.check_not_removed()
+    run.write_history(trained.history)
+    run.write_model(trained.models[0], trained.calibration)
+    write_joined(run, found)
+
+
+def write_joined(run: Run, found: Assessment) -> None:
+    """Writes predictions and metrics of a run, or of per-emotion runs into their parent."""
+    write_predictions(run.folder / PREDICTIONS_FILE, found.ids, found.labels, found.probabilities, found.emotions)
+    run.write_metrics(found.metrics)
+
+
+def write_split(folder: Path, found: Assessment) -> list[Path]:
+    """Writes ``metrics_SPLIT.json`` and ``predictions_SPLIT.csv``; returns their paths."""
+    split = found.metrics["split"]
+    paths = [folder / f"metrics_{split}.json", folder / f"predictions_{split}.csv"]
+    write_json(paths[0], found.metrics)
+    write_predictions(paths[1], found.ids, found.labels, found.probabilities, found.emotions)
+    return paths
+
+
+# -- the way back: from a run directory to trained models
+
+
+def restore(
+    folder: str | Path,
+    data_path: str | None = None,
+    device: str = "auto",
+    *,
+    complete_only: bool = False,
+    data: LoadedData | None = None,
+) -> Trained:
+    """Trained models from a run directory, or from the parent of per-emotion runs, and the data they predict.
+
+    Args:
+        folder: the run directory or parent.
+        data_path: other data than that of the training; then there are no baselines.
+        device: where to compute.
+        complete_only: skip runs whose training has not ended.
+        data: the runs' own data, if the caller has loaded it.
+
+    Raises:
+        UserError: the folder is neither, the runs are of different data, or the data lack a task.
+    """
+    folder = Path(folder).expanduser()
+    runs = [run for run in runs_in(folder) if run.is_complete() or not complete_only]
+    configs = [run.load_config() for run in runs]
+    first = configs[0]
+    for run, config in zip(runs, configs):
+        if (config.data_path, config.data) != (first.data_path, first.data):
+            raise RunError(
+                f"{run.folder}: must be trained on the data of {runs[0].folder}, but is not. Give one of them."
+            )
+    select_device(device)
+    models = [run.load_model() for run in runs]
+    tasks = [name for model in models for name in model.task_names]
+    if len(set(tasks)) != len(tasks):
+        raise RunError(f"{folder}: must hold one run per emotion, but has {', '.join(tasks)}. Give one run directory.")
+    if data is None or data.emotions != tasks:
+        data = read_data(dataclasses.replace(first, data_path=data_path or first.data_path, emotions=tasks))
+    places = [run.folder / MODEL_FOLDER for run in runs]
+    calibrated = all((place / CALIBRATION_FILE).is_file() for place in places)
+    return Trained(
+        folder.name or str(folder),
+        configs,
+        models,
+        data,
+        data_path or first.data_path,
+        runs,
+        Calibration.joined([Calibration.load(place) for place in places]) if calibrated else None,
+        own_data=data_path is None,
+    )
