@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from lmf_multitask.data.columns import shorten
+from lmf_multitask.data.cleaning import shorten
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.schema import dataset_features
 from lmf_multitask.errors import DataError

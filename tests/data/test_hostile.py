@@ -149,7 +149,7 @@ def test_too_many_labels_are_refused(write_pickle, monkeypatch):
 # -- what is no file
 
 
-def test_pipes_and_devices_are_not_waited_for(tmp_path):
+def test_pipes_and_devices_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.pkl")
     for path in (tmp_path / "pipe.pkl", "/dev/zero"):
         for read in (load_iemocap, read_pickle):
@@ -271,7 +271,7 @@ def test_the_information_beside_a_saved_data_set_is_not_read(tmp_path, content):
     assert "\x1b" not in told
 
 
-def test_a_pipe_in_a_saved_data_set_is_not_waited_for(tmp_path):
+def test_a_pipe_in_a_saved_data_set_is_refused(tmp_path):
     folder = saved(tmp_path / "data")
     for name in ("train/state.json", next((folder / "test").glob("*.arrow")).relative_to(folder)):
         (folder / name).rename(tmp_path / "aside")
@@ -315,7 +315,7 @@ def write_parquet(folder, **columns):
     return folder
 
 
-def test_parquet_that_unfolds_beyond_all_measure(tmp_path):
+def test_parquet_that_is_much_larger_in_memory(tmp_path):
     zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(20_000_000, np.float32)), 1000)
     folder = write_parquet(tmp_path / "data", audio=zeros)
     assert (folder / "train.parquet").stat().st_size < 200_000
