@@ -115,9 +115,7 @@ def export_run(
         )
     links = [folder.parent for folder in folders if len(folders) > 1 and folder.parent.is_symlink()]
     if links:
-        raise RunError(
-            f"{links[0]}: must be a folder of its parent itself, but is a link. Give the run that it leads to."
-        )
+        raise RunError(f"{links[0]}: must be a folder of its parent itself, but is a link. Give the run that it leads to.")
     order = sort_emotions([folder.parent.name for folder in folders])
     folders.sort(key=lambda folder: order.index(folder.parent.name))
     models = [LMFModel.from_pretrained(folder) for folder in folders]
@@ -195,7 +193,8 @@ def _free_lengths(models: Sequence[LMFModel]) -> tuple[str, ...]:
     return tuple(
         name
         for name, one in models[0].inputs.items()
-        if one.is_sequence and all(model.encoders[name].any_length for model in models if name in model.encoders)
+        if one.is_sequence
+        and all(model.encoders[name].any_length for model in models if name in model.encoders)
     )
 
 
@@ -266,7 +265,9 @@ def _check_together(models: Sequence[LMFModel]) -> None:
 # -- writing
 
 
-def _write_model(model: LMFModel, inputs: Mapping[str, Sequence[int]], folder: Path, about: ExportedModel) -> None:
+def _write_model(
+    model: LMFModel, inputs: Mapping[str, Sequence[int]], folder: Path, about: ExportedModel
+) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         place = folder if "paddle" in about.formats else Path(scratch)
         _write_paddle(model, inputs, place / about.name)

@@ -79,18 +79,7 @@ def test_operators_are_those_that_the_exporter_writes(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "1.load_combine",
-        "1.save_combine",
-        "1.print",
-        "1.py_func",
-        "1.read_file",
-        "1.feed",
-        "0.parameter",
-        "2.if",
-        "1.assert",
-        5,
-    ],
+    ["1.load_combine", "1.save_combine", "1.print", "1.py_func", "1.read_file", "1.feed", "0.parameter", "2.if", "1.assert", 5],
 )
 def test_operators_that_do_more_than_compute(paddle_copy, name):
     assert "must be a graph that `lmf export` wrote, but " in paddle_copy(lambda ops: ops[-4].update({"#": name}))
