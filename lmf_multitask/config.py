@@ -49,7 +49,7 @@ def kind_setting(table: Table, default: Mapping[str, Any], help: str) -> Any:
     Args:
         table: gives name -> class; a class has its settings class as ``Settings``.
         default: kind and settings where nothing is given.
-        help: what the kinds are.
+        help: what the kinds are for; each kind is described by the first line of its class.
     """
     extra: Any = {"table": table, "default": dict(default)}
     return Field(default_factory=lambda: build_kind(table(), default), description=help, json_schema_extra=extra)
@@ -199,7 +199,7 @@ def options(cls: type, prefix: str = "") -> Iterator[Option]:
             kind = kind_of(table, default)
             kinds = [f"{one}: {_first_line(cls)}" for one, cls in table.items()]
             help = f"{field.description}. {'; '.join(kinds)}"
-            yield Option(f"{dotted}.kind", Literal[tuple(table)], kind, help)  # type: ignore[valid-type]
+            yield Option(f"{dotted}.kind", Literal[tuple(table)], kind, help)
             yield from _kind_options(table, kind, default, dotted)
         elif is_settings(hints[name]):
             yield from options(hints[name], f"{dotted}.")
@@ -265,7 +265,18 @@ def _hints(cls: Any) -> dict[str, Any]:
 
 def _table(field: FieldInfo) -> Mapping[str, Any] | None:
     extra: Any = field.json_schema_extra
-    return extra["table"]() if isinstance(extra, dict) and "table" in extra else None
+    if not isinstance(extra, dict) or "table" not in extra:
+        return None
+    table: Mapping[str, Any] = extra["table"]()
+    names: dict[Any, str] = {}
+    for name, cls in table.items():
+        if cls.Settings in names:  # a subclass of another kind; `kind_of` could not tell them apart
+            raise ConfigError(
+                f"the kinds {names[cls.Settings]} and {name} must have different Settings, but got the same. "
+                f"Derive a settings class for {name}."
+            )
+        names[cls.Settings] = name
+    return table
 
 
 def _fill(made: Any, values: Mapping[str, Any], where: str, of: str = "") -> None:
