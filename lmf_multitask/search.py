@@ -113,7 +113,7 @@ def _search(config: SearchConfig, folder: Path, plan: Plan) -> None:
     if result.retrained:
         print(result.retrained_table().as_text())
         for one in result.retrained:
-            print(f"trial {one.trial.number} under fresh seeds, {seed_table(one.test).as_text()}")
+            print(seed_table(one.test, f"trial {one.trial.number}: ").as_text())
     else:
         print(result.verdict())
     if plan.report:
