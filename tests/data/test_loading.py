@@ -547,7 +547,7 @@ def words_for_numbers(split, content):
         (drop_all, "train.parquet must have at least one of audio, video, text, but has"),
         (misspelt, "train.parquet must name its features audio, video, text, but has 'vidoe'. Did you mean 'video'"),
         (ragged, "column 'audio' must have rows of one length, but got lengths from 2 to 3"),
-        (wider_test, r"test.parquet must have video of the shape \[2\], as in the splits before, but has \[3\]"),
+        (wider_test, r"test.parquet: column 'video' must have rows of one length, but got \(2,\) and \(3,\)"),
         (lacking_a_label, "validation.parquet must have the label columns of the other splits, but lacks tense"),
         (named_labels, "labels of .*test.parquet must have one column per emotion, but have 3 columns for 2 names"),
         (fractional, "labels of .* must be 0 or 1, or NaN where not annotated, but holds 0.5"),
