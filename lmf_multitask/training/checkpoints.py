@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-import paddle
 import pydantic
 import safetensors.numpy
 from pydantic import AfterValidator, Field, NonNegativeInt
@@ -31,6 +30,10 @@ from lmf_multitask.files import (
     write_manifest,
     write_text,
 )
+from lmf_multitask.runtime import quiet_imports
+
+with quiet_imports():
+    import paddle
 
 logger = logging.getLogger(__name__)
 
