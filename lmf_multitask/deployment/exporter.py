@@ -28,7 +28,6 @@ from lmf_multitask.data.schema import sort_emotions
 from lmf_multitask.data.sources import open_source
 from lmf_multitask.deployment.description import (
     DESCRIPTION_FILE,
-    FORMATS,
     ExportedModel,
     ModelDescription,
     checked_losses,
@@ -96,11 +95,9 @@ def export_run(
 
     Args:
         path: a run directory, or the parent of per-emotion runs.
-        output_dir: see `export_models`.
-        formats: see `export_models`.
+        output_dir: as of `export_models`; so are `formats` and `check`.
         data_path: clips to compare the models on: the first of its validation split, or of the whole file without splits;
             None generates clips.
-        check: see `export_models`.
 
     Raises:
         DataError: the clips do not fit the model.
@@ -401,8 +398,3 @@ def _difference(
             "Nothing was written; please report this with your versions of Paddle and of this package."
         )
     return largest
-
-
-def known_formats(name: str) -> tuple[str, ...]:
-    """``paddle``, ``onnx`` or ``both`` -> the formats."""
-    return FORMATS if name == "both" else (name,)
