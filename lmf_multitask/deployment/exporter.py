@@ -95,9 +95,10 @@ def export_run(
 
     Args:
         path: a run directory, or the parent of per-emotion runs.
-        output_dir: as of `export_models`; so are `formats` and `check`.
-        data_path: clips to compare the models on: the first of its validation split, or of the whole file without splits;
-            None generates clips.
+        output_dir: see `export_models`.
+        formats: see `export_models`.
+        data_path: clips to compare the models on, of its validation split if it has splits; None generates clips.
+        check: see `export_models`.
 
     Raises:
         DataError: the clips do not fit the model.
