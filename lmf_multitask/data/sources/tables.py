@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 
 from lmf_multitask.data.arrow import feature_rows, is_list, is_number, label_rows, numbers, row_shape, value_type
 from lmf_multitask.data.modality import MODALITIES
-from lmf_multitask.data.schema import KNOWN_EMOTIONS, emotion_of
-from lmf_multitask.data.sources import Source, binary_labels, rename_modalities
+from lmf_multitask.data.schema import KNOWN_EMOTIONS, emotion_of, rename_modalities
+from lmf_multitask.data.sources import Source, binary_labels
 from lmf_multitask.errors import DataError
 
 _LABEL_ROWS = 1 << 16  # read at a time: labels are small
