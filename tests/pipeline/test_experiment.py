@@ -590,7 +590,10 @@ for quiet in (True, False):
     config = small_experiment({str(corpus_path)!r}, f"run-{{quiet}}", epochs=1)
     run_experiment(config, report=False, quiet=quiet)
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parents[1])])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parents[1])]),
+    }
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if "Warning" not in line and "warn" not in line]
