@@ -61,22 +61,33 @@ def open_regular(path: str | Path, error: type[UserError] = DataError) -> Binary
     raise error(f"{path}: must be a regular file, but is a pipe or a device. Write its content to a file first.")
 
 
+def read_bytes(path: str | Path, most_bytes: int, error: type[UserError] = DataError) -> bytes:
+    """Reads a file of bounded size.
+
+    Raises:
+        UserError: (as `error`) it cannot be opened (see `open_regular`), or is larger.
+    """
+    try:
+        with open_regular(path, error) as file:
+            # Python reserves as much memory as it is asked to read
+            content = file.read(min(os.fstat(file.fileno()).st_size, most_bytes) + 1)
+    except OSError as problem:
+        raise error(f"{path}: must be a readable file, but {problem.strerror}. Check the path.") from None
+    if len(content) > most_bytes:
+        raise error(f"{path}: must have at most {most_bytes:,} bytes, but has more. Check the file.")
+    return content
+
+
 def read_text(path: str | Path, most_bytes: int = 1 << 24, error: type[UserError] = DataError) -> str:
     """Reads a UTF-8 text file of bounded size.
 
     Raises:
-        UserError: (as `error`) it cannot be opened (see `open_regular`), is larger, or is not UTF-8.
+        UserError: (as `error`) see `read_bytes`; or it is not UTF-8.
     """
     try:
-        with open_regular(path, error) as file:
-            content = file.read(most_bytes + 1)
-        if len(content) > most_bytes:
-            raise error(f"{path}: must have at most {most_bytes:,} bytes, but has more. Check the file.")
-        return content.decode("utf-8")
+        return read_bytes(path, most_bytes, error).decode("utf-8")
     except UnicodeDecodeError as problem:
         raise error(f"{path}: must be UTF-8 text, but is not at byte {problem.start:,}. Check the file.") from None
-    except OSError as problem:
-        raise error(f"{path}: must be a readable file, but {problem.strerror}. Check the path.") from None
 
 
 def read_json(path: str | Path, most_bytes: int = 1 << 24, error: type[UserError] = DataError) -> Any:

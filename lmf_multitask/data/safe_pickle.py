@@ -538,6 +538,9 @@ class _Machine:
         else:
             raise _Refused("sets the state of something that has none")
 
+    def _outside(self) -> None:
+        _no_outside(self)
+
     def _admitted_names(self) -> dict[tuple[str, str], _Name]:
         ndarray, memmap, factory = _Name(self._no_call), _Name(self._no_call), _Name(self._no_call)
         reconstruct = _Name(lambda kind, shape, code: self._new_array(kind in (ndarray, memmap)))
@@ -771,13 +774,13 @@ _STEPS: dict[bytes, Callable[[_Machine], object]] = {
     b"c": lambda m: m._find(m._line(), m._line()),
     b"\x93": _stack_global,
     b"R": _call_with_top,
-    b"b": _Machine._build,
+    b"b": lambda m: m._build(),
     b"i": _instance,
     b"o": _no_objects,
     b"\x81": _no_objects,
     b"\x92": _no_objects,
     b"P": _no_outside,
-    b"Q": _no_outside,
+    b"Q": lambda m: m._outside(),
     b"\x97": _no_outside,
     b"\x98": _no_outside,
     b"\x82": _refuse("names an extension of the copyreg module"),
