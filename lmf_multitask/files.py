@@ -67,15 +67,18 @@ def read_bytes(path: str | Path, most_bytes: int, error: type[UserError] = DataE
     Raises:
         UserError: (as `error`) it cannot be opened (see `open_regular`), or is larger.
     """
+    parts: list[bytes] = []
+    left = most_bytes + 1
     try:
         with open_regular(path, error) as file:
-            # Python reserves as much memory as it is asked to read
-            content = file.read(min(os.fstat(file.fileno()).st_size, most_bytes) + 1)
+            while block := file.read(min(left, 1 << 26)):  # Python reserves as much memory as it is asked to read
+                parts.append(block)
+                left -= len(block)
     except OSError as problem:
         raise error(f"{path}: must be a readable file, but {problem.strerror}. Check the path.") from None
-    if len(content) > most_bytes:
+    if left == 0:
         raise error(f"{path}: must have at most {most_bytes:,} bytes, but has more. Check the file.")
-    return content
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def read_text(path: str | Path, most_bytes: int = 1 << 24, error: type[UserError] = DataError) -> str:
