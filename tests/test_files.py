@@ -6,6 +6,8 @@ import hashlib
 import os
 import re
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from lmf_multitask.files import (
     open_regular,
     read_json,
     read_text,
+    remove_leftovers,
     sha256_of,
     write_json,
     write_manifest,
@@ -125,10 +128,15 @@ OPENING = re.compile(
 
 ALLOWED = {
     # what is opened there is not a file from outside
-    "files.py": {"os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)", "os.open(path, os.O_RDONLY)"},
+    "files.py": {
+        "os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)",  # open_regular
+        "os.open(path, os.O_RDONLY)",
+        "os.open(temporary, os.O_RDONLY)",
+        "os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)",
+    },
     "command_line.py": {"os.open(os.devnull, os.O_WRONLY)"},
     "pipeline/runs.py": {"os.open(self.folder, os.O_RDONLY)"},  # a lock on the folder
-    "runtime.py": {"info.read_text(errors='replace')"},  # /proc
+    "runtime.py": {"info.read_text(errors='replace')", "os.open(os.devnull, os.O_RDWR)"},  # /proc
     "installation.py": {"Path(path).read_text(errors='replace')"},  # /proc and /sys
     "strict_yaml.py": {"yaml.parse(text, _Loader)", "yaml.load(text, _Loader)"},
     "plugins.py": {"importlib.util.spec_from_file_location(name, file)", "spec.loader.exec_module(module)"},
@@ -288,3 +296,41 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkey
     monkeypatch.undo()
     assert names(tmp_path) == ["folder"]
     assert names(path) == ["old"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lmf_multitask.files import atomic_folder, atomic_write
+with atomic_folder(Path("exported")) as folder, atomic_write(Path("sample[1].pkl")) as file:
+    (folder / "model.json").write_text("{")
+    file.write(b"half")
+    if sys.argv[1] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("ready", flush=True)
+    input()
+"""
+
+
+def test_leftovers_of_a_killed_process_are_removed_by_the_next_that_writes_there(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, "kill"], cwd=tmp_path)
+    foreign = tmp_path / ".exported.notes.part"
+    foreign.touch()
+    assert len(list(tmp_path.glob(".*.part"))) == 3
+    write_text(tmp_path / "sample[1].pkl", "whole")
+    with atomic_folder(tmp_path / "exported"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [foreign.name, "exported", "sample[1].pkl"]
+
+
+def test_temporary_files_of_a_living_process_are_left_alone(tmp_path):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", KILLED, "live"], cwd=tmp_path, text=True, **pipes) as other:
+        assert other.stdout.readline() == "ready\n"
+        write_text(tmp_path / "sample[1].pkl", "ours")
+        remove_leftovers(tmp_path)
+        assert len(list(tmp_path.glob(".*.part"))) == 2
+        other.communicate("\n")
+    assert (tmp_path / "sample[1].pkl").read_text() == "half"
+    assert (tmp_path / "exported" / "model.json").read_text() == "{"
+    assert len(list(tmp_path.iterdir())) == 2
