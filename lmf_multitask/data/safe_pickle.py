@@ -297,7 +297,9 @@ class _DType:
 
     _SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}
 
-    def __init__(self, code: Any) -> None:
+    def __init__(self, code: Any, align: Any = False, copy: Any = True) -> None:
+        if align or not copy:  # numpy would give a type that takes no state, or another layout
+            raise _Refused("describes a type wrongly")
         code = _text(code)
         match = re.fullmatch(r"[<>|=]?([a-zA-Z])(\d{0,7})", code)
         if match is None or match[1] not in "biufcSUOMmV":
@@ -555,7 +557,7 @@ class _Machine:
         names = {
             ("numpy", "ndarray"): ndarray,
             ("numpy", "memmap"): memmap,
-            ("numpy", "dtype"): _Name(lambda code, align=False, copy=True: _DType(code)),
+            ("numpy", "dtype"): _Name(_DType),
             ("_codecs", "encode"): _Name(self._encode),
             ("collections", "OrderedDict"): _Name(self._new_dict),
             ("collections", "defaultdict"): _Name(lambda factory=None, *items: self._new_dict(*items)),

@@ -176,6 +176,10 @@ def described(value, depth=12):
         value = value.astype(value.dtype.newbyteorder("="))
         raw = (value.view("u1") != 0).tolist() if value.dtype.kind == "b" and value.ndim else value.tolist()
         return f"array {value.dtype} {value.shape} {raw!r}"
+    if isinstance(value, (safe_pickle._Name, type)) or callable(value):
+        return "name"
+    if isinstance(value, (safe_pickle._DType, np.dtype)):
+        return f"type {np.dtype(getattr(value, 'dtype', value)).newbyteorder('=')}"
     if isinstance(value, np.generic):
         value = value.item()
     value = bytes(value) if isinstance(value, bytearray) else value
