@@ -40,7 +40,16 @@ from lmf_multitask.data.schema import sort_emotions
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.evaluation.predictions import Predictions, join_emotions, read_predictions
 from lmf_multitask.evaluation.robustness import ROBUSTNESS_FILE
-from lmf_multitask.files import MANIFEST, read_json, remove_leftovers, sha256_of, write_json, write_manifest, write_text
+from lmf_multitask.files import (
+    MANIFEST,
+    open_regular,
+    read_json,
+    remove_leftovers,
+    sha256_of,
+    write_json,
+    write_manifest,
+    write_text,
+)
 from lmf_multitask.pipeline.settings import ExperimentConfig, settings_from
 from lmf_multitask.strict_yaml import read_yaml
 
@@ -317,6 +326,8 @@ class Run:
     @contextmanager
     def logging_to_file(self) -> Iterator[None]:
         """Copies everything that the package logs inside the block to train.log."""
+        if (self.folder / LOG_FILE).exists():  # a pipe would never open
+            open_regular(self.folder / LOG_FILE, RunError).close()
         handler = logging.FileHandler(self.folder / LOG_FILE, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         loggers = [logging.getLogger("lmf_multitask"), logging.getLogger("py.warnings")]
