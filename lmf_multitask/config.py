@@ -417,6 +417,23 @@ class DataConfig:
     max_length: int | None = setting(
         default=None, help="longest sequence, in steps; the rest of longer ones is cut", ge=1, le=65536
     )
+    labels: list[str] | None = setting(
+        default=None, help="label columns (or arrays) of a table; null: those named like emotions", min_length=1
+    )
+    class_column: str | None = setting(
+        default=None, help="column with one class per clip, each of which becomes a task; null: see the documentation"
+    )
+    split_column: str | None = setting(
+        default=None, help="column that names the split of each clip, in a single file; null: split, if there is one"
+    )
+    audio: str | None = setting(
+        default=None, help="column, array, folder or file with the audio features; null: audio, covarep or acoustic"
+    )
+    video: str | None = setting(default=None, help="the same of video; null: video, facet, visual or vision")
+    text: str | None = setting(default=None, help="the same of text; null: text, glove, words or language")
+    feature_root: str | None = setting(
+        default=None, help="folder that .npy paths in tables start from and may not leave; null: that of the table"
+    )
     cache_dir: str | None = setting(
         default=None, help="folder of the Arrow cache; null takes that of datasets", min_length=1
     )

@@ -83,9 +83,7 @@ def load(
     """
     config = config or DataConfig()
     path = Path(path or builtin_sample()).expanduser()
-    source = open_source(
-        path, emotions=emotions, label_column=config.label_column, max_length=config.max_length, scan=False
-    )
+    source = open_source(path, emotions=emotions, config=config, scan=False)
     lacking = [split for split in SPLITS if split not in source.split_names]
     if lacking:
         raise DataError(
@@ -149,9 +147,7 @@ def inspect(path: str | Path, emotions: Sequence[str] | None = None, config: Dat
         DataError: see `load`.
     """
     config = config or DataConfig()
-    source = open_source(
-        path, emotions=emotions, label_column=config.label_column, max_length=config.max_length, scan=False
-    )
+    source = open_source(path, emotions=emotions, config=config, scan=False)
     with naming(source.path):
         facts = cache.inspect(source, config.non_finite)
     assert facts is not None

@@ -14,18 +14,19 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
+from lmf_multitask.config import DataConfig
 from lmf_multitask.data.columns import shorten
-from lmf_multitask.data.modality import MODALITIES, find_modality
+from lmf_multitask.data.modality import MODALITIES, find_modality, modality_of_extractor
 from lmf_multitask.data.safe_pickle import read_pickle
 from lmf_multitask.data.schema import SPLITS
-from lmf_multitask.errors import DataError
+from lmf_multitask.errors import DataError, suggestion
 from lmf_multitask.files import open_regular, sha256_of
 
 Block = tuple[list[str], dict[str, np.ndarray]]
@@ -45,14 +46,12 @@ class Reading:
     Attributes:
         split: the only split to open; None opens all. A file without splits is opened as a whole in any case.
         emotions: names of the emotions, for files that do not name them, and for label columns that no known emotion names.
-        label_column: which column of one-hot labels means "present"; None decides by evidence.
-        max_length: longest sequence, in steps; None: no limit.
+        config: how to read the file.
     """
 
     split: str | None = None
     emotions: tuple[str, ...] | None = None
-    label_column: int | None = None
-    max_length: int | None = None
+    config: DataConfig = field(default_factory=DataConfig)
 
 
 class Candidate:
@@ -113,7 +112,7 @@ class Source(ABC):
         notes: what was decided about the file, one sentence each.
         label_column: which of the two columns of one-hot labels means "present"; None for other kinds of labels. May be
             set by `labels`.
-        cut: split -> modality -> number of clips that `blocks` has shortened to `Reading.max_length`.
+        cut: split -> modality -> number of clips that `blocks` has shortened to ``max_length``.
     """
 
     layout: ClassVar[str]
@@ -217,6 +216,9 @@ class Source(ABC):
     @cached_property
     def hashes(self) -> dict[str, str]:
         """Name of each file (empty for a single one) -> SHA-256 of its content, read through its only handle."""
+        return self._file_hashes()
+
+    def _file_hashes(self) -> dict[str, str]:
         found = {}
         for path in self.files:
             file = self._files[path][0]
@@ -240,6 +242,11 @@ class Source(ABC):
         return DataError(f"{self.path}: {message}")
 
     # -- for subclasses
+
+    def _checked_labels(self, values: np.ndarray, where: str) -> np.ndarray:
+        """Labels `[N, T]` of `emotions` as float32."""
+        columns = [binary_labels(values[:, t], f"{where} {name!r}") for t, name in enumerate(self.emotions)]
+        return np.stack(columns, axis=1)
 
     def _open(self, path: Path) -> BinaryIO:
         """Opens a file of a folder, once; it must not be a link."""
@@ -288,8 +295,9 @@ class Source(ABC):
                 )
             if len(shape) == 1 and MODALITIES[modality].sequence:
                 shape = (1, *shape)
-            if len(shape) == 2 and self.reading.max_length is not None:
-                shape = (min(shape[0], self.reading.max_length), shape[1])
+            longest = self.reading.config.max_length
+            if len(shape) == 2 and longest is not None:
+                shape = (min(shape[0], longest), shape[1])
             self.shapes[modality] = shape
 
     def _fitted(self, split: str, modality: str, values: np.ndarray) -> np.ndarray:
@@ -308,8 +316,7 @@ def open_source(
     split: str | None = None,
     *,
     emotions: Sequence[str] | None = None,
-    label_column: int | None = None,
-    max_length: int | None = None,
+    config: DataConfig | None = None,
     scan: bool = True,
 ) -> Source:
     """Opens a data file or folder of any known layout, and checks its structure.
@@ -319,15 +326,14 @@ def open_source(
         split: ``train``, ``validation`` or ``test`` opens only this split; None opens all. A file without splits is always
             opened as a whole, as the split ``all``.
         emotions: see `Reading`.
-        label_column: see `Reading`.
-        max_length: see `Reading`.
+        config: see `Reading`.
         scan: False leaves out `Source.scan`.
 
     Raises:
         DataError: it is missing, damaged, hostile or of an unknown layout, or lacks the split.
     """
     candidate = Candidate(path)
-    reading = Reading(split, None if emotions is None else tuple(emotions), label_column, max_length)
+    reading = Reading(split, None if emotions is None else tuple(emotions), config or DataConfig())
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     with naming(candidate.path):
@@ -353,18 +359,32 @@ def naming(path: Path) -> Iterator[None]:
         raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
-def rename_modalities(names: Sequence[str], where: str) -> dict[str, str]:
+def rename_modalities(
+    names: Sequence[str], where: str, chosen: Mapping[str, str] | None = None, choices: Sequence[str] = ()
+) -> dict[str, str]:
     """Modality -> the name under which a file has it; the first known alias wins.
 
+    Args:
+        names: what may hold features.
+        where: the file, for messages.
+        chosen: modality -> the name that the user chose.
+        choices: further names that may be chosen.
+
     Raises:
-        DataError: there is none, or one is misspelt.
+        DataError: there is none, one is misspelt, or a chosen one does not exist.
     """
     from difflib import get_close_matches
 
-    found: dict[str, str] = {}
+    found = dict(chosen or {})
+    for modality, name in found.items():
+        if name not in (*names, *choices):
+            shown = _shown(sorted({*names, *choices}))
+            hint = suggestion(name, [*names, *choices]) or " Choose among these."
+            raise DataError(f"{where} must have {name!r} of data.{modality}, but has {shown}.{hint}")
+    names = [name for name in names if name not in found.values()]
     for name in names:
         modality = find_modality(name.lower())
-        if modality is not None:
+        if modality is not None and modality not in (chosen or {}):
             aliases = MODALITIES[modality].aliases
             known = found.get(modality)
             if known is None or aliases.index(name.lower()) < aliases.index(known.lower()):
@@ -378,8 +398,43 @@ def rename_modalities(names: Sequence[str], where: str) -> dict[str, str]:
             )
     if not found:
         shown = ", ".join(sorted(name[:40] for name in names)[:12]) or "nothing"
-        raise DataError(f"{where} must have at least one of {', '.join(MODALITIES)}, but has {shown}. Check the names.")
+        raise DataError(
+            f"{where} must have at least one of {', '.join(MODALITIES)}, but has {shown}. Rename them, or choose them with "
+            "--data.audio, --data.video and --data.text."
+        )
     return {modality: found[modality] for modality in MODALITIES if modality in found}
+
+
+def guess_modalities(names: Sequence[str], where: str, chosen: Mapping[str, str]) -> dict[str, str]:
+    """Modality -> the folder or file whose name tells that modality, or that the user chose.
+
+    Raises:
+        DataError: several could be meant, none is, or a chosen one does not exist.
+    """
+    found: dict[str, str] = {}
+    for modality in MODALITIES:
+        own = [name for name in names if modality_of_extractor(name) == modality and name not in chosen.values()]
+        if modality in chosen:
+            own = [chosen[modality]]
+            if own[0] not in names:
+                hint = suggestion(own[0], names) or " Choose among these."
+                raise DataError(f"{where} must have {own[0]!r} of data.{modality}, but has {_shown(names)}.{hint}")
+        elif len(own) > 1:
+            raise DataError(
+                f"{where} must have one set of {modality} features, but has {_shown(own)}. Choose one with --data.{modality}."
+            )
+        if own:
+            found[modality] = own[0]
+    if not found:
+        raise DataError(
+            f"{where} must have features of {', '.join(MODALITIES)}, but has {_shown(names)}. Choose them with --data.audio, "
+            "--data.video and --data.text."
+        )
+    return found
+
+
+def _shown(names: Iterable[str]) -> str:
+    return ", ".join(ascii(name)[1:-1][:60] for name in list(names)[:12]) or "nothing"
 
 
 def binary_labels(values: np.ndarray, where: str) -> np.ndarray:

@@ -70,7 +70,7 @@ class SavedDataset(TableSource):
     def mapped(self) -> Mapping[str, Any] | None:
         """The data sets themselves, if no column needs a conversion."""
         shapes = {modality: _fixed_shape(self._first_type(modality)) for modality in MODALITIES}
-        if self.reading.max_length is not None or not self.emotions or None in shapes.values():
+        if self.reading.config.max_length is not None or not self.emotions or None in shapes.values():
             return None
         types = dataset_features({modality: shape or () for modality, shape in shapes.items()}, self.emotions)
         for part in self._datasets.values():
