@@ -272,8 +272,8 @@ show good.pkl | invalid choice: 'show' (choose from 'inspect', 'sample')
 inspect | FILE must be given. See --help.
 inspect nowhere.pkl | nowhere.pkl: must be a readable file, but No such file or directory.
 inspect good.pkl extra | unknown option 'extra'. See --help.
-inspect good.pkl --label_column 2 | label_column
-inspect good.pkl --label_column one | label_column
+inspect good.pkl --data.label_column 2 | label_column
+inspect good.pkl --data.label_column one | label_column
 inspect hostile.pkl | but names os.system (at byte 11). Nothing of it was run
 inspect path.pkl | an emotion's name must consist of at most 64 letters
 inspect pipe | pipe: must be a regular file, but is a pipe or a device.
