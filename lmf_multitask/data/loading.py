@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import datasets
 import numpy as np
@@ -46,6 +46,7 @@ class LoadedData:
         report: text of ``lmf data inspect``: what was found and decided.
         notes: what was decided about the file, and warnings, one line each: for the console of train and evaluate.
         label_column: which column of one-hot labels means "present"; None for other kinds of labels.
+        quality: repeated clips and ids, and outliers, for ``metrics.json``; see `cache.Facts`.
     """
 
     dataset: datasets.DatasetDict
@@ -54,6 +55,7 @@ class LoadedData:
     report: str
     notes: list[str]
     label_column: int | None
+    quality: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -103,7 +105,8 @@ def load(
         part.info.description = facts.report
     columns = column_arrays(selected["train"])
     inputs = {name: Input(tuple(columns[name].shape[1:]), facts.padding[name]) for name in MODALITIES}
-    return LoadedData(selected, emotion_names(selected["train"]), inputs, facts.report, facts.notes, facts.label_column)
+    names = emotion_names(selected["train"])
+    return LoadedData(selected, names, inputs, facts.report, facts.notes, facts.label_column, facts.quality)
 
 
 def load_iemocap(
