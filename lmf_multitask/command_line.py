@@ -24,7 +24,9 @@ class CommandParser(argparse.ArgumentParser):
         """Takes argparse's settings; option names must be written out."""
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **given)
         self.add_argument(
-            "--plugin", metavar="FILE.py", help="a Python file that registers fusions, encoders or metrics"
+            "--plugin",
+            metavar="FILE.py",
+            help="Python file that registers fusions, encoders or metrics; may be repeated",
         )
         self.add_argument("--debug", action="store_true", help="show the whole log, and errors with their traceback")
 
@@ -41,8 +43,12 @@ class CommandParser(argparse.ArgumentParser):
         raise ConfigError(message if message.endswith("?") else f"{message.rstrip('.')}. See --help.")
 
     def known_options(self) -> list[str]:
-        """Names of all options."""
-        return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        """Names of all options, those of subcommands included."""
+        found = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                found += [name for parser in action.choices.values() for name in parser.known_options()]
+        return found
 
     def _unknown(self, text: str) -> str:
         option = text.split("=")[0]

@@ -49,7 +49,7 @@ def kind_setting(table: Table, default: Mapping[str, Any], help: str) -> Any:
     Args:
         table: gives name -> class; a class has its settings class as ``Settings``.
         default: kind and settings where nothing is given.
-        help: what the kinds are.
+        help: what the kinds are for; each kind is described by the first line of its class.
     """
     extra: Any = {"table": table, "default": dict(default)}
     return Field(default_factory=lambda: build_kind(table(), default), description=help, json_schema_extra=extra)
@@ -73,7 +73,7 @@ def settings(cls: type[T]) -> type[T]:
     """Makes a settings class: a strict pydantic dataclass whose errors are `ConfigError`s of one line.
 
     Nested settings may be given as mappings. A check of the class's own (a pydantic validator) raises a `ValueError` whose
-    text goes on after the name of the setting: ``must be ..., but got ...``.
+    text goes on after the name of the setting: ``must be ..., but got ...``; a check of several settings names them itself.
     """
     made: Any = pydantic.dataclasses.dataclass(cls, kw_only=True, config=_CONFIG)
     made.__lmf_check__ = made.__init__
@@ -199,7 +199,7 @@ def options(cls: type, prefix: str = "") -> Iterator[Option]:
             kind = kind_of(table, default)
             kinds = [f"{one}: {_first_line(cls)}" for one, cls in table.items()]
             help = f"{field.description}. {'; '.join(kinds)}"
-            yield Option(f"{dotted}.kind", Literal[tuple(table)], kind, help)  # type: ignore[valid-type]
+            yield Option(f"{dotted}.kind", Literal[tuple(table)], kind, help)
             yield from _kind_options(table, kind, default, dotted)
         elif is_settings(hints[name]):
             yield from options(hints[name], f"{dotted}.")
@@ -265,7 +265,18 @@ def _hints(cls: Any) -> dict[str, Any]:
 
 def _table(field: FieldInfo) -> Mapping[str, Any] | None:
     extra: Any = field.json_schema_extra
-    return extra["table"]() if isinstance(extra, dict) and "table" in extra else None
+    if not isinstance(extra, dict) or "table" not in extra:
+        return None
+    table: Mapping[str, Any] = extra["table"]()
+    names: dict[Any, str] = {}
+    for name, cls in table.items():
+        if cls.Settings in names:  # a subclass of another kind; `kind_of` could not tell them apart
+            raise ConfigError(
+                f"the kinds {names[cls.Settings]} and {name} must have different Settings, but got the same. "
+                f"Derive a settings class for {name}."
+            )
+        names[cls.Settings] = name
+    return table
 
 
 def _fill(made: Any, values: Mapping[str, Any], where: str, of: str = "") -> None:
@@ -338,7 +349,7 @@ def _sentences(error: ValidationError, hints: Mapping[str, Any], where: str) -> 
             parts = [part for part in type_parts(hints[str(place[0])]) if part is not type(None)]
             place = place[:1] if len(parts) > 1 else place  # of a union, the rest names the member
         path = where + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
-        path = path.removeprefix(".") or "the settings"
+        path = path.removeprefix(".")
         if one["type"] == "value_error":  # a check of ours
             found[path] = [str(one["ctx"]["error"])]
             continue
@@ -350,7 +361,7 @@ def _sentences(error: ValidationError, hints: Mapping[str, Any], where: str) -> 
     return [
         f"{path} must be {' or '.join(dict.fromkeys(rules))}, but got {_short(values[path])}."
         if path in values
-        else f"{path} {rules[0]}"
+        else f"{path} {rules[0]}".lstrip()  # a check of several settings together names them itself
         for path, rules in found.items()
     ]
 
@@ -421,21 +432,29 @@ class DataConfig:
         default=None, help="label columns (or arrays) of a table; null: those named like emotions", min_length=1
     )
     class_column: str | None = setting(
-        default=None, help="column with one class per clip, each of which becomes a task; null: see the documentation",
+        default=None,
+        help="column with one class per clip, each of which becomes a task; null: see the documentation",
         min_length=1,
     )
     split_column: str | None = setting(
-        default=None, help="column that names the split of each clip, in a single file; null: split, if there is one",
+        default=None,
+        help="column that names the split of each clip, in a single file; null: split, if there is one",
         min_length=1,
     )
     audio: str | None = setting(
-        default=None, help="column, array, folder or file with the audio features; null: audio, covarep or acoustic",
+        default=None,
+        help="column, array, folder or file with the audio features; null: audio, covarep or acoustic",
         min_length=1,
     )
-    video: str | None = setting(default=None, help="the same of video; null: video, facet, visual or vision", min_length=1)
-    text: str | None = setting(default=None, help="the same of text; null: text, glove, words or language", min_length=1)
+    video: str | None = setting(
+        default=None, help="the same of video; null: video, facet, visual or vision", min_length=1
+    )
+    text: str | None = setting(
+        default=None, help="the same of text; null: text, glove, words or language", min_length=1
+    )
     feature_root: str | None = setting(
-        default=None, help="folder that .npy paths in tables start from and may not leave; null: that of the table",
+        default=None,
+        help="folder that .npy paths in tables start from and may not leave; null: that of the table",
         min_length=1,
     )
     cache_dir: str | None = setting(

@@ -109,6 +109,15 @@ def test_wrong_options(parser, arguments, message):
     assert str(caught.value) == message
 
 
+def test_options_of_subcommands_are_suggested():
+    parser = CommandParser(prog="test")
+    parser.add_subparsers(dest="what").add_parser("inspect").add_argument("--label_column")
+    with pytest.raises(ConfigError, match="unknown option '--label_colum'. Did you mean '--label_column'?"):
+        parser.parse_args(["inspect", "--label_colum", "1"])
+    with pytest.raises(ConfigError, match=r"what: must be one of inspect, but got 'inspct'. Did you mean 'inspect'\?"):
+        parser.parse_args(["inspct"])
+
+
 def test_suggestions():
     assert suggestion("sed", ["seed", "device"]) == " Did you mean 'seed'?"
     assert suggestion("--rank", ["--model.fusion.rank", "--rang"]) == " Did you mean '--model.fusion.rank'?"

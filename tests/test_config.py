@@ -313,6 +313,38 @@ def test_a_new_kind_is_an_entry_of_its_table():
     assert message_of(build, Config, {"part": {"inner": {"size": 0}}}).startswith("part.inner.size must be")
 
 
+def test_kinds_must_have_settings_of_their_own():
+    """A subclass that inherits them would be taken for its parent."""
+
+    class First:
+        @settings
+        class Settings:
+            size: int = setting(default=3, help="size")
+
+    class Second(First):
+        pass
+
+    table = {"first": First, "second": Second}
+
+    @settings
+    class Config:
+        part: object = kind_setting(table=lambda: table, default={"kind": "first"}, help="part")
+
+    message = (
+        "the kinds first and second must have different Settings, but got the same. Derive a settings class for second."
+    )
+    assert message_of(build, Config, {"part": {"kind": "second"}}) == message
+
+    @settings
+    class Derived(First.Settings):
+        depth: int = setting(default=1, help="depth", ge=1)
+
+    Second.Settings = Derived
+    found = build(Config, {"part": {"kind": "second", "size": 5}})
+    assert to_dict(found) == {"part": {"kind": "second", "size": 5, "depth": 1}}
+    assert message_of(build, Config, {"part": {"kind": "second", "depth": 0}}).startswith("part.depth must be")
+
+
 def test_varied_settings():
     names = varied_settings()
     assert {"model.fusion.kind", "model.encoders.audio.kind", "training.learning_rate", "model.modalities"} <= set(

@@ -34,6 +34,13 @@ def layer_of(module):
     return 0 if module in COMMANDS else next((n for n, parts in enumerate(LAYERS, start=1) if part in parts), 0)
 
 
+def names_of(node):
+    """What an import statement names."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+
+
 def imports_of(path, at_import_time=False):
     """Modules that a file names in import statements, but for those that only type checkers read."""
 
@@ -44,12 +51,9 @@ def imports_of(path, at_import_time=False):
             children = []
         else:
             children = ast.iter_child_nodes(node)
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            assert getattr(node, "level", 0) == 0, f"{path}: relative import"
+            yield from names_of(node)
         for child in children:
             yield from walk(child)
 
@@ -147,6 +151,18 @@ def test_tasks_and_settings_need_no_paddle_to_be_imported():
 def test_the_pipeline_needs_no_datasets_to_be_imported_below_data():
     for module in below("models", "deployment", "evaluation", "config", "runtime", "tasks"):
         assert "datasets" not in libraries(module, at_import_time=True), module
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_paddle_is_loaded_without_its_noise(module):
+    """Whichever module comes first: at the top of a file, Paddle stands below `with quiet_imports()`."""
+    loud = [
+        node.lineno
+        for node in ast.parse(MODULES[module].read_text(encoding="utf-8")).body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        and any(name.partition(".")[0] in ("paddle", "paddlenlp") for name in names_of(node))
+    ]
+    assert loud == []
 
 
 def test_no_module_is_for_everything():

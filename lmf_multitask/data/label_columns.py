@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,8 @@ def choose(kinds: Mapping[str, str], reading: Reading, where: str) -> Choice:
         chosen = [
             name
             for name, kind in kinds.items()
-            if (name.lower() in KNOWN_EMOTIONS or name in wanted) and not (kind == TEXT and name.lower() in _CLASS_COLUMNS)
+            if (name.lower() in KNOWN_EMOTIONS or name in wanted)
+            and not (kind == TEXT and name.lower() in _CLASS_COLUMNS)
         ]
     for name in chosen:
         if kinds[name] != NUMBER:
@@ -119,7 +121,7 @@ class Classes:
             DataError: they are no classes: too many, or numbers that are not whole.
         """
         self._where = f"{where}: column {column!r}"
-        found = {value for value in values if not _unannotated(value)}
+        found: set[Any] = {value for value in values if not _unannotated(value)}
         if len(found) > _MOST_CLASSES:
             raise DataError(
                 f"{self._where} must hold at most {_MOST_CLASSES} classes, but holds {len(found):,} different values. Choose the "
@@ -132,10 +134,12 @@ class Classes:
                 f"{self._where} must hold classes, but holds {fractional:g}. Choose label columns with --data.labels."
             )
         self.binary = names is None and bool(numbers) and set(numbers) <= {0, 1} and len(numbers) == len(found)
-        self._task: dict[object, str] = {}
+        self._task: dict[Any, str] = {}
         for value in numbers:
             if names is not None and not value < len(names):
-                raise DataError(f"{self._where} must hold classes below {len(names)}, but holds {value:g}. Check the file.")
+                raise DataError(
+                    f"{self._where} must hold classes below {len(names)}, but holds {value:g}. Check the file."
+                )
             text = names[int(value)] if names is not None else f"{column}_{int(value)}"
             self._task[value] = emotion_of(text)
         texts = sorted(value for value in found if isinstance(value, str))
@@ -167,10 +171,10 @@ class Classes:
         return found
 
 
-def _unannotated(value: object) -> bool:
+def _unannotated(value: Any) -> bool:
     if isinstance(value, str):
         return value.strip().lower() in _UNANNOTATED
-    return value is None or value != value or value < 0  # type: ignore[operator]
+    return value is None or value != value or value < 0
 
 
 def _existing(name: str, kinds: Mapping[str, str], where: str, option: str) -> str:

@@ -180,7 +180,9 @@ def convert(
         raise DataError(f"{folder}: must not exist or be an empty folder, but is neither. Choose another one.")
     source = open_source(path, emotions=emotions, config=config, scan=False)
     if ALL in source.split_names:
-        raise DataError(f"{source.path}: must have splits, but has none. Name the column of splits: --data.split_column.")
+        raise DataError(
+            f"{source.path}: must have splits, but has none. Name the column of splits: --data.split_column."
+        )
     with naming(source.path):
         dataset, _ = cache.cached(source, config.non_finite, config.cache_dir)
     found = {}

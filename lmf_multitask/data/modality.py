@@ -47,7 +47,19 @@ MODALITIES = {
         Modality(
             "text",
             ("glove", "text", "words", "language"),
-            ("bert", "bloom", "llama", "gpt", "baichuan", "electra", "xlnet", "qwen", "word2vec", "wordvectors", "sentence"),
+            (
+                "bert",
+                "bloom",
+                "llama",
+                "gpt",
+                "baichuan",
+                "electra",
+                "xlnet",
+                "qwen",
+                "word2vec",
+                "wordvectors",
+                "sentence",
+            ),
             sequence=True,
         ),
     )

@@ -31,10 +31,9 @@ from lmf_multitask.errors import ConfigError, RunError, TrainingError
 from lmf_multitask.evaluation.statistics import seed_summary
 from lmf_multitask.evaluation.tables import number
 from lmf_multitask.files import read_text, remove_leftovers, write_json, write_text
-from lmf_multitask.models.lmf import check_size
 from lmf_multitask.pipeline.launcher import train_all
 from lmf_multitask.pipeline.runs import HISTORY_FILE, Run, check_no_links
-from lmf_multitask.pipeline.stages import Prepared, load
+from lmf_multitask.pipeline.stages import Prepared, check_network, load
 from lmf_multitask.searching.driver import run_trials
 from lmf_multitask.searching.page import write_search
 from lmf_multitask.searching.results import Retrained, SearchResult, Trial, spread
@@ -141,7 +140,9 @@ def _check_folder(folder: Path) -> bool:
             check_no_links(folder, path)
         study = folder / STUDY_FILE
         if study.exists() and not study.is_file():
-            raise RunError(f"{study}: must be the study of a search, but is no regular file. Choose another --output_dir.")
+            raise RunError(
+                f"{study}: must be the study of a search, but is no regular file. Choose another --output_dir."
+            )
         return True
     if found:
         raise RunError(f"{folder}: must be empty or a search, but holds {found[0]!r}. Choose another --output_dir.")
@@ -172,7 +173,7 @@ def _check_sizes(config: SearchConfig, prepared: Prepared) -> None:
     for dimension in config.dimensions():
         for value in dimension.choices or (dimension.high,):
             model = replaced(config.experiment, dimension.assigned(value)).model
-            check_size(prepared.data.inputs, prepared.data.emotions, model)
+            check_network(prepared.data, model)
 
 
 # -- results
@@ -209,8 +210,8 @@ def _result(study: Study, config: SearchConfig, folder: Path, splits: Mapping[st
 def _write(result: SearchResult, config: SearchConfig, folder: Path, plan: Plan) -> None:
     best = result.best(max(SHOWN, plan.retrain))
     for path in folder.glob("best-*.yaml"):
-        rank = path.stem.removeprefix("best-")
-        if rank.isdecimal() and int(rank) > len(best):  # of an earlier call that retrained more
+        number_of_file = path.stem.removeprefix("best-")
+        if number_of_file.isdecimal() and int(number_of_file) > len(best):  # of an earlier call that retrained more
             path.unlink()
     for rank, trial in enumerate(best, 1):
         write_text(folder / f"best-{rank}.yaml", _best_yaml(result, trial, rank, config, folder))
@@ -316,7 +317,7 @@ def kept_value(run: Run, column: str) -> float:
         RunError: the history does not have it.
     """
     path = run.check_unchanged(HISTORY_FILE)
-    rows = csv.DictReader(io.StringIO(read_text(path, _MOST_HISTORY, RunError)))
+    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(read_text(path, _MOST_HISTORY, RunError))))
     row = kept_row([{**row, "best": float(row.get("best") or 0)} for row in rows])
     if row is None or not row.get(column):
         raise RunError(f"{path}: must have {column} of the kept epoch, but does not. Remove that folder.")

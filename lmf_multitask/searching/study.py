@@ -192,8 +192,9 @@ def _pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
 def _distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution:
     if dimension.choices:
         return optuna.distributions.CategoricalDistribution(dimension.stored_choices())
-    kind = optuna.distributions.IntDistribution if dimension.whole else optuna.distributions.FloatDistribution
-    return kind(dimension.low, dimension.high, log=dimension.log)
+    if dimension.whole:
+        return optuna.distributions.IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
+    return optuna.distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.log)
 
 
 @contextmanager
@@ -204,7 +205,9 @@ def _one_line(path: Path) -> Iterator[None]:
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         reason = " ".join(str(getattr(error, "orig", None) or error.__cause__ or error).split()).rstrip(".")[:200]
         if "locked" in reason:
-            raise RunError(f"{path}: must not be in use, but another process has locked it. Wait until it ends.") from error
+            raise RunError(
+                f"{path}: must not be in use, but another process has locked it. Wait until it ends."
+            ) from error
         raise RunError(f"{path}: must be the study of a search, but {reason}. Choose another --output_dir.") from error
 
 

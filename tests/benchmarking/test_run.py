@@ -24,7 +24,9 @@ def test_quick(tmp_path, capsys):
     fusion = 8 * 64 * (33 + video + 1 + 65) + 8 + 64 + 4 * 65 * 2
     assert found["multitask, fusion lmf"]["parameters"] == encoders + fusion
     for one in found.values():
-        assert all(0 < low <= median <= high for median, low, high in (one["training"], one["inference"], one["latency"]))
+        assert all(
+            0 < low <= median <= high for median, low, high in (one["training"], one["inference"], one["latency"])
+        )
 
 
 def test_everything_in_turn():

@@ -72,7 +72,7 @@ def test_a_sample_is_written_under_a_seed(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "a.pkl").read_bytes() == (tmp_path / "c.pkl").read_bytes()
 
 
-def test_seeds_and_scales_that_there_are(tmp_path, monkeypatch, capsys):
+def test_seeds_and_scales(tmp_path, monkeypatch, capsys):
     asked = []
     (tmp_path / "written").write_bytes(b"x")
     monkeypatch.setattr(sample, "write_sample", lambda *arguments: asked.append(arguments) or tmp_path / "written")

@@ -34,7 +34,7 @@ def test_numbers_that_are_not_finite_are_counted_and_replaced():
 
 
 @pytest.mark.parametrize(("odd", "said"), [(np.nan, "1 NaN and 0"), (-np.inf, "0 NaN and 1")])
-def test_or_refused(odd, said):
+def test_numbers_that_are_not_finite_can_be_refused(odd, said):
     features = np.array([[odd, 1.0]], "f4")
     with pytest.raises(DataError, match=f"video must be finite, but has {said} infinite values. Use --data.non_finite"):
         clean(features, "video", "error")
@@ -151,7 +151,7 @@ def test_every_line_of_a_report():
         ([[1, np.nan], [np.nan, 1]], "several can be present in one clip"),
     ],
 )
-def test_how_emotions_go_together(labels, relation):
+def test_relations_between_emotions(labels, relation):
     found = report_on(audio=[[[1.0]] * 2], text=[["x"] * 2], labels=labels)
     assert found["emotions"] == [f"calm, tense ({relation})"]
 
@@ -168,7 +168,7 @@ def test_shares_are_of_the_annotated_clips():
     assert alone["clips"][2].split(maxsplit=1) == ["calm", "3 (75.0%)"]
 
 
-def test_a_modality_that_is_nowhere():
+def test_a_modality_that_is_missing_everywhere():
     found = report_on(audio=[[[0.0]] * 2] * 2, text=[["."] * 2, ["x", "."]])
     assert found["audio"] == ["missing in every clip (all zero)"]
     assert found["text"][0].endswith("all finite; all zero in 3 of 4 clips")

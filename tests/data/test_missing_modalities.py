@@ -142,7 +142,7 @@ def test_columns_match_the_inputs_of_a_model():
     assert match_inputs(columns, other_length, ["text"], "x.pkl")["text"] is columns["text"]
 
 
-def test_what_is_missing_in_training_data_is_told(write_pickle, caplog):
+def test_modalities_missing_in_training_data_are_logged(write_pickle, caplog):
     tree = lacking("video")
     for splits in tree.values():
         splits["train"]["covarep"][2:5] = 0
@@ -159,7 +159,7 @@ def test_what_is_missing_in_training_data_is_told(write_pickle, caplog):
     ]
 
 
-def test_something_must_be_left(write_pickle):
+def test_all_modalities_missing_is_an_error(write_pickle):
     data = load_iemocap(write_pickle(lacking("video", "audio")))
     assert missing_in_train(data, ["audio", "video", "text"]) == ["audio", "video"]
     message = (
@@ -198,7 +198,7 @@ def test_null_rows_of_a_table_to_predict_are_zeros(tmp_path, size):
         np.testing.assert_array_equal(np.concatenate([block[name] for block in blocks]), values)
 
 
-def test_columns_of_nulls_are_as_if_they_were_not_there(tmp_path):
+def test_columns_of_nulls_are_missing_modalities(tmp_path):
     _, lists = with_nulls(3, {"video": range(3)})
     datasets.Dataset.from_dict(lists).to_parquet(tmp_path / "x.parquet")
     assert sorted(open_source(tmp_path / "x.parquet").shapes) == ["audio", "text"]

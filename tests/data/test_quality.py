@@ -17,7 +17,9 @@ def found_in(splits, labels):
         for start in range(0, len(rows), 2):  # block by block
             part = rows[start : start + 2]
             values = np.array([[value] for _, value in part], "f4")
-            repetitions.take(split, [name for name, _ in part], {"audio": values, "video": np.zeros((len(part), 1), "f4")})
+            repetitions.take(
+                split, [name for name, _ in part], {"audio": values, "video": np.zeros((len(part), 1), "f4")}
+            )
     return repetitions.facts({split: np.array(own, "f4") for split, own in labels.items()})
 
 

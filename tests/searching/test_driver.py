@@ -132,7 +132,9 @@ def test_what_a_trial_is(child, tmp_path, caplog):
 
 def test_pruning_is_by_the_median_of_the_finished_at_the_same_epoch(child, tmp_path):
     """Against the rule written out in numpy."""
-    trials = run(tmp_path / "search", settings(sampler="random", pruning=PruningConfig(startup_trials=3, warmup_epochs=2)), 16)
+    trials = run(
+        tmp_path / "search", settings(sampler="random", pruning=PruningConfig(startup_trials=3, warmup_epochs=2)), 16
+    )
     finished = []
     for trial in trials:
         curve = [1 - trial.settings["training.learning_rate"] + epoch / 100 for epoch in range(1, 7)]

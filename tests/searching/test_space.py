@@ -26,31 +26,61 @@ def shipped(name):
         ({}, "space must name at least one setting that varies, but is empty. See configs/search/multitask.yaml."),
         ({"model.rank": {"choices": [1]}}, "but names 'model.rank'. Did you mean 'model.fusion.rank'?"),
         ({"training.learning_rat": {"choices": [1]}}, "Did you mean 'training.learning_rate'?"),
-        ({"seed": {"choices": [1]}}, "space must name settings of model or training, but names 'seed'. Choose among model."),
+        (
+            {"seed": {"choices": [1]}},
+            "space must name settings of model or training, but names 'seed'. Choose among model.",
+        ),
         ({"training.visualdl": {"choices": [True, False]}}, "but names 'training.visualdl'."),
         ({"model.fusion.rank": [1, 2]}, "space: model.fusion.rank: "),
         ({"model.fusion.rank": {"choice": [1]}}, "Did you mean 'choices'"),
-        ({"model.fusion.rank": {"low": 1}}, "space: model.fusion.rank must have choices, or low, high and log, but got {'low': 1}."),
-        ({"model.fusion.rank": {"low": 1, "high": 2, "choices": [1]}}, "must have choices, or low, high and log, but got"),
+        (
+            {"model.fusion.rank": {"low": 1}},
+            "space: model.fusion.rank must have choices, or low, high and log, but got {'low': 1}.",
+        ),
+        (
+            {"model.fusion.rank": {"low": 1, "high": 2, "choices": [1]}},
+            "must have choices, or low, high and log, but got",
+        ),
         ({"model.fusion.rank": {"choices": [1], "log": True}}, "must have choices, or low, high and log, but got"),
         ({"model.fusion.rank": {"choices": []}}, "space: model.fusion.rank: choices must"),
         ({"model.fusion.rank": {"choices": 3}}, "space: model.fusion.rank: choices must be"),
         ({"model.fusion.rank": {"choices": [1, 1]}}, "must have different choices, but got [1, 1]. Remove one."),
-        ({"model.fusion.rank": {"low": 4, "high": 4}}, "space: model.fusion.rank must have low below high, but got 4 and 4."),
+        (
+            {"model.fusion.rank": {"low": 4, "high": 4}},
+            "space: model.fusion.rank must have low below high, but got 4 and 4.",
+        ),
         ({"model.fusion.rank": {"low": "1", "high": 4}}, "space: model.fusion.rank: low must be"),
         ({"model.fusion.rank": {"low": True, "high": 4}}, "space: model.fusion.rank: low must be"),
         (
             {"model.modality_dropout": {"low": 0, "high": 0.5, "log": True}},
             "space: model.modality_dropout.low must be above 0 where log is true, but got 0.",
         ),
-        ({"model.modality_dropout": {"low": 0.1, "high": 0.5, "log": "yes"}}, "log must be true or false, but got 'yes'."),
-        ({"model.encoders.audio.dropout": {"low": 0, "high": 1}}, "space: model.encoders.audio.dropout must be less than 1"),
+        (
+            {"model.modality_dropout": {"low": 0.1, "high": 0.5, "log": "yes"}},
+            "log must be true or false, but got 'yes'.",
+        ),
+        (
+            {"model.encoders.audio.dropout": {"low": 0, "high": 1}},
+            "space: model.encoders.audio.dropout must be less than 1",
+        ),
         ({"model.fusion.rank": {"choices": [4, 0]}}, "space: model.fusion.rank must be greater than or equal to 1"),
-        ({"model.fusion.rank": {"low": 0.5, "high": 4}}, "space: model.fusion.rank must be a whole number, but got 0.5."),
+        (
+            {"model.fusion.rank": {"low": 0.5, "high": 4}},
+            "space: model.fusion.rank must be a whole number, but got 0.5.",
+        ),
         ({"model.fusion.kind": {"choices": ["lmf", "tfm"]}}, "space: model.fusion.kind must be one of lmf, tfn"),
-        ({"training.batch_size": {"choices": [1, 8]}}, "space: training.batch_size must be greater than or equal to 2, but got 1."),
-        ({TIED: {"choices": [[64, 32], 64]}}, f"space: {TIED} must have choices of 2 values each, but got 64. Write [[a, b], [c, d]]."),
-        ({TIED: {"choices": [[64, 0]]}}, "space: model.encoders.text.hidden must be greater than or equal to 1, but got 0."),
+        (
+            {"training.batch_size": {"choices": [1, 8]}},
+            "space: training.batch_size must be greater than or equal to 2, but got 1.",
+        ),
+        (
+            {TIED: {"choices": [[64, 32], 64]}},
+            f"space: {TIED} must have choices of 2 values each, but got 64. Write [[a, b], [c, d]].",
+        ),
+        (
+            {TIED: {"choices": [[64, 0]]}},
+            "space: model.encoders.text.hidden must be greater than or equal to 1, but got 0.",
+        ),
         ({TIED: {"low": 1, "high": 2}}, f"space: {TIED} must have choices, since it names several settings."),
         (
             {TIED: {"choices": [[64, 32]]}, "model.encoders.text.hidden": {"choices": [8]}},
@@ -86,7 +116,9 @@ def test_wrong_pruning():
 
 
 def test_the_direction_is_that_of_the_metric():
-    directions = {name: SearchConfig(space=SPACE, objective=name).maximise for name in ("loss", "brier", "auroc", "weighted_f1")}
+    directions = {
+        name: SearchConfig(space=SPACE, objective=name).maximise for name in ("loss", "brier", "auroc", "weighted_f1")
+    }
     assert directions == {"loss": False, "brier": False, "auroc": True, "weighted_f1": True}
 
 

@@ -90,7 +90,7 @@ def test_a_crash_before_a_checkpoint(whole, sample_path, tmp_path, monkeypatch, 
 
 
 def test_a_crash_while_writing_leaves_the_checkpoint_before(whole, sample_path, tmp_path, monkeypatch):
-    from lmf_multitask.training import trainer
+    from lmf_multitask.training import checkpoints as module
 
     order, wanted = whole
     config = settings(sample_path, tmp_path / "run", order)
@@ -103,7 +103,7 @@ def test_a_crash_while_writing_leaves_the_checkpoint_before(whole, sample_path, 
         write_manifest(folder)
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(trainer, "write_manifest", crash_in_the_fourth)
+        patch.setattr(module, "write_manifest", crash_in_the_fourth)
         train(config)
     left = {path.name for path in (tmp_path / "run/checkpoints").iterdir()}
     assert {"checkpoint-15"} < left <= {"checkpoint-5", "checkpoint-10", "checkpoint-15"}  # and the best one's

@@ -94,7 +94,7 @@ class ArrayFiles:
                 cut += len(values) > shape[0]
                 values = values[: shape[0]]
             with np.errstate(over="ignore"):
-                found[(row, *map(slice, values.shape))] = values
+                found[(row,) + tuple(map(slice, values.shape))] = values
         return found, cut
 
     def digest(self, paths: Iterable[Path]) -> str:

@@ -33,14 +33,18 @@ class ArrowFiles(TableFiles):
         try:
             file.seek(0)
             is_file = file.read(len(_FILE)) == _FILE
-            source = pa.memory_map(f"/dev/fd/{file.fileno()}")  # the file that was opened, whatever its path leads to now
+            source = pa.memory_map(
+                f"/dev/fd/{file.fileno()}"
+            )  # the file that was opened, whatever its path leads to now
             with pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source) as reader:
                 table = reader.read_all()
             table.validate(full=True)  # a damaged offset would make pyarrow read other memory
         except DAMAGES as error:
             raise DataError(f"{path}: must be an Arrow file, but {first_line(error)}. Write it again.") from None
         if table.nbytes > max(1 << 24, 100 * path.stat().st_size):  # compressed buffers are unpacked at once
-            raise DataError(f"{path}: must hold at most 100 bytes per byte, but holds {table.nbytes:,}. Check the file.")
+            raise DataError(
+                f"{path}: must hold at most 100 bytes per byte, but holds {table.nbytes:,}. Check the file."
+            )
 
         def read(columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
             chosen = table.select(list(columns))

@@ -20,8 +20,8 @@ import numpy as np
 from lmf_multitask.data.label_columns import ID_COLUMNS, NUMBER, OTHER, TEXT, Classes, choose, ignored_note, lacking
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.npy import Header, exactly, pieces, read_header
-from lmf_multitask.data.schema import emotion_of, find_split
-from lmf_multitask.data.sources import ALL, Candidate, Reading, Source, rename_modalities
+from lmf_multitask.data.schema import emotion_of, find_split, rename_modalities
+from lmf_multitask.data.sources import ALL, Candidate, Reading, Source
 from lmf_multitask.errors import DataError
 
 _DAMAGES = (
@@ -62,7 +62,9 @@ class NpzSource(Source):
         if len(members) > _MOST_MEMBERS:
             raise self.fail(f"must hold at most {_MOST_MEMBERS} arrays, but holds {len(members)}.")
         self._members = {member.filename.removesuffix(".npy"): member for member in members}
-        chosen = {name: getattr(reading.config, name) for name in MODALITIES if getattr(reading.config, name) is not None}
+        chosen = {
+            name: getattr(reading.config, name) for name in MODALITIES if getattr(reading.config, name) is not None
+        }
         self._names = rename_modalities(list(self._members), str(self.path), chosen)
         self._headers = {modality: self._number_header(name) for modality, name in self._names.items()}
         self._set_shapes({modality: header.shape[1:] for modality, header in self._headers.items()})
@@ -164,7 +166,9 @@ class NpzSource(Source):
         config, split = self.reading.config, self.reading.config.split_column or "split"
         others = [name for name in self._members if name not in {*self._names.values(), self._id_name, split}]
         kinds = {name: self._kind(name) for name in others if name != "emotions"}
-        named = self._texts("emotions", rows=None) if "emotions" in self._members and "labels" in self._members else None
+        named = (
+            self._texts("emotions", rows=None) if "emotions" in self._members and "labels" in self._members else None
+        )
         if "labels" in kinds and (named or kinds["labels"] == OTHER) and not (config.labels or config.class_column):
             self.emotions = [emotion_of(name) for name in named or self.reading.emotions or ()]
             self._label_names = ["labels"]
@@ -199,7 +203,9 @@ class NpzSource(Source):
 
     def _class_values(self, name: str) -> np.ndarray:
         if self._rows > _MOST_CLASS_ROWS:
-            raise self.fail(f"{name} must have at most {_MOST_CLASS_ROWS:,} rows, but has {self._rows:,}. Check the file.")
+            raise self.fail(
+                f"{name} must have at most {_MOST_CLASS_ROWS:,} rows, but has {self._rows:,}. Check the file."
+            )
         if self._kind(name) == TEXT:
             return np.array(self._texts(name), object)
         return next(self._pieces(name, self._number_header(name), self._rows)).reshape(self._rows)
@@ -207,7 +213,9 @@ class NpzSource(Source):
     def _split_of_rows(self) -> np.ndarray | None:
         chosen = self.reading.config.split_column
         if chosen is not None and chosen not in self._members:
-            raise self.fail(f"must have the array {chosen!r} of data.split_column, but has {', '.join(self._members)[:200]}.")
+            raise self.fail(
+                f"must have the array {chosen!r} of data.split_column, but has {', '.join(self._members)[:200]}."
+            )
         names = self._texts(chosen or "split")
         if names is None:
             return None

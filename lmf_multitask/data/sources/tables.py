@@ -20,16 +20,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lmf_multitask.data.arrow import feature_rows, is_list, is_number, label_rows, numbers, row_shape
-from lmf_multitask.data.columns import BLOCK_ROWS
+from lmf_multitask.data.arrow import feature_rows, is_number, label_rows, numbers, row_shape, value_type
 from lmf_multitask.data.label_columns import ID_COLUMNS, NUMBER, OTHER, TEXT, Classes, choose, ignored_note, lacking
 from lmf_multitask.data.modality import MODALITIES
-from lmf_multitask.data.schema import SPLITS, emotion_of, find_split
-from lmf_multitask.data.sources import ALL, Candidate, Reading, Source, guess_modalities, rename_modalities
+from lmf_multitask.data.schema import SPLITS, emotion_of, find_split, guess_modalities, rename_modalities
+from lmf_multitask.data.sources import ALL, Candidate, Reading, Source
 from lmf_multitask.data.sources.array_files import ArrayFiles
 from lmf_multitask.errors import DataError, suggestion
 
 _SMALL_ROWS = 1 << 16  # read at a time of columns with one value per clip
+_PROBED_ROWS = 64  # read at a time while the length of sequences is unknown
 _LONGEST_ID = 1000
 _MOST_METADATA = 1 << 22
 DAMAGES = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, pa.ArrowException)
@@ -147,16 +147,14 @@ class TableSource(Source):
     def scan(self) -> None:
         """See `Source.scan`; lists of any length must be read to know the longest."""
         self._set_splits({split: table.count for split, table in self._tables.items()})
-        self._empty: set[tuple[str, str]] = set()
         shapes: dict[str, tuple[int, ...]] = {}
-        for split, table in self._tables.items():
-            for modality in self._names:
+        for modality in self._names:
+            shape = None
+            for table in self._tables.values():
                 with self._table_errors(table):
-                    shape = self._shape(table, modality)
-                if shape is None:
-                    self._empty.add((split, modality))
-                else:
-                    shapes[modality] = self._same_shape(table, modality, shapes.get(modality), shape)
+                    shape = self._shape(table, modality, shape)
+            if shape is not None:
+                shapes[modality] = shape
         self._set_shapes(shapes)
         longest = self.reading.config.max_length
         self._stored_shapes = {
@@ -174,10 +172,12 @@ class TableSource(Source):
             for field in schema
             if self._holds_paths(table, field.name)
             or (field.name in MODALITIES and not _is_text(field.type))
-            or ((pa.types.is_nested(field.type) or isinstance(field.type, pa.ExtensionType)) and field.name != "labels")
+            or (_holds_lists(field.type) and field.name != "labels")
         ]
         if not columns and self._id_column and not set(chosen.values()) & set(schema.names):
-            folders = [path.name for path in sorted(self._folder.iterdir()) if path.is_dir() and path.name[0] not in "._"]
+            folders = [
+                path.name for path in sorted(self._folder.iterdir()) if path.is_dir() and path.name[0] not in "._"
+            ]
             if folders:
                 return guess_modalities(folders, str(self._folder), chosen)
         return rename_modalities(columns or schema.names, table.where, chosen, schema.names)
@@ -190,7 +190,7 @@ class TableSource(Source):
         if not _is_text(table.schema.field(name).type):
             return False
         with self._table_errors(table):
-            for part in table.read([name], BLOCK_ROWS):
+            for part in table.read([name], _PROBED_ROWS):
                 values = part.column(name).drop_null()
                 if len(values):
                     return str(values[0].as_py())[-4:].lower() == ".npy"
@@ -201,7 +201,9 @@ class TableSource(Source):
         if name in part.schema.names:
             if not _is_text(part.schema.field(name).type):
                 return None
-            return [None if text is None else self._array_files.path(text) for text in _texts(part.column(name), name, 4096)]
+            return [
+                None if text is None else self._array_files.path(text) for text in _texts(part.column(name), name, 4096)
+            ]
         folder, found = self._folder / name, []
         for clip in _ids(part, self._id_column or ""):
             if Path(f"{clip}.npy").name != f"{clip}.npy":
@@ -215,35 +217,24 @@ class TableSource(Source):
         found = [name if name in table.schema.names else self._id_column for name in names]
         return list(dict.fromkeys(filter(None, found)))
 
-    def _shape(self, table: Table, modality: str) -> tuple[int, ...] | None:
-        """Shape of a clip's features in one table; None if no clip has any."""
+    def _shape(self, table: Table, modality: str, known: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """Shape of a clip's features in one table, given that in others; the same if no clip has any."""
         name = self._names[modality]
         if name in table.schema.names and not _is_text(table.schema.field(name).type):
-            self.dtypes[modality] = _number_type(table.schema.field(name).type)
-            return row_shape(table.read([name], BLOCK_ROWS), name)
+            kind = str(value_type(table.schema.field(name).type))
+            self.dtypes[modality] = {"float": "float32", "double": "float64", "halffloat": "float16"}.get(kind, kind)
+            return row_shape(table.read([name], _PROBED_ROWS), name, known)
         self.dtypes[modality] = ".npy files"
-        found, lacking = None, 0
+        found, without = known, 0
         for part in table.read(self._columns(table, [name]), _SMALL_ROWS):
             paths = self._paths(part, name) or []
-            lacking += paths.count(None)
+            without += paths.count(None)
             found = self._array_files.shape(paths, found)
-        if name not in table.schema.names and lacking:
-            self.notes.append(f"{name} has no file for {lacking} of {table.count} clip(s) of {table.where}: missing there")
-        return found
-
-    def _same_shape(
-        self, table: Table, modality: str, known: tuple[int, ...] | None, shape: tuple[int, ...]
-    ) -> tuple[int, ...]:
-        if known is None:
-            return shape
-        if len(known) == len(shape) == 2 and known[1] == shape[1]:
-            return (max(known[0], shape[0]), shape[1])
-        if known != shape:
-            raise DataError(
-                f"{table.where} must have {modality} of the shape {list(known)}, as in the splits before, but has {list(shape)}. "
-                "Extract the features alike."
+        if name not in table.schema.names and without:
+            self.notes.append(
+                f"{name} has no file for {without} of {table.count} clip(s) of {table.where}: missing there"
             )
-        return shape
+        return found
 
     # -- rows
 
@@ -254,9 +245,6 @@ class TableSource(Source):
             for part in table.read(columns, rows):
                 features = {}
                 for modality, shape in self._stored_shapes.items():
-                    if (split, modality) in self._empty:
-                        features[modality] = np.zeros((len(part), *shape), np.float32)
-                        continue
                     name = self._names[modality]
                     paths = self._paths(part, name)
                     if paths is None:
@@ -277,7 +265,9 @@ class TableSource(Source):
             kind = schema.field("labels").type
             self.emotions = [
                 emotion_of(name)
-                for name in ([field.name for field in kind] if pa.types.is_struct(kind) else self.reading.emotions or ())
+                for name in (
+                    [field.name for field in kind] if pa.types.is_struct(kind) else self.reading.emotions or ()
+                )
             ]
             if len(set(self.emotions)) != len(self.emotions):
                 raise self.fail(f"emotions must be different, but got {', '.join(self.emotions)[:80]}. Rename them.")
@@ -396,6 +386,11 @@ def _kind(kind: pa.DataType) -> str:
     return NUMBER if is_number(kind) or pa.types.is_null(kind) else TEXT if _is_text(kind) else OTHER
 
 
+def _holds_lists(kind: pa.DataType) -> bool:
+    inner = value_type(kind)
+    return inner != kind and (is_number(inner) or pa.types.is_null(inner))
+
+
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
@@ -442,13 +437,6 @@ def _texts(column: pa.ChunkedArray, what: str, most: int = _LONGEST_ID) -> list[
 
 def _ids(part: pa.Table, column: str) -> list[str]:
     return list(map(str, _texts(part.column(column), "ids")))
-
-
-def _number_type(kind: pa.DataType) -> str:
-    kind = kind.storage_type if isinstance(kind, pa.ExtensionType) else kind
-    while is_list(kind):
-        kind = kind.value_type
-    return {"float": "float32", "double": "float64", "halffloat": "float16"}.get(str(kind), str(kind))
 
 
 def first_line(error: BaseException) -> str:

@@ -45,7 +45,9 @@ class TextTables(TableFiles):
     @classmethod
     def recognises(cls, candidate: Candidate) -> bool:
         """Whether the name ends like that of a text table, or it is a folder with some and no saved data set."""
-        return (candidate.file is not None and candidate.path.suffix.lower() in cls.suffixes) or cls.in_folder(candidate)
+        return (candidate.file is not None and candidate.path.suffix.lower() in cls.suffixes) or cls.in_folder(
+            candidate
+        )
 
     def _table(self, path: Path) -> Table:
         file, lines = self._open(path), path.suffix.lower() in (".jsonl", ".ndjson")
@@ -191,7 +193,9 @@ def _csv_rows(file: BinaryIO, path: Path) -> Iterator[dict[str, Any]]:
     text = io.TextIOWrapper(file, "utf-8-sig", newline="")
     try:
         head = text.readline(_LONGEST_LINE)
-        separator = "\t" if path.suffix.lower() == ".tsv" or "\t" in head else ";" if ";" in head and "," not in head else ","
+        separator = (
+            "\t" if path.suffix.lower() == ".tsv" or "\t" in head else ";" if ";" in head and "," not in head else ","
+        )
         text.seek(0)
         rows = csv.reader(text, delimiter=separator, strict=True)
         names = next(rows, [])
