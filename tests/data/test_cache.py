@@ -12,7 +12,8 @@ import pytest
 from conftest import make_corpus
 
 from lmf_multitask import load_iemocap
-from lmf_multitask.data import cache as cache_module, quality
+from lmf_multitask.data import cache as cache_module
+from lmf_multitask.data import quality
 from lmf_multitask.data.arrow import feature_table
 from lmf_multitask.data.columns import ChunkedColumn, column_arrays, fingerprint, missing_rows
 from lmf_multitask.data.loading import load

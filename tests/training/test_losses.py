@@ -287,8 +287,8 @@ def test_what_needs_a_trainer_is_refused_without_one():
 )
 def test_resumed_gives_the_same_bits(tmp_path, sample_path, training, monkeypatch):
     from conftest import small_experiment
-    from lmf_multitask.pipeline.experiment import run_experiment
 
+    from lmf_multitask.pipeline.experiment import run_experiment
     from lmf_multitask.training.trainer import LMFTrainer
 
     settings = {"epochs": 4, "joint_loss": 0.0, **training}

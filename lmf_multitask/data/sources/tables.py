@@ -133,6 +133,7 @@ class TableSource(Source):
             raise self.fail(
                 f"column {column!r} must name a split among {', '.join(SPLITS)} in every row, but has {ascii(odd)[:60]}."
             )
+        self.notes.append(f"splits from the column {column!r}")
         return {split: table.only(splits == split, split) for split in SPLITS if (splits == split).any()}
 
     def _split_column(self, table: Table) -> str | None:
@@ -180,7 +181,13 @@ class TableSource(Source):
             ]
             if folders:
                 return guess_modalities(folders, str(self._folder), chosen)
-        return rename_modalities(columns or schema.names, table.where, chosen, schema.names)
+        found = rename_modalities(columns or schema.names, table.where, chosen, schema.names)
+        for name in found.values():
+            if _is_text(schema.field(name).type) and name not in columns:
+                raise DataError(
+                    f"{table.where}: column {name!r} must hold numbers, or paths of .npy files, but holds text. Choose another."
+                )
+        return found
 
     @property
     def _folder(self) -> Path:
