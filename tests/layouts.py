@@ -136,3 +136,51 @@ LAYOUTS = {
         npz,
     )
 }
+
+
+def write_h5(path, tree):
+    """Nested dicts of arrays as an HDF5 file."""
+    import h5py
+
+    def fill(group, content):
+        for name, value in content.items():
+            if isinstance(value, dict):
+                fill(group.create_group(name), value)
+            else:
+                group[name] = value
+
+    with h5py.File(path, "w") as file:
+        fill(file, tree)
+
+
+def csd_folder(folder, seed=0, videos=6):
+    """Two labelled intervals per video, words of half a second, frames of a tenth; the second video has no faces.
+
+    Returns:
+        id -> (audio, video or None, text, label), as the intervals say.
+    """
+    rng = np.random.default_rng(seed)
+    trees = {"COVAREP": {}, "FACET 4.2": {}, "glove_vectors": {}, "Opinion Segment Labels": {}}
+    expected, splits = {}, []
+    for number in range(videos):
+        video = f"video{number}"
+        steps = {"COVAREP": (40, 0.1, 5), "FACET 4.2": (40, 0.1, 2), "glove_vectors": (8, 0.5, 3)}
+        values = {}
+        for root, (count, length, width) in steps.items():
+            start = np.arange(count) * length
+            values[root] = rng.normal(size=(count, width)).astype("f4")
+            if (number, root) != (1, "FACET 4.2"):
+                trees[root][video] = {"features": values[root], "intervals": np.stack([start, start + length], axis=1)}
+        labels = np.array([[number % 2], [1 - number % 2]], "f4")
+        trees["Opinion Segment Labels"][video] = {"features": labels, "intervals": np.array([[0.0, 1.0], [1.26, 3.04]])}
+        # overlapping: 0.1 second frames 0-9 and 12-30, words 0-1 and 2-6
+        for clip, frames, words in ((0, slice(0, 10), slice(0, 2)), (1, slice(12, 31), slice(2, 7))):
+            faces = None if number == 1 else values["FACET 4.2"][frames]
+            expected[f"{video}[{clip}]"] = (
+                values["COVAREP"][frames], faces, values["glove_vectors"][words], labels[clip, 0]
+            )  # fmt: skip
+        splits.append({"id": video, "split": SPLITS[number % 3]})
+    for root, tree in trees.items():
+        write_h5(folder / f"CMU_{root.replace(' ', '_')}.csd", {root: {"data": tree, "metadata": {}}})
+    write_csv(folder / "splits.csv", splits)
+    return expected

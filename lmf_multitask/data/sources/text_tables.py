@@ -13,7 +13,7 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,36 +50,49 @@ class TextTables(TableFiles):
         )
 
     def _table(self, path: Path) -> Table:
-        file, lines = self._open(path), path.suffix.lower() in (".jsonl", ".ndjson")
-        config = self.reading.config
-        names = {"labels", *filter(None, (getattr(config, name) for name in MODALITIES))}
-        columns: dict[str, _Column] = {}
-        count = 0
-        try:
-            rows = _json_rows(file) if lines else _csv_rows(file, path)
-            while block := list(islice(rows, BLOCK_ROWS)):
-                for name in dict.fromkeys(key for row in block for key in row):
-                    if name not in columns:
-                        columns[name] = _Column(name, name in names or find_modality(name.lower()) is not None, count)
-                if len(columns) > _MOST_COLUMNS:
-                    raise ValueError(f"it has more than {_MOST_COLUMNS:,} columns")
-                for name, column in columns.items():
-                    column.take([row.get(name) for row in block])
-                count += len(block)
-            table = pa.table({name: column.finished(typed=lines) for name, column in columns.items()})
-        except (ValueError, TypeError, RecursionError, csv.Error, pa.ArrowException) as error:
-            reason = "it is nested too deeply" if isinstance(error, RecursionError) else first_line(error)
-            what = "JSON lines" if lines else "CSV"
-            raise DataError(f"{path}: must be {what} in UTF-8, but {reason}. Write it again.") from None
-        finally:
-            for column in columns.values():
-                column.close()
+        chosen = [getattr(self.reading.config, name) for name in MODALITIES]
+        table = parse_table(self._open(path), path, {"labels", *filter(None, chosen)})
 
-        def read(wanted: Sequence[str], most: int) -> Iterator[pa.Table]:
-            chosen = table.select(list(wanted))
-            return (chosen.slice(start, most) for start in range(0, count, most))
+        def read(columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+            wanted = table.select(list(columns))
+            return (wanted.slice(start, rows) for start in range(0, len(table), rows))
 
-        return Table(str(path), count, table.schema, read)
+        return Table(str(path), len(table), table.schema, read)
+
+
+def parse_table(file: BinaryIO, path: Path, lists: Collection[str] = ()) -> pa.Table:
+    """The content of a text table; lists of numbers are mapped from a temporary file.
+
+    Args:
+        file: the open file.
+        path: its name.
+        lists: columns that may hold lists of numbers, beside those named like modalities.
+
+    Raises:
+        DataError: it is no such table.
+    """
+    lines = path.suffix.lower() in (".jsonl", ".ndjson")
+    columns: dict[str, _Column] = {}
+    count = 0
+    try:
+        rows = _json_rows(file) if lines else _csv_rows(file, path)
+        while block := list(islice(rows, BLOCK_ROWS)):
+            for name in dict.fromkeys(key for row in block for key in row):
+                if name not in columns:
+                    columns[name] = _Column(name, name in lists or find_modality(name.lower()) is not None, count)
+            if len(columns) > _MOST_COLUMNS:
+                raise ValueError(f"it has more than {_MOST_COLUMNS:,} columns")
+            for name, column in columns.items():
+                column.take([row.get(name) for row in block])
+            count += len(block)
+        return pa.table({name: column.finished(typed=lines) for name, column in columns.items()})
+    except (ValueError, TypeError, RecursionError, csv.Error, pa.ArrowException) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else first_line(error)
+        what = "JSON lines" if lines else "CSV"
+        raise DataError(f"{path}: must be {what} in UTF-8, but {reason}. Write it again.") from None
+    finally:
+        for column in columns.values():
+            column.close()
 
 
 class _Column:
