@@ -155,8 +155,6 @@ def load(config: ExperimentConfig) -> Prepared:
     """
     select_device(config.device)
     data = read_data(config)
-    for note in data.notes:
-        logger.info("data: %s", note)
     _check_labels(data, config.training.monitor)
     config = config.resolved(data.emotions)
     config = without(config, missing_in_train(data.dataset, config.model.modalities))
