@@ -72,7 +72,7 @@ def unpacked(file: BinaryIO) -> BinaryIO:
     start = file.read(8)
     file.seek(0)
     new = next(new for beginning, new in _FORMATS.items() if start.startswith(beginning))
-    content, size = tempfile.TemporaryFile(prefix="lmf-"), 0
+    content, size = tempfile.TemporaryFile(prefix="lmf-"), 0  # noqa: SIM115
     try:
         for piece in _pieces(file, new):
             size += len(piece)
