@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import bz2
 import lzma
-import tempfile
+import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from lmf_multitask.errors import DataError
+from lmf_multitask.files import unnamed_file
 
 _LEAST_LIMIT, _MOST_TIMES = 1 << 28, 100
 """The content may have as many bytes, or as many bytes per byte of the compressed file, whichever is more."""
@@ -66,36 +67,32 @@ def unpacked(file: BinaryIO) -> BinaryIO:
     Raises:
         DataError: it is damaged, its content is too large, or there is no space for it.
     """
-    file.seek(0, 2)
+    file.seek(0, os.SEEK_END)
     limit = max(_LEAST_LIMIT, _MOST_TIMES * file.tell())
     file.seek(0)
     start = file.read(8)
     file.seek(0)
     new = next(new for beginning, new in _FORMATS.items() if start.startswith(beginning))
-    content, size = tempfile.TemporaryFile(prefix="lmf-"), 0  # noqa: SIM115
     try:
-        for piece in _pieces(file, new):
-            size += len(piece)
-            if size > limit:
-                raise DataError(
-                    f"a compressed file must unpack to at most {limit:,} bytes ({_MOST_TIMES} times its own size), but has "
-                    "more. Unpack it yourself, if you trust it."
-                )
-            content.write(piece)
-        content.seek(0)
-    except BaseException as error:
-        content.close()
-        if isinstance(error, (zlib.error, lzma.LZMAError, EOFError, ValueError)) or (
-            isinstance(error, OSError) and error.errno is None
-        ):
-            reason = str(error).rstrip(".").lower()[:80]
-            raise DataError(f"must be a whole compressed file, but is damaged ({reason}). Get it again.") from None
-        if isinstance(error, OSError):
+        return unnamed_file(_limited(_pieces(file, new), limit))
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
             raise DataError(
                 f"must be unpacked to the temporary folder, but {error.strerror}. Unpack it yourself, or set TMPDIR."
             ) from None
-        raise
-    return content
+        reason = str(error).rstrip(".").lower()[:80]
+        raise DataError(f"must be a whole compressed file, but is damaged ({reason}). Get it again.") from None
+
+
+def _limited(pieces: Iterable[bytes], limit: int) -> Iterator[bytes]:
+    for piece in pieces:
+        limit -= len(piece)
+        if limit < 0:
+            raise DataError(
+                f"a compressed file must unpack to at most {_LEAST_LIMIT:,} bytes or {_MOST_TIMES} times its own size, but has "
+                "more. Unpack it yourself, if you trust it."
+            )
+        yield piece
 
 
 def _pieces(file: BinaryIO, new: Callable[[], Any]) -> Iterator[bytes]:

@@ -149,7 +149,7 @@ class StoredArray:
             raise _Refused("describes an array wrongly")
         stored = dtype.dtype
         size = _bytes_of(shape, stored)
-        if holds_objects:
+        if isinstance(payload, list):
             if len(payload) != math.prod(shape):
                 raise _Refused(f"gives an array of the shape {list(shape)} {len(payload):,} objects")
             self.objects, self.shape, self.dtype, self._payload = payload, shape, stored, payload

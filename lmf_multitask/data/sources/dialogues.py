@@ -84,7 +84,9 @@ class DialogueSource(PickleSource):
     def scan(self) -> None:
         """See `Source.scan`."""
         self._set_splits({split: sum(one.count for one in found) for split, found in self._dialogues.items()})
-        left, shapes, types = self._size, {}, {}
+        left = self._size
+        shapes: dict[str, tuple[int, ...]] = {}
+        types: dict[str, set[str]] = {}
         for one in (one for found in self._dialogues.values() for one in found):
             for modality, value in one.features.items():
                 for shape, kind in self._vectors(one, modality, value):
@@ -102,10 +104,9 @@ class DialogueSource(PickleSource):
 
     def _vectors(self, one: Dialogue, modality: str, value: Any) -> Iterator[tuple[tuple[int, ...], str]]:
         """Shape and type of the features of each utterance."""
-        if isinstance(value, StoredArray) and value.objects is None and value.shape:
-            if value.dtype.kind in "biuf" and value.shape[0] >= one.count:
-                yield from [(tuple(value.shape[1:]), str(value.dtype))] * one.count
-                return
+        if isinstance(value, StoredArray) and value.dtype.kind in "biuf" and _length(value) >= one.count:
+            yield from [(tuple(value.shape[1:]), str(value.dtype))] * one.count
+            return
         items = value.objects if isinstance(value, StoredArray) else value
         if not isinstance(items, (list, tuple)) or len(items) < one.count:
             raise self.fail(
@@ -184,7 +185,7 @@ class DialogueSource(PickleSource):
     def _rows_of(self, one: Dialogue, modality: str, value: Any, start: int, stop: int) -> np.ndarray:
         if isinstance(value, StoredArray) and value.objects is None:
             return value.read_rows(start, stop)
-        items = value.objects if isinstance(value, StoredArray) else value
+        items = value.objects or [] if isinstance(value, StoredArray) else value
         found = self._array(list(items[start:stop]), f"{modality} of the dialogue {ascii(one.name)[:60]}")
         assert isinstance(found, np.ndarray)
         return found
@@ -280,7 +281,13 @@ class Dialogues(DialogueSource):
         if count and values.shape not in ((count,), (count, 1)):
             raise self.fail(f"{where} must be one class number per utterance, but have the shape {list(values.shape)}.")
         texts = self._texts(ids, count) if count else None
-        return Dialogue(name, count, features, values.reshape(count), texts and ["_".join(parts) for parts in texts])
+        return Dialogue(
+            name,
+            count,
+            features,
+            values.reshape(count),
+            None if texts is None else ["_".join(parts) for parts in texts],
+        )
 
     # -- lists of dicts
 

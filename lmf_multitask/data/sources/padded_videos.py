@@ -90,8 +90,10 @@ class PaddedVideos(DialogueSource):
             )
         for split, data, own, lengths in (("train", tree[0], tree[1], tree[5]), ("test", tree[2], tree[3], tree[6])):
             array = self._array(data, f"{name}: {split}")
-            if len(array.shape) != 3:
-                raise self.fail(f"{name}: {split} must have the shape [videos, utterances, features].")
+            if len(array.shape) != 3 or 0 in array.shape:
+                raise self.fail(
+                    f"{name}: {split} must have the shape [videos, utterances, features], but has {list(array.shape)}."
+                )
             values = self._numbers(own, f"{name}: labels of {split}")
             counts = self._numbers(lengths, f"{name}: lengths of {split}")
             if (

@@ -67,7 +67,7 @@ class PickleSource(Source):
         Numbers become text; bytes are decoded.
         """
         if isinstance(value, StoredArray):
-            if not value.shape or value.shape[0] != rows or math.prod(value.shape) > 8 * rows:
+            if value.shape[:1] != (rows,) or 0 in value.shape or math.prod(value.shape) > 8 * rows:
                 return None
             shape, flat = value.shape, value.objects
             if flat is None:
@@ -135,7 +135,7 @@ class PickleSource(Source):
             )
         return int(known.max()) + 1
 
-    def _one_hot(self, labels: np.ndarray, where: str) -> np.ndarray:
+    def _present(self, labels: np.ndarray, where: str) -> np.ndarray:
         """One-hot pairs `[N, T, 2]` as `[N, T]`, 1 where the column that means "present" is set; notes which one that is."""
         labels = binary_labels(labels, where)
         wrong = np.argwhere(~np.isnan(labels).any(axis=2) & (labels.sum(axis=2) != 1))

@@ -253,7 +253,7 @@ class SplitsFirst(PickleSource):
             names = self._names_of_columns(count, default)
             if count == 4 and names == list(MULT_EMOTIONS):
                 self.notes.append(f"the {count} labels are taken for {', '.join(names)}, MulT's order")
-            columns = self._one_hot(pairs, f"{self.path}: {key}")
+            columns = self._present(pairs, f"{self.path}: {key}")
             for index, name in enumerate(names):
                 self._add(name, self._split_up(columns[:, index]))
         elif every.ndim == 2:
@@ -297,9 +297,11 @@ class SplitsFirst(PickleSource):
                 if texts is None:
                     return
                 classes[split] = [parts[0] or None for parts in texts]
-            found = {name for column in classes.values() for name in column if name is not None}
-            if not 2 <= len(found) <= 50:
+            texts = {name for column in classes.values() for name in column if name is not None}
+            if not 2 <= len(texts) <= 50:
                 return
+            spelt = {None: None, **{name: emotion_of(name) for name in texts}}
+            classes = {split: [spelt[name] for name in column] for split, column in classes.items()}
         else:
             values = self._values(key)
             if not _within(values, (0, 1, 2)):
@@ -310,14 +312,13 @@ class SplitsFirst(PickleSource):
                 split: [None if np.isnan(one) else MMSA_CLASSES[int(one)] for one in column]
                 for split, column in values.items()
             }
-            found = set(MMSA_CLASSES)
         self._used.add(key)
-        for name in sort_emotions(found):
+        for emotion in sort_emotions({name for column in classes.values() for name in column if name is not None}):
             columns = {
-                split: np.array([np.nan if one is None else float(one == name) for one in column])
+                split: np.array([np.nan if one is None else float(one == emotion) for one in column])
                 for split, column in classes.items()
             }
-            self._add(name, columns)
+            self._add(emotion, columns)
 
     def _split_up(self, column: np.ndarray) -> dict[str, np.ndarray]:
         ends = np.cumsum(list(self._rows.values()))[:-1]
