@@ -148,7 +148,7 @@ def dialogue_tuple(clips, form="9", labels="emotion"):
     video = [] if form == "9 of MELD" else [parts["video"]]
     versions = [wrong] * 3 if form in ("12", "13") else []
     last = [sentiment] if form in ("9 of MELD", "10", "13") else []
-    return tuple([*first, *versions, parts["audio"], *video, parts["sentences"], set(train), test, *last])
+    return (*first, *versions, parts["audio"], *video, parts["sentences"], set(train), test, *last)
 
 
 def corect(clips):
@@ -187,5 +187,3 @@ def bc_lstm(clips, modality, classes=2):
         found += [data, labels]
     lengths = [[len(parts["labels"][name]) for name in names] for names in (train, test)]
     return (*found, longest, *lengths)
-
-

@@ -9,9 +9,8 @@ import joblib
 import layouts
 import numpy as np
 import pytest
-from conftest import shared_file, small_experiment, to_bytes_keys
+from conftest import shared_file, to_bytes_keys
 
-from lmf_multitask.config import DataConfig
 from lmf_multitask.data.loading import inspect
 from lmf_multitask.data.sources import open_source
 from lmf_multitask.errors import DataError
@@ -79,7 +78,7 @@ def test_mult_mosei(tmp_path):
     clips = layouts.make_clips()
     source = open_source(write(tmp_path / "x.pkl", layouts.mult_mosei(clips)))
     assert (source.emotions, source.kinds) == (["sentiment"], {"sentiment": "regression"})
-    for split, one in clips.items():
+    for one in clips.values():
         one["id"] = [f"{group}_{n}_{n + 1}" for n, group in enumerate(one["group"])]
         one["audio"][0] = -np.inf
     check(source, clips, sentiment_of)
@@ -131,7 +130,9 @@ def test_sims(tmp_path):
 
 def test_lmf_mosi_and_pom(tmp_path):
     clips = layouts.make_clips()
-    check(open_source(write(tmp_path / "mosi.pkl", to_bytes_keys(layouts.lmf(clips)), 2)), clips, sentiment_of, ids=False)
+    check(
+        open_source(write(tmp_path / "mosi.pkl", to_bytes_keys(layouts.lmf(clips)), 2)), clips, sentiment_of, ids=False
+    )
     rng = np.random.default_rng(1)
     for one in clips.values():
         one["traits"] = rng.uniform(1, 7, (len(one["id"]), 16))
@@ -199,7 +200,9 @@ def test_wrong_labels_are_no_error_before_they_are_asked_for(tmp_path):
     tree["test"]["labels"] = np.zeros((3, 4, 2))
     source = open_source(write(tmp_path / "x.pkl", tree), "test")
     assert len(rows_of(source, "test")[0]) == 10
-    with pytest.raises(DataError, match=r"data\['test'\]\['labels'\] must have one row per clip, 10, but has the shape \[3, 4, 2\]"):
+    with pytest.raises(
+        DataError, match=r"data\['test'\]\['labels'\] must have one row per clip, 10, but has the shape \[3, 4, 2\]"
+    ):
         source.labels("test")
 
 
@@ -218,11 +221,15 @@ def test_dialogue_tuples(tmp_path, form):
     assert set(source.shapes) == ({"audio", "text"} if form == "9 of MELD" else set(MODALITIES))
     assert source.splits == {"train": 54, "validation": 6, "test": 12}
     (note,) = (note for note in source.notes if "were drawn for it" in note)
-    assert note.startswith("no validation split: 3 of the 30 training dialogues were drawn for it, whole (seed 0): video")
+    assert note.startswith(
+        "no validation split: 3 of the 30 training dialogues were drawn for it, whole (seed 0): video"
+    )
     groups = {split: set(source.groups(split)) for split in source.splits}
     assert len(groups["validation"]) == 3
     assert not groups["validation"] & groups["train"]
-    assert [sorted(open_source(path, split).groups(split)) for split in groups] == [sorted(source.groups(s)) for s in groups]
+    assert [sorted(open_source(path, split).groups(split)) for split in groups] == [
+        sorted(source.groups(s)) for s in groups
+    ]
     every = {name: np.concatenate([one[name] for one in clips.values()]) for name in (*source.shapes, "emotion")}
     number = {clip: n for n, clip in enumerate([clip for one in clips.values() for clip in one["id"]])}
     for split in source.splits:
@@ -249,7 +256,11 @@ def test_corect(tmp_path):
     source = open_source(write(tmp_path / "data_iemocap.pkl", layouts.corect(clips)))
     for one in clips.values():
         seen = {}
-        one["id"] = [f"{name}_{seen.setdefault(name, -1) + 1:03d}" for name in one["group"] if not seen.update({name: seen.get(name, -1) + (name in seen)})]
+        one["id"] = [
+            f"{name}_{seen.setdefault(name, -1) + 1:03d}"
+            for name in one["group"]
+            if not seen.update({name: seen.get(name, -1) + (name in seen)})
+        ]
     assert source.emotions == list(layouts.SIX_WAY)
     check(source, clips, lambda one: layouts.one_per_class(one, 6))
 
@@ -257,7 +268,9 @@ def test_corect(tmp_path):
 def test_user_classes_are_refused_with_what_to_do(tmp_path):
     content = b"\x80\x03}X\x05\x00\x00\x00train]ccogmen.Sample\nSample\n)\x81}baas."
     (tmp_path / "x.pkl").write_bytes(content)
-    with pytest.raises(DataError, match="names cogmen.Sample.Sample .* load it with the code that defines Sample, and save"):
+    with pytest.raises(
+        DataError, match="names cogmen.Sample.Sample .* load it with the code that defines Sample, and save"
+    ):
         open_source(tmp_path / "x.pkl")
 
 
