@@ -6,8 +6,7 @@ Shape letters: N rows (clips), T tasks, L steps, D features.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -84,29 +83,29 @@ def load(
     """
     config = config or DataConfig()
     path = Path(path or builtin_sample()).expanduser()
-    with _quiet_datasets():
-        source = open_source(
-            path, emotions=emotions, label_column=config.label_column, max_length=config.max_length, scan=False
+    source = open_source(
+        path, emotions=emotions, label_column=config.label_column, max_length=config.max_length, scan=False
+    )
+    lacking = [split for split in SPLITS if split not in source.split_names]
+    if lacking:
+        raise DataError(
+            f"{path}: must have the splits {', '.join(SPLITS)} for training, but has {', '.join(source.split_names)}. Add "
+            f"{' and '.join(lacking)}."
         )
-        lacking = [split for split in SPLITS if split not in source.split_names]
-        if lacking:
-            raise DataError(
-                f"{path}: must have the splits {', '.join(SPLITS)} for training, but has {', '.join(source.split_names)}. Add "
-                f"{' and '.join(lacking)}."
-            )
-        if not source.emotions:
-            source.labels(source.split_names[0])  # says what is missing
-        real = [name for name in (source.emotions if emotions is None else emotions) if source.kinds.get(name)]
-        if real:
-            binary = " ".join(name for name in source.emotions if name not in source.kinds) or "none"
-            raise DataError(
-                f"{path}: tasks must be binary, but {', '.join(real)} hold real numbers. Choose binary ones with --emotions: {binary}."
-            )
-        with naming(path):
-            found = cache.mapped(source, config.non_finite)
-            dataset, facts = found or cache.cached(source, config.non_finite, config.cache_dir)
-            selected = _select_emotions(dataset, list(facts.emotions if emotions is None else emotions))
-            selected = _in_own_order(selected, None if emotions is None else list(emotions), facts.emotions)
+    if not source.emotions:
+        source.scan()
+        source.labels(source.split_names[0])  # says what is missing
+    real = [name for name in (source.emotions if emotions is None else emotions) if source.kinds.get(name)]
+    if real:
+        binary = " ".join(name for name in source.emotions if name not in source.kinds) or "none"
+        raise DataError(
+            f"{path}: tasks must be binary, but {', '.join(real)} hold real numbers. Choose binary ones with --emotions: {binary}."
+        )
+    with naming(path):
+        found = cache.mapped(source, config.non_finite)
+        dataset, facts = found or cache.cached(source, config.non_finite, config.cache_dir)
+        selected = _select_emotions(dataset, list(facts.emotions if emotions is None else emotions))
+        selected = _in_own_order(selected, None if emotions is None else list(emotions), facts.emotions)
     for part in selected.values():
         part.info.description = facts.report
     columns = column_arrays(selected["train"])
@@ -228,17 +227,3 @@ def _in_own_order(dataset: datasets.DatasetDict, emotions: list[str] | None, kno
             part = part.select(np.argsort(positions))
         result[split] = part.remove_columns(cache.POSITIONS)
     return result
-
-
-@contextmanager
-def _quiet_datasets() -> Iterator[None]:
-    """Silences progress bars and warnings of `datasets`."""
-    hidden, level = datasets.utils.are_progress_bars_disabled(), datasets.logging.get_verbosity()
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(level)
-        if not hidden:
-            datasets.enable_progress_bars()

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from lmf_multitask.data.columns import BLOCK_ROWS, Columns
+from lmf_multitask.data.columns import BLOCK_ROWS, Column, Columns
 from lmf_multitask.data.modality import MODALITIES, present_steps
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.metrics import WeightedRows, log_loss, task_names
@@ -54,9 +54,10 @@ def flat_features(columns: Columns, rows: Sequence[int] | np.ndarray | None = No
     return found
 
 
-def prevalence(train_labels: np.ndarray) -> np.ndarray:
+def prevalence(train_labels: Column) -> np.ndarray:
     """Share of the annotated clips of train in which each emotion is present: labels `[N, T]` -> float64 `[T]`."""
-    return (train_labels == 1).sum(axis=0) / np.maximum((~np.isnan(train_labels)).sum(axis=0), 1)
+    labels = np.asarray(train_labels)
+    return (labels == 1).sum(axis=0) / np.maximum((~np.isnan(labels)).sum(axis=0), 1)
 
 
 @dataclass(frozen=True)

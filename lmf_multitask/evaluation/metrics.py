@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
-from lmf_multitask.errors import ConfigError, DataError
+from lmf_multitask.errors import ConfigError, DataError, suggestion
 from lmf_multitask.evaluation.weighted_rows import Confusion, WeightedRows, ratio
 
 CLOSEST_TO_CERTAIN = 1e-7
@@ -149,9 +148,8 @@ def find_metric(name: str) -> Metric:
         ConfigError: there is none.
     """
     if name not in METRICS:
-        near = get_close_matches(name, METRICS, 1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Choose from {', '.join(METRICS)}."
-        raise ConfigError(f"a metric must be a known one, but got {name!r}. {hint}")
+        known = ", ".join(METRICS)
+        raise ConfigError(f"a metric must be one of {known}, but got {name!r}.{suggestion(name, list(METRICS))}")
     return METRICS[name]
 
 

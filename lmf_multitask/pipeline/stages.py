@@ -13,7 +13,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,10 +27,14 @@ from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration
 from lmf_multitask.evaluation.metrics import value_of
 from lmf_multitask.evaluation.predictions import write_predictions
 from lmf_multitask.files import write_json
-from lmf_multitask.models.lmf import LMFModel, check_size
+from lmf_multitask.models.config import ModelConfig
 from lmf_multitask.pipeline.runs import MODEL_FOLDER, PREDICTIONS_FILE, Run, runs_in
 from lmf_multitask.pipeline.settings import ExperimentConfig
-from lmf_multitask.runtime import select_device
+from lmf_multitask.runtime import quiet_imports, select_device
+from lmf_multitask.tasks import make_tasks
+
+with quiet_imports():
+    from lmf_multitask.models.lmf import LMFModel, check_size
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +142,7 @@ def load(config: ExperimentConfig) -> Prepared:
     _check_labels(data, config.training.monitor)
     config = config.resolved(data.emotions)
     config = without(config, missing_in_train(data.dataset, config.model.modalities))
-    check_size(data.inputs, data.emotions, config.model)
+    check_network(data, config.model)
     return Prepared(config, data)
 
 
@@ -152,6 +155,15 @@ def read_data(config: ExperimentConfig) -> LoadedData:
     if config.data_path is None:
         logger.info("%s", SAMPLE_NOTE)
     return load_file(config.data_path, config.emotions, config.data)
+
+
+def check_network(data: LoadedData, config: ModelConfig) -> None:
+    """Checks that a network for this data is not too large.
+
+    Raises:
+        ConfigError: it is.
+    """
+    check_size(data.inputs, make_tasks(data.emotions), config)
 
 
 def without(config: ExperimentConfig, absent: Sequence[str]) -> ExperimentConfig:
@@ -338,4 +350,3 @@ def restore(
         Calibration.joined([Calibration.load(place) for place in places]) if calibrated else None,
         own_data=data_path is None,
     )
-

@@ -180,6 +180,19 @@ def test_dirt_in_right_types_is_copied_clean(pickled, tmp_path, copies):
         load_iemocap(folder, non_finite="error", cache_dir=tmp_path / "cache")
 
 
+def test_labels_of_minus_100_are_copied_as_nan(pickled, tmp_path, copies):
+    def spoil(row, number):
+        row["labels"]["sad"] = -100.0 if number == 1 else row["labels"]["sad"]
+        return row
+
+    features = pickled["train"].features
+    old = datasets.DatasetDict({**pickled, "test": pickled["test"].map(spoil, with_indices=True, features=features)})
+    loaded = load_iemocap(save(old, tmp_path / "data", "saved"), cache_dir=tmp_path / "cache")
+    assert copies == list(SPLITS)
+    assert np.isnan(column_arrays(loaded["test"])["labels"]).sum() == 1
+    assert np.isnan(column_arrays(loaded["test"])["labels"][1, 1])
+
+
 def test_numbers_beyond_float32_are_infinite(tmp_path):
     for split in SPLITS:
         pq.write_table(pa.table({"audio": [[1e39, 1.0]] * 3, "calm": [0, 1, 0]}), tmp_path / f"{split}.parquet")
@@ -275,14 +288,14 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("name", ["train.arrow", "test.arrow", "facts.json"])
+@pytest.mark.parametrize("name", ["train.arrow", "test.arrow", "facts.json", "manifest.json"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_cache_is_written_again(write_pickle, tmp_path, copies, monkeypatch, name, damage):
     path, cache = write_pickle(make_corpus()), tmp_path / "cache"
     expected = fingerprint(load_iemocap(path, cache_dir=cache))
     (file,) = cache.rglob(name)
     DAMAGES[damage](file)
-    monkeypatch.setattr(cache_module, "_verified", set())  # as in the next process
+    monkeypatch.setattr(cache_module, "_verified", {})  # as in the next process
     found = load(path, config=cache_module_config(cache))
     assert found.fingerprint == expected
     assert found.emotions == EMOTIONS

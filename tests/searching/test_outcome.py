@@ -139,7 +139,9 @@ def test_no_trial_sees_the_test_split(here, corpus_path, tmp_path):
     assert other.trials == clean.trials
     assert (tmp_path / "poisoned/trials.csv").read_bytes() == (tmp_path / "clean/trials.csv").read_bytes()
     assert other.importances == clean.importances
-    data = [stages.read_data(dataclasses.replace(small_experiment(one, tmp_path))).dataset for one in (corpus_path, path)]
+    data = [
+        stages.read_data(dataclasses.replace(small_experiment(one, tmp_path))).dataset for one in (corpus_path, path)
+    ]
     assert data[0]["train"]["labels"] == data[1]["train"]["labels"]
     assert data[0]["test"]["labels"] != data[1]["test"]["labels"]
     assert not np.allclose(data[0]["test"]["text"], data[1]["test"]["text"])
@@ -225,17 +227,17 @@ def test_fresh_seeds_are_beside_the_searched_value(finished):
     text = result.retrained_table().as_text()
     first = result.retrained[0]
     assert f"{np.mean(first.values) - first.trial.value:+.3f}" in text
-    assert "The figure of the best of 5 trials flatters it" in text
+    assert "The best value of 5 trials is too optimistic" in text
     assert f"{t_interval(first.values)['mean']:.3f} ± " in result.verdict()
 
 
 def test_the_page(finished):
     folder, result = finished
     text = (folder / "search.html").read_text(encoding="utf-8")
-    for heading in ("The best settings", "Under fresh seeds", "On test", "Trials", "What matters", "Every trial"):
+    for heading in ("Best settings", "New seeds", "Test", "Trials", "Importance", "Every trial"):
         assert re.search(rf"<h2 id=\"part\d\">{heading}</h2>", text), heading
     assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
-    assert "flatters it" in text
+    assert "optimistic" in text
     assert {path.stem for path in (folder / "plots").glob("*.png")} >= {"history", "epochs", "fresh_seeds", "slices"}
 
 
@@ -273,9 +275,7 @@ def test_other_data_under_the_same_name_are_refused(here, tmp_path):
     path.write_bytes(pickle.dumps(make_corpus((31, 16, 19)), protocol=2))
     search(settings(path), tmp_path / "search", dataclasses.replace(PLAIN, trials=1))
     path.write_bytes(pickle.dumps(make_corpus((31, 16, 19), seed=1), protocol=2))
-    with pytest.raises(
-        RunError, match="search: cannot continue the search: the fingerprint of the data changed from"
-    ):
+    with pytest.raises(RunError, match="search: cannot continue the search: the fingerprint of the data changed from"):
         search(settings(path), tmp_path / "search", PLAIN)
 
 

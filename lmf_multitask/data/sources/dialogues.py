@@ -98,7 +98,7 @@ class DialogueSource(PickleSource):
                     types.setdefault(modality, set()).add(kind)
                     left -= math.prod(shape)
                     if left < 0:
-                        raise self.fail(f"{modality} repeats its parts beyond all measure. Check the file.")
+                        raise self.fail(f"{modality} repeats its parts too often. Check the file.")
         self.dtypes = {modality: " and ".join(sorted(kinds)) for modality, kinds in types.items()}
         self._set_shapes(shapes)
 
