@@ -75,6 +75,8 @@ def unpacked(file: BinaryIO) -> BinaryIO:
     new = next(new for beginning, new in _FORMATS.items() if start.startswith(beginning))
     try:
         return unnamed_file(_limited(_pieces(file, new), limit))
+    except DataError:
+        raise
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise DataError(

@@ -56,7 +56,7 @@ def advice_on_class(module: str, name: str) -> str:
     """What to do with a pickle that names a class or function: nothing of it was run."""
     package = module.split(".")[0]
     if package in sys.stdlib_module_names or package == "__builtin__":
-        return "Nothing of it was run; get the file from its source."
+        return "Nothing of it was run. Save plain numpy arrays instead."
     if package in _ADVICE:
         return f"Nothing of it was run. {_ADVICE[package]}"
     return (

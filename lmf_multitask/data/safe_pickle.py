@@ -578,7 +578,7 @@ class _Machine:
     def _new_object(self) -> None:
         arguments, kind = self._stack.pop(), self._stack.pop()
         if kind is not self._joblib_wrapper or arguments != ():
-            raise _Refused("holds an object that is no plain data")
+            raise _Refused("holds an object that is not plain data")
         self._push(_JoblibArray())
 
     def _joblib_array(self, state: Any) -> StoredArray:

@@ -105,7 +105,10 @@ class Candidate:
 
     @cached_property
     def _content(self) -> BinaryIO | None:
-        return unpacked(self.file) if self.file is not None and is_compressed(self.start) else self.file
+        if self.file is None or not is_compressed(self.start):
+            return self.file
+        with naming(self.path):
+            return unpacked(self.file)
 
 
 class Source(ABC):

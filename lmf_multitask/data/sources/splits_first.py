@@ -297,10 +297,10 @@ class SplitsFirst(PickleSource):
                 if texts is None:
                     return
                 classes[split] = [parts[0] or None for parts in texts]
-            texts = {name for column in classes.values() for name in column if name is not None}
-            if not 2 <= len(texts) <= 50:
+            spellings = {name for column in classes.values() for name in column if name is not None}
+            if not 2 <= len(spellings) <= 50:
                 return
-            spelt = {None: None, **{name: emotion_of(name) for name in texts}}
+            spelt = {None: None, **{name: emotion_of(name) for name in spellings}}
             classes = {split: [spelt[name] for name in column] for split, column in classes.items()}
         else:
             values = self._values(key)
