@@ -63,19 +63,19 @@ def padded(data=None, labels=None, lengths=(1, 2)):
 
 VECTOR, LONG = np.zeros(1000), "x" * 900
 HOSTILE = {
-    "a dict of itself": (round_dict(), "must name text"),
+    "a dict of itself": (round_dict(), "must name its features"),
     "a list of itself as features": (split_first(text=round_list()), "must be an array of numbers, but holds lists nested too deep"),
     "an array of itself as features": (split_first(text=round_array()), "must be an array of numbers, but"),
     "an array of itself as ids": (split_first(id=round_array()), None),
     "an array of itself as labels": (split_first(labels=round_array()), None),
-    "one array in many rows": (split_first(text=[VECTOR] * 50_000), "repeats its parts too often"),
-    "one id in many rows": ({"test": {"audio": np.zeros((50_000, 1), "u1"), "id": [LONG] * 50_000}}, None),
+    "one array in many rows": (split_first(text=[VECTOR] * 8_000), "repeats its parts too often"),
+    "one id in many rows": ({"test": {"audio": np.zeros((8_000, 1), "u1"), "id": [LONG] * 8_000}}, None),
     "labels of no bytes": (split_first(labels=np.zeros((0, 2))), None),
     "a class for every clip": (split_first(labels=np.array([0, 5, 10**9])), None),
     "text as classes": (split_first(labels=np.array(["a", "../../x", "b"])), None),
     "the name of a split twice": ({"train": VECTORS, "valid": VECTORS, "dev": VECTORS}, "must have each split once"),
     "a dialogue of one vector many times": (
-        dialogues(labels={"a": [0] * 20_000}, **{name: {**dict.fromkeys("bc", [VECTOR]), "a": [VECTOR] * 20_000} for name in ("text", "audio", "video")}),
+        dialogues(labels={"a": [0] * 4_000}, **{name: {**dict.fromkeys("bc", [VECTOR]), "a": [VECTOR] * 4_000} for name in ("text", "audio", "video")}),
         "repeats its parts too often",
     ),
     "dialogues that are none": (dialogues(train=round_list()), "train must be a list of names of dialogues"),
@@ -138,7 +138,7 @@ def test_hostile_layouts(tmp_path, name):
 def test_layouts_cut_off_anywhere(tmp_path, layout):
     content = pickle.dumps(getattr(layouts, layout)(layouts.make_clips(classes=4)), protocol=2)
     path = tmp_path / "x.pkl"
-    for size in np.random.default_rng(0).integers(1, len(content) - 1, 25):
+    for size in np.random.default_rng(0).integers(1, len(content) - 1, 8):
         path.write_bytes(content[:size])
         with pytest.raises(DataError, match="must be a"):
             bounded(content, lambda: read_all(path))
@@ -153,14 +153,14 @@ class Runs:
 
 
 @pytest.mark.parametrize("layout", ["mult_iemocap", "mmsa", "lmf", "dialogue_tuple", "corect"])
-@pytest.mark.parametrize("pack", [lambda raw: raw, gzip.compress, lzma.compress])
-def test_nothing_is_run(tmp_path, layout, pack):
+def test_nothing_is_run(tmp_path, layout):
     tree = getattr(layouts, layout)(layouts.make_clips(classes=4))
     bad = Runs(str(tmp_path / "marker"))
     tree = (*tree[:-1], [*tree[-1], bad]) if isinstance(tree, tuple) else {**tree, "extra": np.array([bad], object)}
-    (tmp_path / "x.pkl").write_bytes(pack(pickle.dumps(tree)))
-    with pytest.raises(DataError, match="names posix.mkdir"):
-        open_source(tmp_path / "x.pkl")
+    for pack in (bytes, gzip.compress, lzma.compress):
+        (tmp_path / "x.pkl").write_bytes(pack(pickle.dumps(tree)))
+        with pytest.raises(DataError, match="names posix.mkdir"):
+            open_source(tmp_path / "x.pkl")
     assert not (tmp_path / "marker").exists()
 
 

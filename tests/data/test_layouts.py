@@ -9,7 +9,8 @@ import joblib
 import layouts
 import numpy as np
 import pytest
-from conftest import shared_file, to_bytes_keys
+from commands import run_all
+from conftest import shared_file, small_experiment, to_bytes_keys
 
 from lmf_multitask.data.loading import inspect
 from lmf_multitask.data.sources import open_source
@@ -359,5 +360,50 @@ def test_mosi_in_every_layout(tmp_path):
 # -- end to end
 
 
-def test_binary_tasks_of_every_family_train_evaluate_and_infer(tmp_path):
-    pass
+FAMILIES = {
+    "mult": (layouts.mult_iemocap, ["happy", "sad"]),
+    "mmsa": (layouts.mmsa, ["negative", "positive"]),
+    "dialogues": (layouts.dialogue_tuple, ["fun"]),
+    "videos": (None, ["fun"]),
+}
+
+
+def write_family(folder, name):
+    """The file or folder of a family, small enough to be trained on in a moment; dialogues have two classes."""
+    clips = layouts.make_clips(rows=(40, 16, 20), words=1, classes=4 if name == "mult" else 2)
+    clips = {split: {**one, "text": one["text"][:, 0]} for split, one in clips.items()}
+    if name != "videos":
+        return write(folder / f"{name}.pkl", FAMILIES[name][0](clips))
+    for modality in MODALITIES:
+        write(folder / f"{modality}_2way.pickle", layouts.bc_lstm(clips, modality))
+    return folder
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_trained_and_evaluated(tmp_path, name):
+    from lmf_multitask.pipeline.experiment import run_experiment
+    from lmf_multitask.pipeline.reporting import evaluate_run
+
+    path, run = write_family(tmp_path, name), tmp_path / "run"
+    config = small_experiment(path, run, emotions=FAMILIES[name][1], epochs=1)
+    assert run_experiment(config, report=False, quiet=True)["samples"] == 20
+    found, _ = evaluate_run(run, str(path), "validation", "cpu", output_dir=tmp_path)
+    assert list(found.metrics["emotions"]) == FAMILIES[name][1]
+
+
+@pytest.mark.slow
+def test_commands_on_every_family(tmp_path):
+    for name, (_, tasks) in FAMILIES.items():
+        (tmp_path / name).mkdir()
+        path = write_family(tmp_path / name, name)
+        settings = ["--emotions", *tasks, "--training.epochs", "1", "--training.batch_size", "16", "--device", "cpu"]
+        commands = [
+            ("lmf_multitask.data.__main__", ["inspect", path]),
+            ("lmf_multitask.train", ["--data_path", path, "--output_dir", f"run-{name}", *settings]),
+            ("lmf_multitask.evaluate", [f"run-{name}", "--data_path", path]),
+            ("lmf_multitask.export", [f"run-{name}", "--output_dir", f"model-{name}", "--format", "onnx"]),
+            ("lmf_multitask.infer", [f"model-{name}", "--data_path", path, "--output_dir", f"out-{name}", "--all"]),
+        ]
+        for (module, arguments), (status, _out, errors) in zip(commands, run_all(commands, tmp_path)):
+            assert status == 0, (module, arguments, errors)
+        assert len((tmp_path / f"out-{name}" / "predictions.csv").read_text().splitlines()) == 1 + 76

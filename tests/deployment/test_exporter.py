@@ -228,7 +228,8 @@ def test_an_export_that_differs_is_an_error_and_writes_nothing(multitask_run, tm
     true = exporter.trained_predictions
     monkeypatch.setattr(exporter, "trained_predictions", lambda *args: true(*args) + wrong)
     with pytest.raises(
-        RunError, match=f"the exported paddle model must agree with the trained one within 1e-05, but differs by {shown}"
+        RunError,
+        match=f"the exported paddle model must agree with the trained one within 1e-05, but differs by {shown}",
     ):
         export_run(multitask_run, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -258,7 +259,9 @@ def test_a_wrong_calibration_is_refused(tmp_path, content):
 
 
 def test_runs_that_do_not_fit_together(tmp_path):
-    with pytest.raises(RunError, match="nothing: must be a run directory, or hold run directories, with a trained model"):
+    with pytest.raises(
+        RunError, match="nothing: must be a run directory, or hold run directories, with a trained model"
+    ):
         export_run(tmp_path / "nothing", tmp_path / "out")
     make_run(tmp_path / "a", ["happy"])
     make_run(tmp_path / "b", ["sad"], inputs={**INPUTS, "audio": (9,)})

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from lmf_multitask.data.safe_pickle import StoredArray
-from lmf_multitask.data.schema import SPLITS, find_split
-from lmf_multitask.data.sources import Candidate, Reading, rename_modalities
+from lmf_multitask.data.schema import SPLITS, find_split, rename_modalities
+from lmf_multitask.data.sources import Candidate, Reading
 from lmf_multitask.data.sources.pickles import REGRESSION, SIX_WAY, PickleSource, draw_validation, kind_of, shown_keys
 from lmf_multitask.errors import DataError
 

@@ -19,8 +19,15 @@ import numpy as np
 from lmf_multitask.data.description import RELEASED_ROWS
 from lmf_multitask.data.modality import find_modality
 from lmf_multitask.data.safe_pickle import StoredArray
-from lmf_multitask.data.schema import KNOWN_EMOTIONS, POM_TRAITS, emotion_of, find_split, sort_emotions
-from lmf_multitask.data.sources import ALL, Candidate, Reading, rename_modalities
+from lmf_multitask.data.schema import (
+    KNOWN_EMOTIONS,
+    POM_TRAITS,
+    emotion_of,
+    find_split,
+    rename_modalities,
+    sort_emotions,
+)
+from lmf_multitask.data.sources import ALL, Candidate, Reading
 from lmf_multitask.data.sources.pickles import (
     REGRESSION,
     Array,
@@ -300,8 +307,10 @@ class SplitsFirst(PickleSource):
             spellings = {name for column in classes.values() for name in column if name is not None}
             if not 2 <= len(spellings) <= 50:
                 return
-            spelt = {None: None, **{name: emotion_of(name) for name in spellings}}
-            classes = {split: [spelt[name] for name in column] for split, column in classes.items()}
+            classes = {
+                split: [None if name is None else emotion_of(name) for name in column]
+                for split, column in classes.items()
+            }
         else:
             values = self._values(key)
             if not _within(values, (0, 1, 2)):
@@ -348,6 +357,11 @@ class SplitsFirst(PickleSource):
         """See `Source.groups`: the video, where ids have one of the usual forms."""
         found = [group_of(parts) for parts in self._ids[split] or ()]
         return [name for name in found if name is not None] if found and None not in found else None
+
+    def column_texts(self, split: str, name: str) -> list[str] | None:
+        """See `Source.column_texts`."""
+        found = self._texts(self._contents[split].get(name), self._rows[split])
+        return None if found is None else ["_".join(parts) for parts in found]
 
     def _read(self, split: str, rows: int) -> Iterator[tuple[list[str] | None, Mapping[str, np.ndarray]]]:
         readers = {modality: row_reader(array) for modality, array in self._arrays[split].items()}
