@@ -24,6 +24,12 @@ _KINDS_OF_FILE = {
 }
 
 _ADVICE = {
+    **dict.fromkeys(
+        ("copyreg", "copy_reg"),
+        "It holds objects of a class. If you trust the file, load it with the code that defines this class, and save its "
+        "content as dicts of numpy arrays: vars(object) is the dict of an object.",
+    ),
+    "numpy": "Save plain numpy arrays instead.",
     "pandas": "It is a pandas object: write the table with to_parquet, and give that file.",
     "torch": "It holds PyTorch tensors: save them as numpy arrays, tensor.numpy().",
     "tensorflow": "It holds TensorFlow tensors: save them as numpy arrays, tensor.numpy().",
@@ -55,10 +61,10 @@ def check_kind_of_file(path: object, start: bytes) -> None:
 def advice_on_class(module: str, name: str) -> str:
     """What to do with a pickle that names a class or function: nothing of it was run."""
     package = module.split(".")[0]
-    if package in sys.stdlib_module_names or package == "__builtin__":
-        return "Nothing of it was run. Save plain numpy arrays instead."
     if package in _ADVICE:
         return f"Nothing of it was run. {_ADVICE[package]}"
+    if package in sys.stdlib_module_names or package == "__builtin__":
+        return f"Nothing of it was run. {_ADVICE['numpy']}"
     return (
         f"Nothing of it was run. If you trust the file, load it with the code that defines {name[:60]}, and save its content "
         "as dicts of numpy arrays: vars(object) is the dict of an object."

@@ -169,6 +169,37 @@ def test_without_labels_and_without_splits(tmp_path):
     assert flat.splits == {"all": 10}
 
 
+def test_classes_that_cannot_be_names_do_not_hide_the_sentiment(tmp_path):
+    clips = layouts.make_clips()
+    path = write(tmp_path / "x.pkl", layouts.mmsa(clips, ("very bad", "a/b", "good")))
+    source = open_source(path)
+    assert source.emotions == ["sentiment", "neutral", "negative", "positive"]  # the numbers are used
+    assert any(note.startswith("annotations are not used") for note in source.notes)
+    weak = open_source(write(tmp_path / "y.pkl", layouts.mmsa(clips, ("Weakly Negative", "Neutral", "good"))))
+    assert weak.emotions == ["sentiment", "neutral", "Weakly_Negative", "good"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "groups"),
+    [
+        (["a$_$0", "a$_$1", "b$_$0"], ["a", "a", "b"]),
+        (["a[0]", "a[12]", "b c[3]"], ["a", "a", "b c"]),
+        (np.array([["a", "0"], ["a", "1"], ["b", "0"]]), ["a", "a", "b"]),
+        (np.array([[b"a"], [b"b"], [b"c"]]), None),
+        (["a$_$0", "a$_$1", "b"], None),
+    ],
+)
+def test_groups_of_usual_ids(tmp_path, ids, groups):
+    tree = {
+        "test": {"audio": np.ones((3, 2)), "id": ids, "speaker": np.array(["x", None, 7], object), "who": [1, 2, 3]}
+    }
+    source = open_source(write(tmp_path / "x.pkl", tree))
+    assert source.groups("test") == groups
+    assert source.column_texts("test", "who") == ["1", "2", "3"]
+    assert source.column_texts("test", "speaker") == ["x", "", "7"]
+    assert source.column_texts("test", "nobody") is None
+
+
 def test_token_ids_are_no_features(tmp_path):
     tree = layouts.mmsa(layouts.make_clips())
     for part in tree.values():
@@ -264,6 +295,16 @@ def test_corect(tmp_path):
         ]
     assert source.emotions == list(layouts.SIX_WAY)
     check(source, clips, lambda one: layouts.one_per_class(one, 6))
+
+
+def test_dialogues_without_labels(tmp_path):
+    tree = layouts.corect(layouts.make_clips())
+    for one in tree["test"]:
+        del one["labels"]
+    source = open_source(write(tmp_path / "x.pkl", {"test": tree["test"]}), "test")
+    assert source.splits == {"test": 10}
+    with pytest.raises(DataError, match="must have one label per utterance, but has none for some"):
+        source.labels("test")
 
 
 def test_user_classes_are_refused_with_what_to_do(tmp_path):

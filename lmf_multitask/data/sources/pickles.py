@@ -208,6 +208,9 @@ def group_of(parts: Sequence[str]) -> str | None:
 
 
 def _text(value: Any) -> str | None:
+    """A name, number or nothing (null) as text; None for anything else, or a long text."""
+    if value is None:
+        return ""
     if isinstance(value, bytes):
         try:
             value = value.decode("utf-8")

@@ -190,7 +190,10 @@ class SplitsFirst(PickleSource):
                 self._add_labels(key)
         for key in ("annotations", "classification_labels"):
             if key in first and not set(MMSA_CLASSES) & set(self.emotions):
-                self._add_classes(key)
+                try:
+                    self._add_classes(key)
+                except DataError as error:
+                    self.notes.append(f"{key} are not used: {error}")
         for key in self.reading.emotions or ():
             if key in first and key not in self.emotions and find_modality(key) is None and key not in self._used:
                 self._add_column(key, key)
@@ -308,7 +311,7 @@ class SplitsFirst(PickleSource):
             if not 2 <= len(spellings) <= 50:
                 return
             classes = {
-                split: [None if name is None else emotion_of(name) for name in column]
+                split: [None if name is None else emotion_of(name.replace(" ", "_")) for name in column]
                 for split, column in classes.items()
             }
         else:
