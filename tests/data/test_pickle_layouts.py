@@ -6,8 +6,8 @@ import lzma
 import pickle
 
 import joblib
-import layouts
 import numpy as np
+import pickle_layouts as layouts
 import pytest
 from commands import run_all
 from conftest import shared_file, small_experiment, to_bytes_keys

@@ -11,8 +11,8 @@ import tracemalloc
 import zlib
 
 import joblib
-import layouts
 import numpy as np
+import pickle_layouts as layouts
 import pytest
 
 from lmf_multitask.data import compressed
