@@ -25,7 +25,9 @@ from lmf_multitask.data.cleaning import Cleaning, ModalityFacts, NonFinitePolicy
 from lmf_multitask.data.columns import BLOCK_ROWS
 from lmf_multitask.data.description import describe, duplicate_notes, file_note
 from lmf_multitask.data.modality import MODALITIES, missing_clips
+from lmf_multitask.data.schema import KNOWN_TARGETS
 from lmf_multitask.data.sources import Source
+from lmf_multitask.data.targets import BINARY, REGRESSION
 from lmf_multitask.errors import DataError, UserError
 from lmf_multitask.files import atomic_folder, read_json, sha256_of, write_json
 
@@ -34,7 +36,7 @@ logger = logging.getLogger(__name__)
 POSITIONS = "positions"
 """Column with the row number of each clip in each emotion's own order; only where the orders differ."""
 
-_VERSION = "2"  # part of the key: raise it when the same files must be converted again
+_VERSION = "3"  # part of the key: raise it when the same files must be converted again
 _FACTS = "facts.json"
 _BLOCK_BYTES = 1 << 26
 _LONG = 1 << 28  # bytes of a source whose conversion is logged
@@ -50,6 +52,8 @@ class Facts:
         notes: what was decided about the file, and warnings.
         padding: modality -> where its sequences are padded; None for vectors.
         label_column: which column of one-hot labels means "present"; None for other kinds of labels.
+        kinds: label column -> kind of task.
+        ranges: label column -> lowest and highest possible value of a real-valued one, where known.
     """
 
     emotions: list[str]
@@ -57,6 +61,8 @@ class Facts:
     notes: list[str]
     padding: dict[str, str | None]
     label_column: int | None
+    kinds: dict[str, str]
+    ranges: dict[str, tuple[float, float]]
 
 
 def cached(source: Source, policy: NonFinitePolicy, cache_dir: str | Path | None) -> tuple[datasets.DatasetDict, Facts]:
@@ -68,7 +74,8 @@ def cached(source: Source, policy: NonFinitePolicy, cache_dir: str | Path | None
     """
     reading = source.reading
     depends_on = (
-        _VERSION, type(source).__name__, source.hashes, source.emotions, reading.label_column, reading.max_length, policy
+        _VERSION, type(source).__name__, source.hashes, source.emotions, sorted(source.kinds.items()),
+        reading.label_column, reading.max_length, policy,
     )  # fmt: skip
     key = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:32]
     base = Path(datasets.config.HF_DATASETS_CACHE if cache_dir is None else cache_dir).expanduser() / "lmf_multitask"
@@ -129,6 +136,7 @@ class _Survey:
             split: source.labels(split) if source.emotions else np.empty((rows, 0), np.float32)
             for split, rows in source.splits.items()
         }
+        self.kinds, self.ranges, self._decided = _kinds(source, self.labels)
         self.shapes = {
             name: source.shapes.get(name, (1, 1) if about.sequence else (1,)) for name, about in MODALITIES.items()
         }
@@ -169,7 +177,7 @@ class _Survey:
             notes += file_note(
                 source.path.stat().st_size, next(iter(source.hashes.values())), list(source.splits.values())
             )
-        notes += source.notes
+        notes += [*source.notes, *self._decided]
         for name, shape in source.shapes.items():
             count = sum(cut[name] for cut in source.cut.values())
             if count:
@@ -177,14 +185,50 @@ class _Survey:
         notes += duplicate_notes({split: np.concatenate(parts) for split, parts in self._digests.items()})
         return Facts(
             emotions=source.emotions,
-            report=describe(source.emotions, self.labels, found, notes, source.dtypes),
+            report=describe(source.emotions, self.labels, found, notes, source.dtypes, self.kinds),
             notes=notes,
             padding={name: self._padding(name, found) for name in MODALITIES},
             label_column=source.label_column,
+            kinds=self.kinds,
+            ranges=self.ranges,
         )
 
     def _padding(self, name: str, found: Mapping[str, Mapping[str, ModalityFacts]]) -> str | None:
         return padding_side([each[name] for each in found.values()]) if len(self.shapes[name]) == 2 else None
+
+
+def _kinds(
+    source: Source, labels: Mapping[str, np.ndarray]
+) -> tuple[dict[str, str], dict[str, tuple[float, float]], list[str]]:
+    """Kind of every label column, ranges of real-valued ones, and notes on what was decided."""
+    kinds: dict[str, str] = {}
+    ranges: dict[str, tuple[float, float]] = {}
+    notes = []
+    for t, name in enumerate(source.emotions):
+        values = np.concatenate([rows[:, t] for rows in labels.values()])
+        values = values[~np.isnan(values)]
+        kind = source.kinds.get(name)
+        if kind is None:
+            real = name in KNOWN_TARGETS and not np.isin(values, (0, 1, -100)).all()
+            kind = REGRESSION if real else BINARY
+            if real:
+                notes.append(f"{name}: real-valued (regression), since it has values other than 0 and 1")
+            for rows in labels.values() if not real else ():
+                rows[rows[:, t] == -100, t] = np.nan
+        kinds[name] = kind
+        if kind != REGRESSION or not len(values):
+            continue
+        known = source.ranges.get(name)
+        usual = KNOWN_TARGETS.get(name)
+        if known is None and usual and usual[0] <= values.min() and values.max() <= usual[1] and np.ptp(values) > 2:
+            known = usual
+            notes.append(
+                f"{name}: range {usual[0]:g} to {usual[1]:g} assumed from its name and values "
+                f"(--tasks {name}:{REGRESSION}:LOW:HIGH states another)"
+            )
+        if known is not None:
+            ranges[name] = known
+    return kinds, ranges, notes
 
 
 def _convert(source: Source, policy: NonFinitePolicy, folder: Path) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class WeightedRows(Confusion):
         decisions: int64 `[n]`, decided classes.
         classes: number C of classes.
         weights: float `[R, n]`.
+        range: lowest and highest value of a real-valued task; None: unknown, or another kind of task.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class WeightedRows(Confusion):
         decisions: np.ndarray | None = None,
         weights: np.ndarray | None = None,
         classes: int = 2,
+        range: tuple[float, float] | None = None,
     ) -> None:
         """Takes N rows and drops those whose label is NaN.
 
@@ -75,6 +77,7 @@ class WeightedRows(Confusion):
             decisions: `[N]`; None: whether the prediction is above one half.
             weights: float `[R, N]`; None: one set of unit weights.
             classes: C.
+            range: see above.
         """
         known = ~np.isnan(labels)
         decisions = predictions > 0.5 if decisions is None else decisions
@@ -83,7 +86,7 @@ class WeightedRows(Confusion):
         self.predictions = np.asarray(predictions, np.float64)[known]
         self.decisions = decisions[known].astype(np.int64)
         self.weights = weights if known.all() else weights[:, known]
-        self.classes = classes
+        self.classes, self.range = classes, range
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -114,6 +117,30 @@ class WeightedRows(Confusion):
         A probability on an edge belongs to the bin above it, 1 to the last bin.
         """
         return _one_hot(np.minimum((self.predictions * ECE_BINS).astype(int), ECE_BINS - 1), ECE_BINS)
+
+    def moments(self, labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Weighted means, variances and covariance of two columns `[n]`: mean, mean, variance, variance, covariance, `[R]` each."""
+        centre = labels.mean(), predictions.mean()  # near the weighted means, so that little is lost in the differences
+        x, y = labels - centre[0], predictions - centre[1]
+        sums = self.sum(np.stack([x, y, x * x, y * y, x * y], axis=1)) if len(x) else np.zeros((len(self), 5))
+        mx, my, xx, yy, xy = (ratio(column, self.total) for column in sums.T)
+        return mx + centre[0], my + centre[1], np.maximum(xx - mx * mx, 0), np.maximum(yy - my * my, 0), xy - mx * my
+
+    @cached_property
+    def own_moments(self) -> tuple[np.ndarray, ...]:
+        """`moments` of labels and predictions."""
+        return self.moments(self.labels, self.predictions)
+
+    def average_ranks(self, values: np.ndarray) -> np.ndarray:
+        """Ranks of values `[n]` among the weighted rows, ties in the middle: float64 `[n, R]`."""
+        order = np.argsort(values, kind="stable")
+        ends = np.append(np.flatnonzero(np.diff(values[order])) + 1, len(values))
+        cumulative = np.cumsum(self.weights[:, order].astype(np.float64), axis=1)[:, ends - 1]
+        before = np.concatenate([np.zeros((len(self), 1)), cumulative[:, :-1]], axis=1)
+        group = np.searchsorted(ends, np.arange(len(values)), side="right")
+        ranks = np.empty((len(values), len(self)))
+        ranks[order] = ((before + cumulative + 1) / 2).T[group]
+        return ranks
 
     @cached_property
     def ranking(self) -> tuple[np.ndarray, np.ndarray]:

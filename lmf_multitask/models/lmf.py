@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save_file
 
-from lmf_multitask.config import build, check_name, kind_of, to_dict
+from lmf_multitask.config import build, kind_of, to_dict
 from lmf_multitask.data.columns import Columns
 from lmf_multitask.data.modality import MODALITIES, Input, checked_inputs
 from lmf_multitask.errors import ConfigError, RunError, UserError
@@ -26,7 +26,7 @@ from lmf_multitask.models.config import ModelConfig
 from lmf_multitask.models.encoders import ENCODERS, step_mask
 from lmf_multitask.models.fusion import FUSIONS, Fusion
 from lmf_multitask.runtime import quiet_imports
-from lmf_multitask.tasks import Task, make_tasks, output_slices, predictions
+from lmf_multitask.tasks import Task, make_tasks, output_slices, predictions, task_from
 
 with quiet_imports():
     import paddle
@@ -229,7 +229,7 @@ class LMFModel(nn.Layer):
         """Writes ``config.json`` and ``model.safetensors``; the folder is complete or left as it was."""
         about = {
             "model_type": "lmf",
-            "tasks": [{"name": task.name, "kind": task.kind} for task in self.tasks],
+            "tasks": [task.to_dict() for task in self.tasks],
             "inputs": {name: dataclasses.asdict(one) for name, one in self.inputs.items()},
             "model": to_dict(self.config),
             "exclusive": self.exclusive,
@@ -254,7 +254,7 @@ class LMFModel(nn.Layer):
         about, path = _read_config(folder / CONFIG_FILE), folder / WEIGHTS_FILE
         try:
             inputs = {name: Input(tuple(one["shape"]), one["padding"]) for name, one in about["inputs"].items()}
-            tasks = make_tasks([f"{check_name(one['name'])}:{one['kind']}" for one in about["tasks"]])
+            tasks = make_tasks([task_from(one) for one in about["tasks"]])
             config = build(ModelConfig, about["model"], "model")
             if type(about["exclusive"]) is not bool or about["non_finite"] not in ("zero", "error"):
                 raise ValueError(f"exclusive is {about['exclusive']!r} and non_finite {about['non_finite']!r}")

@@ -164,9 +164,7 @@ def learning_curves(folder: Path) -> LearningCurves | None:
     if not rows or "epoch" not in rows[0]:
         return None
     try:
-        columns = {
-            name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0] if name is not None
-        }
+        columns = {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0] if name is not None}
     except (TypeError, ValueError):
         raise RunError(f"{path}: must hold numbers in every row, but does not. Remove it or train again.") from None
     epochs = columns["epoch"].astype(int)
@@ -219,7 +217,7 @@ def _facts(trained: Trained) -> dict[str, str]:
     return {
         "Data": f"the built-in sample. {SAMPLE_NOTE}" if trained.data_path is None else trained.data_path,
         "Clips": ", ".join(f"{len(rows):,} {name}" for name, rows in trained.data.dataset.items()),
-        "Emotions": ", ".join(trained.tasks) + (" (one model each)" if len(runs) > 1 else ""),
+        "Emotions": ", ".join(task.name for task in trained.tasks) + (" (one model each)" if len(runs) > 1 else ""),
         "Trainable parameters": " + ".join(f"{size:,}" for size in sizes),
         "Seed": ", ".join(dict.fromkeys(str(one.seed) for one in trained.configs)),
         "Started": time.strftime("%Y-%m-%d %H:%M", begun),
@@ -229,4 +227,3 @@ def _facts(trained: Trained) -> dict[str, str]:
         "Software": f"lmf_multitask {__version__}, Paddle {paddle.__version__}, numpy {np.__version__}",
         "Settings": config.to_yaml().partition("\n")[2],
     }
-

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -24,7 +24,8 @@ import numpy as np
 from lmf_multitask.data.columns import shorten
 from lmf_multitask.data.modality import MODALITIES, find_modality
 from lmf_multitask.data.safe_pickle import read_pickle
-from lmf_multitask.data.schema import SPLITS
+from lmf_multitask.data.schema import KNOWN_TARGETS, SPLITS
+from lmf_multitask.data.targets import BINARY
 from lmf_multitask.errors import DataError
 from lmf_multitask.files import open_regular, sha256_of
 
@@ -47,12 +48,14 @@ class Reading:
         emotions: names of the emotions, for files that do not name them, and for label columns that no known emotion names.
         label_column: which column of one-hot labels means "present"; None decides by evidence.
         max_length: longest sequence, in steps; None: no limit.
+        kinds: label column -> kind of task, where the user states it.
     """
 
     split: str | None = None
     emotions: tuple[str, ...] | None = None
     label_column: int | None = None
     max_length: int | None = None
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
 
 class Candidate:
@@ -113,6 +116,8 @@ class Source(ABC):
         notes: what was decided about the file, one sentence each.
         label_column: which of the two columns of one-hot labels means "present"; None for other kinds of labels. May be
             set by `labels`.
+        kinds: label column -> kind of task, where the user or the layout states it; the values decide about others.
+        ranges: label column -> lowest and highest possible value of a real-valued one, where the layout states it.
         cut: split -> modality -> number of clips that `blocks` has shortened to `Reading.max_length`.
     """
 
@@ -134,6 +139,8 @@ class Source(ABC):
         self.dtypes: dict[str, str] = {}
         self.notes: list[str] = []
         self.label_column: int | None = None
+        self.kinds = dict(reading.kinds)
+        self.ranges: dict[str, tuple[float, float]] = {}
         self.cut: dict[str, Counter[str]] = {}
         self._files: dict[Path, tuple[BinaryIO, os.stat_result]] = {}
         if candidate.file is not None and candidate.on_disk:
@@ -162,10 +169,10 @@ class Source(ABC):
 
     @abstractmethod
     def labels(self, split: str) -> np.ndarray:
-        """Labels of one split: float32 `[N, T]`, 1 present, 0 absent, NaN not annotated.
+        """Labels of one split: float32 `[N, T]`; NaN not annotated, of binary tasks 1 present, 0 absent.
 
         Raises:
-            DataError: the file has no labels, or they are not binary.
+            DataError: the file has no labels, or they are not of their kind.
         """
 
     def positions(self, split: str) -> np.ndarray | None:
@@ -241,6 +248,17 @@ class Source(ABC):
 
     # -- for subclasses
 
+    def _checked_labels(self, values: np.ndarray, where: str) -> np.ndarray:
+        """Labels `[N, T]` of `emotions` as float32: real numbers where the kind is stated, or the name is a known target's."""
+        found = values.astype(np.float32)
+        for t, name in enumerate(self.emotions):
+            kind = self.kinds.get(name, None if name in KNOWN_TARGETS else BINARY)
+            if kind == BINARY:
+                found[:, t] = binary_labels(values[:, t], f"{where} {name!r}")
+            elif np.isinf(found[:, t]).any():
+                raise DataError(f"{where} {name!r} must be finite, or NaN where not annotated, but has infinities.")
+        return found
+
     def _open(self, path: Path) -> BinaryIO:
         """Opens a file of a folder, once; it must not be a link."""
         if path not in self._files:
@@ -308,6 +326,7 @@ def open_source(
     split: str | None = None,
     *,
     emotions: Sequence[str] | None = None,
+    kinds: Mapping[str, str] | None = None,
     label_column: int | None = None,
     max_length: int | None = None,
     scan: bool = True,
@@ -319,6 +338,7 @@ def open_source(
         split: ``train``, ``validation`` or ``test`` opens only this split; None opens all. A file without splits is always
             opened as a whole, as the split ``all``.
         emotions: see `Reading`.
+        kinds: see `Reading`.
         label_column: see `Reading`.
         max_length: see `Reading`.
         scan: False leaves out `Source.scan`.
@@ -327,7 +347,7 @@ def open_source(
         DataError: it is missing, damaged, hostile or of an unknown layout, or lacks the split.
     """
     candidate = Candidate(path)
-    reading = Reading(split, None if emotions is None else tuple(emotions), label_column, max_length)
+    reading = Reading(split, None if emotions is None else tuple(emotions), label_column, max_length, kinds or {})
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     with naming(candidate.path):
@@ -393,7 +413,8 @@ def binary_labels(values: np.ndarray, where: str) -> np.ndarray:
     odd = labels[~(np.isnan(labels) | np.isin(labels, (0.0, 1.0)))].ravel()
     if len(odd):
         raise DataError(
-            f"{where} must be 0 or 1, or NaN where not annotated, but holds {odd[0]:g}. Store one binary label per clip."
+            f"{where} must be 0 or 1, or NaN where not annotated, but holds {odd[0]:g}. Store one binary label per clip, or "
+            "ask for a real-valued task: --tasks NAME:regression."
         )
     return labels.astype(np.float32)
 

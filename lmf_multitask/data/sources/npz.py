@@ -20,8 +20,8 @@ from typing import IO, BinaryIO
 
 import numpy as np
 
-from lmf_multitask.data.schema import KNOWN_EMOTIONS, emotion_of, find_split
-from lmf_multitask.data.sources import ALL, Candidate, Reading, Source, binary_labels, rename_modalities
+from lmf_multitask.data.schema import emotion_of, find_split, is_known
+from lmf_multitask.data.sources import ALL, Candidate, Reading, Source, rename_modalities
 from lmf_multitask.errors import DataError
 
 _MOST_MEMBERS = 300
@@ -48,7 +48,7 @@ class _Header:
 class NpzSource(Source):
     """The clips of one ``.npz`` file.
 
-    Labels are ``labels`` `[N, T]` with their names in ``emotions`` `[T]`, or one 0/1 array `[N]` per emotion. ``split`` is one
+    Labels are ``labels`` `[N, T]` with their names in ``emotions`` `[T]`, or one array `[N]` per task. ``split`` is one
     name of a split per row.
     """
 
@@ -153,13 +153,14 @@ class NpzSource(Source):
             if header.shape[:1] != (self._rows,) or len(header.shape) > 2:
                 raise self.fail(f"{name} must have one row per clip, but has the shape {list(header.shape)}.")
             whole = next(self._pieces(name, header, self._rows)).reshape(self._rows, -1)
-            columns.append(binary_labels(whole, f"{self.path}: {name}"))
+            columns.append(whole)
         labels = np.concatenate(columns, axis=1)
         if labels.shape[1] != len(self.emotions):
             raise self.fail(
                 f"labels must have one column per emotion, but have {labels.shape[1]} for {len(self.emotions)} names."
             )
-        return labels if self._split is None else labels[self._split == split]
+        labels = labels if self._split is None else labels[self._split == split]
+        return self._checked_labels(labels, f"{self.path}: labels of")
 
     def _find_labels(self) -> list[str]:
         """Names of the arrays with labels; sets `emotions`."""
@@ -171,8 +172,7 @@ class NpzSource(Source):
             self.emotions = [emotion_of(name) for name in names or ()]
             label_names = ["labels"]
         else:
-            wanted = {*KNOWN_EMOTIONS, *(self.reading.emotions or ())}
-            label_names = [name for name in others if name.lower() in KNOWN_EMOTIONS or name in wanted]
+            label_names = [name for name in others if is_known(name) or name in (self.reading.emotions or ())]
             self.emotions = [emotion_of(name) for name in label_names]
         if len(set(self.emotions)) != len(self.emotions):
             raise self.fail(f"emotions must be different, but got {', '.join(self.emotions)[:80]}. Rename them.")

@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 from lmf_multitask.data.arrow import feature_rows, is_number, label_rows, numbers, row_shape
 from lmf_multitask.data.columns import BLOCK_ROWS
 from lmf_multitask.data.modality import MODALITIES
-from lmf_multitask.data.schema import KNOWN_EMOTIONS, emotion_of
-from lmf_multitask.data.sources import Source, binary_labels, rename_modalities
+from lmf_multitask.data.schema import emotion_of, is_known
+from lmf_multitask.data.sources import Source, rename_modalities
 from lmf_multitask.errors import DataError
 
 _LABEL_ROWS = 1 << 16  # read at a time: labels are small
@@ -125,7 +125,7 @@ class TableSource(Source):
         else:
             chosen = self.reading.emotions or ()
             for name in rest:
-                if is_number(schema.field(name).type) and (name.lower() in KNOWN_EMOTIONS or name in chosen):
+                if is_number(schema.field(name).type) and (is_known(name) or name in chosen):
                     self._label_columns[emotion_of(name)] = name
             self.emotions = list(self._label_columns)
             rest = [name for name in rest if name not in self._label_columns.values()]
@@ -168,8 +168,6 @@ class TableSource(Source):
                 np.stack([label_rows(part.column(name), name) for name in self._label_columns.values()], axis=1)
                 for part in self._parts(table, list(self._label_columns.values()))
             ]
-            for index, name in enumerate(self._label_columns.values()):
-                binary_labels(np.concatenate([part[:, index] for part in parts]), f"{table.where}: column {name!r}")
         elif "labels" not in table.schema.names:
             raise self._no_labels(table)
         elif pa.types.is_struct(table.schema.field("labels").type):
@@ -193,7 +191,7 @@ class TableSource(Source):
                 f"{where} must have one column per emotion, but have {values.shape[1]} columns for {len(self.emotions)} names. "
                 "Name all of them, in their order, with --emotions."
             )
-        return binary_labels(values, where)
+        return self._checked_labels(values, where)
 
     def _parts(self, table: Table, columns: Sequence[str]) -> Iterator[pa.Table]:
         with self._table_errors(table):
