@@ -20,7 +20,9 @@ def main(arguments: Sequence[str]) -> None:
     """Parses, trains, prints the table."""
     parser = CommandParser(prog="lmf ablate", description=__doc__)
     parser.add_argument("--data_path", metavar="FILE", help="data file or folder; short for --experiment.data_path")
-    parser.add_argument("--output_dir", metavar="DIR", default="runs/ablation", help="of the runs (default: runs/ablation)")
+    parser.add_argument(
+        "--output_dir", metavar="DIR", default="runs/ablation", help="of the runs (default: runs/ablation)"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", default=[1, 2, 3, 4, 5], help="(default: 1 to 5)")
     parser.add_argument("--jobs", type=int, metavar="N", help="how many run side by side (default: one per core)")
     settings = SettingsOptions(parser, AblationConfig, "YAML file, e.g. configs/ablation/multitask.yaml")

@@ -22,13 +22,21 @@ from lmf_multitask.runtime import tune_cpu
 def main(arguments: Sequence[str]) -> None:
     """Parses, measures, prints and writes the tables."""
     parser = CommandParser(prog="lmf benchmark", description=__doc__)
-    parser.add_argument("--output_dir", metavar="DIR", default="benchmark", help="folder of the files (default: benchmark)")
+    parser.add_argument(
+        "--output_dir", metavar="DIR", default="benchmark", help="folder of the files (default: benchmark)"
+    )
     parser.add_argument("--rounds", type=int, default=11, metavar="N", help="measurements of everything (default: 11)")
-    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: shows that it works, not how fast")
+    parser.add_argument(
+        "--quick", action="store_true", help="seconds instead of minutes: shows that it works, not how fast"
+    )
     parser.add_argument("--reference", metavar="DIR", help="a checkout of LMF_Paddle; needs --data_path")
     parser.add_argument("--data_path", metavar="FILE", help="the pickle that both train on with --reference")
     parser.add_argument(
-        "--reference_epochs", type=int, default=5, metavar="N", help="epochs of each training with --reference (default: 5)"
+        "--reference_epochs",
+        type=int,
+        default=5,
+        metavar="N",
+        help="epochs of each training with --reference (default: 5)",
     )
     options = parser.parse_args(arguments)
     given = dict(os.environ)
@@ -50,7 +58,9 @@ def main(arguments: Sequence[str]) -> None:
     found["results"] = {name: dataclasses.asdict(one) for name, one in results.items()}
     parts = [title, table(results, rate).as_text()]
     if options.reference:
-        timings = time_reference(Path(options.reference), Path(options.data_path), options.reference_epochs, given, print)
+        timings = time_reference(
+            Path(options.reference), Path(options.data_path), options.reference_epochs, given, print
+        )
         found["reference"] = [dataclasses.asdict(one) for one in timings]
         parts.append(reference_table(timings, options.reference_epochs).as_text())
     text, folder = "\n\n".join(parts), Path(options.output_dir).expanduser()
@@ -72,7 +82,9 @@ def _check(options: Any) -> None:
         raise ConfigError(f"{folder}: must be a folder, but is a file. Choose another --output_dir.")
     if options.reference is None:
         if options.data_path is not None:
-            raise ConfigError("--data_path must be used with --reference, but is not: random clips are measured. Remove it.")
+            raise ConfigError(
+                "--data_path must be used with --reference, but is not: random clips are measured. Remove it."
+            )
         return
     from lmf_multitask.benchmarking.reference import published_options
 

@@ -24,7 +24,9 @@ class CommandParser(argparse.ArgumentParser):
         """Takes argparse's settings; option names must be written out."""
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **given)
         self.add_argument(
-            "--plugin", metavar="FILE.py", help="a Python file that registers fusions, encoders or metrics"
+            "--plugin",
+            metavar="FILE.py",
+            help="Python file that registers fusions, encoders or metrics; may be repeated",
         )
         self.add_argument("--debug", action="store_true", help="show the whole log, and errors with their traceback")
 
@@ -41,8 +43,12 @@ class CommandParser(argparse.ArgumentParser):
         raise ConfigError(message if message.endswith("?") else f"{message.rstrip('.')}. See --help.")
 
     def known_options(self) -> list[str]:
-        """Names of all options."""
-        return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        """Names of all options, those of subcommands included."""
+        found = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                found += [name for parser in action.choices.values() for name in parser.known_options()]
+        return found
 
     def _unknown(self, text: str) -> str:
         option = text.split("=")[0]
@@ -66,10 +72,13 @@ class CommandParser(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.HelpFormatter):
-    """Wide enough for dotted names."""
+    """Wide enough for dotted names, which the line of usage does not repeat."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=36)
+
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: str | None = None) -> None:
+        super().add_usage(usage, [action for action in actions if "." not in action.dest], groups, prefix)
 
 
 class SettingsOptions(Generic[T]):
@@ -117,9 +126,15 @@ class SettingsOptions(Generic[T]):
         return build(self._cls, merged(found, nested(given)))
 
 
-def _metavar(option: Option) -> str:
+def _parts(option: Option) -> list[Any]:
+    """The types of a value, or of one of several values, except None."""
     parts = [part for part in type_parts(option.type) if part is not type(None)]
-    if get_origin(parts[0]) is Literal:
+    return [get_args(part)[0] if get_origin(part) is list else part for part in parts]
+
+
+def _metavar(option: Option) -> str:
+    parts = _parts(option)
+    if all(get_origin(part) is Literal for part in parts):
         return "|".join(dict.fromkeys(str(value) for part in parts for value in get_args(part)))
     names = {int: "N", float: "X", bool: "true|false", str: "TEXT"}
     return names.get(parts[0], "VALUE")
@@ -137,7 +152,7 @@ def _shown(value: Any) -> str:
 
 def _value(option: Option, text: str | list[str]) -> Any:
     """What the text of an option means: text where the setting is text, otherwise YAML."""
-    parts = [get_args(part)[0] if get_origin(part) is list else part for part in type_parts(option.type)]
+    parts = _parts(option)
     plain = str in parts or any(get_origin(part) is Literal and isinstance(get_args(part)[0], str) for part in parts)
 
     def one(word: str) -> Any:

@@ -49,7 +49,7 @@ def kind_setting(table: Table, default: Mapping[str, Any], help: str) -> Any:
     Args:
         table: gives name -> class; a class has its settings class as ``Settings``.
         default: kind and settings where nothing is given.
-        help: what the kinds are.
+        help: what the kinds are for; each kind is described by the first line of its class.
     """
     extra: Any = {"table": table, "default": dict(default)}
     return Field(default_factory=lambda: build_kind(table(), default), description=help, json_schema_extra=extra)
@@ -197,7 +197,9 @@ def options(cls: type, prefix: str = "") -> Iterator[Option]:
         table = _table(field)
         if table:
             kind = kind_of(table, default)
-            yield Option(f"{dotted}.kind", Literal[tuple(table)], kind, field.description or "")  # type: ignore[valid-type]
+            kinds = [f"{one}: {_first_line(cls)}" for one, cls in table.items()]
+            help = f"{field.description}. {'; '.join(kinds)}"
+            yield Option(f"{dotted}.kind", Literal[tuple(table)], kind, help)
             yield from _kind_options(table, kind, default, dotted)
         elif is_settings(hints[name]):
             yield from options(hints[name], f"{dotted}.")
@@ -207,16 +209,22 @@ def options(cls: type, prefix: str = "") -> Iterator[Option]:
 
 def _kind_options(table: Mapping[str, Any], kind: str, default: Any, dotted: str) -> Iterator[Option]:
     """One option for all settings of one name; its default is that of the default kind, where it has such a setting."""
-    found: dict[str, Option] = {}
-    for name in (kind, *(other for other in table if other != kind)):
-        for option in options(table[name].Settings):
-            value = operator.attrgetter(option.name)(default) if name == kind else option.default
-            help, hint = f"{name}: {option.help}", option.type
-            if option.name in found:
-                former = found[option.name]
-                help, hint, value = f"{former.help}; {help}", former.type | hint, former.default
-            found[option.name] = Option(f"{dotted}.{option.name}", hint, value, help)
-    yield from found.values()
+    found: dict[str, dict[str, Option]] = {}  # name of a setting -> kind -> option
+    for one in (kind, *(other for other in table if other != kind)):
+        for option in options(table[one].Settings):
+            found.setdefault(option.name, {})[one] = option
+    for name, of_kinds in found.items():
+        helps: dict[str, list[str]] = {}
+        for one, option in of_kinds.items():
+            helps.setdefault(option.help, []).append(one)
+        help = "; ".join(f"{', '.join(kinds)}: {text}" for text, kinds in helps.items())
+        hint = functools.reduce(operator.or_, (option.type for option in of_kinds.values()))
+        value = operator.attrgetter(name)(default) if kind in of_kinds else next(iter(of_kinds.values())).default
+        yield Option(f"{dotted}.{name}", hint, value, help)
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").strip().partition("\n")[0].rstrip(".")
 
 
 def is_settings(hint: Any) -> bool:
@@ -257,7 +265,18 @@ def _hints(cls: Any) -> dict[str, Any]:
 
 def _table(field: FieldInfo) -> Mapping[str, Any] | None:
     extra: Any = field.json_schema_extra
-    return extra["table"]() if isinstance(extra, dict) and "table" in extra else None
+    if not isinstance(extra, dict) or "table" not in extra:
+        return None
+    table: Mapping[str, Any] = extra["table"]()
+    names: dict[Any, str] = {}
+    for name, cls in table.items():
+        if cls.Settings in names:  # a subclass of another kind; `kind_of` could not tell them apart
+            raise ConfigError(
+                f"the kinds {names[cls.Settings]} and {name} must have different Settings, but got the same. "
+                f"Derive a settings class for {name}."
+            )
+        names[cls.Settings] = name
+    return table
 
 
 def _fill(made: Any, values: Mapping[str, Any], where: str, of: str = "") -> None:

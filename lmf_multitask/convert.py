@@ -28,7 +28,9 @@ def main(arguments: Sequence[str]) -> None:
     model = convert_run(
         options.checkpoint, options.emotion, options.output_dir, options.data_path, overwrite=options.overwrite
     )
-    sizes = {name: f"{model.inputs[name].features} features, hidden {part.size}" for name, part in model.encoders.items()}
+    sizes = {
+        name: f"{model.inputs[name].features} features, hidden {part.size}" for name, part in model.encoders.items()
+    }
     print(f"{options.emotion}: " + "; ".join(f"{name} {text}" for name, text in sizes.items()))
     print(f"run directory: {options.output_dir}")
 

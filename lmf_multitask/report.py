@@ -20,7 +20,9 @@ def main(arguments: Sequence[str]) -> None:
     parser = CommandParser(prog="lmf report", description=__doc__)
     parser.add_argument("run_dirs", metavar="RUN_DIR", nargs="+", help="output directory of a training")
     parser.add_argument("--data_path", metavar="FILE", help="other data than the run was trained on (one RUN_DIR only)")
-    parser.add_argument("--output_dir", metavar="DIR", help="where the page goes; default: RUN_DIR, of several: comparison")
+    parser.add_argument(
+        "--output_dir", metavar="DIR", help="where the page goes; default: RUN_DIR, of several: comparison"
+    )
     options = parser.parse_args(arguments)
     several = len(options.run_dirs) > 1
     if several and options.data_path:

@@ -26,17 +26,27 @@ def main(arguments: Sequence[str]) -> None:
     """Parses, searches, prints the result."""
     parser = CommandParser(prog="lmf search", description=__doc__)
     parser.add_argument(
-        "--trials", type=int, required=True, metavar="N", help="wanted number of trials, those of earlier calls included"
+        "--trials",
+        type=int,
+        required=True,
+        metavar="N",
+        help="wanted number of trials, those of earlier calls included",
     )
     parser.add_argument("--jobs", type=int, metavar="N", help="how many run side by side (default: one per core)")
     parser.add_argument("--data_path", metavar="FILE", help="data file or folder; short for --experiment.data_path")
     parser.add_argument("--output_dir", metavar="DIR", help="folder of the search; default: runs/search-CONFIG")
-    parser.add_argument("--emotion", nargs="+", metavar="NAME", help="with per_emotion: only these (default: all in the data)")
+    parser.add_argument(
+        "--emotion", nargs="+", metavar="NAME", help="with per_emotion: only these (default: all in the data)"
+    )
     parser.add_argument(
         "--retrain", type=int, default=1, metavar="K", help="how many of the best are trained again (default: 1)"
     )
     parser.add_argument(
-        "--retrain_seeds", nargs="+", type=int, metavar="N", help="fresh seeds (default: the three after experiment.seed)"
+        "--retrain_seeds",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="fresh seeds (default: the three after experiment.seed)",
     )
     parser.add_argument("--no_report", action="store_true", help="do not write search.html and plots/")
     settings = SettingsOptions(parser, SearchConfig, "YAML file of a search, e.g. configs/search/multitask.yaml")

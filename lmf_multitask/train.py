@@ -32,7 +32,11 @@ def main(arguments: Sequence[str]) -> None:
         help="with per_emotion: settings of the Paddle reproduction or of the paper's authors (default: lmf_paddle)",
     )
     parser.add_argument(
-        "--seeds", nargs="+", type=int, metavar="N", help="train once under each of these seeds, and summarise the metrics"
+        "--seeds",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="train once under each of these seeds, and summarise the metrics",
     )
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="of several trainings, how many run side by side (default: one per core)"

@@ -9,11 +9,11 @@ from commands import run_all, run_one
 
 from lmf_multitask import __version__
 from lmf_multitask.__main__ import COMMANDS
-from lmf_multitask.command_line import describe_error, with_found_configs
-from lmf_multitask.errors import ConfigError, DataError
+from lmf_multitask.command_line import CommandParser, describe_error
+from lmf_multitask.errors import ConfigError, DataError, printable, suggestion
 
 HELP = """
-import sys
+import sys, time
 module, *arguments = sys.argv[1:]
 sys.argv[1:] = [*arguments, "--help"]
 import runpy
@@ -23,6 +23,8 @@ except SystemExit as stop:
     sys.stderr.write(f"{stop.code} ")
 heavy = ("paddle", "paddlenlp", "datasets", "pyarrow", "pandas", "sklearn", "scipy", "matplotlib", "torch", "optuna")
 sys.stderr.write(" ".join(name for name in heavy if name in sys.modules))
+if time.process_time() > 1:  # about 0.4 s on one idle core; other tests share it
+    sys.stderr.write(f"{time.process_time():.1f} s")
 """
 
 
@@ -33,7 +35,9 @@ def test_help_needs_nothing_heavy(command):
     done = subprocess.run([sys.executable, "-c", HELP, module, *arguments], capture_output=True, text=True)
     assert done.stderr == "0 "
     assert done.stdout.startswith("usage: ")
+    assert "--plugin FILE.py" in done.stdout
     assert "function <" not in done.stdout
+    assert "factory" not in done.stdout
 
 
 def test_table_of_commands(tmp_path):
@@ -51,7 +55,15 @@ def test_table_of_commands(tmp_path):
     assert version[:2] == [0, f"lmf_multitask {__version__}\n"]
     assert (data[0], train[0]) == (0, 0)
     assert "inspect" in data[1]
-    assert "--model.fusion_rank" in train[1]
+    for text in (
+        "--model.fusion.kind lmf|tfn|concat|late",
+        "--model.fusion.rank N",
+        "--model.encoders.audio.kind mlp|lstm",
+        "lstm: width of the output; mlp: width of the three layers (default: 64)",
+        "--training.patience N",
+        "--emotions TEXT [TEXT ...]",
+    ):
+        assert text in " ".join(train[1].split()), text
     assert {"train", "evaluate", "data"} <= set(COMMANDS)
 
 
@@ -61,21 +73,94 @@ def test_console_script_and_module_are_one(tmp_path):
     assert done.stderr == "error: unknown command 'trian'. Did you mean 'train'?\n"
 
 
-def test_interruption_has_its_own_status(tmp_path):
+# -- options
+
+
+@pytest.fixture
+def parser():
+    parser = CommandParser(prog="test")
+    parser.add_argument("run_dir")
+    parser.add_argument("--batch_size", type=int, default=3)
+    parser.add_argument("--format", choices=["paddle", "onnx"])
+    return parser
+
+
+def test_options_are_parsed(parser):
+    options = parser.parse_args(["a", "--batch_size=5", "--format", "onnx"])
+    assert (options.run_dir, options.batch_size, options.format) == ("a", 5, "onnx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: run_dir. See --help."),
+        (["a", "b"], "there must be no argument 'b' here. See --help."),
+        (["a", "--batch_siz", "3"], "unknown option '--batch_siz'. Did you mean '--batch_size'?"),
+        (["a", "--batch", "3"], "unknown option '--batch'. Did you mean '--batch_size'?"),
+        (["a", "--xyz"], "unknown option '--xyz'. See --help."),
+        (["a", "--batch_size", "x"], "--batch_size: must be a whole number, but got 'x'. See --help."),
+        (["a", "--batch_size"], "--batch_size: expected one argument. See --help."),
+        (["a", "--format", "onx"], "--format: must be one of paddle, onnx, but got 'onx'. Did you mean 'onnx'?"),
+    ],
+)
+def test_wrong_options(parser, arguments, message):
+    with pytest.raises(ConfigError) as caught:
+        parser.parse_args(arguments)
+    assert str(caught.value) == message
+
+
+def test_options_of_subcommands_are_suggested():
+    parser = CommandParser(prog="test")
+    parser.add_subparsers(dest="what").add_parser("inspect").add_argument("--label_column")
+    with pytest.raises(ConfigError, match="unknown option '--label_colum'. Did you mean '--label_column'?"):
+        parser.parse_args(["inspect", "--label_colum", "1"])
+    with pytest.raises(ConfigError, match=r"what: must be one of inspect, but got 'inspct'. Did you mean 'inspect'\?"):
+        parser.parse_args(["inspct"])
+
+
+def test_suggestions():
+    assert suggestion("sed", ["seed", "device"]) == " Did you mean 'seed'?"
+    assert suggestion("--rank", ["--model.fusion.rank", "--rang"]) == " Did you mean '--model.fusion.rank'?"
+    assert suggestion("rnk", ["rank"], "model.") == " Did you mean 'model.rank'?"
+    assert suggestion("xyz", ["seed"]) == suggestion("xyz", []) == ""
+
+
+# -- errors
+
+
+def run_main(body, *arguments):
+    """A process that runs a command with this body."""
     code = (
-        "from lmf_multitask.command_line import run\n"
-        "def main(arguments): raise KeyboardInterrupt\n"
-        "raise SystemExit(run(main, []))"
+        f"from lmf_multitask.command_line import run\ndef main(arguments): {body}\n"
+        f"raise SystemExit(run(main, {list(arguments)!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    return done.returncode, done.stdout, done.stderr
 
 
-def test_faults_of_ours_keep_their_traceback():
-    code = "from lmf_multitask.command_line import run\ndef main(arguments): raise ZeroDivisionError\nrun(main, [])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr
+def test_interruption_has_its_own_status():
+    assert run_main("raise KeyboardInterrupt") == (130, "", "interrupted\n")
+
+
+def test_our_own_faults_keep_their_traceback():
+    status, _, error = run_main("raise ZeroDivisionError")
+    assert status == 1
+    assert "Traceback" in error
+
+
+def test_errors_of_the_user_are_one_line_and_debug_shows_the_traceback():
+    body = "from lmf_multitask.errors import DataError; print(arguments); raise DataError('x must be y.')"
+    assert run_main(body, "--seed", "1") == (2, "['--seed', '1']\n", "error: x must be y.\n")
+    status, out, error = run_main(body, "--debug", "--seed", "1")
+    assert (status, out) == (1, "['--seed', '1']\n")
+    assert error.startswith("Traceback")
+    assert error.endswith("DataError: x must be y.\n")
+
+
+def test_an_empty_argument_is_refused():
+    status, out, error = run_main("print(1)", "--data_path", "")
+    assert (status, out) == (2, "")
+    assert error == "error: arguments must not be empty, but one is. Is a variable in the command not set?\n"
 
 
 def test_errors_in_one_line():
@@ -83,15 +168,5 @@ def test_errors_in_one_line():
     assert describe_error(OSError(errno.ENOSPC, "No space left on device", "/a/b")) == "/a/b: No space left on device."
     assert describe_error(OSError(errno.ENOSPC, "No space left on device")) == "No space left on device."
     assert describe_error(OSError("odd\nthing")) == "odd thing"
-
-
-def test_shipped_configs_are_put_in_the_place_of_their_names(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for arguments in (["--config", "sample", "--seed", "1"], ["--config=sample", "--seed", "1"]):
-        found = with_found_configs(arguments)
-        assert found[-2:] == ["--seed", "1"]
-        assert found[-3].endswith("sample.yaml")
-    assert with_found_configs(["--config"]) == ["--config"]
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="binary.yaml: must be YAML, but"):
-        with_found_configs(["--config", "binary.yaml"])
+    assert describe_error(DataError("a\x1b[2Jb ä 😀")) == "a\\x1b[2Jb ä 😀"
+    assert printable("a\tb\x07", keep="\t") == "a\tb\\x07"

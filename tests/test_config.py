@@ -236,7 +236,9 @@ def test_a_setting_of_several_kinds_has_the_default_of_the_default_kind():
     assert found["model.encoders.video.hidden"].default == 16
     assert found[f"{TEXT}.hidden"].default == 64
     assert found[f"{TEXT}.kind"].default == "lstm"
-    assert "lstm: width of the output; mlp: width of the three layers" in found[f"{TEXT}.hidden"].help
+    assert found[f"{TEXT}.hidden"].help == "lstm: width of the output; mlp: width of the three layers"
+    assert found["model.fusion.dim"].help.startswith("lmf, tfn, concat: width K of the fused vector")
+    assert "; late: Late fusion: each modality predicts by itself" in found["model.fusion.kind"].help
 
 
 def test_another_kind_drops_the_settings_of_the_former():
@@ -302,6 +304,38 @@ def test_a_new_kind_is_an_entry_of_its_table():
     }
     assert build(Config, {"part": {"kind": "large"}}).part.way == "down"
     assert message_of(build, Config, {"part": {"inner": {"size": 0}}}).startswith("part.inner.size must be")
+
+
+def test_kinds_must_have_settings_of_their_own():
+    """A subclass that inherits them would be taken for its parent."""
+
+    class First:
+        @settings
+        class Settings:
+            size: int = setting(default=3, help="size")
+
+    class Second(First):
+        pass
+
+    table = {"first": First, "second": Second}
+
+    @settings
+    class Config:
+        part: object = kind_setting(table=lambda: table, default={"kind": "first"}, help="part")
+
+    message = (
+        "the kinds first and second must have different Settings, but got the same. Derive a settings class for second."
+    )
+    assert message_of(build, Config, {"part": {"kind": "second"}}) == message
+
+    @settings
+    class Derived(First.Settings):
+        depth: int = setting(default=1, help="depth", ge=1)
+
+    Second.Settings = Derived
+    found = build(Config, {"part": {"kind": "second", "size": 5}})
+    assert to_dict(found) == {"part": {"kind": "second", "size": 5, "depth": 1}}
+    assert message_of(build, Config, {"part": {"kind": "second", "depth": 0}}).startswith("part.depth must be")
 
 
 def test_varied_settings():

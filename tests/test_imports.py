@@ -1,4 +1,4 @@
-"""Who may import whom (DESIGN.md), and that importing does nothing else."""
+"""Who may import whom (DESIGN.md, section 3), lazy imports included, and that importing does nothing else."""
 
 import ast
 import importlib
@@ -16,93 +16,84 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
+COMMANDS = {"lmf_multitask.__main__", *(module for module, _ in lmf_multitask.__main__.COMMANDS.values())}
 
-# room -> the rooms below it that it may import; every other module at the top is a command
-ROOMS = {
-    "errors": set(),
-    "files": {"errors"},
-    "strict_yaml": set(),
-    "config": {"errors"},
-    "runtime": {"errors"},
-    "data": {"config", "runtime", "files", "errors"},
-    "models": {"data", "config", "runtime", "files", "errors"},
-    "evaluation": {"data", "config", "runtime", "files", "errors"},
-    "runs": {"models", "evaluation", "data", "config", "strict_yaml", "runtime", "files", "errors"},
-    "training": {"runs", "evaluation", "models", "data", "config", "runtime", "files", "errors"},
-    "deployment": {"runs", "evaluation", "models", "data", "config", "runtime", "files", "errors"},
-    "reporting": {"training", "runs", "evaluation", "models", "data", "config", "runtime", "files", "errors"},
-    "launcher": {"runs", "config", "runtime", "errors"},
-    "searching": {
-        "command_line",
-        "launcher",
-        "training",
-        "runs",
-        "evaluation",
-        "models",
-        "data",
-        "config",
-        "strict_yaml",
-        "runtime",
-        "files",
-        "errors",
-    },
-    "several": {"launcher", "reporting", "runs", "evaluation", "data", "config", "errors"},
-}
-COMMANDS = {module.removeprefix("lmf_multitask.") for module, _ in lmf_multitask.__main__.COMMANDS.values()} | {
-    "__main__"
-}
+# from top to bottom: a module imports from its own layer and those below; COMMANDS are the first layer
+LAYERS = [
+    {"pipeline", "searching", "benchmarking"},
+    {"training", "deployment", "evaluation"},
+    {"models", "tasks"},
+    {"data"},
+    {"command_line", "plugins", "config", "strict_yaml", "files", "runtime", "installation", "errors"},
+]
 
 
-def room_of(module):
-    """lmf_multitask.data.schema -> data; commands are rooms of their own."""
-    inside = module.removeprefix("lmf_multitask").lstrip(".")
-    return inside if inside in COMMANDS else inside.partition(".")[0]
+def layer_of(module):
+    """0 is the top, of commands."""
+    part = module.removeprefix("lmf_multitask.").partition(".")[0]
+    return 0 if module in COMMANDS else next((n for n, parts in enumerate(LAYERS, start=1) if part in parts), 0)
+
+
+def names_of(node):
+    """What an import statement names."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
 
 
 def imports_of(path, at_import_time=False):
     """Modules that a file names in import statements, but for those that only type checkers read."""
 
     def walk(node):
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
-                continue
-            if at_import_time and isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-                continue
-            if isinstance(child, ast.Import):
-                yield from (alias.name for alias in child.names)
-            elif isinstance(child, ast.ImportFrom):
-                assert child.level == 0, f"{path}: relative import"
-                yield child.module
-                yield from (f"{child.module}.{alias.name}" for alias in child.names)
-            else:
-                yield from walk(child)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            children = node.orelse
+        elif at_import_time and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            children = []
+        else:
+            children = ast.iter_child_nodes(node)
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            assert getattr(node, "level", 0) == 0, f"{path}: relative import"
+            yield from names_of(node)
+        for child in children:
+            yield from walk(child)
 
     return set(walk(ast.parse(path.read_text(encoding="utf-8"))))
 
 
-def own_imports(module, **kwargs):
-    """Modules of the package that `module` imports, itself left out."""
-    return {name for name in imports_of(MODULES[module], **kwargs) if name in MODULES} - {module, "lmf_multitask"}
+def own_imports(module):
+    """Modules of the package that `module` imports, at any time; of the package itself, only `__version__` is taken."""
+    return {name for name in imports_of(MODULES[module]) if name in MODULES} - {module, "lmf_multitask"}
 
 
-def tops(module, **kwargs):
+def libraries(module, **kwargs):
     return {name.partition(".")[0] for name in imports_of(MODULES[module], **kwargs)}
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if room_of(name) in ROOMS])
+def below(*parts):
+    """The modules of these files and folders."""
+    return [name for name in MODULES if name.removeprefix("lmf_multitask.").partition(".")[0] in parts]
+
+
+# -- layers
+
+
+def test_every_module_has_a_layer():
+    assert {name for name in MODULES if layer_of(name) == 0} == COMMANDS | {"lmf_multitask"}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "lmf_multitask"])
 def test_imports_go_down_only(module):
-    room = room_of(module)
-    allowed = ROOMS[room] | {room}
-    assert {name for name in own_imports(module) if room_of(name) not in allowed} == set()
+    assert {name for name in own_imports(module) if layer_of(name) < layer_of(module)} == set()
 
 
 def test_nobody_imports_a_command():
     for module in MODULES:
-        found = {name for name in own_imports(module) if room_of(name) in COMMANDS}
+        found = own_imports(module) & COMMANDS
         assert found == set(), module
 
 
 def test_there_is_no_circle():
+    """Lazy imports count: a module that is imported in a function is needed all the same."""
     done, way = set(), []
 
     def visit(module):
@@ -110,9 +101,8 @@ def test_there_is_no_circle():
         if module in done:
             return
         way.append(module)
-        for name in sorted(own_imports(module, at_import_time=True)):
-            if not module.startswith(f"{name}."):  # a package's __init__ is loaded before its modules in any case
-                visit(name)
+        for name in sorted(own_imports(module)):
+            visit(name)
         way.pop()
         done.add(module)
 
@@ -120,32 +110,77 @@ def test_there_is_no_circle():
         visit(module)
 
 
+def test_lazy_imports_are_found(tmp_path):
+    file = tmp_path / "a.py"
+    file.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    import one\nelse:\n    import two\n"
+        "class A:\n    import three\n    def f(self):\n        if self:\n            from four.five import six\n"
+        "try:\n    import seven\nexcept ImportError:\n    pass\n"
+    )
+    lazy = {"four.five", "four.five.six"}
+    always = {"typing", "typing.TYPE_CHECKING", "two", "three", "seven"}
+    assert imports_of(file) == always | lazy
+    assert imports_of(file, at_import_time=True) == always
+
+
+# -- libraries
+
+
+def test_only_the_trainer_and_its_callbacks_know_paddlenlp():
+    found = {module for module in MODULES if "paddlenlp" in libraries(module)}
+    assert "lmf_multitask.training.trainer" in found
+    assert found <= {"lmf_multitask.training.trainer", "lmf_multitask.training.callbacks"}
+
+
 def test_one_file_knows_optuna():
-    assert [module for module in MODULES if tops(module) & {"optuna", "sqlalchemy"}] == [
-        "lmf_multitask.searching.study"
+    found = [module for module in MODULES if libraries(module) & {"optuna", "sqlalchemy"}]
+    assert found == ["lmf_multitask.searching.study"]
+
+
+def test_data_and_evaluation_never_need_paddle():
+    for module in below("data", "evaluation", "config", "plugins", "command_line", "files", "strict_yaml", "errors"):
+        assert not libraries(module) & {"paddle", "paddlenlp", "visualdl", "paddle2onnx"}, module
+
+
+def test_tasks_and_settings_need_no_paddle_to_be_imported():
+    for module in (*below("tasks"), "lmf_multitask.pipeline.settings", "lmf_multitask.training.config"):
+        assert "paddle" not in libraries(module, at_import_time=True), module
+
+
+def test_the_pipeline_needs_no_datasets_to_be_imported_below_data():
+    for module in below("models", "deployment", "evaluation", "config", "runtime", "tasks"):
+        assert "datasets" not in libraries(module, at_import_time=True), module
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_paddle_is_loaded_without_its_noise(module):
+    """Whichever module comes first: at the top of a file, Paddle stands below `with quiet_imports()`."""
+    loud = [
+        node.lineno
+        for node in ast.parse(MODULES[module].read_text(encoding="utf-8")).body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        and any(name.partition(".")[0] in ("paddle", "paddlenlp") for name in names_of(node))
     ]
+    assert loud == []
 
 
-def test_one_file_knows_paddlenlp():
-    assert [module for module in MODULES if "paddlenlp" in tops(module)] == ["lmf_multitask.training.trainer"]
-
-
-@pytest.mark.parametrize("room", ["data", "evaluation", "files", "config", "errors"])
-def test_rooms_that_need_no_paddle(room):
-    for module in MODULES:
-        if room_of(module) == room:
-            assert not tops(module) & {"paddle", "paddlenlp", "visualdl", "paddle2onnx"}, module
-
-
-def test_models_and_deployment_need_no_datasets_to_be_imported():
-    for module in MODULES:
-        if room_of(module) in ("models", "deployment", "evaluation", "runs", "config", "runtime"):
-            assert "datasets" not in tops(module, at_import_time=True), module
-
-
-def test_there_is_no_room_for_everything():
-    words = {"utils", "util", "common", "helpers", "helper", "misc", "registry", "factory", "base"}
+def test_no_module_is_for_everything():
+    words = {"utils", "util", "common", "helpers", "helper", "misc", "registry", "factory"}
     assert [module for module in MODULES if words & set(module.split("."))] == []
+
+
+LIGHT = """
+import sys
+import lmf_multitask.pipeline.settings, lmf_multitask.command_line, lmf_multitask.tasks
+import lmf_multitask.data.modality, lmf_multitask.evaluation.metrics
+heavy = ("paddle", "paddlenlp", "datasets", "pyarrow", "pandas", "sklearn", "scipy", "matplotlib", "optuna", "rich", "jinja2")
+print([name for name in heavy if name in sys.modules])
+"""
+
+
+def test_settings_load_no_large_library():
+    assert run(LIGHT).stdout == "[]\n"
 
 
 # -- what importing does
@@ -165,18 +200,18 @@ def test_the_package_is_light():
 
 
 @pytest.mark.parametrize("name", lmf_multitask.__all__)
-def test_public_names_are_there(name):
+def test_public_names_exist(name):
     value = getattr(lmf_multitask, name)
     assert value is not None
     assert name in dir(lmf_multitask)
     if name != "__version__":
         home = lmf_multitask._HOMES[name]
         assert value is getattr(importlib.import_module(home), name)
-        assert value.__module__ == home  # the table names where it is made
+        assert value.__module__ == home  # where it is defined
         assert value.__doc__
 
 
-def test_other_names_are_not():
+def test_other_names_do_not():
     with pytest.raises(AttributeError, match="module 'lmf_multitask' has no attribute 'nothing'"):
         _ = lmf_multitask.nothing
 
@@ -191,7 +226,7 @@ def test_type_checkers_see_the_same_names():
 STATE = """
 import importlib, json, logging, os, pkgutil, random, sys, warnings
 # what third parties do when they are imported is theirs
-import paddle, paddlenlp.trainer, paddlenlp.trainer.integrations, datasets, sklearn.metrics, rich.table, jsonargparse, safetensors.numpy
+import paddle, paddlenlp.trainer, paddlenlp.trainer.integrations, datasets, sklearn.metrics, rich.table, pydantic, safetensors.numpy
 for optional in ("matplotlib.pyplot", "scipy.stats", "onnxruntime"):
     try:
         importlib.import_module(optional)

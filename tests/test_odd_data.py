@@ -1,4 +1,4 @@
-"""Data as users have them, from training to inference: modalities that are missing, labels of every kind.
+"""Unusual data from training to inference: missing modalities, sequences, labels of every kind.
 
 Each file is small and made up, and the commands are called as a user calls them.
 """
@@ -9,14 +9,24 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import SMALL_MODEL
 
 from lmf_multitask import evaluate, export, infer, report, train
 from lmf_multitask.command_line import run
 
 NAMES = {"audio": "covarep", "video": "facet", "text": "glove"}
 SIZES = (40, 24, 24)
-MODEL = [word for name, value in SMALL_MODEL.items() for word in (f"--model.{name}", str(value))]
+MODEL = [
+    word
+    for name, value in {
+        "encoders.audio.hidden": 4,
+        "encoders.video.hidden": 3,
+        "encoders.text.state": 5,
+        "encoders.text.hidden": 4,
+        "fusion.rank": 2,
+        "fusion.dim": 6,
+    }.items()
+    for word in (f"--model.{name}", str(value))
+]
 QUICK = [
     *MODEL,
     "--training.epochs",
@@ -136,8 +146,8 @@ def test_rare_emotions_and_none_at_all_in_a_split(tmp_path, capsys):
     assert metrics["emotions"]["bored"]["undefined"]["auroc"] == "all annotated clips are absent"
     assert metrics["emotions"]["calm"]["support"] == 1
     assert metrics["calibration"]["emotions"]["tense"]["reason"] == "validation has only absent clips"
-    assert "tense is present in no clip of validation: the best epoch is chosen without knowing" in said[0]
-    assert "bored: undefined are" in said[1]
+    assert "no clip of validation has tense: the best epoch is selected without" in said[0]
+    assert "bored" in said[1] and "undefined" in said[1]
     found = json.loads((tmp_path / "run" / "robustness.json").read_text())
     assert found["subsets"][0]["emotions"]["tense"]["auroc"] is None
     assert probabilities(tmp_path, "calm").shape == (24, 2)
@@ -148,11 +158,11 @@ def test_partly_annotated_clips(tmp_path, capsys):
     path = write(tmp_path, corpus(partly))
     list(whole_way(tmp_path, path, capsys))
     metrics = metrics_of(tmp_path)
-    annotated = {name: figures["annotated"] for name, figures in metrics["emotions"].items()}
+    annotated = {name: values["annotated"] for name, values in metrics["emotions"].items()}
     assert annotated == {"calm": 12, "tense": 18}
     assert len(probabilities(tmp_path, "tense")) == 24
     with (tmp_path / "run" / "predictions.csv").open() as file:
-        assert sum(row["calm_label"] == "-100" for row in csv.DictReader(file)) == 12
+        assert sum(row["calm_label"] == "" for row in csv.DictReader(file)) == 12
 
 
 @pytest.mark.parametrize("gone", ["video", *(pytest.param(name, marks=pytest.mark.slow) for name in ("audio", "text"))])
@@ -160,15 +170,13 @@ def test_a_modality_that_no_clip_has(tmp_path, capsys, gone):
     path = write(tmp_path, corpus(several_at_once(2), gone=[gone]))
     said = list(whole_way(tmp_path, path, capsys))
     left = [name for name in NAMES if name != gone]
-    assert (
-        said[0].count(f"{gone} is missing in every clip of train: nothing can be learnt of it, so the network is") == 1
-    )
+    assert said[0].count(f"{gone} is missing in every clip of train: the network is built without it") == 1
     config = (tmp_path / "run" / "config.yaml").read_text()
     assert "modalities:\n  - " + "\n  - ".join(left) in config
     found = json.loads((tmp_path / "run" / "robustness.json").read_text())
     assert [one["modalities"] for one in found["subsets"]] == [left, [left[0]], [left[1]]]
-    assert gone not in said[4].replace(str(tmp_path), "")  # the model does not look at it: nothing is missing
-    # data that have it do as well, and what the network has learnt is the same
+    assert gone not in said[4].replace(str(tmp_path), "")  # the model does not use it: nothing is missing
+    # data that have it give the same metrics
     before = metrics_of(tmp_path)["emotions"]
     whole = write(tmp_path / "whole", corpus(several_at_once(2)))
     assert run(evaluate.main, [str(tmp_path / "run"), "--data_path", str(whole)]) == 0
@@ -184,20 +192,20 @@ def test_a_model_of_all_modalities_does_without_one(tmp_path, capsys):
         for content in splits.values():
             content["facet"] = np.zeros_like(content["facet"])
     zeros, none = write(tmp_path / "zeros", tree), write(tmp_path / "none", corpus(several_at_once(2), gone=["video"]))
-    figures = []
+    values = []
     for data in (zeros, none):
         assert run(evaluate.main, [str(tmp_path / "run"), "--data_path", str(data)]) == 0
-        assert "video is missing in every clip of test: the model does without it" in capsys.readouterr().err
-        figures.append(json.loads((tmp_path / "run" / "metrics_test.json").read_text())["emotions"])
+        assert "video is missing in every clip of test: the model predicts without it" in capsys.readouterr().err
+        values.append(json.loads((tmp_path / "run" / "metrics_test.json").read_text())["emotions"])
         assert (
             run(infer.main, [str(tmp_path / "model"), "--data_path", str(data), "--output_dir", str(tmp_path / "prob")])
             == 0
         )
         said = capsys.readouterr().out
-        assert "video is missing (not there, all zero or not finite) in 24 clips" in said
+        assert "video is missing (absent, all zero or not finite) in 24 clips" in said
         assert "no clip has video: on validation the model's mean weighted F1 was" in said
-        figures.append(probabilities(tmp_path, "emotion0").tolist())
-    assert figures[:2] == figures[2:]
+        values.append(probabilities(tmp_path, "emotion0").tolist())
+    assert values[:2] == values[2:]
     without_video = json.loads((tmp_path / "run" / "robustness.json").read_text())["subsets"][2]
     assert without_video["modalities"] == ["audio", "text"]
 
@@ -226,8 +234,8 @@ def test_rows_without_a_modality_go_the_whole_way(tmp_path, capsys):
     said = list(whole_way(tmp_path, write(tmp_path, tree), capsys))
     assert "audio is missing (all zero) in 14 of 40 clips of train" in said[0]
     assert "video is missing (all zero) in 10 of 40 clips of train" in said[0]
-    assert "Clips that lack a modality anyway: audio 8, video 6, text 1." in said[1]
-    assert "audio is missing (not there, all zero or not finite) in 8 clips" in said[4]
+    assert "Clips that lack a modality in the data: audio 8, video 6, text 1." in said[1]
+    assert "audio is missing (absent, all zero or not finite) in 8 clips" in said[4]
 
 
 @pytest.mark.parametrize("monitor", ["positive_f1", "uar"])
@@ -245,8 +253,36 @@ def test_no_epoch_can_be_best_by_what_validation_leaves_undefined(tmp_path, caps
     ]
     assert run(train.main, [*command, "--emotions", "tense"]) == 2
     assert (
-        f"error: training.monitor must be a figure that the labels of validation define, but {monitor} is undefined for every"
+        f"error: training.monitor must be a metric that the labels of validation define, but {monitor} is undefined for every"
         in capsys.readouterr().err
     )
     assert not (tmp_path / "run").exists()
     assert run(train.main, [*command, "--emotions", "tense", "bored"]) == 0  # bored defines it
+
+
+def sequences(folder, rows=88):
+    """An ``.npz`` file: audio as sequences of unequal length, video as sequences, text as one vector, split in capitals."""
+    rng = np.random.default_rng(0)
+    audio = rng.normal(size=(rows, 9, 5)).astype("f4")
+    for row, length in enumerate(rng.integers(1, 10, rows)):
+        audio[row, length:] = 0
+    np.savez(
+        folder / "x.npz",
+        audio=audio,
+        vision=rng.normal(size=(rows, 4, 4)),
+        text=rng.normal(size=(rows, 3)),
+        split=np.repeat(["Train", "Valid", "Test"], [40, 24, 24]),
+        happy=np.where(np.arange(rows) % 7 == 0, np.nan, np.arange(rows) % 2),
+    )
+    return folder / "x.npz"
+
+
+def test_sequences_of_every_modality(tmp_path, capsys):
+    list(whole_way(tmp_path, sequences(tmp_path), capsys))
+    assert len(probabilities(tmp_path, "happy")) == 24
+    config = json.loads((tmp_path / "run/model/config.json").read_text())
+    assert {name: one["shape"] for name, one in config["inputs"].items()} == {
+        "audio": [9, 5],
+        "video": [4, 4],
+        "text": [1, 3],
+    }

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import paddle
 
 from lmf_multitask.config import build, replaced
 from lmf_multitask.data.modality import Input
@@ -19,10 +18,15 @@ from lmf_multitask.data.schema import IEMOCAP_EMOTIONS
 from lmf_multitask.evaluation.tables import TextTable
 from lmf_multitask.models.config import ModelConfig
 from lmf_multitask.models.fusion import FUSIONS
-from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.pipeline.settings import ExperimentConfig, recipe_config
+from lmf_multitask.runtime import quiet_imports
 from lmf_multitask.training.config import TrainingConfig
-from lmf_multitask.training.module import LMFModule
+
+with quiet_imports():
+    import paddle
+
+    from lmf_multitask.models.lmf import LMFModel
+    from lmf_multitask.training.module import LMFModule
 
 INPUTS = {"audio": Input((74,)), "video": Input((35,)), "text": Input((20, 300))}
 CLIPS = 938  # IEMOCAP's test split
@@ -162,7 +166,9 @@ def measure(rounds: int, quick: bool = False) -> tuple[dict[str, Result], float]
 
     def of(what: str, name: str) -> tuple[float, float, float]:
         """Every clip passes each of several networks, so that their times per clip add up."""
-        return _quartiles(np.sum([values for key, values in seconds.items() if key.startswith(f"{what}/{name}/")], axis=0))
+        return _quartiles(
+            np.sum([values for key, values in seconds.items() if key.startswith(f"{what}/{name}/")], axis=0)
+        )
 
     results = {
         name: Result(
@@ -190,7 +196,16 @@ def table(results: Mapping[str, Result], rate: float) -> TextTable:
         ]
         for name, one in results.items()
     ]
-    heads = ["network", "parameters", "MFLOP/clip", "training, clips/s", "epoch, s", "inference, clips/s", "1 clip, ms", "of limit"]
+    heads = [
+        "network",
+        "parameters",
+        "MFLOP/clip",
+        "training, clips/s",
+        "epoch, s",
+        "inference, clips/s",
+        "1 clip, ms",
+        "of limit",
+    ]
     note = (
         "Medians (and quartiles), in turns. Epoch: IEMOCAP's 2,717 clips, without validation. Of limit: arithmetic of a "
         f"training step, three times the forward pass, beside a matrix product at {rate / 1e9:.0f} GFLOP/s."

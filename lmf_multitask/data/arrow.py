@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from lmf_multitask.data.columns import shorten
+from lmf_multitask.data.cleaning import shorten
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.schema import dataset_features
 from lmf_multitask.errors import DataError
@@ -18,7 +18,8 @@ from lmf_multitask.errors import DataError
 Shape = tuple[int, ...]
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds a list per row."""
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
@@ -34,7 +35,7 @@ def numbers(chunk: pa.Array, name: str) -> np.ndarray:
         DataError: the rows differ in length, hold nulls, or hold anything but numbers.
     """
     sizes, chunk = [len(chunk)], _storage(chunk)
-    while _is_list(chunk.type):
+    while is_list(chunk.type):
         _check_no_nulls(chunk, name)
         low, high = _lengths(chunk)
         if low != high:
@@ -84,11 +85,13 @@ def row_shape(tables: Iterable[pa.Table], name: str) -> Shape | None:
 
 def _shape(chunk: pa.Array, name: str) -> Shape:
     """Shape of the rows of a chunk, none of them null; sequences may differ in length."""
-    if not _is_list(chunk.type):
+    if not is_list(chunk.type):
+        if not is_number(chunk.type):
+            raise DataError(f"column {name!r} must hold numbers, but holds {chunk.type}. Convert it.")
         return ()
     low, high = _lengths(chunk)
     values = chunk.flatten()
-    if _is_list(values.type):
+    if is_list(values.type):
         _check_no_nulls(values, name)
         return (high, *_shape(values, name)) if len(values) else (0, 0)
     if low != high:
@@ -119,7 +122,7 @@ def feature_rows(table: pa.Table, name: str, shape: Shape) -> tuple[np.ndarray, 
         complete = chunk.drop_null() if chunk.null_count else chunk
         if len(complete) == 0:
             values = np.zeros((0, *shape), np.float32)
-        elif len(shape) == 2 and _is_list(complete.type):
+        elif len(shape) == 2 and is_list(complete.type):
             values, too_long = _padded(complete, name, shape[0])
             cut += too_long
         else:
@@ -186,7 +189,7 @@ def _storage(chunk: pa.Array) -> pa.Array:
 def _has_fixed_size(kind: pa.DataType) -> bool:
     while pa.types.is_fixed_size_list(kind):
         kind = kind.value_type
-    return not _is_list(kind)
+    return not is_list(kind)
 
 
 def _lengths(chunk: pa.Array) -> tuple[int, int]:

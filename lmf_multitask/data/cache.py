@@ -6,7 +6,6 @@ Shape letters: N rows (clips), T tasks.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -28,8 +27,8 @@ from lmf_multitask.data.modality import MODALITIES, missing_clips
 from lmf_multitask.data.schema import KNOWN_TARGETS
 from lmf_multitask.data.sources import Source
 from lmf_multitask.data.targets import BINARY, REGRESSION
-from lmf_multitask.errors import DataError, UserError
-from lmf_multitask.files import atomic_folder, read_json, sha256_of, write_json
+from lmf_multitask.errors import DataError
+from lmf_multitask.files import atomic_folder, damage, read_json, write_json, write_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -244,8 +243,8 @@ def _convert(source: Source, policy: NonFinitePolicy, folder: Path) -> dict[str,
             _write_split(source, survey, split, part, advance)
         content = {"facts": asdict(survey.facts()), "splits": list(source.splits)}
         source.check_unchanged()
-        content["files"] = {path.name: [path.stat().st_size, sha256_of(path)] for path in sorted(part.glob("*.arrow"))}
-        write_json(part / _FACTS, {**content, "sha256": _digest(content)})
+        write_json(part / _FACTS, content)
+        write_manifest(part)
     return content
 
 
@@ -290,31 +289,22 @@ def _clip_digests(features: Mapping[str, np.ndarray]) -> np.ndarray:
 
 # -- the cached files
 
-_verified: set[tuple[str, int, int, int]] = set()  # files whose hash this process has compared
+_verified: dict[Path, list[tuple[str, int, int, int]]] = {}  # folders whose hashes this process has compared
 
 
 def _whole(folder: Path) -> dict[str, Any] | None:
     """What `_convert` noted, if every file is as it was written; otherwise None."""
     if not (folder / _FACTS).is_file():
         return None
-    try:
-        content = read_json(folder / _FACTS)
-        if _digest({name: value for name, value in content.items() if name != "sha256"}) != content["sha256"]:
-            raise ValueError(_FACTS)
-        for name, (size, sha256) in content["files"].items():
-            about = (folder / name).stat()
-            known = (str(folder / name), about.st_ino, about.st_size, about.st_mtime_ns)
-            if about.st_size != size or (known not in _verified and sha256_of(folder / name) != sha256):
-                raise ValueError(name)
-            _verified.add(known)
-    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
-        logger.warning("%s: this part of the data cache is damaged; it is written again", folder)
-        return None
-    return content
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    files = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
+    state = [(name, about.st_ino, about.st_size, about.st_mtime_ns) for name, about in files]
+    if _verified.get(folder) != state:
+        problem = damage(folder)
+        if problem is not None:
+            logger.warning("%s: the cached data are damaged (%s) and are written again", folder, problem)
+            return None
+        _verified[folder] = state
+    return read_json(folder / _FACTS)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What to do with numbers that are not finite, and statistics of the features, block by block.
+"""Cleaning of features, block by block: numbers that are not finite, sequences that are too long; and their statistics.
 
 Shape letters: n rows (clips), L steps, D features.
 """
@@ -131,6 +131,21 @@ class Cleaning:
             front, end, gaps = self._padded.tolist()
             facts.padded_clips = (front, end, gaps)
         return facts
+
+
+def shorten(values: np.ndarray, length: int) -> tuple[np.ndarray, int]:
+    """Cuts sequences `[n, L, D]` to `length` steps, from their first present step on.
+
+    Returns:
+        The sequences `[n, length, D]`, and how many of them lost present steps.
+    """
+    if values.ndim != 3 or values.shape[1] <= length:
+        return values, 0
+    present = present_steps(values)
+    start = np.minimum(present.argmax(axis=1), values.shape[1] - length)
+    steps = start[:, None] + np.arange(length)
+    rows = np.arange(len(values))[:, None]
+    return values[rows, steps], int((present.sum(axis=1) > present[rows, steps].sum(axis=1)).sum())
 
 
 def padding_side(facts: Iterable[ModalityFacts]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmf_multitask.data.modality import MODALITIES, Input, missing_clips, present_steps
+from lmf_multitask.data.modality import MODALITIES, Input, missing_clips
 from lmf_multitask.errors import DataError
 
 if TYPE_CHECKING:
@@ -111,21 +111,6 @@ def row_blocks(column: Column, rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
     """
     for start in range(0, len(column), rows):
         yield column[start : start + rows]
-
-
-def shorten(values: np.ndarray, length: int) -> tuple[np.ndarray, int]:
-    """Cuts sequences `[n, L, D]` to `length` steps, from their first present step on.
-
-    Returns:
-        The sequences `[n, length, D]`, and how many of them lost present steps.
-    """
-    if values.ndim != 3 or values.shape[1] <= length:
-        return values, 0
-    present = present_steps(values)
-    start = np.minimum(present.argmax(axis=1), values.shape[1] - length)
-    steps = start[:, None] + np.arange(length)
-    rows = np.arange(len(values))[:, None]
-    return values[rows, steps], int((present.sum(axis=1) > present[rows, steps].sum(axis=1)).sum())
 
 
 def emotion_names(rows: datasets.Dataset) -> list[str]:

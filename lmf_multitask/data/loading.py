@@ -6,8 +6,7 @@ Shape letters: N rows (clips), T tasks, L steps, D features.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -88,24 +87,22 @@ def load(
     config = config or DataConfig()
     wanted = None if emotions is None else [parse_target(one) for one in emotions]
     path = Path(path or builtin_sample()).expanduser()
-    with _quiet_datasets():
-        source = _opened(path, wanted, config)
-        lacking = [split for split in SPLITS if split not in source.split_names]
-        if lacking:
-            raise DataError(
-                f"{path}: must have the splits {', '.join(SPLITS)} for training, but has {', '.join(source.split_names)}. Add "
-                f"{' and '.join(lacking)}."
-            )
-        if not source.emotions:
-            source.labels(source.split_names[0])  # says what is missing
-        with naming(path):
-            found = cache.mapped(source, config.non_finite)
-            dataset, facts = found or cache.cached(source, config.non_finite, config.cache_dir)
-            chosen = _targets(facts, [Target(name) for name in facts.emotions] if wanted is None else wanted)
-            selected, derived = _select_targets(dataset, chosen, config.at_threshold)
-            selected = _in_own_order(
-                selected, None if wanted is None else [one.column for one in chosen], facts.emotions
-            )
+    source = _opened(path, wanted, config)
+    lacking = [split for split in SPLITS if split not in source.split_names]
+    if lacking:
+        raise DataError(
+            f"{path}: must have the splits {', '.join(SPLITS)} for training, but has {', '.join(source.split_names)}. Add "
+            f"{' and '.join(lacking)}."
+        )
+    if not source.emotions:
+        source.scan()
+        source.labels(source.split_names[0])  # says what is missing
+    with naming(path):
+        found = cache.mapped(source, config.non_finite)
+        dataset, facts = found or cache.cached(source, config.non_finite, config.cache_dir)
+        chosen = _targets(facts, [Target(name) for name in facts.emotions] if wanted is None else wanted)
+        selected, derived = _select_targets(dataset, chosen, config.at_threshold)
+        selected = _in_own_order(selected, None if wanted is None else [one.column for one in chosen], facts.emotions)
     for part in selected.values():
         part.info.description = "\n".join([facts.report, *(f"{'derived':<10} {line}" for line in derived)])
     columns = column_arrays(selected["train"])
@@ -305,17 +302,3 @@ def _in_own_order(dataset: datasets.DatasetDict, emotions: list[str] | None, kno
             part = part.select(np.argsort(positions))
         result[split] = part.remove_columns(cache.POSITIONS)
     return result
-
-
-@contextmanager
-def _quiet_datasets() -> Iterator[None]:
-    """Silences progress bars and warnings of `datasets`."""
-    hidden, level = datasets.utils.are_progress_bars_disabled(), datasets.logging.get_verbosity()
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(level)
-        if not hidden:
-            datasets.enable_progress_bars()

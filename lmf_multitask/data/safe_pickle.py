@@ -1,10 +1,10 @@
-"""Reads a data pickle without running anything from it: arrays, numbers, text and plain containers, and nothing else.
+"""Reads a data pickle without running code from it: arrays, numbers, text and plain containers, and nothing else.
 
 A pickle is a program for a small stack machine, and Python's own machine lets it call what it likes. Handing out the
 real ``numpy.ndarray`` and ``numpy.dtype`` through an allow-list is not enough: a crafted dtype makes numpy follow
 pointers that the file chooses. So this is a machine of our own (opcodes: `pickletools`, PEP 307, 3154, 574), in which
 every admitted global is an inert name with one fixed meaning; no object of numpy's is built before its type, shape and
-length have been checked. What is large stays in the file until it is wanted.
+length have been checked. Large payloads stay in the file until they are read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LARGE = 1 << 16
 """Payloads above this many bytes are left in the file."""
 
 MOST_OBJECTS = 5_000_000
-"""More single objects than this are refused: data belong into arrays, and memory is finite."""
+"""More single objects than this are refused: large data must be in arrays."""
 
 _MOST_DIMENSIONS = 32
 _LONGEST_KEY = 1000
@@ -100,15 +100,15 @@ def _stacked(value: Any, limit: int, depth: int) -> tuple[np.ndarray, int]:
     if isinstance(value, StoredArray):
         limit -= math.prod(value.shape)
         if limit < 0:
-            raise ValueError("repeats its parts beyond all measure")
-        if depth and value.dtype.kind not in "biufc":  # before it is read: a short list can repeat a long text
+            raise ValueError("repeats its parts too often")
+        if depth and value.dtype.kind not in "biufc":  # checked before it is read: a short list can repeat a long text
             raise ValueError("holds text")
         return value.read(), limit
     if not isinstance(value, (list, tuple)) or depth == 4:
         raise ValueError(f"holds {_in_words(value)}")
     limit -= len(value)
     if limit < 0:
-        raise ValueError("repeats its parts beyond all measure")
+        raise ValueError("repeats its parts too often")
     if all(isinstance(item, (bool, int, float)) for item in value):
         try:
             kind = np.float64 if any(isinstance(item, float) for item in value) else np.int64
@@ -131,7 +131,7 @@ def _in_words(value: Any) -> str:
 
 
 class StoredArray:
-    """A numpy array in a pickle: its description now, its numbers when `read` asks for them.
+    """A numpy array in a pickle: its shape and type now, its numbers when `read` is called.
 
     Attributes:
         shape: its dimensions.
@@ -197,7 +197,7 @@ class StoredArray:
         return bool(self.shape) and plain and in_order and self._stored.itemsize > 0
 
     def read_rows(self, start: int, stop: int) -> np.ndarray:
-        """Some rows, as ``read()[start:stop]`` gives them; only these are read where `has_rows` holds.
+        """Some rows, as ``read()[start:stop]`` gives them; only these are read if `has_rows` is true.
 
         Raises:
             DataError: the file has changed since it was opened, or the numbers are damaged.
@@ -265,9 +265,7 @@ class _Span:
         except OSError as error:
             raise DataError(f"{self._content}: must stay readable, but {error.strerror}. Load it again.") from None
         except (UnicodeError, ValueError):
-            raise DataError(
-                f"{self._content}: must hold whole numbers of bytes, but an array in it is damaged."
-            ) from None
+            raise DataError(f"{self._content}: must hold complete arrays, but one is damaged.") from None
         if count != len(out):
             raise DataError(
                 f"{self._content}: must hold {len(out):,} bytes for an array, but has {count:,}. Get the file again."
@@ -288,14 +286,14 @@ def _unescape(raw: bytes) -> bytes:
 
 
 class _Name:
-    """An admitted global: what calling it means here, and nothing of the real thing."""
+    """An admitted global: a name whose call has one fixed meaning here; it is not the real object."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.call = call
 
 
 class _DType:
-    """A numpy dtype under construction; only plain types can come of it."""
+    """A numpy dtype under construction; it can only become a plain type."""
 
     _SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}
 
@@ -360,12 +358,14 @@ class _Machine:
                 if step is None:
                     if not code:
                         raise _Refused("ends too early")
-                    raise _Refused(f"has the byte {code[0]:#04x} where an instruction of a pickle stands")
+                    raise _Refused(f"has the byte {code[0]:#04x}, which is not an instruction of a pickle")
                 self._count(1)
                 step(self)
         except _Refused as error:
-            hint = " Nothing of it was run; get the file from its source." if str(error).startswith("names") else ""
-            what = "plain data (arrays, numbers, text, dicts, lists)" if hint else "a whole pickle of plain data"
+            what, hint = "a whole pickle of plain data", ""
+            if str(error).startswith("names"):
+                what = "plain data (arrays, numbers, text, dicts, lists)"
+                hint = " Nothing of it was run. Save plain numpy arrays instead."
             raise DataError(f"{self._content}: must be {what}, but {error} (at byte {file.tell():,}).{hint}") from None
         except (IndexError, KeyError, TypeError, ValueError, OverflowError, struct.error):
             raise DataError(
@@ -388,7 +388,7 @@ class _Machine:
     def _make_bytes(self, count: int) -> None:
         self._made_bytes += count
         if self._made_bytes > self._size:
-            raise _Refused("repeats its parts beyond all measure")
+            raise _Refused("repeats its parts too often")
 
     # reading
 
@@ -427,7 +427,7 @@ class _Machine:
         return line[:-1]
 
     def _payload(self, count: int, coding: str | None = None) -> bytes | str | _Span:
-        """The next bytes (or text): left in the file where they are many."""
+        """The next bytes (or text): left in the file if they are many."""
         if count <= LARGE:
             raw = self._take(count)
             return raw.decode(coding, "surrogatepass") if coding else raw
@@ -487,17 +487,17 @@ class _Machine:
 
     def _extend(self, items: list[Any]) -> None:
         if type(self._stack[-1]) is not list:
-            raise _Refused("appends to what is no list")
+            raise _Refused("appends to something that is not a list")
         self._stack[-1].extend(items)
 
     def _set_items(self, items: list[Any]) -> None:
         if type(self._stack[-1]) is not dict or len(items) % 2:
-            raise _Refused("sets items of what is no dict")
+            raise _Refused("sets items of something that is not a dict")
         for key, value in zip(items[::2], items[1::2]):
             self._stack[-1][self._key(key)] = value
 
     def _key(self, key: Any) -> Any:
-        """A dict's key: bytes become text, once; what could make a dict slow or large or print badly is refused."""
+        """A dict's key: bytes become text, once; keys that make a dict slow or large, or that cannot be printed, are refused."""
         if isinstance(key, (bytes, str)) and len(key) > _LONGEST_KEY:
             raise _Refused(f"has a key of {len(key):,} characters")
         if isinstance(key, bytes):
@@ -517,13 +517,13 @@ class _Machine:
         found = self._names.get((module, name))
         if found is None:
             if not re.fullmatch(r"[\w.]+\n[\w.]+", f"{module}\n{name}", re.ASCII):
-                raise ValueError  # no global: this is a table or the like
+                raise ValueError  # not a name: this is text that is not a pickle
             raise _Refused(f"names {module[:60]}.{name[:60]}")
         self._push(found)
 
     def _call(self, function: Any, arguments: Any) -> None:
         if not isinstance(function, _Name) or not isinstance(arguments, tuple):
-            raise _Refused("calls what is no function")
+            raise _Refused("calls something that is not a function")
         self._push(function.call(*arguments))
 
     def _build(self) -> None:
@@ -536,7 +536,7 @@ class _Machine:
                 raise _Refused("describes an array wrongly")
             target._set(*state[-4:])
         else:
-            raise _Refused("sets the state of what has none")
+            raise _Refused("sets the state of something that has none")
 
     def _admitted_names(self) -> dict[tuple[str, str], _Name]:
         ndarray, memmap, factory = _Name(self._no_call), _Name(self._no_call), _Name(self._no_call)
@@ -600,7 +600,7 @@ class _Machine:
         if isinstance(text, _Span) and text.coding in ("utf-8", "raw-unicode-escape"):
             return text.encoded()
         if not isinstance(text, str):
-            raise _Refused("encodes what is no text")
+            raise _Refused("encodes something that is not text")
         self._make_bytes(len(text))
         return text.encode("latin-1")
 
@@ -630,7 +630,7 @@ def _text(value: Any) -> str:
         return value.decode("latin-1")
     if isinstance(value, str):
         return value
-    raise _Refused("has no name where one must stand")
+    raise _Refused("has no name where one is required")
 
 
 def _decoded_key(key: bytes) -> str:
@@ -648,7 +648,7 @@ def _whole_number(line: bytes) -> bool | int:
     if line in (b"00", b"01"):
         return line == b"01"
     if not re.fullmatch(rb"[+-]?\d{1,400}L?", line):
-        raise _Refused("has a number that is none")
+        raise _Refused("has a malformed number")
     return int(line.rstrip(b"L"))
 
 
@@ -671,7 +671,7 @@ def _check_kind_of_file(path: object, start: bytes) -> None:
 def _protocol(machine: _Machine) -> None:
     version = machine._number("B")
     if version > 5:
-        raise _Refused(f"has the protocol {version}, which nobody knows")
+        raise _Refused(f"has the protocol {version}, which is unknown")
 
 
 def _refuse(what: str) -> Callable[[_Machine], None]:
@@ -683,7 +683,7 @@ def _refuse(what: str) -> Callable[[_Machine], None]:
 
 def _instance(machine: _Machine) -> None:
     machine._find(machine._line(), machine._line())
-    raise _Refused("holds an object that is no plain data")
+    raise _Refused("holds an object that is not plain data")
 
 
 def _call_with_top(machine: _Machine) -> None:
@@ -706,7 +706,7 @@ def _stack_global(machine: _Machine) -> None:
     machine._find(machine._stack.pop(), name)
 
 
-_no_objects = _refuse("holds an object that is no plain data")
+_no_objects = _refuse("holds an object that is not plain data")
 _no_outside = _refuse("refers to data outside the file")
 
 _STEPS: dict[bytes, Callable[[_Machine], object]] = {
@@ -788,5 +788,5 @@ _STEPS: dict[bytes, Callable[[_Machine], object]] = {
 
 def _pairs(items: list[Any]) -> list[tuple[Any, Any]]:
     if len(items) % 2:
-        raise _Refused("has a dict with half an item")
+        raise _Refused("has a dict item without a value")
     return list(zip(items[::2], items[1::2]))

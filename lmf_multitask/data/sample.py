@@ -1,14 +1,14 @@
-"""A learnable file in the layout of the released ``iemocap.pkl``, for trying things out. It says nothing of IEMOCAP.
+"""A learnable file in the layout of the released ``iemocap.pkl``, for trials and tests. Results on it say nothing about IEMOCAP.
 
 Layout: ``data[emotion][split][feature]`` with bytes keys, as a Python 2 program writes it with pickle protocol 2:
 ``covarep`` float64 `[N, 74]` with a few NaN, ``facet`` float64 `[N, 35]`, ``glove`` float32 `[N, 20, 300]` padded with
 zeros at the end, ``label`` int64 `[N, 2]` one-hot, column 1 = present. The four emotions are exclusive and as frequent
 as in IEMOCAP's test split.
 
-The emotions are told apart by two hidden signs: valence (happy and neutral +, sad and angry -) and arousal (happy and
-angry +, sad and neutral -). Text carries valence. Video carries a little arousal and, clearly, the speaker's style, a
-third sign that by itself means nothing; audio carries style times arousal, which by itself means nothing either. So no
-modality alone tells the four apart, and audio helps only a model that multiplies it with video.
+Two hidden signs define the emotion: valence (happy and neutral +, sad and angry -) and arousal (happy and angry +, sad and
+neutral -). Text depends on valence. Video depends slightly on arousal and strongly on a third sign, the speaker's style,
+which is independent of the emotion. Audio depends on style times arousal, which alone is independent of the emotion, too. So no
+modality alone separates the four emotions, and audio helps only a model that multiplies it with video.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def write_sample(path: str | Path, scale: Scale = "small", seed: int = 0) -> Pat
         The path.
     """
     path = Path(path).expanduser()
-    rng = np.random.RandomState(seed)  # numpy guarantees RandomState's stream for ever
+    rng = np.random.RandomState(seed)  # numpy guarantees that RandomState's stream never changes
     splits = {name: _draw_split(rng, count) for name, count in ROWS[scale].items()}
     with atomic_write(path) as file:
         _PickleWriter(file, share_arrays=scale == "small").write(splits)
@@ -56,7 +56,7 @@ def write_sample(path: str | Path, scale: Scale = "small", seed: int = 0) -> Pat
 
 
 def builtin_sample() -> Path:
-    """Path of the small sample, written into the cache of `datasets` the first time it is wanted."""
+    """Path of the small sample, written into the cache of `datasets` when it is first used."""
     from datasets import config
 
     path = Path(os.fspath(config.HF_DATASETS_CACHE)) / "lmf_multitask" / "sample-1.pkl"
@@ -91,7 +91,7 @@ def _draw_split(rng: np.random.RandomState, rows: int) -> dict[str, np.ndarray]:
 
     labels = np.zeros((4, rows, 2), np.int64)
     labels[np.arange(4)[:, None], np.arange(rows), (emotion == np.arange(4)[:, None]).astype(int)] = 1
-    # rounded to multiples of 2^-16, so that the last bit of a machine's arithmetic does not show
+    # rounded to multiples of 2^-16, so that rounding differences between machines have no effect
     return {
         "covarep": np.round(audio * 65536) / 65536,
         "facet": np.round(video * 65536) / 65536,
@@ -101,7 +101,7 @@ def _draw_split(rng: np.random.RandomState, rows: int) -> dict[str, np.ndarray]:
 
 
 class _PickleWriter:
-    """Writes the opcodes that Python 2's pickle would write: the standard library no longer can, and it holds copies."""
+    """Writes the opcodes of Python 2's pickle, which the standard library no longer writes, without copies of the arrays."""
 
     def __init__(self, file: BinaryIO, share_arrays: bool) -> None:
         self._write = file.write

@@ -39,10 +39,10 @@ class GuardedProtocol(H11Protocol):
         super().connection_made(transport)
         self._opened = time.monotonic()
         self._watch()
-        if len(self.connections) > MOST_CONNECTIONS:
-            guarded = [one for one in self.connections if isinstance(one, GuardedProtocol)]
-            idle = [one for one in guarded if not one.busy()]
-            min(idle or guarded, key=lambda one: one._opened).transport.abort()
+        open_ones = [one for one in self.connections if isinstance(one, GuardedProtocol) and not one.transport.is_closing()]
+        if len(open_ones) > MOST_CONNECTIONS:
+            idle = [one for one in open_ones if not one.busy()]
+            min(idle or open_ones, key=lambda one: one._opened).transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Takes a piece of a request."""
@@ -89,7 +89,7 @@ def serve(app: Any, host: str, port: int) -> None:
         ) from None
     shown = f"[{host}]" if family == socket.AF_INET6 else host
     with listener:
-        logger.info("serving on http://%s:%d; Ctrl-C stops", shown, listener.getsockname()[1])
+        logger.info("serving on http://%s:%d (a page to try it: /); Ctrl-C stops", shown, listener.getsockname()[1])
         # uvicorn stops in order and then raises the signal again, which would end the process with an error
         before = signal.signal(signal.SIGTERM, lambda number, frame: None)
         try:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
 from lmf_multitask.data.targets import REGRESSION
-from lmf_multitask.errors import ConfigError, DataError
+from lmf_multitask.errors import ConfigError, DataError, suggestion
 from lmf_multitask.evaluation.weighted_rows import Confusion, WeightedRows, ratio
 
 CLOSEST_TO_CERTAIN = 1e-7
@@ -145,9 +144,7 @@ def _same_integer(most: int) -> Callable[[WeightedRows], np.ndarray]:
 
 
 def _two_classes(metric: Callable[[Confusion], np.ndarray], zeros: bool) -> Callable[[WeightedRows], np.ndarray]:
-    """A metric of the sign: of all clips, zero counting as not negative; or of clips whose label is not zero, positive against
-    negative.
-    """
+    """A metric of signs: zero counts as not negative, or clips whose label is zero are left out."""
 
     def function(rows: WeightedRows) -> np.ndarray:
         labels, predictions = rows.labels, rows.predictions
@@ -260,9 +257,8 @@ def find_metric(name: str) -> Metric:
         ConfigError: there is none.
     """
     if name not in METRICS:
-        near = get_close_matches(name, METRICS, 1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Choose from {', '.join(METRICS)}."
-        raise ConfigError(f"a metric must be a known one, but got {name!r}. {hint}")
+        known = ", ".join(METRICS)
+        raise ConfigError(f"a metric must be one of {known}, but got {name!r}.{suggestion(name, list(METRICS))}")
     return METRICS[name]
 
 

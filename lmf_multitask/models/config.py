@@ -40,11 +40,7 @@ class ModelConfig:
     """Parts and sizes of the network."""
 
     encoders: Encoders = setting(default=Encoders, help="one encoder per modality")
-    fusion: Any = kind_setting(
-        table=_fusions,
-        default={"kind": "lmf"},
-        help="lmf: low-rank; tfn: full tensor; concat: hidden vectors side by side; late: mean of the modalities' own probabilities",
-    )
+    fusion: Any = kind_setting(table=_fusions, default={"kind": "lmf"}, help="how the modalities are fused")
     modality_dropout: float | None = setting(
         default=0.1,
         help="probability that a clip loses a modality in training; null: missing modalities are not masked (the paper's)",

@@ -100,13 +100,13 @@ class MLPEncoder(Encoder):
         """Of `MLPEncoder`."""
 
         hidden: int = setting(default=32, help="width of the three layers", ge=1, le=65536)
-        dropout: float = setting(default=0.2, help="probability that a feature is dropped in training", ge=0, lt=1)
+        dropout: float = setting(default=0.2, help="dropout of the features", ge=0, lt=1)
         norm: Literal["standard", "batch"] = setting(
             default="standard",
             help="normalisation of features: by the training mean and std, or batch normalisation (the paper's)",
         )
         pooling: Literal["mean", "mean_std", "max", "last"] = setting(
-            default="mean", help="of a sequence: what is taken of its present steps"
+            default="mean", help="how the present steps of a sequence become one vector"
         )
 
     def __init__(self, input: Input, settings: Settings) -> None:
@@ -190,14 +190,10 @@ class LSTMEncoder(Encoder):
         bidirectional: bool = setting(default=False, help="a second LSTM reads the steps backwards")
         pooling: Literal["attention", "last_step", "last_present"] = setting(
             default="attention",
-            help="of the states: attention and mean over present steps, the last (the paper's), or the last present one",
+            help="of the states: attention and mean over present steps, the last (the paper's) or the last present",
         )
-        dropout: float = setting(
-            default=0.5, help="probability that a pooled number is dropped in training", ge=0, lt=1
-        )
-        step_dropout: float = setting(
-            default=0.2, help="probability that a whole step is dropped in training", ge=0, lt=1
-        )
+        dropout: float = setting(default=0.5, help="dropout of the pooled states", ge=0, lt=1)
+        step_dropout: float = setting(default=0.2, help="dropout of whole steps", ge=0, lt=1)
         norm: Literal["standard", "none"] = setting(
             default="standard",
             help="normalisation of steps: divided by the training root mean square, or none (the paper's)",

@@ -59,7 +59,7 @@ class Fusion(Layer):
 def _dim_setting() -> Any:
     return setting(
         default=64,
-        help="numbers K that the heads take; null: no heads, the fusion gives the outputs (the paper's)",
+        help="width K of the fused vector; null: no heads, the fusion gives the outputs (the paper's)",
         ge=1,
         le=65536,
     )
@@ -71,7 +71,7 @@ def _with_one(vector: paddle.Tensor) -> paddle.Tensor:
 
 
 class LowRankFusion(Fusion):
-    """Fuses M hidden vectors with factors of rank R instead of one weight for every product of their numbers.
+    """Low-rank fusion: factors of rank R instead of one weight for every product of the modalities' numbers.
 
     Tensor fusion (Zadeh et al. 2017) multiplies every number of one modality with every number of the others and weighs
     each product: with z_m = [1; hidden_m],
@@ -162,7 +162,7 @@ class TensorFusion(Fusion):
 
 
 class ConcatFusion(Fusion):
-    """Fusion by concatenation: fused = ReLU(W [hidden_1; ...; hidden_M] + b), no products between modalities.
+    """Fusion by concatenation: ReLU(W [hidden_1; ...; hidden_M] + b), no products between modalities.
 
     Without heads there is no ReLU: the output is the outputs themselves.
     """
@@ -189,7 +189,7 @@ class ConcatFusion(Fusion):
 
 
 class LateFusion(Fusion):
-    """Each modality decides by itself; the mean of their probabilities counts. Without heads.
+    """Late fusion: each modality predicts by itself, and the probabilities are averaged; no heads.
 
     The logits are log(1/M sum_m softmax(W_m hidden_m + b_m)), so that the softmax of them is that mean.
     """

@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -313,12 +313,24 @@ def weight_shapes(
     inputs: Mapping[str, Input | Sequence[int]], tasks: Sequence[Task | str], config: ModelConfig
 ) -> dict[str, tuple[int, ...]]:
     """The shape of every weight of an `LMFModel`, by name, without the memory that it would take."""
-    generator = paddle.get_rng_state()
-    no_copy = mock.patch.object(nn.layer.rnn.RNNBase, "flatten_parameters", lambda self: None)
-    with paddle.LazyGuard(), no_copy, paddle.utils.unique_name.guard():
+    with _without_memory():
         weights = _Blueprint(inputs, tasks, config).weights()
-    paddle.set_rng_state(generator)
     return {name: tuple(weight.shape) for name, weight in weights.items()}
+
+
+@contextmanager
+def _without_memory() -> Iterator[None]:
+    """Layers that are made inside have no memory; random numbers and names of parameters go on as if there were none."""
+    generator = paddle.get_rng_state()
+    lstm: Any = nn.layer.rnn.RNNBase
+    flatten = lstm.flatten_parameters  # it copies the weights
+    lstm.flatten_parameters = lambda self: None
+    try:
+        with paddle.LazyGuard(), paddle.utils.unique_name.guard():
+            yield
+    finally:
+        lstm.flatten_parameters = flatten
+        paddle.set_rng_state(generator)
 
 
 def check_size(inputs: Mapping[str, Input], tasks: Sequence[Task], config: ModelConfig) -> None:

@@ -28,7 +28,9 @@ class AblationConfig:
     """An ablation: one training, and variants of it."""
 
     experiment: ExperimentConfig = setting(ExperimentConfig, "settings that all trainings share")
-    variants: dict[str, Any] = setting(dict, "name -> {dotted setting of model or training: value}, the change of that variant")
+    variants: dict[str, Any] = setting(
+        dict, "name -> {dotted setting of model or training: value}, the change of that variant"
+    )
 
     def __post_init__(self) -> None:
         """Checks names and changes."""
@@ -37,7 +39,9 @@ class AblationConfig:
                 "experiment.output_dir must not be set, since every run would be written there. Give --output_dir."
             )
         if not self.variants:
-            raise ConfigError("variants must name at least one variant, but is empty. See configs/ablation/multitask.yaml.")
+            raise ConfigError(
+                "variants must name at least one variant, but is empty. See configs/ablation/multitask.yaml."
+            )
         folders = [_folder(name) for name in self.variants]
         if len(set(folders)) < len(folders) or _folder(WHOLE) in folders:
             raise ConfigError(f"variants must have different names, none of them {WHOLE!r}. Rename one.")

@@ -6,10 +6,13 @@ import dataclasses
 from pathlib import Path
 
 from lmf_multitask.data.modality import MODALITIES
-from lmf_multitask.models.convert import convert_checkpoint
-from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.pipeline.runs import Run
 from lmf_multitask.pipeline.settings import ExperimentConfig, recipe_config
+from lmf_multitask.runtime import quiet_imports
+
+with quiet_imports():
+    from lmf_multitask.models.convert import convert_checkpoint
+    from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.config import build, check_name
 
 

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
 
 from lmf_multitask.data.columns import column_arrays
 from lmf_multitask.evaluation.metrics import METRICS, exclusive_rows, metrics_of, value_of
-from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.pipeline.progress import Progress, epoch_line
 from lmf_multitask.pipeline.reporting import write_report_of
 from lmf_multitask.pipeline.runs import CHECKPOINTS_FOLDER, VISUALDL_FOLDER, Run
@@ -28,12 +26,17 @@ from lmf_multitask.pipeline.stages import (
     restore,
     write_run,
 )
-from lmf_multitask.runtime import log_to_stderr, seed_everything, surroundings
+from lmf_multitask.runtime import log_to_stderr, quiet_imports, seed_everything, surroundings
 from lmf_multitask.tasks import predictions
 from lmf_multitask.training import parallel
 from lmf_multitask.training.callbacks import OnEpoch, VisualDLLogs, resume_hint, save_when_stopped
 from lmf_multitask.training.module import LMFModule
 from lmf_multitask.training.trainer import LMFTrainer, training_arguments
+
+with quiet_imports():
+    import paddle
+
+    from lmf_multitask.models.lmf import LMFModel
 
 logger = logging.getLogger(__name__)
 

@@ -24,9 +24,7 @@ class Progress:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(
-                total=self._total, initial=self._done, unit=self._unit, leave=False, dynamic_ncols=True
-            )
+            self._bar = tqdm(total=self._total, initial=self._done, unit=self._unit, leave=False, dynamic_ncols=True)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -60,5 +58,8 @@ def epoch_line(row: Mapping[str, float], epochs: int, monitor: str) -> str:
     """
     shown = {"train_loss": "train loss", "validation_loss": "validation loss", "validation_weighted_f1": "weighted F1"}
     shown.setdefault(f"validation_{monitor}", monitor)
-    parts = [f"epoch {row['epoch']:>3}/{epochs}", *(f"{text} {row[name]:.4f}" for name, text in shown.items() if name in row)]
+    parts = [
+        f"epoch {row['epoch']:>3}/{epochs}",
+        *(f"{text} {row[name]:.4f}" for name, text in shown.items() if name in row),
+    ]
     return "  ".join(parts) + ("  best" if row.get("best") else "")

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
 
-from lmf_multitask import __version__
 from lmf_multitask.data.loading import SAMPLE_NOTE
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.assessment import Assessment, LearningCurves
@@ -35,6 +33,7 @@ from lmf_multitask.pipeline.stages import (
     restore,
     write_split,
 )
+from lmf_multitask.runtime import surroundings
 
 _MOST_HISTORY = 16 << 20  # bytes
 
@@ -211,7 +210,7 @@ def _write_robustness(folder: Path, found: dict[str, Any]) -> list[Path]:
 
 def _facts(trained: Trained) -> dict[str, str]:
     """Heading -> text, for the report."""
-    config, runs = trained.configs[0], trained.runs
+    config, runs, versions = trained.configs[0], trained.runs, surroundings()
     sizes = [sum(int(np.prod(w.shape)) for w in m.weights().values() if not w.stop_gradient) for m in trained.models]
     begun = time.localtime((runs[-1].folder / CONFIG_FILE).stat().st_mtime)
     return {
@@ -224,6 +223,6 @@ def _facts(trained: Trained) -> dict[str, str]:
         "Command that trains it again": "\n".join(
             f"python -m lmf_multitask.train --config {run.folder / CONFIG_FILE} --output_dir NEW_FOLDER" for run in runs
         ),
-        "Software": f"lmf_multitask {__version__}, Paddle {paddle.__version__}, numpy {np.__version__}",
+        "Software": f"lmf_multitask {versions['lmf_multitask']}, Paddle {versions['paddle']}, numpy {versions['numpy']}",
         "Settings": config.to_yaml().partition("\n")[2],
     }

@@ -38,8 +38,8 @@ import yaml
 
 from lmf_multitask.data.schema import sort_emotions
 from lmf_multitask.errors import ConfigError, RunError
-from lmf_multitask.evaluation.robustness import ROBUSTNESS_FILE
 from lmf_multitask.evaluation.predictions import Predictions, join_emotions, read_predictions
+from lmf_multitask.evaluation.robustness import ROBUSTNESS_FILE
 from lmf_multitask.files import MANIFEST, read_json, remove_leftovers, sha256_of, write_json, write_manifest, write_text
 from lmf_multitask.pipeline.settings import ExperimentConfig, settings_from
 from lmf_multitask.strict_yaml import read_yaml
@@ -231,7 +231,9 @@ class Run:
         except FileNotFoundError:
             same = False
         if not same:
-            raise RunError(f"{self.folder}: must not be removed during training, but is gone. Start the training again.")
+            raise RunError(
+                f"{self.folder}: must not be removed during training, but is gone. Start the training again."
+            )
 
     def check_resumable(self, config: ExperimentConfig, origin: Mapping[str, str], force: bool = False) -> bool:
         """Checks that a run can be continued with these settings, data and versions.
@@ -396,7 +398,9 @@ class Run:
         found = self._read_json(METRICS_FILE)
         self.check_unchanged(METRICS_FILE)
         if not isinstance(found, dict):
-            raise RunError(f"{self.folder / METRICS_FILE}: must hold metrics by name, but does not. Evaluate the run again.")
+            raise RunError(
+                f"{self.folder / METRICS_FILE}: must hold metrics by name, but does not. Evaluate the run again."
+            )
         return found
 
     def check_unchanged(self, name: str) -> Path:

@@ -68,7 +68,7 @@ class ExperimentConfig:
         help="instead of emotions, tasks of any kind: NAME, NAME:regression[:LOW:HIGH], NAME:above:COLUMN[:NUMBER]",
         min_length=1,
     )
-    seed: int = setting(default=1, help="of all random numbers", ge=0, lt=2**63)
+    seed: int = setting(default=1, help="seed of all random numbers", ge=0, lt=2**63)
     output_dir: _Path | None = setting(default=None, help="run directory to write; null: runs/DATA-seedN")
     device: str = setting(default="auto", help="auto, cpu, gpu or gpu:NUMBER (the authors have tried no GPU)")
     data: DataConfig = setting(default=DataConfig, help="how the data file is read")

@@ -27,12 +27,15 @@ from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration
 from lmf_multitask.evaluation.metrics import EXCLUSIVE, METRICS, task_kinds, value_of
 from lmf_multitask.evaluation.predictions import write_predictions
 from lmf_multitask.files import write_json
-from lmf_multitask.models.lmf import LMFModel, check_size
+from lmf_multitask.models.config import ModelConfig
 from lmf_multitask.pipeline.runs import MODEL_FOLDER, PREDICTIONS_FILE, Run, runs_in
 from lmf_multitask.pipeline.settings import ExperimentConfig
-from lmf_multitask.runtime import select_device
+from lmf_multitask.runtime import quiet_imports, select_device
 from lmf_multitask.tasks import BinaryTask, RegressionTask, Task, make_tasks
 from lmf_multitask.training.config import TrainingConfig
+
+with quiet_imports():
+    from lmf_multitask.models.lmf import LMFModel, check_size
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +145,7 @@ def load(config: ExperimentConfig) -> Prepared:
     config = config.resolved(data.targets)
     tasks = _check_labels(data, config.training)
     config = without(config, missing_in_train(data.dataset, config.model.modalities))
-    check_size(data.inputs, tasks, config.model)
+    check_network(data, config.model)
     return Prepared(config, data, tasks)
 
 
@@ -155,6 +158,15 @@ def read_data(config: ExperimentConfig) -> LoadedData:
     if config.data_path is None:
         logger.info("%s", SAMPLE_NOTE)
     return load_file(config.data_path, config.wanted, config.data)
+
+
+def check_network(data: LoadedData, config: ModelConfig) -> None:
+    """Checks that a network for this data is not too large.
+
+    Raises:
+        ConfigError: it is.
+    """
+    check_size(data.inputs, make_tasks(data.targets), config)
 
 
 def without(config: ExperimentConfig, absent: Sequence[str]) -> ExperimentConfig:
@@ -292,8 +304,9 @@ def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
 
 def _baselines(trained: Trained, predicted: Predicted) -> dict[str, np.ndarray]:
     """Name -> predictions `[N, T]` of the baselines, fitted on train and validation."""
-    splits = (column_arrays(trained.data.dataset[name]) for name in ("train", "validation", predicted.split))
-    return baseline_predictions(*splits, trained.tasks)
+    dataset = trained.data.dataset
+    train, validation, rows = (column_arrays(dataset[name]) for name in ("train", "validation", predicted.split))
+    return baseline_predictions(train, validation, rows, trained.tasks)
 
 
 # -- write

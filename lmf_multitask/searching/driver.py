@@ -145,7 +145,7 @@ class _Lines:
     def __init__(self, progress: Progress, study: Study, config: SearchConfig, total: int) -> None:
         self._progress, self._total = progress, total
         found = SearchResult("", config.objective, config.maximise, study.trials())
-        self._title, self._ended, self._best = found.title, len(found.trials), found.best(1)
+        self._title, self._ended, self._best = found.metric, len(found.trials), found.best(1)
         self._sign = 1 if config.maximise else -1
         self._lock = threading.Lock()
         self._warned = {SAMPLE_NOTE}

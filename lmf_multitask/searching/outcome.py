@@ -31,10 +31,9 @@ from lmf_multitask.errors import ConfigError, RunError, TrainingError
 from lmf_multitask.evaluation.statistics import seed_summary
 from lmf_multitask.evaluation.tables import number
 from lmf_multitask.files import read_text, remove_leftovers, write_json, write_text
-from lmf_multitask.models.lmf import check_size
 from lmf_multitask.pipeline.launcher import train_all
 from lmf_multitask.pipeline.runs import HISTORY_FILE, Run, check_no_links
-from lmf_multitask.pipeline.stages import Prepared, load
+from lmf_multitask.pipeline.stages import Prepared, check_network, load
 from lmf_multitask.searching.driver import run_trials
 from lmf_multitask.searching.page import write_search
 from lmf_multitask.searching.results import Retrained, SearchResult, Trial, spread
@@ -141,7 +140,9 @@ def _check_folder(folder: Path) -> bool:
             check_no_links(folder, path)
         study = folder / STUDY_FILE
         if study.exists() and not study.is_file():
-            raise RunError(f"{study}: must be the study of a search, but is no regular file. Choose another --output_dir.")
+            raise RunError(
+                f"{study}: must be the study of a search, but is no regular file. Choose another --output_dir."
+            )
         return True
     if found:
         raise RunError(f"{folder}: must be empty or a search, but holds {found[0]!r}. Choose another --output_dir.")
@@ -172,7 +173,7 @@ def _check_sizes(config: SearchConfig, prepared: Prepared) -> None:
     for dimension in config.dimensions():
         for value in dimension.choices or (dimension.high,):
             model = replaced(config.experiment, dimension.assigned(value)).model
-            check_size(prepared.data.inputs, prepared.data.emotions, model)
+            check_network(prepared.data, model)
 
 
 # -- results
@@ -226,7 +227,7 @@ def _best_yaml(result: SearchResult, trial: Trial, rank: int, config: SearchConf
     lines = [
         f"Number {rank} of {len(result.trials)} trials of a search: trial {trial.number} of {place / STUDY_FILE}",
         f"Command: python -m lmf_multitask.train --config {shlex.quote(str(place / f'best-{rank}.yaml'))} --output_dir NEW_FOLDER",
-        f"Measured: {result.title} {number(trial.value)} on validation, epoch {trial.kept} of {len(trial.values)}, "
+        f"Measured: {result.metric} {number(trial.value)} on validation, epoch {trial.kept} of {len(trial.values)}, "
         f"seed {experiment.seed}, {time.strftime('%Y-%m-%d')}.",
     ]
     again = next((one for one in result.retrained if one.trial.number == trial.number), None)

@@ -29,7 +29,9 @@ class PruningConfig:
     method: Literal["median", "none"] = setting(
         "median", "median: end a trial whose best metric so far is below the median of the earlier trials at that epoch"
     )
-    startup_trials: int = setting(5, "trials that must have passed an epoch before another one can be ended there", ge=1)
+    startup_trials: int = setting(
+        5, "trials that must have passed an epoch before another one can be ended there", ge=1
+    )
     warmup_epochs: int = setting(5, "epochs that every trial has", ge=1)
 
 
@@ -39,9 +41,12 @@ class SearchConfig:
 
     experiment: ExperimentConfig = setting(ExperimentConfig, "settings that all trials share")
     space: dict[str, Any] = setting(
-        dict, "what varies: setting -> {choices: [...]} or {low: A, high: B, log: true}; names with a comma vary together"
+        dict,
+        "what varies: setting -> {choices: [...]} or {low: A, high: B, log: true}; names with a comma vary together",
     )
-    objective: str = setting("weighted_f1", "validation metric of the epoch that a trial keeps (mean over emotions), or loss")
+    objective: str = setting(
+        "weighted_f1", "validation metric of the epoch that a trial keeps (mean over emotions), or loss"
+    )
     per_emotion: bool = setting(False, "one search per emotion, each with models of that emotion alone")
     sampler: Literal["tpe", "random"] = setting("tpe", "tpe learns from earlier trials (Bergstra et al. 2011)")
     seed: int = setting(1, "of the sampler; that of all trainings is experiment.seed", ge=0, lt=2**32)
@@ -78,7 +83,9 @@ class SearchConfig:
             ConfigError: it is empty, names an unknown setting, or does not give values.
         """
         if not self.space:
-            raise ConfigError("space must name at least one setting that varies, but is empty. See configs/search/multitask.yaml.")
+            raise ConfigError(
+                "space must name at least one setting that varies, but is empty. See configs/search/multitask.yaml."
+            )
         found = [_dimension(name, values) for name, values in self.space.items()]
         names = [name for dimension in found for name in dimension.settings]
         twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
@@ -89,7 +96,10 @@ class SearchConfig:
     def to_yaml(self) -> str:
         """Everything, defaults included."""
         text = yaml.safe_dump(to_dict(self), sort_keys=False, allow_unicode=True)
-        return "# Every setting of the search in this folder; the search can be continued only with the same settings.\n" + text
+        return (
+            "# Every setting of the search in this folder; the search can be continued only with the same settings.\n"
+            + text
+        )
 
     def difference(self, before: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
         """The first setting that differs from `before`, the content of a `to_yaml`: name, value there, value here."""

@@ -204,7 +204,9 @@ def _one_line(path: Path) -> Iterator[None]:
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         reason = " ".join(str(getattr(error, "orig", None) or error.__cause__ or error).split()).rstrip(".")[:200]
         if "locked" in reason:
-            raise RunError(f"{path}: must not be in use, but another process has locked it. Wait until it ends.") from error
+            raise RunError(
+                f"{path}: must not be in use, but another process has locked it. Wait until it ends."
+            ) from error
         raise RunError(f"{path}: must be the study of a search, but {reason}. Choose another --output_dir.") from error
 
 

@@ -10,7 +10,9 @@ from typing import Any, cast
 import numpy as np
 import paddle
 
+from lmf_multitask.data.collator import BatchCollator, RowNumbers
 from lmf_multitask.data.columns import column_arrays
+from lmf_multitask.training import parallel
 
 logger = logging.getLogger(__name__)
 
@@ -130,3 +132,30 @@ class RecordingCollator:
         logger.debug("the batch of that step: %s", ", ".join(clips))
         rest = f" and {len(clips) - 8} more (see train.log)" if len(clips) > 8 else ""
         return f", on the clips {', '.join(clips[:8])}{rest}"
+
+
+def make_loader(
+    dataset: Any, collator: Any, batch_size: int, *, order: str | None = None, seed: int | None = None
+) -> paddle.io.DataLoader:
+    """Makes the loader of a data set.
+
+    Args:
+        dataset: a `datasets.Dataset`, or any data set of Paddle's kind with a `collator`.
+        collator: list of rows -> batch; None gathers batches from the columns of a `datasets.Dataset`.
+        batch_size: rows of a batch in this process.
+        order: ``seeded``, shared by all processes; ``lmf_paddle``; None keeps the order of the rows.
+        seed: for ``seeded``.
+    """
+    kind = paddle.io.DataLoader
+    if collator is None:
+        kind, collator = DirectLoader, BatchCollator(numeric_columns(dataset))
+        dataset = RowNumbers(len(dataset))
+    sampler: paddle.io.BatchSampler
+    if order == "lmf_paddle":
+        sampler = LMFPaddleBatchSampler(dataset, batch_size)
+    elif order == "seeded":
+        processes = parallel.world_size()
+        sampler = EpochBatchSampler(dataset, batch_size * processes, seed, processes, parallel.rank())
+    else:
+        sampler = EpochBatchSampler(dataset, batch_size)
+    return kind(dataset, batch_sampler=sampler, collate_fn=collator, num_workers=0)

@@ -17,7 +17,7 @@ import paddle
 from lmf_multitask.errors import TrainingError
 from lmf_multitask.runtime import flush_denormals, quiet_imports
 from lmf_multitask.training import parallel
-from lmf_multitask.training.checkpoints import Progress, RandomStates
+from lmf_multitask.training.checkpoints import Progress
 
 with quiet_imports():
     from paddlenlp.trainer import TrainerCallback
@@ -36,7 +36,9 @@ _NOT_METRICS = ("runtime", "per_second", "progress_or_epoch")
 
 
 class EarlyStopping(TrainerCallback):
-    """Finds the best epoch, and stops after `patience` epochs in a row that were not better; a tie is not better.
+    """Finds the best epoch, stops after `patience` epochs that were not better, and restores the best weights at the end.
+
+    A tie is not better.
 
     Attributes:
         patience: None never stops.
@@ -60,15 +62,14 @@ class EarlyStopping(TrainerCallback):
         """Whether patience has run out."""
         return self.patience is not None and self.epochs_without_better >= self.patience
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **event: Any) -> None:
         """Takes the best metric of a resumed training."""
         self.best_metric = state.best_metric
 
-    def on_evaluate(
-        self, args: Any, state: Any, control: Any, model: Any = None, metrics: Any = None, **others: Any
-    ) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **event: Any) -> None:
         """Compares the epoch with the best one."""
-        if args.metric_for_best_model is None or not model.trainer.is_in_train:
+        metrics = event["metrics"]
+        if args.metric_for_best_model is None or not event["model"].trainer.is_in_train:
             return
         name = args.metric_for_best_model.removeprefix("eval_")
         if f"eval_{name}" not in metrics:
@@ -81,6 +82,10 @@ class EarlyStopping(TrainerCallback):
         self.best_metric = value if self.improved else best
         self.epochs_without_better = 0 if self.improved else self.epochs_without_better + 1
         control.should_training_stop = control.should_training_stop or self.exhausted
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **event: Any) -> None:
+        """Restores the weights of the best epoch."""
+        event["model"].trainer.load_best_weights()
 
 
 class History(TrainerCallback):
@@ -105,8 +110,9 @@ class History(TrainerCallback):
         """Notes a value of this step; tensors are read at the end of the epoch, so that no step waits for them."""
         self.logged.setdefault(name, []).append((value.detach() if isinstance(value, paddle.Tensor) else value, rows))
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **event: Any) -> None:
         """Adds the epoch's means to what Trainer logs."""
+        logs = event["logs"]
         if "loss" not in logs:  # not about training
             return
         for name, entries in self.logged.items():
@@ -117,13 +123,11 @@ class History(TrainerCallback):
         own = {name: value for name, value in logs.items() if not name.startswith(_NOT_IN_HISTORY)}
         self._latest = {name: value for name, value in own.items() if name != "loss" or len(own) == 1}
 
-    def on_evaluate(
-        self, args: Any, state: Any, control: Any, model: Any = None, metrics: Any = None, **others: Any
-    ) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **event: Any) -> None:
         """Adds the epoch's row."""
-        if not model.trainer.is_in_train:
+        if not event["model"].trainer.is_in_train:
             return
-        validation = {f"validation_{name}": value for name, value in validation_metrics(metrics).items()}
+        validation = {f"validation_{name}": value for name, value in validation_metrics(event["metrics"]).items()}
         row = {"epoch": round(state.epoch), **self._latest, **validation}
         if self._early_stopping.improved is not None:
             row["best"] = int(self._early_stopping.improved)
@@ -145,22 +149,23 @@ class OnEpoch(TrainerCallback):
     def __init__(self, function: Callable[[Row], None]) -> None:
         self._function = function
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **event: Any) -> None:
         """Calls the function."""
-        if model.trainer.is_in_train:
-            self._function(model.trainer.history[-1])
+        trainer = event["model"].trainer
+        if trainer.is_in_train:
+            self._function(trainer.history[-1])
 
 
 class ModuleHooks(TrainerCallback):
     """Calls the module's own hooks."""
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **event: Any) -> None:
         """After an update."""
-        model.on_train_batch_end(state.global_step)
+        event["model"].on_train_batch_end(state.global_step)
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **event: Any) -> None:
         """After an epoch's last update."""
-        model.on_train_epoch_end()
+        event["model"].on_train_epoch_end()
 
 
 class FiniteCheck(TrainerCallback):
@@ -173,9 +178,9 @@ class FiniteCheck(TrainerCallback):
     def __init__(self) -> None:
         self._watched: list[tuple[str, paddle.Tensor]] = []
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **event: Any) -> None:
         """Asks the module what to check in every step."""
-        self._watched = model.watched_parameters()
+        self._watched = event["model"].watched_parameters()
 
     def check_step(self, trainer: LMFTrainer, loss: float) -> None:
         """Checks the gradients, the values of parameters that are not trained, and the loss; before the update.
@@ -195,9 +200,9 @@ class FiniteCheck(TrainerCallback):
         message = _not_finite(what, int(trainer.state.epoch or 0) + 1)
         raise TrainingError(f"{message} First seen in {first or what}{trainer.describe_batch()}.")
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **event: Any) -> None:
         """Checks the values of all parameters."""
-        for name, weight in model.named_parameters():
+        for name, weight in event["model"].named_parameters():
             if not bool(paddle.isfinite(weight).all()):
                 raise TrainingError(_not_finite(f"the parameter {name}", round(state.epoch)))
 
@@ -212,36 +217,13 @@ def _not_finite(what: str, epoch: int) -> str:
 class FlushDenormals(TrainerCallback):
     """Makes the processor treat denormal numbers as zero in every step; see `runtime.flush_denormals`."""
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **event: Any) -> None:
         """Before forward and backward."""
         flush_denormals(True)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **event: Any) -> None:
         """After the update."""
         flush_denormals(False)
-
-
-class RestoreRandomStates(TrainerCallback):
-    """Gives a resumed training the random states of its checkpoint, which Trainer does within epochs only.
-
-    Attributes:
-        states: None in a training from the beginning.
-    """
-
-    states: RandomStates | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Sets the generators."""
-        if self.states is not None:
-            self.states.restore()
-
-
-class BestWeights(TrainerCallback):
-    """Loads the weights of the best epoch at the end."""
-
-    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
-        """Loads them."""
-        model.trainer.load_best_weights()
 
 
 class StopRequests(TrainerCallback):
@@ -253,16 +235,16 @@ class StopRequests(TrainerCallback):
 
     error: BaseException | None = None
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **event: Any) -> None:
         """Asks for a checkpoint."""
         # at the end of an epoch there is a checkpoint anyway, after validation
-        if self.error is not None and state.global_step % model.trainer.steps_per_epoch:
+        if self.error is not None and state.global_step % event["model"].trainer.steps_per_epoch:
             control.should_save = True
 
-    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **event: Any) -> None:
         """Raises the error."""
         if self.error is not None:
-            steps = model.trainer.steps_per_epoch
+            steps = event["model"].trainer.steps_per_epoch
             epoch, step = divmod(state.global_step - 1, steps)
             logger.info("saved after step %d of %d of epoch %d", step + 1, steps, epoch + 1)
             raise self.error

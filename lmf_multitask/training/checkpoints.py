@@ -22,12 +22,20 @@ import safetensors.numpy
 from pydantic import AfterValidator, Field, NonNegativeInt
 
 from lmf_multitask.errors import RunError, TrainingError
-from lmf_multitask.files import damage, open_regular, read_text, remove_leftovers, write_text
+from lmf_multitask.files import (
+    atomic_folder,
+    damage,
+    open_regular,
+    read_text,
+    remove_leftovers,
+    write_manifest,
+    write_text,
+)
 
 logger = logging.getLogger(__name__)
 
-MODEL_FILE = "model.safetensors"
-OPTIMIZER_FILE = "optimizer.safetensors"
+_MODEL_FILE = "model.safetensors"
+_OPTIMIZER_FILE = "optimizer.safetensors"
 _PROGRESS_FILE = "progress.json"
 _STATE_FILE = "trainer_state.json"  # PaddleNLP's name
 
@@ -149,14 +157,8 @@ class State:
     best_metric: int | float | None
 
 
-def write_progress(checkpoint: Path, progress: Progress, state: State) -> None:
-    """Writes both into a checkpoint."""
-    write_text(checkpoint / _PROGRESS_FILE, json.dumps(dataclasses.asdict(progress)))
-    write_text(checkpoint / _STATE_FILE, json.dumps(dataclasses.asdict(state)))
-
-
 def read_progress(checkpoint: Path) -> Progress:
-    """Reads what `write_progress` wrote; checks both files.
+    """Reads how far a training had come; checks the file that Trainer reads, too.
 
     Raises:
         RunError: a field is missing, unknown, of another type, or out of its range.
@@ -182,7 +184,7 @@ def _read(path: Path, kind: type[_Content]) -> _Content:
 # -- tensors
 
 
-def module_tensors(module: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
+def _module_tensors(module: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
     """Parameters and buffers by name; a tensor that has several names (those of an LSTM) occurs once."""
     tensors, seen = {}, set()
     for name, tensor in module.state_dict().items():
@@ -192,7 +194,7 @@ def module_tensors(module: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
     return tensors
 
 
-def optimizer_tensors(optimizer: Any, module: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
+def _optimizer_tensors(optimizer: Any, module: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
     """Accumulators of an optimiser as ``PARAMETER/ACCUMULATOR``, by the parameter's name in the module.
 
     Paddle's own names depend on how many layers the process has built before.
@@ -213,12 +215,11 @@ def optimizer_tensors(optimizer: Any, module: paddle.nn.Layer) -> dict[str, padd
     return tensors
 
 
-def write_tensors(path: Path, tensors: Mapping[str, paddle.Tensor]) -> None:
-    """Writes a safetensors file."""
+def _write_tensors(path: Path, tensors: Mapping[str, paddle.Tensor]) -> None:
     path.write_bytes(safetensors.numpy.save({name: tensor.numpy() for name, tensor in tensors.items()}))
 
 
-def read_tensors(path: Path, expected: Callable[[set[str]], Mapping[str, paddle.Tensor]]) -> None:
+def _read_tensors(path: Path, expected: Callable[[set[str]], Mapping[str, paddle.Tensor]]) -> None:
     """Sets tensors to the values in a safetensors file.
 
     Args:
@@ -249,8 +250,17 @@ def read_tensors(path: Path, expected: Callable[[set[str]], Mapping[str, paddle.
         tensor.set_value(found[name])
 
 
-def read_optimizer(path: Path, optimizer: Any, module: paddle.nn.Layer) -> None:
-    """Gives a new optimiser the accumulators in a file.
+def read_module(checkpoint: Path, module: paddle.nn.Layer) -> None:
+    """Gives a module the parameters and buffers in a checkpoint.
+
+    Raises:
+        RunError: they are not those of this module, which is unchanged then.
+    """
+    _read_tensors(checkpoint / _MODEL_FILE, lambda names: _module_tensors(module))
+
+
+def read_optimizer(checkpoint: Path, optimizer: Any, module: paddle.nn.Layer) -> None:
+    """Gives a new optimiser the accumulators in a checkpoint.
 
     Raises:
         RunError: they are not those of this optimiser.
@@ -262,14 +272,9 @@ def read_optimizer(path: Path, optimizer: Any, module: paddle.nn.Layer) -> None:
         # Paddle creates accumulators in the first step, for parameters with a gradient; its own way to restore
         # them (set_state_dict) needs the names of the saved process
         optimizer._create_accumulators(paddle.base.framework.default_main_program().global_block(), parameters)
-        return optimizer_tensors(optimizer, module)
+        return _optimizer_tensors(optimizer, module)
 
-    read_tensors(path, expected)
-
-
-def scheduler_states(schedulers: list[Any]) -> list[dict[str, Any]]:
-    """States of learning-rate schedulers, as numbers."""
-    return [dict(scheduler.state_dict()) for scheduler in schedulers]
+    _read_tensors(checkpoint / _OPTIMIZER_FILE, expected)
 
 
 def restore_schedulers(checkpoint: Path, schedulers: list[Any]) -> None:
@@ -279,7 +284,7 @@ def restore_schedulers(checkpoint: Path, schedulers: list[Any]) -> None:
         RunError: they are not states of these schedulers.
     """
     states = read_progress(checkpoint).schedulers
-    if not _same_kind(scheduler_states(schedulers), states):
+    if [_layout(state) for state in states] != [_layout(scheduler.state_dict()) for scheduler in schedulers]:
         raise RunError(
             f"{checkpoint}: schedulers must be those of this training, but differ from them. "
             "Resume with the learning-rate schedule of the checkpoint."
@@ -288,18 +293,36 @@ def restore_schedulers(checkpoint: Path, schedulers: list[Any]) -> None:
         scheduler.set_state_dict(state)
 
 
-def _same_kind(own: Any, found: Any) -> bool:
-    """Whether two JSON values have the same structure, with numbers where there are numbers."""
-    if isinstance(own, dict):
-        return isinstance(found, dict) and own.keys() == found.keys() and all(_same_kind(own[k], found[k]) for k in own)
-    if isinstance(own, (list, tuple)):
-        return isinstance(found, list) and len(own) == len(found) and all(map(_same_kind, own, found))
-    if isinstance(own, (int, float)) and not isinstance(own, bool):
-        return isinstance(found, (int, float)) and not isinstance(found, bool)
-    return type(own) is type(found)
+def _layout(value: Any) -> Any:
+    """Names in a scheduler's state, and whether they stand for numbers."""
+    return (
+        {name: _layout(v) for name, v in value.items()} if isinstance(value, dict) else isinstance(value, (int, float))
+    )
 
 
 # -- folders
+
+
+def write_checkpoint(
+    path: Path, module: paddle.nn.Layer, optimizer: Any, schedulers: list[Any], state: State, progress: dict[str, Any]
+) -> None:
+    """Writes a checkpoint, complete or not at all.
+
+    Args:
+        path: its folder.
+        module: the module.
+        optimizer: the optimiser.
+        schedulers: its learning-rate schedulers.
+        state: for Trainer.
+        progress: fields of `Progress`, without those of the schedulers.
+    """
+    content = Progress(schedulers=[dict(scheduler.state_dict()) for scheduler in schedulers], **progress)
+    with atomic_folder(path) as folder:
+        _write_tensors(folder / _MODEL_FILE, _module_tensors(module))
+        _write_tensors(folder / _OPTIMIZER_FILE, _optimizer_tensors(optimizer, module))
+        write_text(folder / _PROGRESS_FILE, json.dumps(dataclasses.asdict(content)))
+        write_text(folder / _STATE_FILE, json.dumps(dataclasses.asdict(state)))
+        write_manifest(folder)
 
 
 def step_of(checkpoint: Path) -> int:

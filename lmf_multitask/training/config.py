@@ -37,24 +37,26 @@ class TrainingConfig:
     eval_batch_size: int = setting(
         default=256, help="clips per forward pass in evaluation; changes results by rounding only", ge=1
     )
-    learning_rate: float = setting(default=0.001, help="step size of Adam, absolute", gt=0, le=10)
+    learning_rate: float = setting(default=0.001, help="learning rate of Adam", gt=0, le=10)
     factor_learning_rate: float | None = setting(
-        default=None, help="step size of the fusion's factors; null: learning_rate", gt=0, le=10
+        default=None, help="learning rate of the fusion's factors; null: learning_rate", gt=0, le=10
     )
     schedule: Literal["constant", "cosine"] = setting(
         default="constant",
-        help="of both step sizes: constant, or cosine down to zero over all epochs (Loshchilov and Hutter 2017)",
+        help="of the learning rates: constant, or cosine down to zero over all epochs (Loshchilov and Hutter 2017)",
     )
     weight_decay: float = setting(
         default=0.00001,
-        help="strength of the L2 penalty, coupled: added to the gradient (so it is stronger beside a mean than a sum)",
+        help="coupled L2 penalty: this times the weight is added to the gradient",
         ge=0,
         le=10,
     )
     row_order: Literal["seeded", "lmf_paddle"] = setting(
         default="seeded", help="order of the training rows: from seed and epoch alone, or as LMF_Paddle draws it"
     )
-    loss_reduction: Literal["mean", "sum"] = setting(default="mean", help="of the losses of a batch's annotated labels")
+    loss_reduction: Literal["mean", "sum"] = setting(
+        default="mean", help="how the losses of a batch's annotated labels are combined"
+    )
     joint_loss: float = setting(
         default=0.5,
         help="share of one cross entropy over all binary heads together; used only if training labels are exclusive",
@@ -62,7 +64,7 @@ class TrainingConfig:
         le=1,
     )
     class_weights: Literal["none", "balanced"] = setting(
-        default="none", help="balanced weights present and absent of a task as if both were equally frequent"
+        default="none", help="balanced: present and absent of a task weigh as if both were equally frequent"
     )
     focal_gamma: float = setting(
         default=0.0, help="exponent of the focal loss (Lin et al. 2017); 0 is plain cross entropy", ge=0, le=10
@@ -75,7 +77,7 @@ class TrainingConfig:
     )
     task_weighting: Literal["uniform", "fixed", "uncertainty"] = setting(
         default="uniform",
-        help="of the tasks' losses: uniform, fixed (task_weights), or uncertainty (learned, Kendall et al. 2018)",
+        help="weights of the tasks' losses: uniform, fixed (task_weights), or uncertainty (learned, Kendall et al. 2018)",
     )
     task_weights: dict[str, _Weight] | None = setting(
         default=None, help="task: weight from 0 to 1000, for task_weighting fixed; tasks that are not named have 1"
@@ -86,14 +88,16 @@ class TrainingConfig:
         gt=0,
         le=1000,
     )
-    max_grad_norm: float | None = setting(default=None, help="gradients are scaled down to this norm; null: not", gt=0)
+    max_grad_norm: float | None = setting(
+        default=None, help="gradients are scaled down to this norm; null: no limit", gt=0
+    )
     monitor: Annotated[str, AfterValidator(_monitor)] = setting(
         default=TASK_METRIC,
         help="validation metric that chooses the best epoch: the mean over tasks, or loss; task_metric takes of each task the "
         "metric of its kind, average_precision or ccc",
     )
     patience: int | None = setting(
-        default=10, help="epochs without improvement before training stops; null: it never stops early", ge=1
+        default=10, help="epochs without improvement after which training stops; null: it never stops early", ge=1
     )
     visualdl: bool = setting(default=False, help="also write VisualDL logs into the run directory")
 

@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 import paddle
 
-from lmf_multitask.data.collator import BatchCollator, RowNumbers
 from lmf_multitask.errors import RunError, TrainingError
 from lmf_multitask.evaluation.metrics import METRICS, TASK_METRIC
-from lmf_multitask.files import atomic_folder, write_manifest
 from lmf_multitask.runtime import flush_denormals, ignore_noise, quiet_imports
-from lmf_multitask.training import callbacks as own
 from lmf_multitask.training import checkpoints, parallel
-from lmf_multitask.training.batches import (
-    DirectLoader,
-    EpochBatchSampler,
-    LMFPaddleBatchSampler,
-    RecordingCollator,
-    numeric_columns,
+from lmf_multitask.training.batches import RecordingCollator, make_loader
+from lmf_multitask.training.callbacks import (
+    EarlyStopping,
+    FiniteCheck,
+    FlushDenormals,
+    History,
+    ModuleHooks,
+    Row,
+    StopRequests,
 )
 from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.training.module import TrainingModule
@@ -137,6 +137,8 @@ class LMFTrainer(Trainer):
         Raises:
             TrainingError: an argument is not supported.
         """
+        if not isinstance(args, LMFTrainingArguments):
+            raise TrainingError(f"args must be made by training_arguments, but got {type(args).__name__}. Call it.")
         for name in _UNSUPPORTED:
             if getattr(args, name):
                 raise TrainingError(f"{name} must be off, since LMFTrainer does not support it. Leave it out.")
@@ -145,13 +147,11 @@ class LMFTrainer(Trainer):
                 f"training.row_order must be seeded in {parallel.world_size()} processes, but got lmf_paddle. "
                 "Start the training without a launcher, or choose seeded."
             )
-        self._early_stopping = own.EarlyStopping(args.patience)
-        self._history = own.History(self._early_stopping)
-        self._finite_check, self._stops, self._random = own.FiniteCheck(), own.StopRequests(), own.RestoreRandomStates()
-        all_callbacks = [self._random, self._early_stopping, self._history, self._finite_check, own.BestWeights()]
-        if args.row_order == "seeded":  # LMF_Paddle's bits need denormals
-            all_callbacks.append(own.FlushDenormals())
-        all_callbacks += [own.ModuleHooks(), self._stops, *callbacks]
+        self._early_stopping = EarlyStopping(args.patience)
+        self._history = History(self._early_stopping)
+        self._finite_check, self._stops = FiniteCheck(), StopRequests()
+        denormals = [FlushDenormals()] if args.row_order == "seeded" else []  # LMF_Paddle's bits need them
+        first = [self._early_stopping, self._history, self._finite_check, *denormals, ModuleHooks(), self._stops]
         self._best: Path | None = None
         self._batches: RecordingCollator | None = None
         random_states = checkpoints.RandomStates.current()  # Trainer seeds all generators, after the network was built
@@ -163,7 +163,7 @@ class LMFTrainer(Trainer):
                 train_dataset=train_dataset,
                 eval_dataset=validation_dataset,
                 compute_metrics=compute_metrics,
-                callbacks=all_callbacks,
+                callbacks=[*first, *callbacks],
             )
             self.remove_callback(PrinterCallback)
             self.remove_callback(ProgressCallback)
@@ -175,7 +175,7 @@ class LMFTrainer(Trainer):
     # -- for users
 
     @property
-    def history(self) -> list[own.Row]:
+    def history(self) -> list[Row]:
         """One dict per finished epoch."""
         return self._history.rows
 
@@ -185,7 +185,7 @@ class LMFTrainer(Trainer):
         batches: Any = self._batches or self.get_train_dataloader().collate_fn
         return max(batches.steps // self.args.gradient_accumulation_steps, 1)
 
-    def fit(self, resume: bool = False) -> list[own.Row]:
+    def fit(self, resume: bool = False) -> list[Row]:
         """Trains, and leaves the module with the weights of its best epoch, in evaluation mode.
 
         Args:
@@ -261,8 +261,7 @@ class LMFTrainer(Trainer):
     def load_best_weights(self) -> None:
         """Gives the module the weights of the best epoch that has a checkpoint."""
         if self.args.load_best_model_at_end and self._best is not None:
-            own_tensors = checkpoints.module_tensors(self.model)
-            checkpoints.read_tensors(self._best / checkpoints.MODEL_FILE, lambda names: own_tensors)
+            checkpoints.read_module(self._best, self.model)
             self.state.best_model_checkpoint = str(self._best)
 
     def describe_batch(self) -> str:
@@ -295,25 +294,14 @@ class LMFTrainer(Trainer):
         return self.get_eval_dataloader(test_dataset)
 
     def _loader(self, dataset: Any, batch_size: int, train: bool) -> paddle.io.DataLoader:
-        collator: Any = self._own_collator
-        kind = paddle.io.DataLoader
-        if collator is None:
-            kind = DirectLoader
-            collator = BatchCollator(numeric_columns(dataset))
-            dataset = RowNumbers(len(dataset))
-        sampler: paddle.io.BatchSampler
-        if self.args.row_order == "lmf_paddle" and self.is_in_train:
-            sampler = LMFPaddleBatchSampler(dataset, batch_size)
-        elif train:
-            processes = parallel.world_size()
-            sampler = EpochBatchSampler(
-                dataset, batch_size * processes, self.args.seed, world_size=processes, rank=parallel.rank()
-            )
-        else:
-            sampler = EpochBatchSampler(dataset, batch_size)
+        shuffled = self.args.row_order == "lmf_paddle" and self.is_in_train
+        order = "lmf_paddle" if shuffled else "seeded" if train else None
+        loader = make_loader(dataset, self._own_collator, batch_size, order=order, seed=self.args.seed)
         if train:
-            collator = self._batches = RecordingCollator(collator, len(sampler))
-        return kind(dataset, batch_sampler=sampler, collate_fn=collator, num_workers=0)
+            collator: Any = loader.collate_fn
+            self._batches = RecordingCollator(collator, len(loader))
+            loader.collate_fn = self._batches  # type: ignore[assignment]
+        return loader
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
         """Takes both from the module."""
@@ -357,7 +345,7 @@ class LMFTrainer(Trainer):
                 output = self.model(batch)
                 losses.append(float(output["loss"]))
                 weights.append(float(output.get("weight", len(next(iter(batch.values()))))))
-                if self.compute_metrics is not None:
+                if self.compute_metrics is not None and "labels" in batch:
                     outputs.append(output["outputs"].numpy())
                     labels.append(batch["labels"].numpy())
         metrics = {} if not outputs else self.compute_metrics(np.concatenate(outputs), np.concatenate(labels))
@@ -380,7 +368,7 @@ class LMFTrainer(Trainer):
         return checkpoint
 
     def _restore_progress(self, checkpoint: Path | None) -> None:
-        self._stops.error = self._random.states = self._best = progress = None
+        self._stops.error = self._best = progress = None
         if checkpoint is not None:
             progress = checkpoints.read_progress(checkpoint)
             if len(progress.random_states) != parallel.world_size():
@@ -388,7 +376,6 @@ class LMFTrainer(Trainer):
                     f"{checkpoint}: must be resumed with the number of processes that wrote it, {len(progress.random_states)}, "
                     f"but there are {parallel.world_size()}."
                 )
-            self._random.states = progress.random_states[parallel.rank()]
             self._best = checkpoints.best_checkpoint(checkpoint)
         self._history.reset(progress)
         self._early_stopping.reset(0 if progress is None else progress.epochs_without_better)
@@ -399,35 +386,28 @@ class LMFTrainer(Trainer):
             self.state.best_metric, self._best = self._early_stopping.best_metric, path
         random_states = parallel.gather(checkpoints.RandomStates.current())
         if parallel.rank() == 0:
-            with atomic_folder(path) as folder:
-                checkpoints.write_tensors(folder / checkpoints.MODEL_FILE, checkpoints.module_tensors(self.model))
-                accumulators = checkpoints.optimizer_tensors(self.optimizer, self.model)
-                checkpoints.write_tensors(folder / checkpoints.OPTIMIZER_FILE, accumulators)
-                checkpoints.write_progress(
-                    folder,
-                    checkpoints.Progress(
-                        history=self.history,
-                        epochs_without_better=self._early_stopping.epochs_without_better,
-                        best_checkpoint=None if self._best is None else self._best.name,
-                        logged={k: [(float(v), n) for v, n in log] for k, log in self._history.logged.items()},
-                        schedulers=checkpoints.scheduler_states(self._schedulers()),
-                        random_states=random_states,
-                    ),
-                    checkpoints.State(self.state.epoch, self.state.global_step, self.state.best_metric),
-                )
-                write_manifest(folder)
+            progress = {
+                "history": self.history,
+                "epochs_without_better": self._early_stopping.epochs_without_better,
+                "best_checkpoint": None if self._best is None else self._best.name,
+                "logged": {k: [(float(v), n) for v, n in log] for k, log in self._history.logged.items()},
+                "random_states": random_states,
+            }
+            state = checkpoints.State(self.state.epoch, self.state.global_step, self.state.best_metric)
+            checkpoints.write_checkpoint(path, self.model, self.optimizer, self._schedulers(), state, progress)
             checkpoints.rotate(path.parent, self.args.save_total_limit, self._best)
         parallel.barrier()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: Any = None) -> None:
         if resume_from_checkpoint is not None:
-            own_tensors = checkpoints.module_tensors(self.model)
-            checkpoints.read_tensors(Path(resume_from_checkpoint, checkpoints.MODEL_FILE), lambda names: own_tensors)
+            checkpoints.read_progress(Path(resume_from_checkpoint))  # checks the file that Trainer reads next
+            checkpoints.read_module(Path(resume_from_checkpoint), self.model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         if checkpoint is not None:
-            checkpoints.read_optimizer(Path(checkpoint, checkpoints.OPTIMIZER_FILE), self.optimizer, self.model)
+            checkpoints.read_optimizer(Path(checkpoint), self.optimizer, self.model)
             checkpoints.restore_schedulers(Path(checkpoint), self._schedulers())
+            self._load_rng_state(checkpoint)  # which Trainer does within epochs only
 
     def _schedulers(self) -> list[Any]:
         """Trainer's scheduler, and that of the optimiser if it is another one."""
@@ -436,9 +416,8 @@ class LMFTrainer(Trainer):
         return [self.lr_scheduler, *others]
 
     def _load_rng_state(self, checkpoint: Any) -> None:
-        """Called by Trainer after the finished batches of an epoch have been skipped."""
-        if self._random.states is not None:
-            self._random.states.restore()
+        """Called by Trainer, too, when the finished batches of an epoch have been skipped."""
+        checkpoints.read_progress(Path(checkpoint)).random_states[parallel.rank()].restore()
 
 
 @contextmanager

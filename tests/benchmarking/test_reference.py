@@ -2,13 +2,11 @@
 
 import os
 import sys
-from pathlib import Path
 
 import pytest
 
 from lmf_multitask.benchmarking import reference
-from lmf_multitask.benchmarking.reference import Timing, published_options, time_reference
-from lmf_multitask.benchmarking.report import reference_table
+from lmf_multitask.benchmarking.reference import Timing, published_options, reference_table, time_reference
 from lmf_multitask.errors import ConfigError, RunError
 
 TRAIN_SH = """#!/bin/sh
@@ -47,7 +45,7 @@ def test_a_folder_that_is_no_checkout(tmp_path, checkout):
     ):
         published_options(tmp_path)
     (checkout / "scripts/train.sh").write_text("echo\n")
-    with pytest.raises(ConfigError, match=r"train.sh: must train emotions by train.py --emotion NAME, but does not\."):
+    with pytest.raises(ConfigError, match=r"train.sh: must call train.py --emotion NAME, but does not\."):
         published_options(checkout)
 
 
@@ -75,11 +73,6 @@ def test_a_training_that_fails(checkout, options, message):
         run(checkout, *options)
 
 
-def test_too_few_epochs(checkout):
-    with pytest.raises(ConfigError, match=r"--reference_epochs must be at least 3, but got 2\."):
-        time_reference(checkout, Path("x"), 2, {}, print)
-
-
 def test_table_with_the_ratios():
     timings = [
         Timing("LMF_Paddle: happy", True, 5, 3.0, 20.0),
@@ -88,11 +81,11 @@ def test_table_with_the_ratios():
         Timing("ours, per emotion: sad", False, 5, 1.0, 5.0),
         Timing("ours, multitask", False, 5, 0.6, 6.0),
     ]
-    text = reference_table(timings, 5)
+    text = " ".join(reference_table(timings, 5).note.split())
     assert "same network and settings: happy 6.0, sad 4.0." in text
     # theirs 20 + 35 x 3 + 25 + 35 x 4 = 290; ours 5 + 17.5 + 5 + 35 = 62.5, and 6 + 35 x 0.6 = 27
-    assert "theirs takes 4.6 times as long as ours, per emotion" in text
-    assert "and 10.7 times as long as our one multitask model." in text
+    assert "40 epochs each: 4.6 times the time of ours, per emotion" in text
+    assert "and 10.7 times that of our multitask model." in text
 
 
 @pytest.mark.slow

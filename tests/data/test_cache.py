@@ -275,14 +275,14 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("name", ["train.arrow", "test.arrow", "facts.json"])
+@pytest.mark.parametrize("name", ["train.arrow", "test.arrow", "facts.json", "manifest.json"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_cache_is_written_again(write_pickle, tmp_path, copies, monkeypatch, name, damage):
     path, cache = write_pickle(make_corpus()), tmp_path / "cache"
     expected = fingerprint(load_iemocap(path, cache_dir=cache))
     (file,) = cache.rglob(name)
     DAMAGES[damage](file)
-    monkeypatch.setattr(cache_module, "_verified", set())  # as in the next process
+    monkeypatch.setattr(cache_module, "_verified", {})  # as in the next process
     found = load(path, config=cache_module_config(cache))
     assert found.fingerprint == expected
     assert found.emotions == EMOTIONS

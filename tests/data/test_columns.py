@@ -47,14 +47,14 @@ def test_chosen_rows(order, data):
         np.testing.assert_array_equal(np.asarray(column), expected)
 
 
-def test_it_tells_what_an_array_tells():
+def test_shape_and_dtype_are_those_of_an_array():
     column = LAYOUTS["two"]
     assert (column.shape, column.dtype, column.ndim, len(column)) == (WHOLE.shape, WHOLE.dtype, 3, 23)
     np.testing.assert_array_equal(np.asarray(column), WHOLE)
     assert np.asarray(column, np.float64).dtype == np.float64
 
 
-def test_rows_side_by_side_in_a_chunk_are_not_copied():
+def test_adjacent_rows_of_a_chunk_are_not_copied():
     chunks = np.split(WHOLE, [9])
     column = ChunkedColumn(chunks)
     assert np.shares_memory(column[2:9], chunks[0])
@@ -69,13 +69,13 @@ def test_a_batch_is_gathered_across_chunks():
 
 
 @pytest.mark.parametrize("rows", [[23], [-24], [0, 40]])
-def test_rows_that_are_not_there(rows):
+def test_row_numbers_out_of_range(rows):
     with pytest.raises(IndexError, match="row numbers must be below 23, but got"):
         LAYOUTS["two"][rows]
 
 
 @pytest.mark.parametrize("rows", [3, [1.5], [[0]], (slice(3), 0), np.ones(23, bool)])
-def test_what_is_no_choice_of_rows(rows):
+def test_indices_of_other_kinds(rows):
     with pytest.raises((TypeError, ValueError)):
         LAYOUTS["two"][rows]
 

@@ -24,31 +24,35 @@ def help_of(capsys, *arguments):
     return " ".join(capsys.readouterr().out.split())
 
 
-def refused(capsys, told, *arguments):
-    with pytest.raises(SystemExit) as stop:
+def refused(told, *arguments):
+    with pytest.raises(ConfigError) as caught:
         main(arguments)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert told in error
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_what_is_in_a_file(data, tmp_path, capsys):
-    options = ["inspect", str(data), "--cache_dir", str(tmp_path / "cache")]
-    main(options)
+def test_what_a_file_holds(data, capsys):
+    main(["inspect", str(data)])
     said = capsys.readouterr().out
     assert "column 1 = present: in every clip it is set for exactly one of the 4 emotions" in said
     assert "happy 3 (33.3%)" in " ".join(said.split())
-    assert any((tmp_path / "cache").iterdir())
-    main([*options, "--label_column", "0"])
+    main(["inspect", str(data), "--label_column", "0"])
     said = capsys.readouterr().out
-    assert "column 0 = present, as you said" in said
+    assert "column 0 = present, as set by label_column" in said
     assert "happy 6 (66.7%)" in " ".join(said.split())
-    main([*options, "--label_column", "1"])
-    assert "column 1 = present, as you said" in capsys.readouterr().out
+    main(["inspect", str(data), "--max_length", "3"])
+    assert "clip(s) was cut to 3 steps (max_length)" in capsys.readouterr().out
     for wrong in ("2", "-1", "x"):
-        refused(capsys, "label_column", "inspect", str(data), "--label_column", wrong)
+        refused("label_column", "inspect", str(data), "--label_column", wrong)
+    refused("max_length", "inspect", str(data), "--max_length", "0")
+    refused("unknown option '--label_colum'", "inspect", str(data), "--label_colum", "0")
+
+
+def test_names_in_a_file_do_not_reach_the_terminal_as_they_are(tmp_path, capsys):
+    tree = {**make_corpus((9, 5, 4)), "\x1b]0;mine\x07": 1}
+    (tmp_path / "data.pkl").write_bytes(pickle.dumps(tree))
+    main(["inspect", str(tmp_path / "data.pkl")])
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_a_sample_is_written_under_a_seed(tmp_path, capsys, monkeypatch):
@@ -68,7 +72,7 @@ def test_a_sample_is_written_under_a_seed(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "a.pkl").read_bytes() == (tmp_path / "c.pkl").read_bytes()
 
 
-def test_seeds_and_scales_that_there_are(tmp_path, monkeypatch, capsys):
+def test_seeds_and_scales(tmp_path, monkeypatch, capsys):
     asked = []
     (tmp_path / "written").write_bytes(b"x")
     monkeypatch.setattr(sample, "write_sample", lambda *arguments: asked.append(arguments) or tmp_path / "written")
@@ -80,37 +84,24 @@ def test_seeds_and_scales_that_there_are(tmp_path, monkeypatch, capsys):
         with pytest.raises(ConfigError) as caught:
             main(["sample", "s.pkl", "--seed", str(seed)])
         assert str(caught.value) == f"--seed must be from 0 to 2^32 - 1, but got {seed}."
-    refused(capsys, "scale", "sample", "s.pkl", "--scale", "huge")
+    refused("scale", "sample", "s.pkl", "--scale", "huge")
     assert len(asked) == 3
 
 
 def test_help(capsys):
-    for command, usage, parts in (
-        ((), "usage: lmf data ", [
-            "Look at a data file, or write the sample. Options:",
-            "inspect what is in a data file sample",
-            "sample write the built-in sample",
-        ]),
-        (("inspect",), "usage: lmf data ", [
-            "What is in a data file, in one screen. positional",
-            "FILE pickle, folder of save_to_disk, or folder of Parquet files (required)",
-            '--label_column {0,1} which column of one-hot labels means "present" (',
-            "--cache_dir CACHE_DIR folder of the Arrow cache; default: that of datasets (",
-        ]),
-        (("sample",), "usage: lmf data ", [
-            "Write the built-in sample of made-up clips. positional",
-            "FILE the pickle to write (required)",
-            "--scale {small,full} full: as many clips as IEMOCAP, 443 MB (",
-            "--seed SEED of all random numbers, from 0 to 2^32 - 1; default: 0 (",
-            "--overwrite replace an existing file (",
-        ]),
-    ):  # fmt: skip
+    for command, parts in (
+        ((), ["usage: lmf data", "inspect what a data file holds", "sample write the built-in sample"]),
+        (
+            ("inspect",),
+            ["usage: lmf data inspect", "FILE", "--emotions NAME", "--label_column {0,1}", "--max_length N"],
+        ),
+        (("sample",), ["usage: lmf data sample", "--scale {small,full}", "--seed SEED", "--overwrite"]),
+    ):
         found = help_of(capsys, *command)
-        assert found.startswith(usage)
         for part in parts:
-            assert part.lower() in found.lower(), part
+            assert part in found, part
 
 
 def test_one_of_the_two_must_be_named(capsys):
     for arguments in ([], ["look"]):
-        refused(capsys, "inspect", *arguments)
+        refused("inspect", *arguments)

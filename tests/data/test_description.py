@@ -1,12 +1,10 @@
-"""The report on a data set: what is counted, by hand, and how it is told."""
-
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+"""Cleaning and the report on a data set: what is counted, by hand, and its text."""
 
 import numpy as np
 import pytest
-from lmf_multitask.data.report import ModalityFacts, clean, describe, padding_side, warnings_about
 
+from lmf_multitask.data.cleaning import Cleaning, ModalityFacts, padding_side
+from lmf_multitask.data.description import describe, duplicate_notes, file_note
 from lmf_multitask.errors import DataError
 
 # of the file that LMF_Paddle distributes, by the pointer that Git LFS keeps of it
@@ -16,18 +14,27 @@ RELEASED_SHA256 = "7f20c9f5245c3bcb3a4638e8577f0c81ee2dbdede56d44f165ce9ae69a9c5
 # -- what is counted
 
 
+def clean(features, modality, policy="zero"):
+    """The facts about all rows, taken in two blocks."""
+    found = Cleaning(modality, policy)
+    for block in (features[:1], features[1:]):
+        if len(block):
+            found.take(block)
+    return found.facts()
+
+
 def test_numbers_that_are_not_finite_are_counted_and_replaced():
     features = np.array([[np.nan, 1, 0], [np.inf, -np.inf, 0], [np.nan, 2, 0]], "f4")
     facts = clean(features, "audio")
-    np.testing.assert_array_equal(features, [[0, 1, 0], [0, 0, 0], [0, 2, 0]])
-    assert (facts.shape, facts.nan, facts.infinite, facts.empty_clips) == ((3, 3), 2, 2, 1)
+    np.testing.assert_array_equal(Cleaning("audio").take(features), [[0, 1, 0], [0, 0, 0], [0, 2, 0]])
+    assert (facts.shape, facts.nan, facts.infinite, facts.missing) == ((3, 3), 2, 2, 1)
     assert (facts.smallest, facts.largest) == (0, 2)
     assert facts.constant_columns == [0, 2]
     assert (facts.lengths, facts.padded_clips) == (None, None)
 
 
 @pytest.mark.parametrize(("odd", "said"), [(np.nan, "1 NaN and 0"), (-np.inf, "0 NaN and 1")])
-def test_or_refused(odd, said):
+def test_numbers_that_are_not_finite_can_be_refused(odd, said):
     features = np.array([[odd, 1.0]], "f4")
     with pytest.raises(DataError, match=f"video must be finite, but has {said} infinite values. Use --data.non_finite"):
         clean(features, "video", "error")
@@ -58,14 +65,14 @@ def facts_of(*patterns):
 def test_where_text_is_padded(patterns, lengths, padded, side):
     facts = facts_of(*patterns)
     assert (facts.lengths, facts.padded_clips) == (lengths, padded)
-    assert facts.empty_clips == patterns.count("....")
+    assert facts.missing == patterns.count("....")
     assert facts.constant_columns == []
     assert padding_side([facts]) == side
 
 
 def test_text_without_a_word_has_no_padding():
     facts = facts_of("...")
-    assert (facts.lengths, facts.padded_clips, facts.empty_clips) == (None, None, 1)
+    assert (facts.lengths, facts.padded_clips, facts.missing) == (None, None, 1)
     assert padding_side([facts, facts]) == "none"
     assert padding_side([facts, facts_of("x.")]) == "end"
 
@@ -106,7 +113,8 @@ def report_on(audio=None, text=None, labels=((1, 0), (0, 1)), emotions=("calm", 
         }
         for n, split in enumerate(splits)
     }
-    return lines_of(describe(emotions, {split: np.array(labels) for split in splits}, facts))
+    labels = {split: np.array(labels, float) for split in splits}
+    return lines_of(describe(emotions, labels, facts, dtypes=dict.fromkeys(("audio", "video", "text"), "float32")))
 
 
 def test_every_line_of_a_report():
@@ -129,7 +137,7 @@ def test_every_line_of_a_report():
         "video": ["1 numbers per clip, stored as float32, from 1 to 1; all finite; constant in train: columns 0"],
         "text": [
             "4 x 2 numbers per clip, stored as float32, from -1.5 to 0; all finite",
-            "1 to 3 words, median 2 in train; padded on both sides (clips padded in front 1, at the end 3, with gaps 1)",
+            "1 to 3 steps, median 2 in train; padded on both sides (clips padded in front 1, at the end 3, with gaps 1)",
         ],
     }
 
@@ -137,19 +145,19 @@ def test_every_line_of_a_report():
 @pytest.mark.parametrize(
     ("labels", "relation"),
     [
-        ([[1, 0], [0, 1], [-100, 1]], "exclusive: exactly one is present in every clip"),
+        ([[1, 0], [0, 1], [np.nan, 1]], "exclusive: exactly one is present in every clip"),
         ([[1, 0], [0, 0]], "at most one is present in a clip"),
         ([[1, 1], [0, 1]], "several can be present in one clip"),
-        ([[1, -100], [-100, 1]], "several can be present in one clip"),
+        ([[1, np.nan], [np.nan, 1]], "several can be present in one clip"),
     ],
 )
-def test_how_emotions_go_together(labels, relation):
+def test_relations_between_emotions(labels, relation):
     found = report_on(audio=[[[1.0]] * 2], text=[["x"] * 2], labels=labels)
     assert found["emotions"] == [f"calm, tense ({relation})"]
 
 
 def test_shares_are_of_the_annotated_clips():
-    labels = [[1, -100], [0, -100], [1, -100], [-100, -100]]
+    labels = [[1, np.nan], [0, np.nan], [1, np.nan], [np.nan, np.nan]]
     found = report_on(audio=[[[1.0]] * 4], text=[["x"] * 4], labels=labels)
     assert [line.split(maxsplit=1) for line in found["clips"][2:]] == [
         ["calm", "2/3 (66.7%)"],
@@ -160,11 +168,11 @@ def test_shares_are_of_the_annotated_clips():
     assert alone["clips"][2].split(maxsplit=1) == ["calm", "3 (75.0%)"]
 
 
-def test_a_modality_that_is_nowhere():
+def test_a_modality_that_is_missing_everywhere():
     found = report_on(audio=[[[0.0]] * 2] * 2, text=[["."] * 2, ["x", "."]])
     assert found["audio"] == ["missing in every clip (all zero)"]
     assert found["text"][0].endswith("all finite; all zero in 3 of 4 clips")
-    assert found["text"][1].startswith("1 to 1 words, median 1 in train; padded nowhere")
+    assert found["text"][1].startswith("1 to 1 steps, median 1 in train; padded nowhere")
 
 
 @pytest.mark.parametrize(
@@ -184,99 +192,33 @@ def test_runs_of_columns(columns, told):
     assert found["audio"][0].endswith(f"; constant in train: columns {told}")
 
 
-# -- the file, and what to beware of
+# -- notes
 
 
-@dataclass
-class Joined:
-    """As much of a split's joined rows as the report looks at."""
-
-    digests: list = field(default_factory=lambda: ["a"])
-    shared: int = 1
-    same_order: bool = True
-
-    def __len__(self):
-        return len(self.digests)
-
-
-def corpus(tmp_path, rows, emotions=("calm", "tense"), size=1234, reason="column 1 = present: told"):
-    path = tmp_path / "x.pkl"
-    with path.open("wb") as file:
-        file.truncate(size)  # a sparse file: it takes no place
-    names = ("train", "validation", "test")
-    return SimpleNamespace(
-        path=path,
-        rows=dict(zip(names, rows)),
-        emotions=list(emotions),
-        label_reason=reason,
-        stored_dtypes={"audio": "float64"},
-    )
-
-
-def file_lines(given, sha256="00"):
-    facts = {
-        "train": {m: clean(np.ones((2, 1, 1)[: 3 if m == "text" else 2], "f4"), m) for m in ("audio", "video", "text")}
-    }
-    facts["train"]["video"] = clean(np.zeros((2, 1), "f4"), "video")
-    return lines_of(describe(given.emotions, {"train": np.array([[1, 0], [0, 1]])}, facts, given, sha256))
-
-
-@pytest.mark.parametrize(
-    ("rows", "told"),
-    [
-        ([Joined("abc", 3), Joined("d")], "4 clips, the same ones in the same order under every emotion (matched by content)"),
-        ([Joined("abc", 3, False), Joined("d")], "4 clips, the same ones under every emotion but in another order (matched by content)"),
-        ([Joined("abc", 2, False), Joined("d")], "4 different clips, 3 of them under every emotion (matched by content)"),
-    ],
-)  # fmt: skip
-def test_what_a_pickle_holds(tmp_path, rows, told):
-    found = file_lines(corpus(tmp_path, rows))
-    assert found["file"] == ["1,234 bytes, sha256 00 (not the released IEMOCAP file)"]
-    assert found["rows"] == [told]
-    assert found["labels"] == ["column 1 = present: told"]
-    assert found["audio"] == [
-        "1 numbers per clip, stored as float64, from 1 to 1; all finite; constant in train: columns 0"
+def test_which_file_it_is():
+    assert file_note(1234, "00", [3, 1, 1]) == ["1,234 bytes, sha256 00 (not the released IEMOCAP file)"]
+    (told,) = file_note(RELEASED_SIZE, RELEASED_SHA256, [2717, 798, 938])
+    assert told.endswith("(this is the released IEMOCAP file)")
+    assert file_note(RELEASED_SIZE, "00", [1, 1, 1])[1:] == [
+        "the file is as long as the released one, but its splits are not (2717, 798, 938)"
     ]
-    assert found["video"] == ["missing in every clip: the file has none"]
-    assert "attention" not in found
-    released = file_lines(corpus(tmp_path, rows), RELEASED_SHA256)
-    assert released["file"][0].endswith("(this is the released IEMOCAP file)")
 
 
-def test_one_emotion_has_no_order_to_differ_in(tmp_path):
-    given = corpus(tmp_path, [Joined("abc", 3), Joined("d")], emotions=["calm"])
-    facts = {
-        "train": {m: clean(np.ones((2, 1, 1) if m == "text" else (2, 1), "f4"), m) for m in ("audio", "video", "text")}
+def test_repeated_clips():
+    digests = {
+        name: np.array(values, np.uint64)
+        for name, values in (("train", [1, 2, 3, 3]), ("validation", [2, 9]), ("test", [1, 2, 8]))
     }
-    found = lines_of(describe(["calm"], {"train": np.array([[1], [0]])}, facts, given, "00"))
-    assert found["rows"] == ["4 clips"]
-
-
-def test_nothing_to_beware_of(tmp_path):
-    assert warnings_about(corpus(tmp_path, [Joined("abc", 3), Joined("d"), Joined("e")])) == []
-    # nothing is shared by one emotion alone
-    assert warnings_about(corpus(tmp_path, [Joined("a", 0)], emotions=["calm"])) == []
-
-
-def test_what_to_beware_of(tmp_path):
-    rows = [Joined("abc", 0), Joined("bcd", 3), Joined("ad", 1)]
-    given = corpus(tmp_path, rows, reason="column 1 = present, by the convention of these files: so")
-    told = warnings_about(given)
-    assert told == [
-        "no clip of train is shared by all emotions: their features differ, or they annotate different clips",
-        "2 clip(s) of train are also in validation: results on validation flatter the model",
-        "1 clip(s) of train are also in test: results on test flatter the model",
-        "1 clip(s) of validation are also in test: results on test flatter the model",
-        "the meaning of the label columns is assumed, not proven: see labels",
+    assert duplicate_notes(digests) == [
+        "1 clip(s) of train repeat another clip of train",
+        "1 clip(s) of train are also in validation: results on validation are too optimistic",
+        "2 clip(s) of train are also in test: results on test are too optimistic",
+        "1 clip(s) of validation are also in test: results on test are too optimistic",
     ]
-    assert file_lines(given)["attention"] == told
+    assert duplicate_notes({"train": np.array([1, 2]), "test": np.array([3])}) == []
 
 
-def test_a_file_as_long_as_the_released_one(tmp_path):
-    few = [Joined("a"), Joined("b"), Joined("c")]
-    (told,) = warnings_about(corpus(tmp_path, few, size=RELEASED_SIZE))
-    assert told == "the file is as long as the released one, but its splits are not (2717, 798, 938)"
-    numbers = iter(range(9999))
-    right = [Joined([next(numbers) for _ in range(count)], count) for count in (2717, 798, 938)]
-    assert warnings_about(corpus(tmp_path, right, size=RELEASED_SIZE)) == []
-    assert warnings_about(corpus(tmp_path, few, size=RELEASED_SIZE + 1)) == []
+def test_notes_come_first_and_files_may_lack_labels():
+    facts = {"all": {name: clean(np.ones((2, 1), "f4"), name) for name in ("audio", "video", "text")}}
+    found = describe([], {"all": np.empty((2, 0))}, facts, ["a note"], {"audio": "float64"})
+    assert found.splitlines()[:2] == ["note       a note", "clips      all 2; no labels"]

@@ -15,10 +15,10 @@ import pytest
 from conftest import make_corpus
 
 from lmf_multitask import load_iemocap
-from lmf_multitask.data import corpus as corpus_module
 from lmf_multitask.data.safe_pickle import StoredArray, read_pickle, to_array
 from lmf_multitask.data.sample import write_sample
 from lmf_multitask.data.schema import dataset_features
+from lmf_multitask.data.sources import emotions_first
 from lmf_multitask.errors import DataError
 
 GIGABYTE = 1 << 30
@@ -62,7 +62,7 @@ SMALL_AND_GREEDY = {
     "a persistent id in a dict": (b"(dS'a'\nPhttp://example.org\ns.", "refers to data outside the file"),
     "a memo number of 400 digits": (b"Np" + b"9" * 390 + b"\n.", None),
     "a memo number of 4 billion": (b"\x80\x02Nr\xff\xff\xff\xffj\xff\xff\xff\xff.", None),
-    "a frame of a gigabyte": (b"\x80\x04\x95" + struct.pack("<Q", GIGABYTE) + b"N.", None),
+    "a frame of a gigabyte": (b"\x80\x04\x95" + struct.pack("<Q", GIGABYTE) + b"N.", "ends too early: 1,073,741,824 bytes"),
 }  # fmt: skip
 for _code, _form in ((b"T", "<i"), (b"B", "<I"), (b"X", "<I"), (b"\x8d", "<Q"), (b"\x8e", "<Q"), (b"\x96", "<Q")):
     SMALL_AND_GREEDY[f"a gigabyte after {_code!r}"] = (
@@ -135,7 +135,7 @@ def test_too_many_emotions_are_refused(write_pickle):
 
 
 def test_too_many_labels_are_refused(write_pickle, monkeypatch):
-    monkeypatch.setattr(corpus_module, "MOST_LABELS", 100)
+    monkeypatch.setattr(emotions_first, "MOST_LABELS", 100)
     same = make_corpus()["sad"]
     path = write_pickle({f"e{n}": same for n in range(9)})
     with pytest.raises(DataError, match="must hold at most 100 labels in train, but holds 108. Check the file."):
@@ -149,7 +149,7 @@ def test_too_many_labels_are_refused(write_pickle, monkeypatch):
 # -- what is no file
 
 
-def test_pipes_and_devices_are_not_waited_for(tmp_path):
+def test_pipes_and_devices_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.pkl")
     for path in (tmp_path / "pipe.pkl", "/dev/zero"):
         for read in (load_iemocap, read_pickle):
@@ -169,7 +169,7 @@ def saved_columns(rows, emotions=("calm", "tense")):
         "audio": rng.normal(size=(rows, 3)).tolist(),
         "video": rng.normal(size=(rows, 2)).tolist(),
         "text": rng.normal(size=(rows, 4, 5)).tolist(),
-        "labels": [[(row + k) % 2 for k in range(len(emotions))] for row in range(rows)],
+        "labels": [{name: float((row + k) % 2) for k, name in enumerate(emotions)} for row in range(rows)],
     }
 
 
@@ -177,7 +177,9 @@ def saved(folder, emotions=("calm", "tense"), form="saved", change=lambda column
     """A data set as `save_to_disk` or pandas would leave it, with these emotions."""
     parts = datasets.DatasetDict()
     for split, rows in (("train", 6), ("validation", 4), ("test", 5)):
-        columns, features = change(saved_columns(rows, emotions), dataset_features(3, 2, 4, 5, emotions))
+        columns, features = change(
+            saved_columns(rows, emotions), dataset_features({"audio": (3,), "video": (2,), "text": (4, 5)}, emotions)
+        )
         parts[split] = datasets.Dataset.from_dict(columns, features)
     folder.mkdir(exist_ok=True)
     if form == "saved":
@@ -191,14 +193,13 @@ def saved(folder, emotions=("calm", "tense"), form="saved", change=lambda column
 @pytest.mark.parametrize("form", ["saved", "parquet"])
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", "a/b", "a\x1b[2Jb", "x" * 65, ""])
 def test_emotions_that_a_data_set_names_are_checked_before_they_name_folders(tmp_path, form, name):
-    with pytest.raises(DataError, match="an emotion's name must consist of"):
+    with pytest.raises(DataError, match="the name of a task must consist of"):
         load_iemocap(saved(tmp_path / "data", ["calm", name], form))
 
 
-@pytest.mark.parametrize("form", ["saved", "parquet"])
-def test_emotions_of_one_name_are_refused(tmp_path, form):
-    with pytest.raises(DataError, match="emotions must be different, but the data name 'calm, calm'"):
-        load_iemocap(saved(tmp_path / "data", ["calm", "calm"], form))
+def test_emotions_of_one_name_are_refused(tmp_path):
+    with pytest.raises(DataError, match="emotions must be different, but got calm, calm"):
+        load_iemocap(saved(tmp_path / "data", ["calm", "Calm"]))
 
 
 def edit_json(path, change):
@@ -218,24 +219,18 @@ HOSTILE_FOLDERS = {
     "a link as arrow file": (
         lambda folder: ((folder / "x").write_text(""), (folder / "train/l.arrow").symlink_to(folder / "x"),
                         edit_json(folder / "train/state.json", lambda s: s | {"_data_files": [{"filename": "l.arrow"}]})),
-        "train: must be a saved data set, but it refers to files outside of it",
+        "must not refer to files outside of it, but l.arrow is a link",
     ),
     "a state of another kind": (lambda folder: (folder / "train/state.json").write_text("[1]"), "train: must be a saved data set, but"),
-    "a state nested deeply": (lambda folder: (folder / "train/state.json").write_text("[" * 100_000), "train: must be a saved data set, but"),
+    "a state nested deeply": (lambda folder: (folder / "train/state.json").write_text("[" * 100_000), "train/state.json: must be JSON, but"),
     "files of another kind": (lambda folder: edit_json(folder / "train/state.json", lambda s: s | {"_data_files": 7}), "train: must be"),
-    "an unknown type of column": (
-        lambda folder: edit_json(folder / "train/dataset_info.json", lambda i: i | {"features": {"audio": {"_type": "Malware"}}}),
-        "train: must be a saved data set, but",
-    ),
-    "columns of another kind": (lambda folder: edit_json(folder / "train/dataset_info.json", lambda i: i | {"features": [1]}), "must be"),
-    "no info": (lambda folder: (folder / "train/dataset_info.json").unlink(), "train: must be a saved data set, but"),
     "an arrow file cut off": (
         lambda folder: os.truncate(next((folder / "train").glob("*.arrow")), 700), "train: must be a saved data set, but",
     ),
     "an empty arrow file": (
         lambda folder: os.truncate(next((folder / "train").glob("*.arrow")), 0), "train: must be a saved data set, but",
     ),
-    "no test": (lambda folder: (folder / "test").rename(folder / "tset"), "with the splits train, validation, test, but test is missing"),
+    "no test": (lambda folder: (folder / "test").rename(folder / "tset"), "must have the splits train, validation, test for training, but has train, validation"),
 }  # fmt: skip
 
 
@@ -264,13 +259,34 @@ def test_a_saved_index_beyond_the_rows_is_refused(tmp_path, place):
         load_iemocap(folder)
 
 
-def test_a_description_that_a_terminal_would_obey_is_not_told(tmp_path):
+@pytest.mark.parametrize(
+    "content", [{}, [1], {"features": {"audio": {"_type": "Malware"}}, "description": "\x1b]0;mine\x07"}]
+)
+def test_the_information_beside_a_saved_data_set_is_not_read(tmp_path, content):
     folder = saved(tmp_path / "data")
     for split in ("train", "validation", "test"):
-        edit_json(folder / split / "dataset_info.json", lambda info: info | {"description": "\x1b]0;mine\x07"})
+        (folder / split / "dataset_info.json").write_text(json.dumps(content))
     (told,) = {rows.info.description for rows in load_iemocap(folder).values()}
-    assert told.startswith("emotions   calm, tense (")  # the report, made anew
+    assert told.startswith("emotions   calm, tense (")
     assert "\x1b" not in told
+
+
+def test_a_pipe_in_a_saved_data_set_is_refused(tmp_path):
+    folder = saved(tmp_path / "data")
+    for name in ("train/state.json", next((folder / "test").glob("*.arrow")).relative_to(folder)):
+        (folder / name).rename(tmp_path / "aside")
+        os.mkfifo(folder / name)
+        with pytest.raises(DataError, match="must be a regular file, but is a pipe or a device"):
+            load_iemocap(folder)
+        (folder / name).unlink()
+        (tmp_path / "aside").rename(folder / name)
+
+
+def test_a_long_id_that_a_parquet_file_repeats(tmp_path):
+    folder = write_parquet(tmp_path / "data", audio=[[1.0]] * 1000, id=["x" * 1_000_000] * 1000, calm=[0, 1] * 500)
+    assert (folder / "train.parquet").stat().st_size < 100_000
+    with pytest.raises(DataError, match="ids must have at most 1,000 bytes, but one has 1,000,000"):
+        load_iemocap(folder)
 
 
 def test_ids_are_read_as_they_are_stored(tmp_path):
@@ -281,7 +297,7 @@ def test_ids_are_read_as_they_are_stored(tmp_path):
         features["id"] = datasets.Image()
         return columns, features
 
-    with pytest.raises(DataError, match="column 'id' of train must hold text or whole numbers, but holds struct"):
+    with pytest.raises(DataError, match="column 'id' of .*train must hold text or whole numbers, but holds struct"):
         load_iemocap(saved(tmp_path / "data", change=images))
 
     def numbers(columns, features):
@@ -299,7 +315,7 @@ def write_parquet(folder, **columns):
     return folder
 
 
-def test_parquet_that_unfolds_beyond_all_measure(tmp_path):
+def test_parquet_that_is_much_larger_in_memory(tmp_path):
     zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(20_000_000, np.float32)), 1000)
     folder = write_parquet(tmp_path / "data", audio=zeros)
     assert (folder / "train.parquet").stat().st_size < 200_000
@@ -312,20 +328,21 @@ def test_parquet_that_unfolds_beyond_all_measure(tmp_path):
 NUMBERS = [[1.0, 2.0]] * 3
 WRONG_PARQUET = {
     "no rows": ({"audio": pa.array([], pa.list_(pa.float32())), "calm": pa.array([], pa.int64())}, "must have at least one row"),
-    "more labels in a row": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3, "labels": [[0, 1]] * 3}, "the 2 label columns must be named"),
+    "more labels in a row": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3, "labels": [[0, 1]] * 3}, "the label columns must have names, but the file has none"),
     "structures": ({"audio": [{"a": 1}] * 3}, "column 'audio' must hold numbers, but holds struct"),
-    "maps": ({"audio": pa.array([[("a", 1)]] * 3, pa.map_(pa.string(), pa.int32()))}, "train.parquet: must be a Parquet file, but Arrow type map"),
+    "maps": ({"audio": pa.array([[("a", 1)]] * 3, pa.map_(pa.string(), pa.int32()))}, "column 'audio' must hold numbers, but holds map"),
     "dates": ({"audio": pa.array([1] * 3, pa.timestamp("s"))}, "column 'audio' must hold numbers, but holds timestamp"),
-    "nothing": ({"audio": [None] * 3}, "audio must have numbers in some clip, but are zero or null everywhere"),
-    "nulls": ({"audio": pa.array([None] * 3, pa.list_(pa.float32())), "text": [[[0.0]]] * 3}, "audio, text must have numbers in some clip"),
+    "single numbers": ({"audio": [1.0] * 3}, r"audio must have the shape .* rows of the shape \[\]"),
+    "nothing": ({"audio": [None] * 3}, "must have audio or video or text in some row, but has none of them"),
+    "nulls": ({"audio": pa.array([None] * 3, pa.list_(pa.float32())), "text": [[[0.0]]] * 3}, "text must have numbers in some clip, but are zero or null"),
     "missing numbers": ({"audio": [[1.0, None]] * 3}, "column 'audio' must have no empty values, but got 3"),
     "longer rows": ({"audio": [[1.0], None, [1.0, 2.0]]}, "column 'audio' must have rows of one length"),
-    "lists in lists": ({"audio": [[[1.0]]] * 3}, "audio must be a list of numbers in every row"),
-    "empty lists": ({"audio": pa.array([[]] * 3, pa.list_(pa.float32()))}, r"rows of the shape \(0,\)"),
-    "text": ({"audio": ["loud"] * 3}, "column 'audio' must hold numbers, but holds"),
-    "labels of three": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3, "calm": [0, 1, 2]}, "labels must be 1, 0 or -100"),
-    "no labels": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3}, "must have a column 'labels' or one 0/1 column per emotion"),
-    "a path for an emotion": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3, "../x": [0, 1, 1]}, "an emotion's name must consist"),
+    "lists in lists in lists": ({"audio": [[[[1.0]]]] * 3}, r"audio must have the shape .* rows of the shape \[1, 1, 1\]"),
+    "empty lists": ({"audio": pa.array([[]] * 3, pa.list_(pa.float32()))}, r"rows of the shape \[0\]"),
+    "text": ({"audio": [["loud"]] * 3}, "column 'audio' must hold numbers, but holds"),
+    "labels of three": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3, "calm": [0, 1, 2]}, "labels of 'calm' must be 0 or 1, or NaN where not annotated, but holds 2"),
+    "no labels": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3}, "must have a column 'labels', or columns of 0 and 1 named like emotions, but has no other column of numbers"),
+    "a path for an emotion": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3, "../x": [0, 1, 1]}, "must have a column 'labels', or columns of 0 and 1 named like emotions, but has ../x"),
 }  # fmt: skip
 
 

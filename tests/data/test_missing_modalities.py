@@ -5,13 +5,14 @@ import logging
 import datasets
 import numpy as np
 import pytest
-from conftest import make_corpus, to_bytes_keys
-from lmf_multitask.data.features import open_features
+from conftest import make_corpus
 
 from lmf_multitask import load_iemocap
-from lmf_multitask.config import ExperimentConfig
-from lmf_multitask.data.loading import missing_in_train, without
-from lmf_multitask.data.schema import as_model_takes, column_arrays, dataset_features, missing_rows
+from lmf_multitask.data.columns import column_arrays, match_inputs, missing_rows
+from lmf_multitask.data.loading import missing_in_train
+from lmf_multitask.data.modality import Input
+from lmf_multitask.data.schema import dataset_features
+from lmf_multitask.data.sources import open_source
 from lmf_multitask.errors import DataError
 
 NAMES = {"audio": "covarep", "video": "facet", "text": "glove"}
@@ -56,10 +57,10 @@ def test_files_to_predict_may_lack_one(write_pickle, tmp_path, gone):
     )
     pickled = write_pickle(lacking(gone, rows=(3, 3, 7)))
     for path in (tmp_path / "x.npz", tmp_path / "x.parquet", pickled):
-        source = open_features(path)
+        source = open_source(path, "test")
         assert source.count == 7
         assert sorted(source.shapes) == sorted(left)
-        blocks = list(source.blocks(3))
+        blocks = list(source.all_blocks(3))
         assert [len(ids) for ids, _ in blocks] == [3, 3, 1]
         for _, block in blocks:
             assert sorted(block) == sorted(left)
@@ -73,8 +74,8 @@ def test_a_test_split_alone_may_lack_one_when_it_is_predicted(write_pickle):
     for splits in tree.values():
         del splits["test"]["facet"]
     path = write_pickle(tree)
-    assert sorted(open_features(path, "test").shapes) == ["audio", "text"]
-    assert sorted(open_features(path, "validation").shapes) == ["audio", "text", "video"]
+    assert sorted(open_source(path, "test").shapes) == ["audio", "text"]
+    assert sorted(open_source(path, "validation").shapes) == ["audio", "text", "video"]
     with pytest.raises(DataError, match="video must be in every emotion and split, or in none"):
         load_iemocap(path)
 
@@ -93,15 +94,16 @@ def test_parquet_and_saved_folders_without_a_modality(write_pickle, tmp_path, go
             assert missing_rows(columns)[gone] == len(part)
             assert columns[gone].shape == ((len(part), 1, 1) if gone == "text" else (len(part), 1))
         assert f"{gone:<10} missing in every clip" in loaded["train"].info.description
-        assert sorted(open_features(tmp_path / folder).shapes) == sorted({"audio", "video", "text"} - {gone})
+        assert sorted(open_source(tmp_path / folder).shapes) == sorted({"audio", "video", "text"} - {gone})
 
 
 def test_null_rows_of_a_saved_data_set_are_zeros(tmp_path):
     """In columns that need no other change."""
     for split, rows in (("train", 6), ("validation", 4), ("test", 5)):
         _, lists = with_nulls(rows, {"audio": [1], "text": [0, 3]})
-        lists |= {"id": [f"{split}-{row}" for row in range(rows)], "labels": [[row % 2] for row in range(rows)]}
-        part = datasets.Dataset.from_dict(lists, features=dataset_features(5, 4, 6, 3, ["calm"]))
+        lists |= {"id": [f"{split}-{row}" for row in range(rows)], "labels": [{"calm": row % 2} for row in range(rows)]}
+        types = dataset_features({"audio": (5,), "video": (4,), "text": (6, 3)}, ["calm"])
+        part = datasets.Dataset.from_dict(lists, features=types)
         part.save_to_disk(tmp_path / "data" / split)
     (tmp_path / "data" / "dataset_dict.json").write_text('{"splits": ["train", "validation", "test"]}')
     loaded = load_iemocap(tmp_path / "data")
@@ -122,20 +124,25 @@ def test_missing_rows_by_hand():
     assert missing_rows(columns) == {"audio": 2, "video": 3, "text": 1}
 
 
-def test_a_model_takes_zeros_of_its_size():
+def test_columns_match_the_inputs_of_a_model():
     columns = {"audio": np.ones((3, 5), "f4"), "video": np.zeros((3, 1), "f4"), "text": np.ones((3, 2, 9), "f4")}
-    sizes = {"audio": 5, "video": 4, "text": 3}
-    found = as_model_takes(columns, sizes, ["audio", "video"], "x.pkl")
+    inputs = {"audio": Input((5,)), "video": Input((4,)), "text": Input((20, 3), "end")}
+    found = match_inputs(columns, inputs, ["audio", "video"], "x.pkl")
     assert found["audio"] is columns["audio"]
-    np.testing.assert_array_equal(found["video"], np.zeros((3, 4)))  # nobody has it
-    np.testing.assert_array_equal(found["text"], np.zeros((3, 2, 3)))  # the model does not look at it
-    with pytest.raises(
-        DataError, match=r"x.pkl: must have the feature sizes of the model, \{'audio': 5, .*'text': 9\}"
-    ):
-        as_model_takes(columns, sizes, ["audio", "video", "text"], "x.pkl")
+    np.testing.assert_array_equal(found["video"], np.zeros((3, 4)))  # missing in every row
+    np.testing.assert_array_equal(found["text"], np.zeros((3, 20, 3)))  # not used
+    message = (
+        "x.pkl: text must be a sequence of 3 numbers per step, as in the model, but is a sequence of 9 numbers per step"
+    )
+    with pytest.raises(DataError, match=message):
+        match_inputs(columns, inputs, ["audio", "video", "text"], "x.pkl")
+    with pytest.raises(DataError, match="audio must be a sequence of 5 numbers per step, .* but is 5 numbers per clip"):
+        match_inputs(columns, {**inputs, "audio": Input((7, 5))}, ["audio"], "x.pkl")
+    other_length = {"text": Input((20, 9)), "audio": Input((5,)), "video": Input((1,))}
+    assert match_inputs(columns, other_length, ["text"], "x.pkl")["text"] is columns["text"]
 
 
-def test_what_is_missing_in_training_data_is_told(write_pickle, caplog):
+def test_modalities_missing_in_training_data_are_logged(write_pickle, caplog):
     tree = lacking("video")
     for splits in tree.values():
         splits["train"]["covarep"][2:5] = 0
@@ -145,20 +152,14 @@ def test_what_is_missing_in_training_data_is_told(write_pickle, caplog):
         assert missing_in_train(data, ["audio", "video", "text"]) == ["video"]
         assert missing_in_train(data, ["audio"]) == []
     assert caplog.messages == [
-        "video is missing in every clip of train: nothing can be learnt of it, so the network is built without",
+        "video is missing in every clip of train: the network is built without it",
         "audio is missing (all zero) in 3 of 12 clips of train",
         "text is missing (all zero) in 1 of 12 clips of train",
         "audio is missing (all zero) in 3 of 12 clips of train",
     ]
 
 
-def test_the_network_is_built_without():
-    config = ExperimentConfig()
-    assert without(config, []) == config
-    assert without(config, ["video"]).model.modalities == ["audio", "text"]
-
-
-def test_something_must_be_left(write_pickle):
+def test_all_modalities_missing_is_an_error(write_pickle):
     data = load_iemocap(write_pickle(lacking("video", "audio")))
     assert missing_in_train(data, ["audio", "video", "text"]) == ["audio", "video"]
     message = (
@@ -166,14 +167,6 @@ def test_something_must_be_left(write_pickle):
     )
     with pytest.raises(DataError, match=message):
         missing_in_train(data, ["audio", "video"])
-
-
-def test_keys_are_bytes_in_such_a_file(tmp_path):
-    import pickle
-
-    path = tmp_path / "x.pkl"
-    path.write_bytes(pickle.dumps(to_bytes_keys(lacking("audio")), protocol=2))
-    assert missing_in_train(load_iemocap(path), ["audio", "text"]) == ["audio"]
 
 
 def with_nulls(rows, nulls):
@@ -198,21 +191,23 @@ def test_null_rows_of_a_table_to_predict_are_zeros(tmp_path, size):
         70, {"audio": [0, 1, 2, 69], "video": [], "text": range(66)}
     )  # more than are probed for sizes
     datasets.Dataset.from_dict(lists).to_parquet(tmp_path / "x.parquet")
-    source = open_features(tmp_path / "x.parquet")
+    source = open_source(tmp_path / "x.parquet")
     assert source.shapes == {"audio": (5,), "video": (4,), "text": (6, 3)}
-    blocks = [block for _, block in source.blocks(size)]
+    blocks = [block for _, block in source.all_blocks(size)]
     for name, values in arrays.items():
         np.testing.assert_array_equal(np.concatenate([block[name] for block in blocks]), values)
 
 
-def test_columns_of_nulls_are_as_if_they_were_not_there(tmp_path):
+def test_columns_of_nulls_are_missing_modalities(tmp_path):
     _, lists = with_nulls(3, {"video": range(3)})
     datasets.Dataset.from_dict(lists).to_parquet(tmp_path / "x.parquet")
-    assert sorted(open_features(tmp_path / "x.parquet").shapes) == ["audio", "text"]
+    assert sorted(open_source(tmp_path / "x.parquet").shapes) == ["audio", "text"]
     _, lists = with_nulls(3, {name: range(3) for name in NAMES})
     datasets.Dataset.from_dict(lists).to_parquet(tmp_path / "y.parquet")
-    with pytest.raises(DataError, match="y.parquet must have audio or video or text in some row, but all are null"):
-        open_features(tmp_path / "y.parquet")
+    with pytest.raises(
+        DataError, match="y.parquet: must have audio or video or text in some row, but has none of them"
+    ):
+        open_source(tmp_path / "y.parquet")
 
 
 def test_null_rows_of_training_data_are_zeros(tmp_path):
@@ -235,4 +230,4 @@ def test_nulls_inside_of_a_row_are_no_missing_modality(tmp_path):
     lists["audio"][1][2] = None
     datasets.Dataset.from_dict(lists).to_parquet(tmp_path / "x.parquet")
     with pytest.raises(DataError, match="column 'audio' must have no empty values, but got 1. Fill or drop them"):
-        list(open_features(tmp_path / "x.parquet").blocks(8))
+        list(open_source(tmp_path / "x.parquet").all_blocks(8))

@@ -112,7 +112,7 @@ def test_ids_and_other_arrays(tmp_path):
         ({f"a{number}": b"" for number in range(301)}, "x: must hold at most 300 arrays, but holds 301"),
     ],
 )
-def test_what_is_refused(members, message):
+def test_wrong_archives(members, message):
     with pytest.raises(DataError, match=message):
         NpzSource.from_bytes(archive(members), "x")
 
@@ -122,7 +122,7 @@ def test_an_array_that_ends_early():
         list(NpzSource.from_bytes(archive({**arrays(), "audio": npy_header((7, 5)) + bytes(20)}), "x").all_blocks(7))
 
 
-def test_what_is_just_allowed():
+def test_limits_of_size_and_number():
     given = arrays(2, words=2)
     size = 2 * (5 + 4 + 2 * 3) * 4
     assert NpzSource.from_bytes(archive(given), "x", limit=size).count == 2
@@ -183,7 +183,7 @@ def test_numbers_beyond_float32_become_infinite(order):
     np.testing.assert_array_equal(block["audio"], [[np.inf, 1], [-np.inf, 2]])
 
 
-def test_shapes_of_more_than_any_memory():
+def test_impossible_shapes():
     for shape, told in (((2**40, 5), r"\(1099511627776, 5\)"), ((2**39, 2**9), r"\(549755813888, 512\)")):
         with pytest.raises(
             DataError, match=f"x: audio must be a whole .npy array of numbers, but its shape is {told}."
@@ -193,12 +193,12 @@ def test_shapes_of_more_than_any_memory():
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and then nothing", b"\x80\x04]."])
-def test_no_archive_at_all(content):
+def test_files_that_are_not_archives(content):
     with pytest.raises(DataError, match="x: must be an .npz file, but is not a zip archive"):
         NpzSource.from_bytes(io.BytesIO(content), "x")
 
 
-def test_a_flipped_byte_is_noticed():
+def test_a_flipped_byte_is_an_error():
     content = bytearray(archive(arrays(200)).getvalue())
     content[len(content) // 2] ^= 0xFF
     with pytest.raises(DataError, match="x: text must be a whole .npy array of numbers, but"):

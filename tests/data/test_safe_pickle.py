@@ -299,15 +299,15 @@ HOSTILE = {
     "a class": (pickle.dumps(io.StringIO), "names _io.StringIO"),
     "a numpy function": (pickle.dumps(np.sum), "names numpy.sum"),
     "an OrderedDict's class of its own": (opcodes("ccollections\nOrderedDict.clear\n."), "names collections.OrderedDict.clear"),
-    "a new object": (b"\x80\x02cnumpy\nndarray\n)\x81.", "holds an object that is no plain data"),
+    "a new object": (b"\x80\x02cnumpy\nndarray\n)\x81.", "holds an object that is not plain data"),
     "an array by call": (opcodes("cnumpy\nndarray\n((I1000000000000\nttR."), "calls a type"),
     "a persistent id": (opcodes("Pfile:///etc/passwd\n."), "refers to data outside the file"),
     "a binary persistent id": (opcodes("S'x'\nQ."), "refers to data outside the file"),
     "an extension": (b"\x80\x02\x82\x01.", "names an extension of the copyreg module"),
-    "the state of a dict": (opcodes("(d(dS'x'\nI1\nsb."), "sets the state of what has none"),
-    "the state of an admitted name": (opcodes("cnumpy\nndarray\n(db."), "sets the state of what has none"),
-    "a call of text": (opcodes("S'os.system'\n(S'x'\ntR."), "calls what is no function"),
-    "a call of an array": (opcodes("cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(tR."), "calls what is no function"),
+    "the state of a dict": (opcodes("(d(dS'x'\nI1\nsb."), "sets the state of something that has none"),
+    "the state of an admitted name": (opcodes("cnumpy\nndarray\n(db."), "sets the state of something that has none"),
+    "a call of text": (opcodes("S'os.system'\n(S'x'\ntR."), "calls something that is not a function"),
+    "a call of an array": (opcodes("cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(tR."), "calls something that is not a function"),
     "a shape too large": (array_opcodes(shape="I1000000\nt"), r"shape \[1000000\] 8 bytes, where it takes 8,000,000"),
     "a shape too small": (array_opcodes(payload="S'1234567812345678'\n"), r"shape \[1\] 16 bytes, where it takes 8"),
     "a negative shape": (array_opcodes(shape="I-1\nt"), "gives an array an impossible shape"),
@@ -316,20 +316,20 @@ HOSTILE = {
     "too many dimensions": (array_opcodes(shape="I1\n" * 40 + "t"), "gives an array an impossible shape"),
     "a shape of text": (array_opcodes(shape="S'a'\nt"), "gives an array an impossible shape"),
     "a shape of truths": (array_opcodes(shape="I01\nt"), "gives an array an impossible shape"),
-    "a number for text to encode": (opcodes("c_codecs\nencode\n(I1\nS'latin1'\ntR."), "encodes what is no text"),
+    "a number for text to encode": (opcodes("c_codecs\nencode\n(I1\nS'latin1'\ntR."), "encodes something that is not text"),
     "bytes of a number": (opcodes("cbuiltins\nbytes\n(I1000000000\ntR."), "makes bytes of something else"),
     "a list of a number": (opcodes("cbuiltins\nlist\n(I1\ntR."), "makes a list of something else"),
     "a type with metadata": (array_opcodes(dtype="(S'f8'\nI0\nI1\ntR(I4\nS'<'\nNNNI-1\nI-1\nI0\n(dtb"), "has an array of a type with metadata"),
     "another codec": (opcodes("c_codecs\nencode\n(Vabc\nS'rot13'\ntR."), "encodes text as rot13"),
     "an array as a key": (opcodes("(d" + array_opcodes()[:-1].decode() + "I1\ns."), "has a key that is neither text nor a number"),
     "a colliding key": (b"(d\x8a\x09" + (9 * (2**61 - 1)).to_bytes(9, "little") + b"I1\ns.", "has a key that is neither text nor a number"),
-    "append to an array": (array_opcodes()[:-1] + b"I1\na.", "appends to what is no list"),
+    "append to an array": (array_opcodes()[:-1] + b"I1\na.", "appends to something that is not a list"),
     "a long that is too long": (b"\x80\x02\x8b\xff\xff\xff\x7f.", "has a number that is too long"),
     "a number with a thousand digits": (b"I" + b"9" * 1000 + b"\n.", "has a line that is too long"),
-    "a number that is a word": (b"Iabc\n.", "has a number that is none"),
+    "a number that is a word": (b"Iabc\n.", "has a malformed number"),
     "a length beyond the file": (b"\x80\x04\x8e" + struct.pack("<Q", 2**63) + b"x.", "ends too early"),
     "a length just beyond the file": (b"B" + struct.pack("<I", 100_000) + b"x" * 99_999, "ends too early: 100,000 bytes are announced, 99,999 are left"),
-    "an unknown instruction": (b"\xff.", "has the byte 0xff where an instruction"),
+    "an unknown instruction": (b"\xff.", "has the byte 0xff, which is not an instruction"),
     "an empty stack": (b".", "is damaged or something else"),
     "an empty memo": (b"h\x05.", "is damaged or something else"),
     "no mark": (b"e.", "is damaged or something else"),
@@ -372,7 +372,7 @@ def test_repeated_encoding_is_refused(read):
     text = "a" * 60_000
     head = f"c_codecs\nencode\np0\n0V{text}\np1\n0Vlatin1\np2\n0"
     again = "g0\n(g1\ng2\ntR0"
-    with pytest.raises(DataError, match="repeats its parts beyond all measure"):
+    with pytest.raises(DataError, match="repeats its parts too often"):
         read(opcodes(head + again * 50 + "N."))
 
 
@@ -476,7 +476,7 @@ def test_damaged_large_payloads(tmp_path):
         content = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I70000\ntcnumpy\ndtype\n(S'u1'\ntRI00\n"
         payload = form.encode("latin-1") if form else b"X" + struct.pack("<I", 210_000) + text.encode()
         path.write_bytes(content + b"c_codecs\nencode\n(" + payload + b"S'latin1'\ntRtb.")
-        with pytest.raises(DataError, match="must hold whole numbers of bytes, but an array in it is damaged"):
+        with pytest.raises(DataError, match="must hold complete arrays, but one is damaged"):
             read_pickle(path).read()
 
 

@@ -61,7 +61,7 @@ def test_is_a_function_of_its_seed(tmp_path):
 
 
 def test_bytes_do_not_depend_on_the_machine(tmp_path):
-    # recorded once; a change here changes every user's sample, and figures in README and configs with it
+    # recorded once; a change here changes every user's sample, and metrics in README and configs
     digest = hashlib.sha256(write_sample(tmp_path / "s.pkl").read_bytes()).hexdigest()
     assert digest == "af3d7388e4fb3cc66bf1726f3f2467af42ba628d0f9a731631fdcf17bdbc8be1"
 

@@ -67,12 +67,12 @@ def test_pickle_without_labels(corpus, write_pickle):
     np.testing.assert_array_equal(arrays["video"], corpus["sad"]["valid"]["facet"].astype("float32"))
 
 
-def test_wrong_labels_do_not_matter(corpus, write_pickle):
+def test_labels_are_not_read_for_features(corpus, write_pickle):
     corpus["happy"]["test"]["label"] = np.full((3, 7), 9)
     assert len(everything(write_pickle(corpus))[0]) == 9
 
 
-def test_all_splits_and_only_those_that_are_there(corpus, write_pickle):
+def test_all_splits_or_one(corpus, write_pickle):
     ids, _ = everything(write_pickle(corpus), None)
     assert len(ids) == 12 + 8 + 9
     assert ids[11:13] == ["train-00011", "validation-00000"]
@@ -241,7 +241,7 @@ def test_saved_folders_may_not_refer_to_files_outside(tmp_path, folder):
         open_source(tmp_path / folder)
 
 
-def test_folders_that_are_none(tmp_path):
+def test_folders_of_no_layout(tmp_path):
     with pytest.raises(DataError, match=r"must be one of the known layouts \(.*\), but is a folder with none of these"):
         open_source(tmp_path)
     (tmp_path / "train.parquet").write_bytes(b"PAR1 not really")

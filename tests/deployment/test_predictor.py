@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from conftest import EMOTIONS
 
-from lmf_multitask.deployment.exporter import export_runs
+from lmf_multitask.deployment.exporter import export_run
 from lmf_multitask.deployment.predictor import Predictor
 from lmf_multitask.errors import ConfigError, DataError, RunError
 
-from .conftest import expected_probabilities, make_rows, make_run
+from .conftest import SEQUENCES, expected_present, make_rows, make_run
 
 
 @pytest.fixture(scope="module", params=["paddle", "onnx"])
@@ -32,30 +32,36 @@ def loaded_modules(code):
     return set(done.stdout.rpartition("MODULES ")[2].split())
 
 
-# -- what it gives
+# -- what it returns
 
 
 @pytest.mark.parametrize("count", [1, 2, 33])
 def test_probabilities_are_those_of_the_trained_network(predictor, multitask_run, count):
     rows = make_rows(count)
-    expected = expected_probabilities(multitask_run, rows)
-    both = predictor.predict_both(**rows)
-    assert both.shape == (count, 4, 2)
-    assert both.dtype == np.float32
-    np.testing.assert_allclose(both, expected, atol=1e-6)
-    np.testing.assert_allclose(both.sum(axis=2), 1, atol=1e-6)
     present = predictor.predict(**rows)
-    assert present.shape == (count, 4)
-    np.testing.assert_array_equal(present, both[:, :, 1])
+    assert (present.shape, present.dtype) == ((count, 4), np.float32)
+    np.testing.assert_allclose(present, expected_present(multitask_run, rows), atol=1e-6)
 
 
-def test_says_what_it_is(predictor):
+@pytest.mark.parametrize("steps", [1, 5, 13])
+def test_sequences_may_have_another_length_than_in_training(predictor, multitask_run, steps):
+    rows = make_rows(3, steps=steps)
+    np.testing.assert_allclose(predictor.predict(**rows), expected_present(multitask_run, rows), atol=1e-6)
+
+
+def test_a_vector_of_text_is_a_sequence_of_one_step(predictor):
+    rows = make_rows(3, steps=1)
+    expected = predictor.predict(**rows)
+    np.testing.assert_array_equal(predictor.predict(rows["audio"], rows["video"], rows["text"][:, 0]), expected)
+
+
+def test_settings(predictor):
     assert predictor.emotions == list(EMOTIONS)
     assert predictor.device == "cpu"
     assert predictor.settings()["backend"] == predictor.backend
 
 
-def test_nothing_in_nothing_out(predictor):
+def test_no_clips(predictor):
     assert predictor.predict(**make_rows(0)).shape == (0, 4)
 
 
@@ -72,7 +78,7 @@ def test_memory_order_does_not_matter(predictor):
     np.testing.assert_array_equal(predictor.predict(**given), predictor.predict(**rows))
 
 
-def test_what_is_not_finite_counts_as_zero(predictor):
+def test_numbers_that_are_not_finite_count_as_zero(predictor):
     rows = make_rows()
     dirty = {name: values.copy() for name, values in rows.items()}
     for name in rows:
@@ -81,7 +87,7 @@ def test_what_is_not_finite_counts_as_zero(predictor):
         dirty[name].reshape(7, -1)[2, 1] = np.inf
     before = {name: values.copy() for name, values in dirty.items()}
     np.testing.assert_array_equal(predictor.predict(**dirty), predictor.predict(**rows))
-    for name in dirty:  # the caller's arrays are left alone
+    for name in dirty:  # the arrays of the caller do not change
         np.testing.assert_array_equal(dirty[name], before[name])
 
 
@@ -95,15 +101,12 @@ def test_opposite_infinities_and_large_numbers(predictor):
     assert np.isfinite(predictor.predict(**rows)).all()
 
 
-def test_a_run_that_refuses_what_is_not_finite(tmp_path):
-    run = make_run(tmp_path / "run")
-    text = (run.folder / "config.yaml").read_text()
-    (run.folder / "config.yaml").write_text(text.replace("non_finite: zero", "non_finite: error"))
-    export_runs([run], tmp_path / "out")
+def test_a_model_that_refuses_numbers_that_are_not_finite(tmp_path):
+    run = make_run(tmp_path / "run", non_finite="error")
     rows = make_rows()
     rows["video"][1, 0] = np.nan
     with pytest.raises(DataError, match="video must be finite, but has 1 NaN or infinite values"):
-        Predictor(tmp_path / "out").predict(**rows)
+        Predictor(run).predict(**rows)
 
 
 # -- what it refuses
@@ -119,51 +122,50 @@ def test_a_run_that_refuses_what_is_not_finite(tmp_path):
             r"audio, video and text must have the same number of rows, but have \{'audio': 7, 'video': 6, 'text': 7\}",
         ),
         (
-            {"text": np.zeros((7, 5, 3))},
-            r"text must have the shape \[rows, 6, 3\], but got \[7, 5, 3\]\. Pad or cut every text to 6 words",
+            {"text": np.zeros((7, 0, 3))},
+            r"text must have the shape \[rows, steps, 3\], but got \[7, 0, 3\]\.",
         ),
-        ({"text": np.zeros((7, 6, 4))}, r"text must have the shape \[rows, 6, 3\], but got \[7, 6, 4\]\.$"),
-        ({"text": np.zeros((7, 6))}, r"text must have the shape \[rows, 6, 3\], but got \[7, 6\]\.$"),
+        ({"text": np.zeros((7, 6, 4))}, r"text must have the shape \[rows, steps, 3\], but got \[7, 6, 4\]\.$"),
+        ({"text": np.zeros((7, 6))}, r"text must have the shape \[rows, steps, 3\], but got \[7, 1, 6\]\.$"),
+        ({"audio": np.zeros((7, 2, 5))}, r"audio must have the shape \[rows, 5\], but got \[7, 2, 5\]\.$"),
         ({"audio": np.full((7, 5), "a")}, r"audio must be an array of numbers \[rows, 5\], but got the type <U1"),
         ({"audio": np.zeros((7, 5), complex)}, r"audio must be an array of numbers .* type complex128"),
         ({"audio": np.zeros((7, 5), bool)}, r"audio must be an array of numbers .* type bool"),
         ({"audio": [None] * 7}, r"audio must be an array of numbers .* type object"),
-        (dict.fromkeys(("audio", "video", "text")), "at least one of audio, video, text must be given, but none is"),
+        (dict.fromkeys(("audio", "video", "text")), "at least one of audio, video, text, which the model uses, must be given, but none is"),
         ({"audio": [[1.0], [1.0, 2.0]]}, r"audio must be an array \[rows, 5\], but its rows differ in length"),
     ],
 )
-def test_wrong_input_is_told_what_is_expected(predictor, change, message):
+def test_wrong_input_is_an_error_that_names_the_shape(predictor, change, message):
     with pytest.raises(DataError, match=message):
         predictor.predict(**{**make_rows(), **change})
 
 
-def test_no_words_at_all(tmp_path):
-    run = make_run(tmp_path / "run")
-    export_runs([run], tmp_path / "out")
-    with pytest.raises(DataError, match=r"text must have the shape \[rows, words, 3\], but got \[7, 0, 3\]"):
-        Predictor(tmp_path / "out").predict(**make_rows(words=0))
-
-
 @pytest.mark.parametrize("name", ["multitask.json", "multitask.pdiparams"])
-def test_damaged_files_are_noticed(exported, tmp_path, name):
+def test_damaged_files_are_refused(exported, tmp_path, name):
     folder = shutil.copytree(exported, tmp_path / "copy")
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
-    with pytest.raises(
-        RunError, match=rf"{name}: must have the sha256 that lmf_model.json tells, but has \w+\.\.\. It is damaged"
-    ):
+    with pytest.raises(RunError, match=rf"{name}: must have the sha256 in lmf_model.json, but has another. The file is"):
         Predictor(folder, backend="paddle")
     (folder / name).unlink()
-    with pytest.raises(RunError, match=f"{name}: must be there and readable, but No such file"):
+    with pytest.raises(RunError, match=f"{name}: must be a readable file, but No such file"):
+        Predictor(folder, backend="paddle")
+    os.mkfifo(folder / name)
+    with pytest.raises(RunError, match=f"{name}: must be a regular file, but is a pipe or a device"):
         Predictor(folder, backend="paddle")
 
 
-def test_no_model_there(tmp_path):
+def test_no_model(tmp_path):
     with pytest.raises(RunError, match="must be an exported model, but has no lmf_model.json"):
         Predictor(tmp_path)
     (tmp_path / "lmf_model.json").write_text("{")
     with pytest.raises(RunError, match="lmf_model.json: must be JSON"):
+        Predictor(tmp_path)
+    (tmp_path / "lmf_model.json").unlink()
+    os.mkfifo(tmp_path / "lmf_model.json")
+    with pytest.raises(RunError, match="lmf_model.json: must be a regular file"):
         Predictor(tmp_path)
 
 
@@ -182,13 +184,13 @@ def test_back_ends_and_devices(exported, exported_onnx):
         Predictor(exported, threads=0)
 
 
-def test_a_gpu_that_is_not_there(exported):
+def test_no_gpu(exported):
     import paddle
 
     if paddle.is_compiled_with_cuda():
-        pytest.skip("this Paddle knows GPUs")
+        pytest.skip("Paddle is compiled for GPUs")
     with pytest.raises(
-        RunError, match="device must be one that the back end paddle can use, but got 'gpu' and it finds none"
+        RunError, match="device must be one that the back end paddle can use, but got 'gpu'"
     ):
         Predictor(exported, device="gpu")
 
@@ -196,11 +198,20 @@ def test_a_gpu_that_is_not_there(exported):
 # -- run directories
 
 
-def test_a_run_directory_is_as_good(multitask_run, separate_runs):
-    rows = make_rows()
-    np.testing.assert_allclose(
-        Predictor(multitask_run.folder).predict_both(**rows), expected_probabilities(multitask_run, rows), atol=1e-6
-    )
+@pytest.mark.parametrize("inputs", [None, SEQUENCES])
+def test_a_run_and_its_export_behave_alike(tmp_path, inputs):
+    options = {} if inputs is None else {"inputs": inputs}
+    run = make_run(tmp_path / "run", **options)
+    export_run(run, tmp_path / "out")
+    first, second = Predictor(run), Predictor(tmp_path / "out")
+    about = [{**predictor.description.to_json(), "sha256": None} for predictor in (first, second)]
+    assert about[0] == about[1]
+    for steps in (None, 3, 11):
+        rows = make_rows(**options, steps=steps)
+        np.testing.assert_array_equal(first.predict(**rows), second.predict(**rows))
+
+
+def test_the_parent_of_runs(separate_runs):
     assert Predictor(separate_runs).emotions == list(EMOTIONS)
 
 
@@ -232,12 +243,12 @@ def test_files_may_be_replaced_while_in_use(exported, multitask_run, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "copy")
     predictor = Predictor(folder)
     rows = make_rows()
-    export_runs([make_run(tmp_path / "other", seed=9)], folder)
+    export_run(make_run(tmp_path / "other", seed=9), folder)
     found = []
-    thread = threading.Thread(target=lambda: found.append(predictor.predict_both(**rows)))
+    thread = threading.Thread(target=lambda: found.append(predictor.predict(**rows)))
     thread.start()
     thread.join()
-    np.testing.assert_allclose(found[0], expected_probabilities(multitask_run, rows), atol=1e-6)
+    np.testing.assert_allclose(found[0], expected_present(multitask_run, rows), atol=1e-6)
 
 
 def test_nothing_is_left_in_the_temporary_folder(exported, tmp_path):
@@ -252,7 +263,7 @@ def test_nothing_is_left_in_the_temporary_folder(exported, tmp_path):
 
 def test_importing_loads_no_framework():
     loaded = loaded_modules(
-        "import lmf_multitask.deployment.predictor, lmf_multitask.deployment.inference, lmf_multitask.data.features"
+        "import lmf_multitask.deployment.predictor, lmf_multitask.deployment.inference, lmf_multitask.deployment.sessions"
     )
     assert not {"paddle", "paddlenlp", "datasets", "onnxruntime", "pyarrow"} & loaded
 
@@ -275,12 +286,3 @@ Predictor({str(exported_onnx)!r}).predict(np.zeros((1, 5)), np.zeros((1, 4)), np
     loaded = loaded_modules(code)
     assert "onnxruntime" in loaded
     assert not {"paddle", "paddlenlp", "datasets", "paddle2onnx"} & loaded
-
-
-def test_a_description_without_models_is_refused(exported, tmp_path):
-    folder = shutil.copytree(exported, tmp_path / "copy")
-    about = json.loads((folder / "lmf_model.json").read_text())
-    about["models"] = []
-    (folder / "lmf_model.json").write_text(json.dumps(about))
-    with pytest.raises(RunError, match=r"must describe an exported model, but its emotions are \[\]"):
-        Predictor(folder)

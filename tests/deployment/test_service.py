@@ -18,11 +18,12 @@ pytest.importorskip("httpx", reason="needs httpx")
 import httpx
 import uvicorn
 
+from lmf_multitask.deployment.bodies import Limits
 from lmf_multitask.deployment.predictor import Predictor
-from lmf_multitask.deployment.service import Limits, create_app
+from lmf_multitask.deployment.service import allowed_names, create_app
 from lmf_multitask.errors import ConfigError
 
-from .conftest import make_rows, make_run
+from .conftest import SEQUENCES, make_rows, make_run
 
 
 class Service(httpx.Client):
@@ -55,7 +56,8 @@ def predictor(exported):
 
 @pytest.fixture(scope="module")
 def client(predictor):
-    with Service(create_app(predictor, Limits(body_bytes=100_000, rows=16))) as client:
+    limits = Limits(body_bytes=100_000, json_bytes=50_000, rows=16)
+    with Service(create_app(predictor, limits, allowed_names("127.0.0.1"))) as client:
         yield client
 
 
@@ -77,7 +79,7 @@ def post_npz(client, content, kind="application/x-npz"):
 
 
 @pytest.mark.parametrize("form", ["json", "npz", "compressed"])
-def test_answers_are_the_predictors(client, predictor, form):
+def test_answers_are_those_of_the_predictor(client, predictor, form):
     rows = make_rows(5)
     if form == "json":
         response = client.post("/predict", json=as_json(rows))
@@ -89,7 +91,27 @@ def test_answers_are_the_predictors(client, predictor, form):
     assert answer["emotions"] == list(EMOTIONS)
     np.testing.assert_allclose(answer["probabilities"], expected, rtol=1e-6)
     assert answer["present"] == (expected > 0.5).tolist()
-    assert answer["four_way"] == [EMOTIONS[index] for index in expected.argmax(axis=1)]
+    odds = expected / (1 - expected.astype("float64"))
+    joint = odds / odds.sum(axis=1, keepdims=True)
+    assert [one["emotion"] for one in answer["decided"]] == [EMOTIONS[index] for index in expected.argmax(axis=1)]
+    np.testing.assert_allclose([one["probability"] for one in answer["decided"]], joint.max(axis=1), rtol=1e-5)
+
+
+def test_no_decision_among_tasks_that_are_not_exclusive(tmp_path):
+    run = make_run(tmp_path / "run", exclusive=False)
+    with Service(create_app(Predictor(run))) as other:
+        assert "decided" not in other.post("/predict", json=as_json(make_rows(1))).json()
+        schema = other.get("/openapi.json").json()["paths"]["/predict"]["post"]["responses"]["200"]
+        assert "decided" not in schema["content"]["application/json"]["schema"]["properties"]
+
+
+@pytest.mark.parametrize("form", ["json", "npz"])
+def test_sequences_of_every_modality(tmp_path, form):
+    predictor = Predictor(make_run(tmp_path / "run", inputs=SEQUENCES))
+    rows = make_rows(3, inputs=SEQUENCES, steps=4)
+    with Service(create_app(predictor)) as other:
+        response = other.post("/predict", json=as_json(rows)) if form == "json" else post_npz(other, as_npz(rows))
+        np.testing.assert_allclose(response.json()["probabilities"], predictor.predict(**rows), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["application/zip", "application/octet-stream", "Application/X-NPZ; charset=binary"])
@@ -123,7 +145,7 @@ def test_many_at_once_get_their_own_answers(client, predictor):
 
 
 @pytest.mark.parametrize("form", ["json", "null", "npz"])
-def test_a_modality_that_is_left_out_is_zeros_and_said(client, predictor, form):
+def test_a_modality_that_is_left_out_is_zeros_and_counted(client, predictor, form):
     rows = make_rows(3)
     rows["audio"][1] = 0
     left = {name: values for name, values in rows.items() if name != "video"}
@@ -145,15 +167,16 @@ def test_a_modality_that_is_left_out_is_zeros_and_said(client, predictor, form):
     ("change", "message"),
     [
         (lambda rows: rows.clear(), "the body must be an object with audio, video and text, or some of them, and nothing else, but has []."),
-        (lambda rows: rows.update(dict.fromkeys(rows)), "at least one of audio, video, text must be given, but none is. The model looks at them."),
+        (lambda rows: rows.update(dict.fromkeys(rows)), "at least one of audio, video, text, which the model uses, must be given, but none is."),
         (lambda rows: rows.update(more=1), "the body must be an object with audio, video and text, or some of them, and nothing else, but has ['audio', 'more', 'text', 'video']."),
         (lambda rows: rows.update(audio=3), "audio must be a list of clips, but is 3."),
         (lambda rows: rows.update(audio=[]), "audio must have the shape [rows, 5], but got [0]."),
         (lambda rows: rows["audio"][0].pop(), "audio must have the shape [rows, 5], but got [1, 4]."),
-        (lambda rows: rows["text"][0].pop(), "text must have the shape [rows, 6, 3], but got [1, 5, 3]. Pad or cut every text to 6 words, as the training data are."),
+        (lambda rows: rows["text"][0].clear(), "text must have the shape [rows, steps, 3], but got [1, 1, 0]."),
         (lambda rows: rows["audio"].append([0.0] * 5), "audio, video and text must have the same number of rows, but have {'audio': 2, 'video': 1, 'text': 1}."),
         (lambda rows: rows["audio"][0].__setitem__(0, None), "audio must be an array of numbers [rows, 5], but got the type object."),
-        (lambda rows: rows["audio"][0].__setitem__(0, "1"), "audio must be an array of numbers [rows, 5], but got the type <U32."),
+        (lambda rows: rows["audio"][0].__setitem__(0, "1"), "audio, video, text must hold numbers, but text or a name stands among them."),
+        (lambda rows: rows["audio"][0].__setitem__(0, {}), "audio must be an array of numbers [rows, 5], but got the type object."),
         (lambda rows: rows["audio"][0].__setitem__(0, 10**400), "audio must be an array of numbers [rows, 5], but got the type object."),
         (lambda rows: rows["audio"][0].__setitem__(0, [1]), "audio must be an array [rows, 5], but its rows differ in length."),
     ],
@@ -165,7 +188,7 @@ def test_wrong_json(client, change, message):
     assert (response.status_code, response.json()) == (422, {"error": message})
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[" * 60_000, b"\xff", b"[1]", b"null"])
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 40_000, b"\xff", b"[1]", b"null"])
 def test_broken_json(client, body):
     response = client.post("/predict", content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 422
@@ -182,7 +205,7 @@ def test_a_pickle_is_never_read(client, tmp_path):
         response = post_npz(client, hostile, kind)
         assert (response.status_code, response.json()["error"]) == (
             422,
-            "the body: must be an .npz file, but is no zip archive. Write it with numpy.savez.",
+            "the body: must be an .npz file, but is not a zip archive. Write it with numpy.savez.",
         )
     for kind in ("application/python-pickle", "text/plain"):
         response = post_npz(client, hostile, kind)
@@ -192,7 +215,7 @@ def test_a_pickle_is_never_read(client, tmp_path):
     response = post_npz(client, content)
     assert (response.status_code, response.json()["error"]) == (
         422,
-        "the body: audio must be an array of numbers, but holds Python objects. Save it as float32.",
+        "the body: audio must be a whole .npy array of numbers, but it holds Python objects. Save it as float32.",
     )
     assert not (tmp_path / "exploded").exists()
 
@@ -204,15 +227,98 @@ def test_too_many_clips(client):
     assert client.post("/predict", json=as_json(make_rows(16))).status_code == 200
 
 
-def test_too_large_a_body_announced_or_not(client):
-    def pieces():
-        for _ in range(30):
-            yield b" " * 10_000
+@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "limit", "hint"),
+    [
+        ("application/json", 50_000, "Send .npz instead, or fewer clips at a time."),
+        ("application/x-npz", 100_000, "Send fewer clips at a time."),
+    ],
+)
+def test_too_large_a_body(client, announced, kind, limit, hint):
+    content = b" " * (limit + 1)
+    pieces = content if announced else (content[start : start + 10_000] for start in range(0, limit + 1, 10_000))
+    response = client.post("/predict", content=pieces, headers={"Content-Type": kind})
+    message = f"the body must have at most {limit:,} bytes, but has more. {hint}"
+    assert (response.status_code, response.json()) == (413, {"error": message})
 
-    message = {"error": "the body must have at most 100,000 bytes, but has more. Send fewer clips at a time."}
-    for content in (b" " * 100_001, pieces()):
-        response = client.post("/predict", content=content, headers={"Content-Type": "application/json"})
-        assert (response.status_code, response.json()) == (413, message)
+
+def test_text_in_json_cannot_fill_the_memory(client):
+    """numpy would store every item as wide as the longest text: 40,000 x 20,000 letters."""
+    body = b'{"audio": ["' + b"a" * 20_000 + b'"' + b',""' * 9_000 + b"]}"
+    response = client.post("/predict", content=body, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()) == (
+        422,
+        {"error": "audio must hold numbers, but text or a name stands among them."},
+    )
+
+
+def test_long_sequences_count_as_several_clips(client):
+    """16 clips of 5 + 4 + 6 * 3 numbers may be sent."""
+    rows = make_rows(1, steps=300)
+    assert post_npz(client, as_npz(rows)).status_code == 422
+    response = client.post("/predict", json=as_json(make_rows(1, steps=150)))
+    assert (response.status_code, response.json()) == (
+        422,
+        {"error": "a request must have at most 432 numbers, but has 459. Send fewer clips."},
+    )
+    assert post_npz(client, as_npz(make_rows(1, steps=140))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8000", 200),
+        ("localhost", 200),
+        ("LOCALHOST.:1", 200),
+        ("[::1]:8000", 200),
+        ("evil.example", 421),
+        ("localhost.evil.example", 421),
+        ("127.0.0.1.evil.example:80", 421),
+        ("10.0.0.1", 421),
+        ("", 421),
+    ],
+)
+def test_foreign_host_names_are_refused(client, host, status):
+    """A page elsewhere may let its own host name point to this machine (DNS rebinding)."""
+    for path in ("/health", "/", "/nothing"):
+        response = client.get(path, headers={"Host": host})
+        assert (response.status_code == 421) == (status == 421)
+    assert status == 200 or response.json()["error"].startswith("the host name must be that of the service")
+
+
+def test_allowed_names():
+    assert {"model.example", "localhost"} < set(allowed_names("127.0.0.1", ["Model.example"]))
+    assert "<address>" in allowed_names("0.0.0.0")
+    assert "<address>" not in allowed_names("10.0.0.5")
+
+
+def test_a_service_on_all_addresses_may_be_reached_by_address(predictor):
+    with Service(create_app(predictor, None, allowed_names("0.0.0.0"))) as other:
+        for host, status in (("10.0.0.1:8000", 200), ("[fe80::1]", 200), ("evil.example", 421)):
+            assert other.get("/health", headers={"Host": host}).status_code == status
+
+
+def test_a_slow_body_ends_with_408_and_is_not_counted_any_more(predictor):
+    def pieces():
+        yield b" "
+        time.sleep(0.6)
+        yield b" "
+
+    with Service(create_app(predictor, Limits(body_seconds=0.2))) as other:
+        response = other.post("/predict", content=pieces(), headers={"Content-Type": "application/json"})
+        assert response.status_code == 408
+        assert other.post("/predict", json=as_json(make_rows(1))).status_code == 200
+        assert other.app.state.service.bodies.held == 0
+
+
+def test_too_many_bytes_in_work(predictor):
+    with Service(create_app(predictor, Limits(held_bytes=4000))) as other:
+        assert other.post("/predict", json=as_json(make_rows(1))).status_code == 200
+        response = other.post("/predict", json=as_json(make_rows(9)))
+        assert (response.status_code, response.headers["Retry-After"]) == (429, "1")
+        assert response.json() == {"error": "too many large requests are in work. Try again in a moment."}
+        assert other.app.state.service.bodies.held == 0
 
 
 def test_a_zip_bomb(client):
@@ -228,16 +334,16 @@ def test_a_zip_bomb(client):
     assert "must hold at most" in response.json()["error"]
 
 
-def test_a_full_queue_and_too_many_requests(predictor, monkeypatch):
+def test_a_full_queue(predictor, monkeypatch):
     release, entered = threading.Event(), threading.Event()
 
-    def slow(*arrays):
+    def slow(clips):
         entered.set()
         release.wait(10)
-        return np.zeros((len(arrays[0]), 4), "float32")
+        return np.zeros((len(clips), 4), "float32")
 
-    monkeypatch.setattr(predictor, "predict", slow)
-    with Service(create_app(predictor, Limits(rows=8, queue_rows=4, requests=3))) as client:
+    monkeypatch.setattr(predictor, "predict_checked", slow)
+    with Service(create_app(predictor, Limits(rows=8, queue_rows=4))) as client:
         statuses = {}
 
         def ask(name, count):
@@ -248,20 +354,11 @@ def test_a_full_queue_and_too_many_requests(predictor, monkeypatch):
         entered.wait(10)
         threads.append(threading.Thread(target=ask, args=("waiting", 4)))
         threads[1].start()
-        service = client.app.state.service
-        while service._batcher.waiting_rows < 4:
+        while client.app.state.service.batcher.waiting_rows < 4:
             pass
         full = client.post("/predict", json=as_json(make_rows(1)))
-        assert full.status_code == 429
-        assert full.headers["Retry-After"] == "1"
-        assert full.json() == {"error": "the queue must hold at most 4 clips, but is full. Try again in a moment."}
-        service._in_work += 1
-        many = client.post("/predict", json=as_json(make_rows(1)))
-        assert (many.status_code, many.json()["error"]) == (
-            429,
-            "at most 3 requests must be in work, but more are. Try again in a moment.",
-        )
-        service._in_work -= 1
+        assert (full.status_code, full.headers["Retry-After"]) == (429, "1")
+        assert full.json()["error"].startswith("the queue must hold at most 432 bytes of features, but is full.")
         assert "lmf_waiting_rows 4.0" in client.get("/metrics").text
         release.set()
         for thread in threads:
@@ -272,7 +369,7 @@ def test_a_full_queue_and_too_many_requests(predictor, monkeypatch):
 def test_a_stopping_service_refuses(predictor):
     with Service(create_app(predictor)) as client:
         service = client.app.state.service
-        service.stopping = service._batcher._closing = True
+        service.stopping = service.batcher._closing = True
         assert client.get("/health").status_code == 503
         response = client.post("/predict", json=as_json(make_rows(1)))
         assert response.status_code == 503
@@ -300,9 +397,14 @@ def test_openapi_describes_the_body(client):
     body = document["paths"]["/predict"]["post"]["requestBody"]["content"]
     assert set(body) == {"application/json", "application/x-npz", "application/zip", "application/octet-stream"}
     text = body["application/json"]["schema"]["properties"]["text"]["items"]
-    assert (text["minItems"], text["maxItems"]) == (6, 6)
-    assert set(document["paths"]["/predict"]["post"]["responses"]) == {"200", "408", "413", "415", "422", "429", "503"}
-    assert client.get("/docs").status_code == 200
+    assert text == {
+        "type": "array",
+        "minItems": 1,
+        "items": {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
+    }
+    statuses = {"200", "408", "413", "415", "421", "422", "429", "503"}
+    assert set(document["paths"]["/predict"]["post"]["responses"]) == statuses
+    assert client.get("/docs").status_code == 404  # its script would come from elsewhere
 
 
 def test_metrics_count(client):
@@ -340,8 +442,8 @@ def test_page_needs_nothing_from_elsewhere(client):
 
 def test_samples_where_the_sizes_are_iemocaps(client, tmp_path):
     assert client.get("/samples").json() == {"samples": []}
-    run = make_run(tmp_path / "run", sizes={"audio": 74, "video": 35, "text": 300})
-    with Service(create_app(Predictor(run.folder))) as other:
+    run = make_run(tmp_path / "run", inputs={"audio": (74,), "video": (35,), "text": (20, 300)})
+    with Service(create_app(Predictor(run))) as other:
         samples = other.get("/samples").json()["samples"]
         assert len(samples) == 12
         assert {sample["emotion"] for sample in samples} <= set(EMOTIONS)

@@ -87,7 +87,7 @@ def test_strength_comes_from_validation_alone():
     assert all(strength > STRENGTHS[0] for strength in chosen)
 
 
-def test_labels_that_lack():
+def test_missing_labels():
     train, validation = columns(60, 0), columns(30, 1)
     train["labels"][:20, 0] = np.nan
     validation["labels"][:, 1] = np.nan
@@ -127,7 +127,7 @@ def test_of_many_clips_some_are_drawn(monkeypatch):
     np.testing.assert_allclose(got[:, 1], baseline.models[1].predict_proba(rows)[:, 1], rtol=1e-12)
 
 
-def test_a_class_that_no_drawn_clip_has_is_drawn_on_top(monkeypatch):
+def test_every_class_is_drawn(monkeypatch):
     monkeypatch.setattr(baselines, "MOST_ROWS", 200)
     train, validation = columns(1000, 0), columns(100, 1)
     for row in (17, 500, 999):

@@ -119,7 +119,7 @@ def saved(tmp_path):
     return tmp_path
 
 
-def test_the_file_comes_back(saved):
+def test_save_and_load(saved):
     calibration = Calibration.load(saved)
     assert list(calibration.tasks) == ["happy", "sad"]
     assert Calibration.from_json(calibration.to_json(), "here") == calibration
@@ -128,7 +128,7 @@ def test_the_file_comes_back(saved):
     assert json.loads((saved / "calibration.json").read_text())["fitted_on"] == "validation"
 
 
-def test_a_foreign_emotion_is_refused(saved):
+def test_an_unknown_emotion_is_refused(saved):
     with pytest.raises(RunError, match="must have every task, but 'angry' is not among happy, sad"):
         Calibration.load(saved).thresholds("uar", ["angry"])
 
@@ -147,13 +147,13 @@ def damage(change):
         (lambda content: [], "must hold a calibration"),
         (lambda content: {"emotions": []}, "must hold a calibration"),
         (lambda content: {"emotions": {"happy": 1.5}}, "happy must be settings by name, but got 1.5"),
-        (damage(lambda one: one.update(words=3)), "happy.words must be a known setting"),
+        (damage(lambda one: one.update(words=3)), "unknown setting 'happy.words'"),
         (damage(lambda one: one.update(temperature=0)), "happy.temperature must be .* 0.05, but got 0"),
         (damage(lambda one: one.update(temperature=21)), "happy.temperature must be .* 20, but got 21"),
         (damage(lambda one: one.update(temperature="1")), "happy.temperature must be a number, but got '1'"),
         (damage(lambda one: one.update(temperature=True)), "happy.temperature must be a number, but got True"),
         (damage(lambda one: one.update(temperature=float("nan"))), "happy.temperature must be .* but got nan"),
-        (damage(lambda one: one["thresholds"].update(uar=1.5)), "happy.thresholds must be .* 1, but got"),
+        (damage(lambda one: one["thresholds"].update(uar=1.5)), "happy.thresholds.uar must be .* 1, but got 1.5"),
         (damage(lambda one: one.update(thresholds=[0.5])), "happy.thresholds must be"),
         (damage(lambda one: one.update(rows=1.5)), "happy.rows must be a whole number"),
         (damage(lambda one: one.update(reason=3)), "happy.reason must be text or null"),

@@ -105,7 +105,7 @@ def test_agrees_with_scikit_learn(seed):
         assert found[name] == pytest.approx(expected(labels, probabilities), abs=1e-12), name
 
 
-def test_scikit_learn_is_asked_about_every_metric():
+def test_every_metric_has_a_reference_value():
     assert set(SKLEARN) | {"ece"} == set(metrics_for("binary"))
 
 

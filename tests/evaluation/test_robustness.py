@@ -109,7 +109,7 @@ def test_stds_leave_out_padding_and_missing_clips(monkeypatch):
 
 
 @pytest.mark.parametrize("modality", ["audio", "text"])
-def test_noise_is_as_strong_as_it_says_and_leaves_padding_alone(modality):
+def test_noise_has_the_stated_std_and_leaves_padding_at_zero(modality):
     model, rows = Model(), clips(2000)
     found = measured(2000, model, modalities=[modality], draws=2)
     strengths = [s for s in NOISE_STRENGTHS if s > 0 for _ in range(2)]
@@ -131,18 +131,18 @@ def test_noise_is_as_strong_as_it_says_and_leaves_padding_alone(modality):
     assert [point["draws"] for point in found["noise"][modality]] == [1, 2, 2, 2, 2, 2]
 
 
-def test_rows_go_missing_one_after_the_other(monkeypatch):
+def test_missing_rows_are_nested(monkeypatch):
     monkeypatch.setattr(robustness, "_BLOCK_ROWS", 16)
     model, rows = Model(), clips()
     measured(model=model, modalities=["video"], draws=1)
     asked = [np.concatenate([one["video"] for one in model.asked[n : n + 3]]) for n in range(0, len(model.asked), 3)]
-    gone = [
+    removed = [
         set(np.flatnonzero((values == 0).all(axis=1))) for values in asked[-5:]
     ]  # share 0 is the whole, asked before
-    assert [len(one) for one in gone] == [round(share * 40) for share in MISSING_SHARES[1:]]
-    assert all(before < after for before, after in zip(gone, gone[1:]))
-    for values, none in zip(asked[-5:], gone):
-        kept = [row for row in range(40) if row not in none]
+    assert [len(one) for one in removed] == [round(share * 40) for share in MISSING_SHARES[1:]]
+    assert all(before < after for before, after in zip(removed, removed[1:]))
+    for values, chosen in zip(asked[-5:], removed):
+        kept = [row for row in range(40) if row not in chosen]
         np.testing.assert_array_equal(values[kept], rows["video"][kept])
 
 

@@ -81,8 +81,14 @@ def test_the_shipped_one_changes_one_part_at_a_time():
         ({}, r"variants must name at least one variant, but is empty\."),
         ({"x": {}}, r"variants: x must change at least one setting, but got {}\."),
         ({"x": {"seed": 2}}, r"variants: x must change settings of model or training, but names 'seed'\."),
-        ({"x": {"model.fusion.rank": 0}}, r"variants: x: model.fusion.rank must be greater than or equal to 1, but got 0"),
-        ({"x": {"model.fusion.ranks": 1}}, r"variants: x: model.fusion.ranks must be a known setting.*Did you mean 'rank'"),
+        (
+            {"x": {"model.fusion.rank": 0}},
+            r"variants: x: model.fusion.rank must be greater than or equal to 1, but got 0",
+        ),
+        (
+            {"x": {"model.fusion.ranks": 1}},
+            r"variants: x: model.fusion.ranks must be a known setting.*Did you mean 'rank'",
+        ),
         ({"As configured": {"model.fusion.rank": 1}}, "none of them 'as configured'"),
         ({"a b": {"model.fusion.rank": 1}, "a-b": {"model.fusion.rank": 2}}, "variants must have different names"),
     ],

@@ -201,9 +201,7 @@ def test_other_data_can_be_evaluated(trained, tmp_path, write_pickle):
 def test_wrong_data_for_a_model(trained, tmp_path, write_pickle):
     folder, _ = trained
     before = contents(folder)
-    with pytest.raises(
-        DataError, match="audio must be 5 numbers per clip, as in the model, but is 6 numbers per clip"
-    ):
+    with pytest.raises(DataError, match="audio must be 5 numbers per clip, as in the model, but is 6 numbers per clip"):
         evaluate(folder, str(write_pickle(make_corpus(audio=6))))
     with pytest.raises(DataError, match="emotions must be among happy, sad, but got 'angry'"):
         evaluate(folder, str(write_pickle(make_corpus(emotions=("happy", "sad")))))
@@ -589,7 +587,10 @@ def test_a_program_sees_the_progress_unless_it_is_quiet(corpus_path, tmp_path, q
         "from conftest import small_experiment\nfrom lmf_multitask import run_experiment\n"
         f"run_experiment(small_experiment({str(corpus_path)!r}, 'run', epochs=1), report=False, quiet={quiet})"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parents[1])])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parents[1])]),
+    }
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if "Warning" not in line and "warn" not in line]

@@ -1,7 +1,6 @@
 """Training with each fusion, fewer modalities, and other poolings, from settings to metrics."""
 
 import pytest
-
 from conftest import SMALL_MODEL, model_config
 
 from lmf_multitask.config import build

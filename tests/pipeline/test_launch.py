@@ -15,10 +15,24 @@ from conftest import make_corpus
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = (
-    "--model.encoders.text.state 8 --model.encoders.text.hidden 4 --model.encoders.audio.hidden 4 --model.encoders.video.hidden 4"
-).split()
-EXACT = "--model.modalities text --model.encoders.text.dropout 0 --model.encoders.text.step_dropout 0".split()  # nothing is drawn
+SMALL = [
+    "--model.encoders.text.state",
+    "8",
+    "--model.encoders.text.hidden",
+    "4",
+    "--model.encoders.audio.hidden",
+    "4",
+    "--model.encoders.video.hidden",
+    "4",
+]
+EXACT = [
+    "--model.modalities",
+    "text",
+    "--model.encoders.text.dropout",
+    "0",
+    "--model.encoders.text.step_dropout",
+    "0",
+]  # nothing is drawn
 FILES = ("history.csv", "predictions.csv", "metrics.json", "model/model.safetensors")
 
 
@@ -138,4 +152,3 @@ def test_refused_before_anything_is_written(tmp_path, data, options, message):
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {message}")
     assert not (tmp_path / "run").exists()
-

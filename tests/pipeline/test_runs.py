@@ -87,7 +87,15 @@ def test_missing_settings_and_model(tmp_path):
 
 def test_start_removes_what_an_earlier_run_left_and_nothing_else(tmp_path):
     run = make_run(tmp_path, seed=1)
-    for name in ("metrics.json", "metrics_validation.json", "predictions_train.csv", "history.csv", "predictions.csv", "train.log", "my.txt"):
+    for name in (
+        "metrics.json",
+        "metrics_validation.json",
+        "predictions_train.csv",
+        "history.csv",
+        "predictions.csv",
+        "train.log",
+        "my.txt",
+    ):
         (tmp_path / name).write_text("old")
     for name in ("model", "checkpoints", "visualdl", "mine"):
         (tmp_path / name).mkdir()

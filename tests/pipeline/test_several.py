@@ -24,8 +24,8 @@ SMALL = [
     "2",
     "--training.batch_size",
     "8",
-    *"--model.encoders.text.state 4 --model.encoders.text.hidden 2".split(),
-    *"--model.encoders.audio.hidden 3 --model.encoders.video.hidden 3".split(),
+    *["--model.encoders.text.state", "4", "--model.encoders.text.hidden", "2"],
+    *["--model.encoders.audio.hidden", "3", "--model.encoders.video.hidden", "3"],
 ]
 
 
@@ -183,9 +183,7 @@ def test_a_run_directory_per_seed_and_a_summary(seeds, data):
     assert sorted(path.name for path in folder.iterdir()) == ["seed1", "seed3", "seeds.json"]
     summary = json.loads((folder / "seeds.json").read_text())
     assert (summary["split"], summary["seeds"], list(summary["emotions"])) == ("test", [3, 1], ["sad", "happy"])
-    values = [
-        json.loads((folder / f"seed{n}/metrics.json").read_text())["emotions"]["sad"]["accuracy"] for n in (3, 1)
-    ]
+    values = [json.loads((folder / f"seed{n}/metrics.json").read_text())["emotions"]["sad"]["accuracy"] for n in (3, 1)]
     found = summary["emotions"]["sad"]["accuracy"]
     assert found["mean"] == pytest.approx(np.mean(values))
     assert found["sd"] == pytest.approx(np.std(values, ddof=1))
@@ -295,7 +293,10 @@ def test_a_stopped_command_leaves_no_process_and_resumes_to_the_same_bits(traine
         ),
         (["--seeds", "1", "1"], "--seeds must be different whole numbers of at least 0, but got 1, 1."),
         (["--seeds", "-1"], "--seeds"),
-        (["--recipe", "papers", "--mode", "per_emotion"], "--recipe: must be one of lmf_paddle, paper, but got 'papers'. Did you mean 'paper'?"),
+        (
+            ["--recipe", "papers", "--mode", "per_emotion"],
+            "--recipe: must be one of lmf_paddle, paper, but got 'papers'. Did you mean 'paper'?",
+        ),
         (["--mode", "per_emotion", "--emotions", "hapy"], "but got 'hapy'. Did you mean 'happy'?"),
     ],
 )

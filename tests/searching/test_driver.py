@@ -132,7 +132,9 @@ def test_what_a_trial_is(child, tmp_path, caplog):
 
 def test_pruning_is_by_the_median_of_the_finished_at_the_same_epoch(child, tmp_path):
     """Against the rule written out in numpy."""
-    trials = run(tmp_path / "search", settings(sampler="random", pruning=PruningConfig(startup_trials=3, warmup_epochs=2)), 16)
+    trials = run(
+        tmp_path / "search", settings(sampler="random", pruning=PruningConfig(startup_trials=3, warmup_epochs=2)), 16
+    )
     finished = []
     for trial in trials:
         curve = [1 - trial.settings["training.learning_rate"] + epoch / 100 for epoch in range(1, 7)]
@@ -240,7 +242,7 @@ sys.path.insert(0, sys.argv[1])
 from lmf_multitask.command_line import run
 from lmf_multitask.searching import driver
 from test_driver import settings, run as run_search
-driver.CHILD = (sys.executable, sys.argv[2] + "/child.py")
+driver.child_command = lambda *arguments: [sys.executable, sys.argv[2] + "/child.py", *map(str, arguments)]
 sys.exit(run(lambda arguments: run_search(Path(sys.argv[3]), settings(), 6, jobs=2), []))
 """
 

@@ -139,7 +139,9 @@ def test_no_trial_sees_the_test_split(here, corpus_path, tmp_path):
     assert other.trials == clean.trials
     assert (tmp_path / "poisoned/trials.csv").read_bytes() == (tmp_path / "clean/trials.csv").read_bytes()
     assert other.importances == clean.importances
-    data = [stages.read_data(dataclasses.replace(small_experiment(one, tmp_path))).dataset for one in (corpus_path, path)]
+    data = [
+        stages.read_data(dataclasses.replace(small_experiment(one, tmp_path))).dataset for one in (corpus_path, path)
+    ]
     assert data[0]["train"]["labels"] == data[1]["train"]["labels"]
     assert data[0]["test"]["labels"] != data[1]["test"]["labels"]
     assert not np.allclose(data[0]["test"]["text"], data[1]["test"]["text"])
@@ -273,9 +275,7 @@ def test_other_data_under_the_same_name_are_refused(here, tmp_path):
     path.write_bytes(pickle.dumps(make_corpus((31, 16, 19)), protocol=2))
     search(settings(path), tmp_path / "search", dataclasses.replace(PLAIN, trials=1))
     path.write_bytes(pickle.dumps(make_corpus((31, 16, 19), seed=1), protocol=2))
-    with pytest.raises(
-        RunError, match="search: cannot continue the search: the fingerprint of the data changed from"
-    ):
+    with pytest.raises(RunError, match="search: cannot continue the search: the fingerprint of the data changed from"):
         search(settings(path), tmp_path / "search", PLAIN)
 
 

@@ -92,7 +92,13 @@ def test_nothing_is_unpickled(folder, tmp_path, monkeypatch):
 
     weights, history = uninterrupted(tmp_path / "whole")
     for checkpoint in folder.iterdir():
-        for name in ("model_state.pdparams", "optimizer.pdopt", "scheduler.pdparams", "rng_state.pth", "training_args.bin"):
+        for name in (
+            "model_state.pdparams",
+            "optimizer.pdopt",
+            "scheduler.pdparams",
+            "rng_state.pth",
+            "training_args.bin",
+        ):
             (checkpoint / name).write_bytes(pickle.dumps(Code()))
         write_manifest(checkpoint)
     with paddle.utils.unique_name.guard(), monkeypatch.context() as patch:
@@ -206,7 +212,9 @@ def test_tensors_must_be_those_of_the_training(folder, file, edit, name):
     edit_tensors(path, edit)
     if file == "optimizer":
         write_manifest(folder / "checkpoint-8")
-        with pytest.raises(RunError, match=f"must hold the tensors of this training, but {name} is missing, unknown, or"):
+        with pytest.raises(
+            RunError, match=f"must hold the tensors of this training, but {name} is missing, unknown, or"
+        ):
             build(folder).fit(resume=True)
     else:
         assert f"{path}: must hold the tensors of this training, but {name} is missing, unknown, or" in refusal(folder)
@@ -246,7 +254,11 @@ def test_checkpoints_are_sorted_by_step_and_other_names_are_left_alone(tmp_path)
         (tmp_path / name).mkdir()
     (tmp_path / "checkpoint-7").touch()
     (tmp_path / "checkpoint-8").symlink_to(tmp_path / "checkpoint-3")
-    assert [path.name for path in checkpoints.checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-20", "checkpoint-100"]
+    assert [path.name for path in checkpoints.checkpoints(tmp_path)] == [
+        "checkpoint-3",
+        "checkpoint-20",
+        "checkpoint-100",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the processes of one training tell each other: by two real ones, and by one alone."""
+"""Communication between the processes of one training: two real ones, and one alone."""
 
 import json
 import os
@@ -20,16 +20,16 @@ import numpy as np
 import paddle
 from lmf_multitask.training import parallel
 
-parallel.join()
-parallel.join()  # twice is once
-me = parallel.number()
-found = {"count": parallel.count(), "number": me, "first": parallel.is_first()}
+parallel.initialize()
+parallel.initialize()  # a second time does nothing
+me = parallel.rank()
+found = {"world_size": parallel.world_size(), "rank": me, "gathered": parallel.gather({"of": me})}
 
-time.sleep(1.5 * me)  # the second comes late
-parallel.wait()
+time.sleep(1.5 * me)  # rank 1 is late
+parallel.barrier()
 found["met"] = time.time()
-found["told"] = parallel.from_first({"epoch": 3, "from": me})
-found["nothing"] = parallel.from_first(None if me == 0 else "something")
+found["broadcast"] = parallel.broadcast({"epoch": 3, "from": me})
+found["nothing"] = parallel.broadcast(None if me == 0 else "something")
 
 value = paddle.to_tensor([1.0 + me, 10.0 * me])
 value.stop_gradient = False
@@ -50,8 +50,8 @@ with open(f"{sys.argv[1]}/{me}.json", "w") as file:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    """What each of two processes found."""
+def results(tmp_path_factory):
+    """Results of two processes, by rank."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "talk.py").write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -68,44 +68,49 @@ def told(tmp_path_factory):
     return [json.loads((folder / f"{number}.json").read_text()) for number in (0, 1)]
 
 
-def test_each_knows_its_number(told):
-    assert [(found["count"], found["number"], found["first"]) for found in told] == [(2, 0, True), (2, 1, False)]
+def test_ranks(results):
+    assert [(found["world_size"], found["rank"]) for found in results] == [(2, 0), (2, 1)]
 
 
-def test_they_wait_for_each_other(told):
-    assert abs(told[0]["met"] - told[1]["met"]) < 0.75  # the second slept for 1.5 seconds before
+def test_gathered_values_are_in_the_order_of_ranks(results):
+    assert [found["gathered"] for found in results] == [[{"of": 0}, {"of": 1}]] * 2
 
 
-def test_what_the_first_says_is_known_to_all(told):
-    for found in told:
-        assert found["told"] == {"epoch": 3, "from": 0}
+def test_barrier(results):
+    assert abs(results[0]["met"] - results[1]["met"]) < 0.75  # rank 1 slept for 1.5 seconds before
+
+
+def test_broadcast_gives_the_value_of_rank_0(results):
+    for found in results:
+        assert found["broadcast"] == {"epoch": 3, "from": 0}
         assert found["nothing"] is None
 
 
-def test_sums_are_over_all_and_leave_the_summands_alone(told):
-    for number, found in enumerate(told):
+def test_sums_are_over_all_processes_and_leave_the_summands_alone(results):
+    for number, found in enumerate(results):
         assert found["summed"] == [3.0, 10.0]
         assert found["gradient"] is False
         assert found["summand"] == [1.0 + number, 10.0 * number]
 
 
-def test_running_statistics_become_their_mean_and_weights_stay(told):
-    for number, found in enumerate(told):
+def test_running_statistics_are_averaged_and_weights_are_not(results):
+    for number, found in enumerate(results):
         assert found["mean"] == [2.0, -2.0]
         assert found["weight"] == [5.0 + number, 6.0]
 
 
-def test_one_process_has_nobody_to_talk_to(monkeypatch):
-    for name in ("init_parallel_env", "barrier", "broadcast_object_list", "all_reduce"):
-        monkeypatch.setattr(paddle.distributed, name, lambda *a, **b: pytest.fail("asked for another process"))
-    assert (parallel.count(), parallel.number(), parallel.is_first()) == (1, 0, True)
-    parallel.join()
-    parallel.wait()
-    assert parallel.from_first("x") == "x"
+def test_one_process_does_not_communicate(monkeypatch):
+    for name in ("init_parallel_env", "barrier", "broadcast_object_list", "all_gather_object", "all_reduce"):
+        monkeypatch.setattr(paddle.distributed, name, lambda *a, **b: pytest.fail("communicated"))
+    assert (parallel.world_size(), parallel.rank()) == (1, 0)
+    parallel.initialize()
+    parallel.barrier()
+    assert parallel.broadcast("x") == "x"
+    assert parallel.gather("x") == ["x"]
     value = paddle.to_tensor([1.0])
     assert parallel.summed(value) is value
     layer = paddle.nn.BatchNorm1D(2)
     layer._mean.set_value(np.array([1.0, 3.0], "float32"))
-    monkeypatch.setattr(parallel, "summed", lambda value: pytest.fail("asked for another process"))
+    monkeypatch.setattr(parallel, "summed", lambda value: pytest.fail("communicated"))
     parallel.average_running_statistics(layer)
     assert layer._mean.tolist() == [1.0, 3.0]

@@ -1,4 +1,4 @@
-"""A step that goes wrong stops there, and says where and on which clips; and the edges of batches."""
+"""A step with NaN or infinite numbers stops the training and names the clips; and the edges of batches."""
 
 import logging
 import re
@@ -7,21 +7,23 @@ from types import SimpleNamespace
 import numpy as np
 import paddle
 import pytest
-from conftest import PAPERS, PLAIN
-from training.test_survival import bits, settings
+from conftest import INPUTS, PLAIN, SMALL_PAPERS, model_config
+from training.test_survival import bits, settings, train
 
 from lmf_multitask import load_iemocap
-from lmf_multitask.config import ModelConfig, TrainingConfig
-from lmf_multitask.data.schema import column_array
+from lmf_multitask.config import replaced
+from lmf_multitask.data.columns import column_arrays
 from lmf_multitask.errors import TrainingError
 from lmf_multitask.models.lmf import LMFModel
-from lmf_multitask.training import experiment
 from lmf_multitask.training.batches import EpochBatchSampler, LMFPaddleBatchSampler
+from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.training.module import LMFModule, TrainingModule
+
+NAN = np.nan
 
 
 def break_step(monkeypatch, number, how):
-    """Lets `how` loose on the module in its step of that number; returns what the steps were given."""
+    """Replaces the module's step of that number by `how`; returns the list of batches."""
     batches = []
     original = LMFModule.training_step
 
@@ -38,14 +40,14 @@ def infinite_loss(module, batch, step):
 
 
 def hidden_nan(module, batch, step):
-    """NaN in a feature: relu makes 0 of it, so that the loss stays finite."""
+    """NaN in a feature: relu turns it into 0, so that the loss stays finite."""
     audio = batch["audio"].numpy()
     audio[0, 3] = np.nan
     return step(module, {**batch, "audio": paddle.to_tensor(audio)})
 
 
 def large_statistics(module, batch, step):
-    """A feature of a very large size: its running variance overflows, and nothing else shows it."""
+    """A very large feature: its running variance overflows, while everything else stays finite."""
     video = batch["video"].numpy()
     video[0, 2] = 1e30
     return step(module, {**batch, "video": paddle.to_tensor(video)})
@@ -53,57 +55,61 @@ def large_statistics(module, batch, step):
 
 WAYS = {
     "the loss": (infinite_loss, "the training loss", "the gradient of "),
-    "a gradient": (hidden_nan, "the gradient of model.audio_encoder.norm.weight", "the gradient of model.audio_encoder.norm.weight"),
-    "a running statistic": (large_statistics, "model.video_encoder.norm._", "model.video_encoder.norm._"),
+    "a gradient": (hidden_nan, "the gradient of model.encoders.audio.norm.weight", "the gradient of model.encoders.audio.norm.weight"),
+    "a running statistic": (large_statistics, "model.encoders.video.norm._", "model.encoders.video.norm._"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("order", ["seeded", "lmf_paddle"])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("number", [1, 8, 10])
-def test_it_stops_at_that_step_and_names_the_clips(sample_path, tmp_path, monkeypatch, caplog, order, way, number):
+def test_training_stops_at_that_step_and_names_the_clips(
+    sample_path, tmp_path, monkeypatch, caplog, order, way, number
+):
     how, what, first = WAYS[way]
     batches = break_step(monkeypatch, number, how)
     config = settings(sample_path, tmp_path / "run", order)
-    config.model.input_norm = "batch"  # which has running statistics
+    norms = {f"model.encoders.{name}.norm": "batch" for name in ("audio", "video")}  # which has running statistics
+    config = replaced(config, norms)
     caplog.set_level(logging.DEBUG, "lmf_multitask")
     with pytest.raises(TrainingError) as caught:
-        experiment.run_experiment(config)
+        train(config)
     assert len(batches) == number
     epoch, step = divmod(number - 1, 5)  # 160 clips, 32 per step
-    said = str(caught.value)
-    told = re.fullmatch(
+    message = str(caught.value)
+    found = re.fullmatch(
         r"(.+) must stay finite, but became NaN or infinite in epoch (\d+)\. Usual causes: .+ First seen in (.+) in step (\d+) of 5, "
         r"on the clips (.+) and 24 more \(see train\.log\)\.",
-        said,
+        message,
     )
-    assert told, said
-    assert told[1].startswith(what)
-    assert told[3].startswith(first)
-    assert (int(told[2]), int(told[4])) == (epoch + 1, step + 1)
-    # the clips are those whose features the step was given
-    train = load_iemocap(sample_path, config.emotions)["train"]
+    assert found, message
+    assert found[1].startswith(what)
+    assert found[3].startswith(first)
+    assert (int(found[2]), int(found[4])) == (epoch + 1, step + 1)
+    # the clips are those whose features were in the batch
+    rows = load_iemocap(sample_path, config.emotions)["train"]
+    text = np.asarray(column_arrays(rows)["text"][:])
     (line,) = (
         record.getMessage() for record in caplog.records if record.getMessage().startswith("the batch of that step: ")
     )
     clips = line.partition(": ")[2].split(", ")
-    assert clips[:8] == told[5].split(", ")
-    place = {clip: row for row, clip in enumerate(train["id"])}
-    np.testing.assert_array_equal(column_array(train, "text")[[place[clip] for clip in clips]], batches[-1]["text"])
-    # and what was good is kept
+    assert clips[:8] == found[5].split(", ")
+    place = {clip: row for row, clip in enumerate(rows["id"])}
+    np.testing.assert_array_equal(text[[place[clip] for clip in clips]], batches[-1]["text"])
+    # earlier checkpoints are kept
     kept = sorted(path.name for path in (tmp_path / "run/checkpoints").glob("checkpoint-*"))
     assert kept == (["checkpoint-5"] if epoch else [])
     assert not (tmp_path / "run/metrics.json").exists()
 
 
-def test_after_the_cause_is_mended_it_goes_on_from_the_last_good_epoch(sample_path, tmp_path, monkeypatch):
+def test_after_the_cause_is_removed_training_is_resumed_from_the_last_good_epoch(sample_path, tmp_path, monkeypatch):
     config = settings(sample_path, tmp_path / "whole")
-    experiment.run_experiment(config)
+    train(config)
     config.output_dir = str(tmp_path / "run")
     with monkeypatch.context() as patch, pytest.raises(TrainingError):
         break_step(patch, 18, hidden_nan)
-        experiment.run_experiment(config)
-    experiment.run_experiment(config, resume=True)
+        train(config)
+    train(config, resume=True)
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
 
 
@@ -124,34 +130,32 @@ def test_batches_of_lmf_paddle_hold_every_row_once():
 
 
 def small_module():
-    sizes = ModelConfig(
-        **PAPERS, audio_hidden=3, video_hidden=2, text_lstm=4, text_hidden=2, fusion_rank=2, fusion_dim=6
-    )
-    model = LMFModel({"audio": 5, "video": 4, "text": 3}, ["calm", "tense"], sizes)
+    model = LMFModel(INPUTS, ["calm", "tense"], model_config(SMALL_PAPERS))
     return LMFModule(model, TrainingConfig(**PLAIN, loss_reduction="mean"))
 
 
 def batch_of(labels):
     rng = np.random.default_rng(0)
-    shapes = {"audio": (len(labels), 5), "video": (len(labels), 4), "text": (len(labels), 6, 3)}
-    features = {name: paddle.to_tensor(rng.normal(size=shape).astype("f4")) for name, shape in shapes.items()}
-    return {**features, "labels": paddle.to_tensor(np.array(labels, np.int64))}
+    features = {
+        name: paddle.to_tensor(rng.normal(size=(len(labels), *shape)).astype("f4")) for name, shape in INPUTS.items()
+    }
+    return {**features, "labels": paddle.to_tensor(np.array(labels, "f4"))}
 
 
 def test_a_batch_with_one_label_has_the_loss_of_that_label():
     module = small_module()
-    batch = batch_of([[-100, -100], [1, -100]])
+    batch = batch_of([[NAN, NAN], [1, NAN]])
     module.eval()
-    logits = module.predict_step(batch).numpy()[1, 0].astype(np.float64)
+    logits = module.predict_step(batch).numpy()[1, :2].astype(np.float64)
     wanted = np.log(np.exp(logits).sum()) - logits[1]
     assert float(module.validation_step(batch)["loss"]) == pytest.approx(wanted, rel=1e-5)
     module.train()
     with paddle.no_grad():
         trained = module.predict_step(batch).numpy()
-    assert trained.shape == (2, 2, 2)
+    assert trained.shape == (2, 4)
 
 
-def test_what_a_step_logs_reaches_the_trainer_with_the_number_of_rows():
+def test_logged_values_reach_the_trainer_with_the_number_of_rows():
     module, logged = small_module(), []
     module.trainer = SimpleNamespace(log_value=lambda name, value, rows: logged.append((name, float(value), rows)))
     module.train()
@@ -164,9 +168,9 @@ def test_what_a_step_logs_reaches_the_trainer_with_the_number_of_rows():
     assert len(logged) == 2
 
 
-def test_predictions_are_the_logits_of_the_validation_step_unless_said_otherwise():
+def test_predictions_are_the_outputs_of_the_validation_step_by_default():
     class Plain(TrainingModule):
         def validation_step(self, batch):
-            return {"loss": batch["x"].mean(), "logits": batch["x"] + 1}
+            return {"loss": batch["x"].mean(), "outputs": batch["x"] + 1}
 
     assert Plain().predict_step({"x": paddle.to_tensor([1.0])}).tolist() == [2.0]

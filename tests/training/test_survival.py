@@ -1,4 +1,4 @@
-"""A training that is stopped, killed or damaged goes on to the same bits, or says why it cannot."""
+"""A training that is stopped, killed or damaged is resumed to the same bits, or refused with the reason."""
 
 import fcntl
 import json
@@ -14,12 +14,15 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import model_config
+from lmf_multitask.pipeline.runs import Run
 
-from lmf_multitask.config import ExperimentConfig, ModelConfig, TrainingConfig, recipe_config
+from lmf_multitask.config import build
 from lmf_multitask.errors import RunError
 from lmf_multitask.files import write_manifest
-from lmf_multitask.runs import Run, settings_from
-from lmf_multitask.training import experiment
+from lmf_multitask.pipeline import experiment
+from lmf_multitask.pipeline.settings import ExperimentConfig, recipe_config
+from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.training.module import LMFModule
 
 FILES = (
@@ -30,11 +33,12 @@ FILES = (
 def settings(data, folder, order="seeded", **training):
     """Small, with dropout on."""
     if order == "lmf_paddle":
-        config = settings_from(recipe_config("lmf_paddle", "happy"))
-        config.training.epochs, config.training.batch_size, config.model.text_lstm = 6, 32, 16
+        config = build(ExperimentConfig, recipe_config("lmf_paddle", "happy"))
+        config.training.epochs, config.training.batch_size, config.model.encoders.text.state = 6, 32, 16
+        config.emotions = ["happy"]
     else:
         config = ExperimentConfig(
-            model=ModelConfig(text_lstm=16, text_hidden=8),
+            model=model_config({"encoders.text.state": 16, "encoders.text.hidden": 8}),
             training=TrainingConfig(epochs=6, batch_size=32, patience=None),
         )
     for name, value in training.items():
@@ -43,30 +47,35 @@ def settings(data, folder, order="seeded", **training):
     return config
 
 
+def train(config, **options):
+    return experiment.run_experiment(config, report=False, **options)
+
+
 def bits(folder):
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
 class Crash(BaseException):
-    """Nobody catches it by mistake."""
+    """No code catches it by mistake."""
 
 
 def crash_after(monkeypatch, config, epoch):
-    """Runs until the line of that epoch is told, which is before its checkpoint is written."""
+    """Runs until the line of that epoch is shown, which is before its checkpoint is written."""
 
-    def tell(self, row):
+    def line(row, *others):
         if row["epoch"] == epoch:
             raise Crash
+        return ""
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(experiment.EpochLines, "__call__", tell)
-        experiment.run_experiment(config)
+        patch.setattr(experiment, "epoch_line", line)
+        train(config)
 
 
 @pytest.fixture(scope="module", params=["seeded", "lmf_paddle"])
 def whole(request, sample_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param) / "whole"
-    experiment.run_experiment(settings(sample_path, folder, request.param))
+    train(settings(sample_path, folder, request.param))
     return request.param, bits(folder)
 
 
@@ -76,12 +85,12 @@ def test_a_crash_before_a_checkpoint(whole, sample_path, tmp_path, monkeypatch, 
     config = settings(sample_path, tmp_path / "run", order)
     crash_after(monkeypatch, config, epoch)
     assert not Run(tmp_path / "run").is_complete()
-    experiment.run_experiment(config, resume=True)
+    train(config, resume=True)
     assert bits(tmp_path / "run") == wanted
 
 
 def test_a_crash_while_writing_leaves_the_checkpoint_before(whole, sample_path, tmp_path, monkeypatch):
-    from lmf_multitask.training import trainer
+    from lmf_multitask.training import checkpoints as module
 
     order, wanted = whole
     config = settings(sample_path, tmp_path / "run", order)
@@ -94,21 +103,21 @@ def test_a_crash_while_writing_leaves_the_checkpoint_before(whole, sample_path, 
         write_manifest(folder)
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(trainer, "write_manifest", crash_in_the_fourth)
-        experiment.run_experiment(config)
+        patch.setattr(module, "write_manifest", crash_in_the_fourth)
+        train(config)
     left = {path.name for path in (tmp_path / "run/checkpoints").iterdir()}
     assert {"checkpoint-15"} < left <= {"checkpoint-5", "checkpoint-10", "checkpoint-15"}  # and the best one's
-    (tmp_path / "run/checkpoints/.checkpoint-20.killed.part").mkdir()  # what SIGKILL would leave
-    experiment.run_experiment(config, resume=True)
+    (tmp_path / "run/checkpoints/.checkpoint-20.killed.part").mkdir()  # as SIGKILL leaves it
+    train(config, resume=True)
     assert bits(tmp_path / "run") == wanted
     assert not any(path.name.startswith(".") for path in (tmp_path / "run/checkpoints").iterdir())
 
 
 @pytest.fixture(scope="module")
 def wanted(sample_path, tmp_path_factory):
-    """What a run without a break gives."""
+    """The result of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("wanted") / "whole"
-    experiment.run_experiment(settings(sample_path, folder))
+    train(settings(sample_path, folder))
     return bits(folder)
 
 
@@ -128,13 +137,13 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_passed_over(wanted, sample_path, tmp_path, monkeypatch, caplog, name):
+def test_a_damaged_checkpoint_is_named_and_ignored(wanted, sample_path, tmp_path, monkeypatch, caplog, name):
     do, problem = DAMAGES[name]
     config = settings(sample_path, tmp_path / "run")
     crash_after(monkeypatch, config, 4)
     newest = tmp_path / "run/checkpoints/checkpoint-15"
     do(newest)
-    experiment.run_experiment(config, resume=True)
+    train(config, resume=True)
     assert f"{newest}: must be an undamaged checkpoint, but {problem}" in caplog.text
     assert bits(tmp_path / "run") == wanted
 
@@ -144,37 +153,26 @@ def test_without_any_whole_checkpoint_it_starts_again(wanted, sample_path, tmp_p
     crash_after(monkeypatch, config, 4)
     for checkpoint in (tmp_path / "run/checkpoints").iterdir():
         flip_a_byte(checkpoint / "model.safetensors")
-    experiment.run_experiment(config, resume=True)
+    train(config, resume=True)
     assert caplog.text.count("It is ignored.") >= 2
     assert bits(tmp_path / "run") == wanted
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "told"),
-    [
-        ("progress.json", "{}", "progress.json: must tell history, but 'history'. Delete that checkpoint."),
-        ("progress.json", "[", "progress.json: must tell history, but Expecting value"),
-        ("progress.json", '{"history": []}', "progress.json: must tell epochs_without_better, but 'epochs_"),
-        ("trainer_state.json", "[]", "trainer_state.json: must tell best_model_checkpoint, but list indices"),
-    ],
-)
-def test_a_whole_checkpoint_that_does_not_tell_what_is_asked_is_named(
-    sample_path, tmp_path, monkeypatch, name, content, told
-):
+def test_a_wrong_checkpoint_with_a_right_manifest_is_refused_in_one_line(sample_path, tmp_path, monkeypatch):
     config = settings(sample_path, tmp_path / "run")
     crash_after(monkeypatch, config, 2)
     checkpoint = tmp_path / "run/checkpoints/checkpoint-5"
-    (checkpoint / name).write_text(content)
+    (checkpoint / "progress.json").write_text("[]")
     write_manifest(checkpoint)
     with pytest.raises(RunError) as caught:
-        experiment.run_experiment(config, resume=True)
-    assert str(caught.value).startswith(f"{checkpoint}/{told}")
+        train(config, resume=True)
+    assert str(caught.value).startswith(f"{checkpoint}/progress.json: content must be as it was written, but")
     assert "\n" not in str(caught.value)
 
 
 def test_a_crash_between_early_stopping_and_the_result(sample_path, tmp_path, monkeypatch):
     config = settings(sample_path, tmp_path / "whole", epochs=40, patience=1, monitor="loss", learning_rate=0.02)
-    experiment.run_experiment(config)
+    train(config)
     epochs = len((tmp_path / "whole/history.csv").read_text().splitlines()) - 1
     assert epochs < 40
     config.output_dir = str(tmp_path / "run")
@@ -183,25 +181,25 @@ def test_a_crash_between_early_stopping_and_the_result(sample_path, tmp_path, mo
         raise Crash
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(experiment, "calibrate_model", crash)
-        experiment.run_experiment(config)
-    told = []
-    monkeypatch.setattr(experiment.EpochLines, "__call__", lambda self, row: told.append(row))
-    experiment.run_experiment(config, resume=True)
-    assert told == []  # nothing was trained again
+        patch.setattr(experiment, "calibrate", crash)
+        train(config)
+    shown = []
+    monkeypatch.setattr(experiment, "epoch_line", lambda row, *others: shown.append(row))
+    train(config, resume=True)
+    assert shown == []  # no epoch was trained again
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
 
 
-def test_a_moved_run_goes_on(wanted, sample_path, tmp_path, monkeypatch):
+def test_a_moved_run_is_resumed(wanted, sample_path, tmp_path, monkeypatch):
     config = settings(sample_path, tmp_path / "here")
     crash_after(monkeypatch, config, 4)
     shutil.move(tmp_path / "here", tmp_path / "there")
     config.output_dir = str(tmp_path / "there")
-    experiment.run_experiment(config, resume=True)
+    train(config, resume=True)
     assert bits(tmp_path / "there") == wanted
 
 
-# -- what must not go on
+# -- what cannot be resumed
 
 
 def test_other_data_or_versions_are_refused_unless_forced(sample_path, tmp_path, monkeypatch):
@@ -212,24 +210,21 @@ def test_other_data_or_versions_are_refused_unless_forced(sample_path, tmp_path,
     crash_after(monkeypatch, config, 2)
     origin = json.loads((tmp_path / "run/origin.json").read_text())
     write_sample(data, seed=1)
-    with pytest.raises(
-        RunError, match=rf"but data was {origin['data']} and is \w+ now. Add --force to go on all the same."
-    ):
-        experiment.run_experiment(config, resume=True)
+    with pytest.raises(RunError, match=rf"cannot resume: data changed from {origin['data']} to \w+\. Add --force"):
+        train(config, resume=True)
     write_sample(data)
     (tmp_path / "run/origin.json").write_text(json.dumps({**origin, "paddle": "2.6.2"}))
-    with pytest.raises(RunError, match=r"but paddle was 2.6.2 and is 3\.\S+ now"):
-        experiment.run_experiment(config, resume=True)
+    with pytest.raises(RunError, match=r"cannot resume: paddle changed from 2\.6\.2 to 3\."):
+        train(config, resume=True)
     (tmp_path / "run/origin.json").unlink()
-    with pytest.raises(RunError, match="must tell what the run was started with"):
-        experiment.run_experiment(config, resume=True)
+    with pytest.raises(RunError, match="origin.json"):
+        train(config, resume=True)
     config.training.learning_rate = 0.5
-    with pytest.raises(RunError, match="but training.learning_rate was 0.001 and is 0.5 now"):
-        experiment.run_experiment(config, resume=True, force=True)
+    with pytest.raises(RunError, match=r"cannot resume: training\.learning_rate changed from 0\.001 to 0\.5"):
+        train(config, resume=True, force=True)
     config.training.learning_rate = 0.001
-    assert experiment.run_experiment(config, resume=True, force=True)["split"] == "test"
-    with pytest.raises(RunError, match="must be an unfinished run to resume, but is complete"):
-        experiment.run_experiment(config, resume=True)
+    metrics = train(config, resume=True, force=True)
+    assert metrics["split"] == "test"
 
 
 def test_two_processes_on_one_directory(sample_path, tmp_path):
@@ -237,19 +232,19 @@ def test_two_processes_on_one_directory(sample_path, tmp_path):
     holder = os.open(tmp_path / "run", os.O_RDONLY)
     try:
         fcntl.flock(holder, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match="must be written by one process at a time, but another is training there"):
-            experiment.run_experiment(settings(sample_path, tmp_path / "run"))
+        with pytest.raises(RunError, match="must be written by one process at a time, but another"):
+            train(settings(sample_path, tmp_path / "run"))
     finally:
         os.close(holder)
     assert list((tmp_path / "run").iterdir()) == []
-    experiment.run_experiment(settings(sample_path, tmp_path / "run", epochs=1))
+    train(settings(sample_path, tmp_path / "run", epochs=1))
 
 
 # -- stopped within an epoch
 
 
 def stopped(monkeypatch, config, *steps, resume=False):
-    """Runs until it is asked, in these steps, to stop."""
+    """Runs until these steps, in which a stop is requested."""
     asked = LMFModule.on_train_batch_end
 
     def on_train_batch_end(self, step):
@@ -259,7 +254,7 @@ def stopped(monkeypatch, config, *steps, resume=False):
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
         patch.setattr(LMFModule, "on_train_batch_end", on_train_batch_end)
-        experiment.run_experiment(config, resume=resume)
+        train(config, resume=resume)
 
 
 def checkpoints(config):
@@ -267,28 +262,28 @@ def checkpoints(config):
 
 
 @pytest.mark.parametrize("steps", [[1], [3, 4, 13], [5], [27, 29], [30]])  # five per epoch, thirty in all
-def test_a_stop_waits_for_its_step_to_be_saved_and_goes_on_to_the_same_bits(
+def test_a_stop_waits_for_its_step_to_be_saved_and_is_resumed_to_the_same_bits(
     wanted, sample_path, tmp_path, monkeypatch, steps
 ):
     config = settings(sample_path, tmp_path / "run")
     for number, step in enumerate(steps):
         stopped(monkeypatch, config, step, resume=number > 0)
         assert checkpoints(config)[-1] == step
-    experiment.run_experiment(config, resume=True)
+    train(config, resume=True)
     assert bits(tmp_path / "run") == wanted
 
 
-def test_with_losses_that_are_weighed_by_those_of_epochs_before(sample_path, tmp_path, monkeypatch):
-    changes = {"task_weighting": "dynamic", "weight_averaging": None, "schedule": "cosine", "epochs": 3}
-    experiment.run_experiment(settings(sample_path, tmp_path / "whole", **changes))
+def test_with_learned_weights_of_the_tasks_and_a_schedule(sample_path, tmp_path, monkeypatch):
+    changes = {"task_weighting": "uncertainty", "ema_epochs": None, "schedule": "cosine", "epochs": 3}
+    train(settings(sample_path, tmp_path / "whole", **changes))
     config = settings(sample_path, tmp_path / "run", **changes)
     stopped(monkeypatch, config, 8)
     stopped(monkeypatch, config, 14, resume=True)
-    experiment.run_experiment(config, resume=True)
+    train(config, resume=True)
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
 
 
-def test_asked_twice_it_stops_at_once(sample_path, tmp_path, monkeypatch):
+def test_the_second_request_stops_at_once(sample_path, tmp_path, monkeypatch):
     config = settings(sample_path, tmp_path / "run")
 
     def impatient(self, batch):
@@ -297,12 +292,12 @@ def test_asked_twice_it_stops_at_once(sample_path, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
         patch.setattr(LMFModule, "validation_step", impatient)
-        experiment.run_experiment(config)
+        train(config)
     assert checkpoints(config) == []
 
 
-def test_lmf_paddles_order_stops_at_once_and_goes_on_from_the_epoch_before(sample_path, tmp_path, monkeypatch):
-    """Its row order hangs on the random states at the epoch's begin."""
+def test_lmf_paddles_order_stops_at_once_and_is_resumed_from_the_epoch_before(sample_path, tmp_path, monkeypatch):
+    """Its row order depends on the random states at the beginning of the epoch."""
     config = settings(sample_path, tmp_path / "run", "lmf_paddle")
     stopped(monkeypatch, config, 7)
     assert checkpoints(config) == [5]
@@ -315,7 +310,7 @@ def start(config, tmp_path, *options, **more):
     path = tmp_path / "settings.yaml"
     path.write_text(config.to_yaml())
     command = [sys.executable, "-m", "lmf_multitask.train", "--config", path, "--no_report", *options]
-    # a shell that runs the tests in the background has its children ignore Ctrl-C
+    # children of a shell's background job ignore Ctrl-C
     with_ctrl_c = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **more}
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, **with_ctrl_c)
 
@@ -324,13 +319,12 @@ def wait_for_epoch(process):
     for line in process.stderr:
         if line.startswith("epoch"):
             return
-    pytest.fail("it ended before its first epoch")
+    pytest.fail("the training ended before its first epoch")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_end_it_with_their_status_and_say_how_to_go_on(sample_path, tmp_path, number, status):
+def test_signals_end_it_with_their_status_and_a_hint_to_resume(sample_path, tmp_path, number, status):
     config = settings(sample_path, tmp_path / "run", epochs=5000)
-    # a shell lets its background jobs ignore Ctrl-C; the tests may be one
     process = start(config, tmp_path, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     try:
         wait_for_epoch(process)
@@ -347,7 +341,7 @@ def test_signals_end_it_with_their_status_and_say_how_to_go_on(sample_path, tmp_
 
 
 def test_a_full_disk(sample_path, tmp_path):
-    """A file-size limit below what the optimiser needs stands for the disk."""
+    """Simulated by a limit of file sizes below that of the optimiser's state."""
     limit = 200_000
     config = settings(sample_path, tmp_path / "run")
     process = start(config, tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
@@ -357,7 +351,7 @@ def test_a_full_disk(sample_path, tmp_path):
     assert "File too large" in said.splitlines()[-1]
     assert "Traceback" not in said
     assert list((tmp_path / "run/checkpoints").iterdir()) == []
-    experiment.run_experiment(config, resume=True)
+    train(config, resume=True)
 
 
 @pytest.mark.slow

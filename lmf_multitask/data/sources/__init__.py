@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from lmf_multitask.data.columns import shorten
+from lmf_multitask.data.cleaning import shorten
 from lmf_multitask.data.modality import MODALITIES, find_modality
 from lmf_multitask.data.safe_pickle import read_pickle
 from lmf_multitask.data.schema import KNOWN_TARGETS, SPLITS

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lmf_multitask.data.arrow import feature_rows, is_number, label_rows, numbers, row_shape
+from lmf_multitask.data.arrow import feature_rows, is_list, is_number, label_rows, numbers, row_shape
 from lmf_multitask.data.columns import BLOCK_ROWS
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.schema import emotion_of, is_known
@@ -115,25 +115,25 @@ class TableSource(Source):
 
     def _find_labels(self, table: Table) -> None:
         """Sets `emotions`, and the names of the label columns."""
-        schema, self._label_columns = table.schema, {}
+        schema, chosen = table.schema, self.reading.emotions or ()
         rest = [name for name in schema.names if name not in {*self._names.values(), "id", "labels"}]
-        if "labels" in schema.names and pa.types.is_struct(schema.field("labels").type):
-            fields = [field.name for field in schema.field("labels").type]
-            self.emotions = [emotion_of(name) for name in fields]
-        elif "labels" in schema.names:
-            self.emotions = [emotion_of(name) for name in self.reading.emotions or ()]
+        if "labels" in schema.names:
+            kind = schema.field("labels").type
+            self._label_columns = ["labels"]
+            names = [field.name for field in kind] if pa.types.is_struct(kind) else chosen
         else:
-            chosen = self.reading.emotions or ()
-            for name in rest:
-                if is_number(schema.field(name).type) and (is_known(name) or name in chosen):
-                    self._label_columns[emotion_of(name)] = name
-            self.emotions = list(self._label_columns)
-            rest = [name for name in rest if name not in self._label_columns.values()]
+            self._label_columns = [
+                name for name in rest if is_number(schema.field(name).type) and (is_known(name) or name in chosen)
+            ]
+            names = self._label_columns
+        self.emotions = [emotion_of(name) for name in names]
         if len(set(self.emotions)) != len(self.emotions):
             raise self.fail(f"emotions must be different, but got {', '.join(self.emotions)[:80]}. Rename them.")
-        if rest:
-            shown = ", ".join(ascii(name)[1:-1][:40] for name in rest[:12])
-            self.notes.append(f"ignored columns: {shown}" + (" and more" if len(rest) > 12 else ""))
+        ignored = [ascii(name)[1:-1][:40] for name in rest if name not in self._label_columns]
+        if ignored:
+            self.notes.append(
+                f"ignored columns: {', '.join(ignored[:12])}" + (" and more" if len(ignored) > 12 else "")
+            )
 
     # -- rows
 
@@ -155,47 +155,34 @@ class TableSource(Source):
     def labels(self, split: str) -> np.ndarray:
         """See `Source.labels`."""
         table = self._tables[split]
-        if not self.emotions:
+        if not self.emotions or (self._label_columns == ["labels"] and "labels" not in table.schema.names):
             raise self._no_labels(table)
-        where = f"labels of {table.where}"
-        if self._label_columns:
-            lacking = [name for name in self._label_columns.values() if name not in table.schema.names]
-            if lacking:
-                raise DataError(
-                    f"{table.where} must have the label columns of the other splits, but lacks {', '.join(lacking)}."
-                )
-            parts = [
-                np.stack([label_rows(part.column(name), name) for name in self._label_columns.values()], axis=1)
-                for part in self._parts(table, list(self._label_columns.values()))
-            ]
-        elif "labels" not in table.schema.names:
-            raise self._no_labels(table)
-        elif pa.types.is_struct(table.schema.field("labels").type):
-            parts = []
-            for part in self._parts(table, ["labels"]):
-                column = part.column("labels").combine_chunks()
-                fields = {field.name: values for field, values in zip(column.type, column.flatten())}
-                if [emotion_of(name) for name in fields] != self.emotions:
-                    raise DataError(
-                        f"{where} must have the fields {', '.join(self.emotions)}, but have {', '.join(fields)}."
-                    )
-                parts.append(np.stack([label_rows(values, name) for name, values in fields.items()], axis=1))
-        else:
-            parts = []
-            for part in self._parts(table, ["labels"]):
-                values = np.concatenate([numbers(chunk, "labels") for chunk in part.column("labels").chunks])
-                parts.append(values.reshape(len(values), -1))
-        values = np.concatenate(parts)
+        lacking = [name for name in self._label_columns if name not in table.schema.names]
+        if lacking:
+            raise DataError(
+                f"{table.where} must have the label columns of the other splits, but lacks {', '.join(lacking)}."
+            )
+        with self._table_errors(table):
+            values = np.concatenate([self._label_values(part) for part in table.read(self._label_columns, _LABEL_ROWS)])
         if values.shape[1] != len(self.emotions):
             raise DataError(
-                f"{where} must have one column per emotion, but have {values.shape[1]} columns for {len(self.emotions)} names. "
-                "Name all of them, in their order, with --emotions."
+                f"labels of {table.where} must have one column per emotion, but have {values.shape[1]} columns for "
+                f"{len(self.emotions)} names. Name all of them, in their order, with --emotions."
             )
-        return self._checked_labels(values, where)
+        return self._checked_labels(values, f"{table.where}: labels of")
 
-    def _parts(self, table: Table, columns: Sequence[str]) -> Iterator[pa.Table]:
-        with self._table_errors(table):
-            yield from table.read(columns, _LABEL_ROWS)
+    def _label_values(self, part: pa.Table) -> np.ndarray:
+        """Labels of some rows as they are stored, `[n, T]`."""
+        columns = [part.column(name) for name in self._label_columns]
+        kind = columns[0].type
+        if is_list(kind):
+            return np.concatenate([numbers(chunk, "labels") for chunk in columns[0].chunks])
+        if pa.types.is_struct(kind):
+            names = [field.name for field in kind]
+            if [emotion_of(name) for name in names] != self.emotions:
+                raise DataError(f"labels must have the fields {', '.join(self.emotions)}, but have {', '.join(names)}.")
+            columns = columns[0].flatten()
+        return np.stack([label_rows(column, emotion) for column, emotion in zip(columns, self.emotions)], axis=1)
 
     def _no_labels(self, table: Table) -> DataError:
         if "labels" in table.schema.names:
@@ -241,7 +228,7 @@ def _ids(part: pa.Table) -> list[str]:
 
 def _number_type(kind: pa.DataType) -> str:
     kind = kind.storage_type if isinstance(kind, pa.ExtensionType) else kind
-    while pa.types.is_nested(kind):
+    while is_list(kind):
         kind = kind.value_type
     return {"float": "float32", "double": "float64", "halffloat": "float16"}.get(str(kind), str(kind))
 
