@@ -104,7 +104,7 @@ def _search_each(config: SearchConfig, folder: Path, plan: Plan, emotions: Seque
 
 
 def _search(config: SearchConfig, folder: Path, plan: Plan) -> None:
-    from lmf_multitask.evaluation.tables import seed_table
+    from lmf_multitask.evaluation.tables import seed_tables
     from lmf_multitask.searching.outcome import SHOWN, search
 
     result = search(config, folder, plan)
@@ -113,7 +113,8 @@ def _search(config: SearchConfig, folder: Path, plan: Plan) -> None:
     if result.retrained:
         print(result.retrained_table().as_text())
         for one in result.retrained:
-            print(f"trial {one.trial.number} under fresh seeds, {seed_table(one.test).as_text()}")
+            for table in seed_tables(one.test):
+                print(f"trial {one.trial.number} under fresh seeds, {table.as_text()}")
     else:
         print(result.verdict())
     if plan.report:

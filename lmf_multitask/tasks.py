@@ -63,8 +63,8 @@ class Task:
         return dataclasses.replace(self, name="any")
 
     def constant(self, labels: np.ndarray) -> np.ndarray:
-        """The outputs `[outputs]` that are best for labels `[N]` (without NaN) if every clip gets the same."""
-        raise NotImplementedError
+        """The outputs `[outputs]` that are best for labels `[N]` (without NaN) if every clip gets the same; by default zeros."""
+        return np.zeros(self.outputs, np.float32)
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Outputs `[N, outputs]` -> predictions float64 `[N]`."""

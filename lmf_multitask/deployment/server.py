@@ -100,7 +100,7 @@ def serve(app: Any, host: str, port: int) -> None:
 
 
 def server(app: Any) -> uvicorn.Server:
-    """uvicorn with our limits; what clients do wrong is not logged."""
+    """Uvicorn with our limits; what clients do wrong is not logged."""
     return uvicorn.Server(
         uvicorn.Config(
             app,

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from lmf_multitask.data.columns import BLOCK_ROWS, Columns
 from lmf_multitask.data.modality import MODALITIES, present_steps
 from lmf_multitask.errors import DataError
-from lmf_multitask.evaluation.metrics import WeightedRows, kind_of, log_loss, task_kinds, task_names
+from lmf_multitask.evaluation.metrics import BASELINES, WeightedRows, kind_of, log_loss, task_kinds, task_names
 
 STRENGTHS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Values of scikit-learn's C (inverse strength of the penalty) that are tried."""
@@ -31,9 +31,6 @@ PENALTIES = tuple(10.0**power for power in range(-1, 7))
 
 UNVALIDATED_PENALTY = 1000.0
 """Alpha of a real-valued task without validation labels."""
-
-NAMES = {"binary": ("prevalence", "logistic_regression"), "regression": ("train_mean", "ridge_regression")}
-"""Kind of task -> names of its constant and its linear baseline in ``metrics.json``."""
 
 MOST_ROWS = 20_000
 """Clips of a split that the linear model is fitted on at most, drawn at random: 65 MB of averaged features."""
@@ -77,7 +74,7 @@ def baseline_predictions(
     linear = fit_linear_baseline(train, validation, tasks).predict(rows)
     kinds, found = np.array(task_kinds(tasks)), {}
     for kind in dict.fromkeys(kinds.tolist()):
-        for name, predictions in zip(NAMES[kind], (values, linear)):
+        for name, predictions in zip(BASELINES[kind], (values, linear)):
             found[name] = np.where(kinds == kind, predictions, np.nan)
     return found
 

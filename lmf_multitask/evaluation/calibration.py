@@ -196,15 +196,14 @@ class Calibration:
         Raises:
             RunError: it is something else.
         """
-        parts = [content.get("emotions"), content.get("regression", {})] if isinstance(content, dict) else [None]
-        if not all(isinstance(part, dict) for part in parts):
+        parts: list[Any] = [content.get("emotions"), content.get("regression", {})] if isinstance(content, dict) else []
+        if not parts or not all(isinstance(part, dict) for part in parts):
             raise RunError(f"{where}: must hold a calibration, but does not. Train again.")
         try:
+            fitted, intervals = parts
             return cls(
-                *(
-                    {n: build(of, one, n) for n, one in p.items()}
-                    for of, p in zip((TaskCalibration, PredictionInterval), parts)
-                )
+                {name: build(TaskCalibration, one, name) for name, one in fitted.items()},
+                {name: build(PredictionInterval, one, name) for name, one in intervals.items()},
             )
         except ConfigError as error:
             raise RunError(f"{where}: {error} Train again.") from None

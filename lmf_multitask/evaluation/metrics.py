@@ -26,7 +26,10 @@ EXCLUSIVE = "exclusive"
 """Kind of the metrics of the one decision among all binary tasks, where labels are exclusive."""
 
 PLACES = {"binary": "emotions", "regression": "regression"}
-"""Kind of task -> where tasks of this kind stand in ``metrics.json``."""
+"""Kind of task -> where tasks of this kind stand in ``metrics.json``; those of a plug-in stand under ``emotions``."""
+
+BASELINES = {"binary": ("prevalence", "logistic_regression"), "regression": ("train_mean", "ridge_regression")}
+"""Kind of task -> names of its constant and its linear baseline in ``metrics.json``."""
 
 TASK_METRIC = "task_metric"
 """As a monitor: of each task the metric of its kind, see `tasks.Task.monitor`."""
@@ -116,8 +119,8 @@ def spearman(rows: WeightedRows) -> np.ndarray:
     weights = rows.weights.astype(np.float64).T
     x, y = rows.average_ranks(rows.labels), rows.average_ranks(rows.predictions)
     x, y = x - ratio((x * weights).sum(axis=0), rows.total), y - ratio((y * weights).sum(axis=0), rows.total)
-    sums = [ratio((one * weights).sum(axis=0), rows.total) for one in (x * x, y * y, x * y)]
-    return _correlation(*sums, rows)
+    xx, yy, xy = (ratio((one * weights).sum(axis=0), rows.total) for one in (x * x, y * y, x * y))
+    return _correlation(xx, yy, xy, rows)
 
 
 def _correlation(x: np.ndarray, y: np.ndarray, both: np.ndarray, rows: WeightedRows) -> np.ndarray:
@@ -466,7 +469,7 @@ def by_place(per_task: Mapping[str, Any], tasks: Sequence[Any]) -> dict[str, dic
     """Name of a task -> value, as it stands in ``metrics.json``: ``emotions`` and, where there are such tasks, ``regression``."""
     found: dict[str, dict[str, Any]] = {"emotions": {}}
     for name, kind in zip(task_names(tasks), task_kinds(tasks)):
-        found.setdefault(PLACES.get(kind, kind), {})[name] = per_task[name]
+        found.setdefault(PLACES.get(kind, "emotions"), {})[name] = per_task[name]
     return found
 
 

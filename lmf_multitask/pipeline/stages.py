@@ -190,8 +190,8 @@ def _make_tasks(data: LoadedData, train: np.ndarray, training: TrainingConfig) -
                     f"{task.name} must vary in train, but has {'one value' if len(known) else 'no label'}. "
                     "Leave it out of --tasks."
                 )
-            scale = {"mean": float(known.mean()), "std": float(known.std())} if training.standardize_targets else {}
-            tasks[t] = dataclasses.replace(task, criterion=training.regression_loss, **scale)
+            mean, std = (float(known.mean()), float(known.std())) if training.standardize_targets else (0.0, 1.0)
+            tasks[t] = dataclasses.replace(task, criterion=training.regression_loss, mean=mean, std=std)
     return tasks
 
 

@@ -75,6 +75,11 @@ class TrainingConfig:
     standardize_targets: bool = setting(
         default=True, help="real-valued targets in units of the std of train around its mean; false: as they are"
     )
+    balance_kinds: bool = setting(
+        default=True,
+        help="beside binary tasks, scale the losses of other kinds so that a constant prediction loses as much (after GradNorm, "
+        "Chen et al. 2018)",
+    )
     task_weighting: Literal["uniform", "fixed", "uncertainty"] = setting(
         default="uniform",
         help="weights of the tasks' losses: uniform, fixed (task_weights), or uncertainty (learned, Kendall et al. 2018)",

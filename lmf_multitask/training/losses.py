@@ -108,7 +108,7 @@ class MultitaskLoss(nn.Layer):
             TrainingError: labels are needed but not given, or a weight is for an unknown task.
         """
         super().__init__()
-        self.config, self.task_losses = config, TaskLosses(tasks, labels)
+        self.config, self.task_losses = config, TaskLosses(tasks, labels if config.balance_kinds else None)
         self._binary = [t for t, task in enumerate(tasks) if isinstance(task, BinaryTask)]
         self._all_binary = len(self._binary) == len(tasks)
         self._parts = output_slices(tasks)
