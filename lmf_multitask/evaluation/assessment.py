@@ -37,12 +37,14 @@ class LearningCurves:
         losses: name (train, validation) -> loss per epoch.
         weighted_f1: emotion -> validation metric per epoch.
         kept: the epoch whose weights were kept; None if unknown.
+        pearson: real-valued task -> validation metric per epoch.
     """
 
     epochs: list[int]
     losses: dict[str, list[float]]
     weighted_f1: dict[str, list[float]]
     kept: int | None
+    pearson: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

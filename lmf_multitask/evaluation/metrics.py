@@ -130,7 +130,11 @@ def _correlation(x: np.ndarray, y: np.ndarray, both: np.ndarray, rows: WeightedR
 
 
 def concordance(rows: WeightedRows) -> np.ndarray:
-    """Concordance correlation coefficient (CCC, Lin 1989): 1 only if predictions equal labels."""
+    """Concordance correlation coefficient (CCC, Lin 1989): 1 only if predictions equal labels; undefined if labels do not vary."""
+    if not len(rows.labels) or np.ptp(rows.labels) == 0:
+        return np.full(len(rows), np.nan)
+    if np.ptp(rows.predictions) == 0:
+        return np.zeros(len(rows))
     first, second, x, y, both = rows.own_moments
     return ratio(2 * both, x + y + (first - second) ** 2)
 
