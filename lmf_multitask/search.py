@@ -92,13 +92,15 @@ def _search_each(config: SearchConfig, folder: Path, plan: Plan, emotions: Seque
     from lmf_multitask.pipeline.runs import check_run_names
     from lmf_multitask.pipeline.stages import read_data
 
-    wanted = emotions or config.experiment.emotions
-    base = dataclasses.replace(config.experiment, emotions=wanted and list(wanted))
-    found = read_data(base).emotions
-    check_run_names(found)
-    for emotion in found:
+    base = config.experiment
+    if emotions is not None:
+        base = dataclasses.replace(base, emotions=list(emotions), tasks=None)
+    found = read_data(base).targets
+    check_run_names([target.name for target in found])
+    for target in found:
+        emotion = target.name
         print(f"{emotion}:")
-        alone = dataclasses.replace(config, experiment=dataclasses.replace(base, emotions=[emotion]))
+        alone = dataclasses.replace(config, experiment=dataclasses.replace(base, emotions=None, tasks=[str(target)]))
         _search(alone, folder / emotion, plan)
         print()
 

@@ -487,7 +487,7 @@ def _pair_verdict(pair: Pair, word: str = "emotion") -> str:
         (overall,) = pair.emotions.values()
     text = f"{pair.second} against {pair.first}: {verdict(overall, pair)}"
     if overall.rows >= FEWEST_ROWS:
-        text += f" ({'means over {word}s: ' if several else ''}{_differences(overall)})"
+        text += f" ({f'means over {word}s: ' if several else ''}{_differences(overall)})"
         if several:
             grouped: dict[str, list[str]] = {}
             for name, one in pair.emotions.items():

@@ -50,8 +50,10 @@ class Heads(nn.Layer):
         order = [t for kind in kinds for t, task in enumerate(tasks) if task.kind == kind]
         parts = output_slices(tasks)
         columns = [column for t in order for column in range(parts[t].start, parts[t].stop)]
-        # position of each output in what the kinds give side by side; None where that is the order of the tasks
-        self._order = None if columns == sorted(columns) else np.argsort(columns).tolist()
+        # runs of outputs in what the kinds give side by side, in the order of the tasks; one where that is their order
+        order_of = np.argsort(columns).tolist()
+        starts = [0, *(n for n in range(1, len(order_of)) if order_of[n] != order_of[n - 1] + 1), len(order_of)]
+        self._runs = [(order_of[a], order_of[b - 1] + 1) for a, b in zip(starts, starts[1:])]
         for kind in kinds:
             count, outputs = sum(task.kind == kind for task in tasks), next(t.outputs for t in tasks if t.kind == kind)
             uniform = XavierUniform(fan_in=fusion_dim, fan_out=outputs)
@@ -69,7 +71,9 @@ class Heads(nn.Layer):
             each = paddle.matmul(fused, getattr(self, f"{kind}_weight")) + getattr(self, f"{kind}_bias")
             found.append(paddle.transpose(each, [1, 0, 2]).flatten(1))
         outputs = found[0] if len(found) == 1 else paddle.concat(found, axis=1)
-        return outputs if self._order is None else outputs[:, self._order]
+        if len(self._runs) == 1:
+            return outputs
+        return paddle.concat([outputs[:, start:stop] for start, stop in self._runs], axis=1)
 
     def flops(self) -> int:
         """Floating-point operations per clip."""
