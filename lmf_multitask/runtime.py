@@ -124,10 +124,11 @@ class _ConsoleFormatter(logging.Formatter):
 def cpu_settings(processor: str | None = None, cores: int | None = None) -> dict[str, str]:
     """Environment variables under which Paddle is fastest on this processor.
 
-    On AMD processors the MKL of Paddle takes its slowest path unless a variable forbids it, and threads help only then: an LSTM training step on an AMD EPYC with 2 cores is 2.4 times faster with the first, 3.7 times with both, 2.4
-    times slower with threads alone. On an Intel Xeon with 2 cores one thread is best: training the default network takes as
-    long with two; telling MKL anything makes it slower. More than two threads
-    were not measured: none are asked for. Other processors are left as they are.
+    On AMD processors the MKL of Paddle takes its slowest path unless a variable forbids it, and threads help only then: an
+    LSTM training step on an AMD EPYC with 2 cores is 2.4 times faster with the variable, 3.7 times with both, and 2.4 times
+    slower with threads alone. On an Intel Xeon with 2 cores one thread is best: training the default network takes as long
+    with two, and any setting of MKL makes it slower. More than two threads were not measured and are not used. Nothing is
+    set for other processors.
 
     Args:
         processor: vendor of the CPU; None asks the machine.

@@ -87,7 +87,7 @@ def _check_options(options: Any) -> None:
             raise ConfigError(f"--{name} must be a whole number of at least {least}, but got {value}.")
 
 
-def _search_each(config: SearchConfig, folder: Path, plan: Plan, emotions: Sequence[str] | None) -> None:
+def _search_each(config: SearchConfig, folder: Path, plan: Plan, emotions: list[str] | None) -> None:
     """A search for each emotion, one after another, each in a folder of its name."""
     from lmf_multitask.pipeline.runs import check_run_names
     from lmf_multitask.pipeline.stages import read_data
@@ -115,8 +115,8 @@ def _search(config: SearchConfig, folder: Path, plan: Plan) -> None:
     if result.retrained:
         print(result.retrained_table().as_text())
         for one in result.retrained:
-            for table in seed_tables(one.test):
-                print(f"trial {one.trial.number} under fresh seeds, {table.as_text()}")
+            for table in seed_tables(one.test, f"trial {one.trial.number}: "):
+                print(table.as_text())
     else:
         print(result.verdict())
     if plan.report:

@@ -1,10 +1,10 @@
-"""What the Trainer-driven loop costs beside a bare Paddle loop: the same model, data, optimiser and number of steps.
+"""Time of `LMFTrainer` beside that of a bare Paddle loop: the same model, data, optimiser and number of steps.
 
     python scripts/benchmark_loop.py --data_path FILE [--epochs 3] [--rounds 5]
 
-The bare loop gathers batches, trains, averages weights, and computes the validation loss; the Trainer's also looks whether
-all gradients are finite, computes the validation figures, keeps the history and writes a checkpoint per epoch. They run in
-turn (A B A B ...); medians and their ratio count.
+The bare loop gathers batches, trains, averages weights, and computes the validation loss; the trainer also checks that all
+gradients are finite, computes the validation metrics, keeps the history and writes a checkpoint per epoch. They run in turn
+(A B A B ...); the script prints medians and their ratio.
 """
 
 from __future__ import annotations
@@ -22,40 +22,41 @@ lmf_multitask.runtime.tune_cpu()
 
 import numpy as np
 
-from lmf_multitask.config import ExperimentConfig, TrainingConfig
-from lmf_multitask.data.schema import column_arrays, emotion_names
-from lmf_multitask.evaluation.metrics import multitask_figures, present_probability
+from lmf_multitask.data.columns import column_arrays
+from lmf_multitask.data.loading import load
+from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.evaluation.metrics import metrics_of
 from lmf_multitask.models.lmf import LMFModel
+from lmf_multitask.tasks import predictions
+from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.training.module import LMFModule
 from lmf_multitask.training.trainer import LMFTrainer, training_arguments
-
-from lmf_multitask.data.loading import load_data  # isort: skip - paddlenlp must be imported before datasets
 
 
 def main() -> None:
     """Measures and prints."""
-    import paddle  # loaded by now, without its banner
+    import paddle  # imported by now, without its banner
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_path")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    data = load_data(ExperimentConfig(data_path=options.data_path))
+    data = load(options.data_path)
     config = TrainingConfig(epochs=options.epochs, patience=None, monitor="weighted_f1")
-    columns = {split: column_arrays(rows) for split, rows in data.items()}
-    sizes = {name: columns["train"][name].shape[-1] for name in ("audio", "video", "text")}
-    emotions = emotion_names(data["train"])
+    columns = {split: column_arrays(rows) for split, rows in data.dataset.items()}
+    train, validation = columns["train"], columns["validation"]
 
     def new_module() -> LMFModule:
         paddle.seed(1)
         np.random.seed(1)
-        return LMFModule(LMFModel(sizes, emotions), config, columns["train"]["labels"])
+        model = LMFModel(data.inputs, data.emotions)
+        model.fit_statistics({name: train[name] for name in MODALITIES})
+        return LMFModule(model, config, np.asarray(train["labels"]))
 
     def bare() -> None:
         module = new_module()
         optimizer = module.configure_optimizers()
-        train, validation = columns["train"], columns["validation"]
         step, steps = 0, -(-len(train["labels"]) // config.batch_size)
         module.trainer = SimpleNamespace(steps_per_epoch=steps, log_value=lambda *_: None)
         for _ in range(config.epochs):
@@ -73,34 +74,32 @@ def main() -> None:
                 module.on_train_batch_end(step)
             module.eval()
             with paddle.no_grad():
-                module.validation_step({name: paddle.to_tensor(values[:]) for name, values in validation.items()})[
-                    "loss"
-                ].item()
+                whole = {name: paddle.to_tensor(values[:]) for name, values in validation.items()}
+                module.validation_step(whole)["loss"].item()
 
     def driven() -> None:
-        def figures(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-            return multitask_figures(labels, present_probability(logits), emotions)["mean"]
-
+        module = new_module()
+        tasks = module.model.tasks
         with tempfile.TemporaryDirectory() as folder:
             LMFTrainer(
-                new_module(),
+                module,
                 training_arguments(folder, config),
-                train_dataset=data["train"],
-                validation_dataset=data["validation"],
-                compute_metrics=figures,
+                train_dataset=data.dataset["train"],
+                validation_dataset=data.dataset["validation"],
+                compute_metrics=lambda outputs, labels: metrics_of(labels, predictions(outputs, tasks), tasks)["mean"],
             ).fit()
 
-    seconds: dict[str, list[float]] = {"bare": [], "Trainer": []}
+    seconds: dict[str, list[float]] = {"bare loop": [], "trainer": []}
     for number in range(options.rounds + 1):
-        for name, loop in (("bare", bare), ("Trainer", driven)):
+        for name, loop in (("bare loop", bare), ("trainer", driven)):
             start = time.perf_counter()
             loop()
             if number:  # the first round warms up
                 seconds[name].append((time.perf_counter() - start) / config.epochs)
     for name, values in seconds.items():
-        print(f"{name:<8} {statistics.median(values):.3f} s per epoch (from {min(values):.3f} to {max(values):.3f})")
-    ratios = [b / a for a, b in zip(seconds["bare"], seconds["Trainer"])]
-    print(f"ratio    {statistics.median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f})")
+        print(f"{name:<9} {statistics.median(values):.3f} s per epoch (from {min(values):.3f} to {max(values):.3f})")
+    ratios = [b / a for a, b in zip(seconds["bare loop"], seconds["trainer"])]
+    print(f"ratio     {statistics.median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f})")
 
 
 if __name__ == "__main__":

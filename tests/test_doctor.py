@@ -58,7 +58,7 @@ def test_who_has_set_what():
 def test_a_setting_of_the_user_that_we_would_choose_otherwise(monkeypatch):
     monkeypatch.setattr(installation, "cpu_settings", lambda: {"OMP_NUM_THREADS": "2"})
     told = settings_in_force({"OMP_NUM_THREADS": "5"}, {"OMP_NUM_THREADS": "5"})
-    assert told["OMP_NUM_THREADS"] == "5 (set by you; we would take 2)"
+    assert told["OMP_NUM_THREADS"] == "5 (set by you; faster would be 2)"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     check = installation._check_writable("the current folder", tmp_path / "file" / "runs")
     assert check.what == "the current folder can be written"
-    assert check.problem == f"{tmp_path / 'file' / 'runs'}: must be writable, but Not a directory. Change to another."
+    assert check.problem == f"{tmp_path / 'file' / 'runs'}: must be writable, but Not a directory. Use another one."
 
 
 def test_a_version_out_of_bounds(monkeypatch):

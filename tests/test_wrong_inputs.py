@@ -15,92 +15,93 @@ import signal
 
 import numpy as np
 import pytest
-from conftest import make_corpus
+from conftest import INPUTS, SMALL_MODEL, make_corpus, model_config
 from reference_network import random_parameters
 
 from lmf_multitask.__main__ import COMMANDS, main
 from lmf_multitask.command_line import run
-from lmf_multitask.config import ExperimentConfig
-from lmf_multitask.runs import Run
+from lmf_multitask.files import write_manifest
+from lmf_multitask.pipeline.conversion import convert_run
+from lmf_multitask.pipeline.settings import ExperimentConfig
 
 LONG = "x" * 300
 
 SETTINGS = """
 --bogus 1 | unknown option '--bogus'. Did you mean
 --training.epoch 3 | unknown option '--training.epoch'. Did you mean '--training.epochs'?
---model.rank 8 | unknown option '--model.rank'. Did you mean '--model.fusion_rank'?
---fusion_rank 8 | unknown option '--fusion_rank'. Did you mean '--model.fusion_rank'?
-extra | unknown option 'extra'. See --help.
---seed -1 | seed must be a whole number from 0 to 2^63 - 1, but got -1.
+--model.rank 8 | unknown option '--model.rank'. Did you mean '--model.fusion.rank'?
+--fusion_rank 8 | unknown option '--fusion_rank'. Did you mean '--model.fusion.rank'?
+extra | there must be no argument 'extra' here. See --help.
+--seed -1 | seed must be greater than or equal to 0, but got -1.
 --seed 1.5 | seed must be a whole number, but got 1.5.
---seed one | seed must be a whole number, but got one.
---seed 9223372036854775808 | seed must be a whole number from 0 to 2^63 - 1, but got 9223372036854775808.
---seed | argument --seed: expected one argument
---training.epochs 0 | training.epochs must be a whole number of at least 1, but got 0.
---training.epochs -3 | training.epochs must be a whole number of at least 1, but got -3.
+--seed one | seed must be a whole number, but got 'one'.
+--seed 9223372036854775808 | seed must be less than 9223372036854775808, but got 9223372036854775808.
+--seed | --seed: expected one argument. See --help.
+--training.epochs 0 | training.epochs must be greater than or equal to 1, but got 0.
+--training.epochs -3 | training.epochs must be greater than or equal to 1, but got -3.
 --training.epochs 1e3 | training.epochs must be a whole number, but got 1000.0.
 --training.epochs null | training.epochs must be a whole number, but got None.
---training.batch_size 1 | training.batch_size must be a whole number of at least 2, but got 1.
---training.batch_size 0 | training.batch_size must be a whole number of at least 2, but got 0.
---training.eval_batch_size 0 | training.eval_batch_size must be a whole number of at least 1, but got 0.
---training.learning_rate 0 | training.learning_rate must be above 0 and at most 10, but got 0.0.
---training.learning_rate -1 | training.learning_rate must be above 0 and at most 10, but got -1.0.
---training.learning_rate nan | training.learning_rate must be a number, but got nan.
---training.learning_rate inf | training.learning_rate must be a number, but got inf.
---training.learning_rate fast | training.learning_rate must be a number, but got fast.
---training.learning_rate 11 | training.learning_rate must be above 0 and at most 10, but got 11.0.
---training.factor_learning_rate 0 | training.factor_learning_rate must be above 0 and at most 10, but got 0.0.
---training.weight_decay -1 | training.weight_decay must be from 0 to 10, but got -1.0.
---training.max_grad_norm 0 | training.max_grad_norm must be above 0 or null, but got 0.0.
---training.patience 0 | training.patience must be a whole number of at least 1 or null, but got 0.
+--training.batch_size 1 | training.batch_size must be greater than or equal to 2, but got 1.
+--training.batch_size 0 | training.batch_size must be greater than or equal to 2, but got 0.
+--training.eval_batch_size 0 | training.eval_batch_size must be greater than or equal to 1, but got 0.
+--training.learning_rate 0 | training.learning_rate must be greater than 0, but got 0.
+--training.learning_rate -1 | training.learning_rate must be greater than 0, but got -1.
+--training.learning_rate nan | training.learning_rate must be a number, but got 'nan'.
+--training.learning_rate inf | training.learning_rate must be a number, but got 'inf'.
+--training.learning_rate fast | training.learning_rate must be a number, but got 'fast'.
+--training.learning_rate 11 | training.learning_rate must be less than or equal to 10, but got 11.
+--training.factor_learning_rate 0 | training.factor_learning_rate must be greater than 0 or null, but got 0.
+--training.weight_decay -1 | training.weight_decay must be greater than or equal to 0, but got -1.
+--training.max_grad_norm 0 | training.max_grad_norm must be greater than 0 or null, but got 0.
+--training.patience 0 | training.patience must be greater than or equal to 1 or null, but got 0.
 --training.patience 1.5 | training.patience must be a whole number
 --training.monitor f1 | training.monitor must be
 --training.loss_reduction max | training.loss_reduction must be
 --training.row_order random | training.row_order must be
 --training.visualdl maybe | training.visualdl must be
---model.fusion_rank 0 | model.fusion_rank must be a whole number from 1 to 65536, but got 0.
---model.fusion_rank 70000 | model.fusion_rank must be a whole number from 1 to 65536, but got 70000.
---model.fusion_dim -4 | model.fusion_dim must be a whole number from 1 to 65536 or null, but got -4.
---model.text_lstm 65536 | a network must have at most 268,435,456 weights, but these sizes make 17,
---model.audio_dropout 1 | model.audio_dropout must be at least 0 and below 1, but got 1.0.
---model.video_dropout -0.1 | model.video_dropout must be at least 0 and below 1, but got -0.1.
---model.text_dropout nan | model.text_dropout must be a number, but got nan.
---model.factor_init zeros | model.factor_init must be
---model.fusion_rank 0 --model.text_lstm 0 | model.text_lstm must be a whole number from 1 to 65536, but got 0; model.fusion_rank must be
+--model.fusion.rank 0 | model.fusion.rank must be greater than or equal to 1, but got 0.
+--model.fusion.rank 70000 | model.fusion.rank must be less than or equal to 65536, but got 70000.
+--model.fusion.dim -4 | model.fusion.dim must be greater than or equal to 1 or null, but got -4.
+--model.encoders.text.state 65536 | a network must have at most 268,435,456 parameters, but these sizes make 17,205,687,571. Choose smaller ones.
+--model.encoders.audio.dropout 1 | model.encoders.audio.dropout must be less than 1, but got 1.
+--model.encoders.video.dropout -0.1 | model.encoders.video.dropout must be greater than or equal to 0, but got -0.1.
+--model.encoders.text.dropout nan | model.encoders.text.dropout must be a number, but got 'nan'.
+--model.fusion.init zeros | model.fusion.init must be
+--model.fusion.rank 0 --model.encoders.text.state 0 | model.encoders.text.state must be greater than or equal to 1, but got 0. model.fusion.rank must be greater than or equal to 1, but got 0.
 --data.label_column 2 | data.label_column must be
 --data.non_finite drop | data.non_finite must be
 --data.non_finite error | good.pkl: audio must be finite, but has 1 NaN and 0 infinite values. Use --data.non_finite zero.
---data.cache_dir file | file: File exists.
---data.cache_dir file/below | file/below: Not a directory.
+--data.cache_dir file | file/lmf_multitask: Not a directory.
+--data.cache_dir file/below | file/below/lmf_multitask: Not a directory.
 --emotions hapy | good.pkl: emotions must be among happy, sad, angry, neutral, but got 'hapy'. Did you mean 'happy'?
---emotions | argument --emotions: expected at least one argument
+--emotions | --emotions: expected at least one argument. See --help.
 --emotions happy happy | emotions must be one or more different names, but got ['happy', 'happy'].
 --emotions ../../x | emotions must be among happy, sad, angry, neutral, but got '../../x'. Choose among these.
---emotions '' | every argument must say something, but one is empty. Is a variable in the command not set?
+--emotions '' | arguments must not be empty, but one is. Is a variable in the command not set?
 --device tpu | device must be auto, cpu, gpu or gpu:NUMBER, but got 'tpu'.
 --device gpu | device must be one that Paddle can use, but got 'gpu' and it finds no GPU. Use --device cpu.
 --device gpu:99 | device must be one that Paddle can use, but got 'gpu:99'
---mode both | --mode: invalid choice: 'both'
---recipe paper | --recipe must come with --mode per_emotion, but does not. Leave it out.
---jobs 2 | --jobs must come with --mode per_emotion or --seeds, but does not. Leave it out.
+--mode both | --mode: must be one of multitask, per_emotion, but got 'both'. See --help.
+--recipe paper | --recipe must be used with --mode per_emotion, but is not. Remove it.
+--jobs 2 | --jobs must be used with --mode per_emotion or --seeds, but is not. Remove it.
 --mode per_emotion --jobs 0 | --jobs must be a whole number of at least 1, but got 0.
---mode per_emotion --jobs two | jobs must be a whole number, but got two.
---mode per_emotion --recipe papers | --recipe: invalid choice: 'papers'
+--mode per_emotion --jobs two | --jobs: must be a whole number, but got 'two'. See --help.
+--mode per_emotion --recipe papers | --recipe: must be one of lmf_paddle, paper, but got 'papers'. Did you mean 'paper'?
 --mode per_emotion --emotions hapy | but got 'hapy'. Did you mean 'happy'?
---mode per_emotion --model.fusion_rank 0 | model.fusion_rank must be a whole number from 1 to 65536, but got 0.
---config | argument --config: expected one argument
---config nowhere.yaml | --config must be a YAML file, but nowhere.yaml is none. Shipped ones are ablation/multitask, multitask
+--mode per_emotion --model.fusion.rank 0 | model.fusion.rank must be greater than or equal to 1, but got 0.
+--config | --config: expected one argument. See --help.
+--config nowhere.yaml | --config must be a YAML file, but nowhere.yaml is none
 --config . | --config must be a YAML file, but . is none.
 --config pipe | --config must be a YAML file, but pipe is none.
 --config ../../etc/passwd | --config must be a YAML file, but ../../etc/passwd is none.
 --config good.pkl | good.pkl: must be YAML, but 'utf-8' codec can't decode
---overwrite yes | unknown option 'yes'. See --help.
+--overwrite yes | there must be no argument 'yes' here. See --help.
 """
 
 CONFIGS = {
     "a: [": "must be YAML, but while parsing a flow node",
     "hello": "must hold settings by name, but holds 'hello'. See a shipped config.",
-    "[1, 2]": "must hold settings by name, but holds '[1, 2]'. See a shipped config.",
+    "[1, 2]": "2.yaml: must hold settings by name, but holds [1, 2]. See a shipped config.",
     "": "must hold settings by name, but holds",
     "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]": "must be YAML, but it has the alias *a; write the value out.",
     "- &a [x, x]\n- &b [*a, *a, *a]": "must be YAML, but it has the alias *a; write the value out.",
@@ -114,13 +115,11 @@ CONFIGS = {
     "# " + "x" * 200_000: "must be YAML, but it has 200,002 bytes, more than any config needs.",
     "? [a, b]\n: 2": "must be YAML, but while constructing a mapping",
     "<<: 3": "must be YAML, but while constructing a mapping",
-    'output_dir: "a\\0b"': r"output_dir must be a path in UTF-8 or null, but got 'a\x00b'.",
-    'data_path: ""': "data_path must be a path",
-    "1: 2": "Key must be a string, got: 1",
-    "colour: red": "unknown setting 'colour'. See --help.",
-    "model: {colour: red}": "unknown setting 'model.colour'. Did you mean",
-    "model: 3": "model must hold settings by name, but got 3. See --help.",
-    "training: {epochs: many}": "training.epochs must be a whole number, but got many.",
+    "1: 2": "unknown setting '1'. Choose one of data_path, emotions, seed, output_dir, device, data, model, training.",
+    "colour: red": "unknown setting 'colour'. Choose one of data_path, emotions, seed, output_dir, device, data, model, training.",
+    "model: {colour: red}": "unknown setting 'model.colour'. Choose one of encoders, fusion, modality_dropout, modalities.",
+    "model: 3": "model must be settings by name, but got 3. See --help.",
+    "training: {epochs: many}": "training.epochs must be a whole number, but got 'many'.",
     "training: {learning_rate: [1]}": "training.learning_rate must be a number, but got [1].",
     "seed: true": "seed must be a whole number, but got True.",
     "seed: .nan": "seed must be a whole number, but got nan.",
@@ -131,21 +130,21 @@ FOLDERS = f"""
 --output_dir foreign | foreign: must be empty or a run directory, but holds 'thesis.txt'. Choose another --output_dir.
 --output_dir foreign --overwrite | foreign: must be empty or a run directory, but holds 'thesis.txt'.
 --output_dir foreign --resume | foreign: must be empty or a run directory, but holds 'thesis.txt'.
---output_dir run | run: must be empty, but holds an unfinished run. Choose another --output_dir, --resume to go on with it,
+--output_dir run | run: must be empty, but holds an unfinished run. Choose another --output_dir, --resume to continue it, or --overwrite to replace it.
 --output_dir complete | complete: must be empty, but holds a complete run. Choose another --output_dir, or --overwrite
---output_dir complete --resume | complete: must be an unfinished run to resume, but is complete. Evaluate it, or --overwrite it.
---output_dir run --resume | run: must have been started with the same settings to go on with it, but emotions was ['happy']
+--output_dir complete --resume | complete: cannot resume: emotions changed from ['happy'] to ['happy', 'sad', 'angry', 'neutral']
+--output_dir run --resume | run: cannot resume: emotions changed from ['happy'] to ['happy', 'sad', 'angry', 'neutral']
 --output_dir badconfig --resume | badconfig/config.yaml: must hold the settings of a run, but
 --output_dir file/below | file/below: Not a directory.
 --output_dir /proc/nowhere/x | /proc/nowhere: No such file or directory.
 --output_dir ~nobody12/x | a path that begins with ~ must name a user, but this one has no home directory.
 --output_dir {LONG} | File name too long.
 --output_dir pipe | pipe: must be a folder, but is a file. Choose another --output_dir.
---output_dir '' | every argument must say something, but one is empty.
+--output_dir '' | arguments must not be empty, but one is. Is a variable in the command not set?
 --output_dir parent | parent: must be empty or a run directory, but holds 'happy'. Choose another --output_dir.
 --output_dir run --mode per_emotion | run: must be a folder for several runs, but is a run itself.
 --output_dir file --mode per_emotion | file: must be a folder, but is a file.
---output_dir parent --mode per_emotion | parent/happy: must have been started with the same settings to go on with it, but
+--output_dir parent --mode per_emotion | parent/happy: cannot resume: model.encoders.audio.hidden changed from 3 to 4. Choose another --output_dir, or --overwrite the run.
 """
 
 FILES = f"""
@@ -154,90 +153,91 @@ nowhere.pkl --mode per_emotion | nowhere.pkl: must be a readable file, but No su
 empty.pkl | empty.pkl: must be a pickle, but is empty. Get the file again.
 cut.pkl | cut.pkl: must be a whole pickle of plain data, but ends too early
 hostile.pkl | must be plain data (arrays, numbers, text, dicts, lists), but names os.system (at byte 11). Nothing of it was run
-list.pkl | list.pkl: must hold data[emotion][split][feature], but holds a list. Check the file.
-none.pkl | none.pkl: must hold data[emotion][split][feature], but no emotion is in it (found 'a'). Check the file.
+list.pkl | list.pkl: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk;
+none.pkl | none.pkl: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk;
 page.pkl | page.pkl: must be a pickle, but is a web page or XML. Download the file itself.
 lfs.pkl | lfs.pkl: must be a pickle, but is a Git LFS pointer, not the file itself. Run `git lfs pull`.
 table.csv | table.csv: must be a pickle, but is damaged or something else
 packed.pkl | packed.pkl: must be a pickle, but is a gzip archive. Unpack it first.
-happy.npz | happy.npz: must be
-path.pkl | an emotion's name must consist of at most 64 letters, digits, '_' and '-', but got '../../x'. Rename it in the data.
-path.pkl --mode per_emotion | an emotion's name must consist of at most 64 letters, digits, '_' and '-', but got '../../x'.
+happy.npz | happy.npz must have at least one of audio, video, text, but has audio_factor, audio_subnet.linear_1.bias, audio_subnet.linear_1.weight, audio_subnet.l
+path.pkl | path.pkl: the name of a task must consist of at most 64 letters, digits, '_' and '-', but got '../../x'. Rename it.
+path.pkl --mode per_emotion | path.pkl: the name of a task must consist of at most 64 letters, digits, '_' and '-', but got '../../x'. Rename it.
 absent.pkl | sad must be present in some clips of train and absent in others, but is present in 0 of 24.
-half.pkl | half.pkl: data['sad']['test']['labels'] must be 0 or 1 everywhere, but holds 0.5. Store one binary label per clip.
-misspelt.pkl | misspelt.pkl: data['happy']['train'] must have the feature 'facet' or 'video' or 'visual' or 'vision', or nothing like it, but has 'facett'. Did you mean 'facet'?
+half.pkl | half.pkl: data['sad']['test']['label'] must be 0 or 1, or NaN where not annotated, but holds 0.5. Store one binary label per clip.
+misspelt.pkl | misspelt.pkl: data['happy']['train'] must name video 'facet' or 'video' or 'visual' or 'vision', but has 'facett'. Did you mean 'facet'?
 somewhere.pkl | somewhere.pkl: video must be in every emotion and split, or in none, but is in happy/train and not in sad/test. Store zeros
-featureless.pkl | featureless.pkl: data['happy']['train'] must have features of audio, video or text, but has ['label'].
+featureless.pkl | featureless.pkl: data['happy']['train'] must have features of audio, video, text, but has ['label']. Check the names.
 silent.pkl --model.modalities audio | train must have clips with audio, but audio is missing in every clip. Choose others with --model.modalities.
 silent.pkl --model.modalities audio --mode per_emotion | train must have clips with audio, but audio is missing in every clip.
-unseen.pkl --emotions sad --training.monitor uar | training.monitor must be a figure that the labels of validation define, but uar is
+unseen.pkl --emotions sad --training.monitor uar | training.monitor must be a metric that the labels of validation define, but uar is undefined for every emotion: each is present in all or in none of t
 unseen.pkl --emotions sad --training.monitor positive_f1 | but positive_f1 is undefined for every emotion: each is present in all or in none
 short.pkl | short.pkl: data['sad']['test'] must have the same number of rows in every feature, but has
-untested.pkl | untested.pkl: data['sad'] must have the split 'test', but has ['train', 'valid'].
-nofolder | train.parquet, validation.parquet, test.parquet is missing. Check the path.
-run | train.parquet, validation.parquet, test.parquet is missing. Check the path.
+untested.pkl | untested.pkl: data['sad'] must have the split test, but has ['train', 'valid']. Choose a split with --split, or add it.
+nofolder | nofolder: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk;
+run | run: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk; a fol
 pipe | pipe: must be a regular file, but is a pipe or a device. Write its content to a file first.
 /dev/zero | /dev/zero: must be a regular file, but is a pipe or a device.
 ~nobody12/x | a path that begins with ~ must name a user, but this one has no home directory.
-'' | every argument must say something, but one is empty.
-{LONG} | must be a readable file, but File name too long.
+'' | arguments must not be empty, but one is. Is a variable in the command not set?
+{LONG} | File name too long
 """
 
 EVALUATE = f"""
-| RUN_DIR must be given. See --help.
+| the following arguments are required: RUN_DIR. See --help.
 nowhere | nowhere: must be a run directory, but there is no such folder. Check the path.
 file | file: must be a run directory, but there is no such folder.
 pipe | pipe: must be a run directory, but there is no such folder.
-'' | every argument must say something, but one is empty.
-foreign | foreign: must be a run directory, but has no config.yaml, nor has any folder in it. Give the --output_dir of a training.
-nofolder | nofolder: must be a run directory, but has no config.yaml
-run extra | unknown option 'extra'. See --help.
+'' | arguments must not be empty, but one is. Is a variable in the command not set?
+foreign | foreign: must be a run directory, but neither it nor a folder in it has a config.yaml. Give the --output_dir of a training.
+nofolder | nofolder: must be a run directory, but neither it nor a folder in it has a config.yaml. Give the --output_dir of a training.
+run extra | there must be no argument 'extra' here. See --help.
 run --bogus | unknown option '--bogus'. See --help.
-run --split dev | --split: invalid choice: 'dev' (choose from 'train', 'validation', 'test')
-run --split | argument --split: expected one argument
-run --robustness yes | unknown option 'yes'. See --help.
+run --split dev | --split: must be one of train, validation, test, but got 'dev'. See --help.
+run --split | --split: expected one argument. See --help.
+run --robustness yes | there must be no argument 'yes' here. See --help.
 run --robust | unknown option '--robust'. Did you mean '--robustness'?
-run --robustness --split valid | --split: invalid choice: 'valid' (choose from 'train', 'validation', 'test')
-run --robustness --data_path wide.pkl | wide.pkl: must have the feature sizes of the model, {{'audio': 5, 'video': 4, 'text': 3}}, but has
+run --robustness --split valid | --split: must be one of train, validation, test, but got 'valid'. Did you mean 'validation'?
+run --robustness --data_path wide.pkl | wide.pkl: audio must be 5 numbers per clip, as in the model, but is 9 numbers per clip. Extract the features alike.
 run --robustness --data_path two.pkl | two.pkl: emotions must be among calm, tense, but got 'happy'.
 run --robustness --data_path misspelt.pkl | has 'facett'. Did you mean 'facet'?
 nomodel --robustness | nomodel: must hold a trained model, but has no folder 'model'.
-foreign --robustness | foreign: must be a run directory, but has no config.yaml
-parent --robustness --data_path wide.pkl | wide.pkl: must have the feature sizes of the model
+foreign --robustness | foreign: must be a run directory, but neither it nor a folder in it has a config.yaml. Give the --output_dir of a training.
+parent --robustness --data_path wide.pkl | wide.pkl: audio must be 5 numbers per clip, as in the model, but is 9 numbers per clip. Extract the features alike.
 run --device tpu | device must be auto, cpu, gpu or gpu:NUMBER, but got 'tpu'.
 nomodel | nomodel: must hold a trained model, but has no folder 'model'. Let its training finish first.
-badconfig | badconfig/config.yaml: must hold the settings of a run, but while parsing a flow node
-laughing | laughing/config.yaml: must hold the settings of a run, but it has the alias *a
+badconfig | badconfig/config.yaml: must hold the settings of a run, but must be YAML, but while parsing a flow node expected the node content, but found '<stream
+laughing | laughing/config.yaml: must hold the settings of a run, but must be YAML, but it has the alias *a; write the value out.
 badweights | badweights/model/model.safetensors: must be a complete safetensors file, but
+flipped | model.safetensors differs
 otherkind | otherkind/model/config.json: must describe a model of the type lmf, but does not.
 nested | nested/model/config.json: must be JSON, but
-huge | huge/model/model.safetensors: text_encoder.lstm.weight_ih_l0 must be float32 [262144, 3], but is float32 [16, 3].
-outside | outside/model/config.json: must describe an LMF model, but DataError: an emotion's name must consist of
-linked | linked/run: must lie in its folder itself, but is a link. Put there what it leads to.
+huge | huge/model/model.safetensors: encoders.text.lstm.weight_ih_l0 must have the shape [262144, 3], but has [16, 3].
+outside | outside/model/config.json: must describe an LMF model, but the name of a task must consist of at most 64 letters, digits, '_' and '-', but got '../../
+linked | linked/run: must not be a symbolic link, but is one. Replace it by what it points to.
 run --data_path nowhere.pkl | nowhere.pkl: must be a readable file, but No such file or directory.
-run --data_path wide.pkl | wide.pkl: must have the feature sizes of the model, {{'audio': 5, 'video': 4, 'text': 3}}, but has
+run --data_path wide.pkl | wide.pkl: audio must be 5 numbers per clip, as in the model, but is 9 numbers per clip. Extract the features alike.
 run --data_path two.pkl | two.pkl: emotions must be among calm, tense, but got 'happy'. Choose among these.
 run --data_path hostile.pkl | but names os.system (at byte 11). Nothing of it was run
-parent --data_path wide.pkl | wide.pkl: must have the feature sizes of the model
+parent --data_path wide.pkl | wide.pkl: audio must be 5 numbers per clip, as in the model, but is 9 numbers per clip. Extract the features alike.
 ~nobody12 | a path that begins with ~ must name a user, but this one has no home directory.
 {LONG} | File name too long.
 """
 
 INFER = """
-run --data_path vidoe.npz | vidoe.npz must call its features audio, video and text, but has 'vidoe'. Did you mean 'video'?
-run --data_path other.npz | other.npz must have at least one of audio, video and text, but has conv.
+run --data_path vidoe.npz | vidoe.npz must name its features audio, video, text, but has 'vidoe'. Did you mean 'video'?
+run --data_path other.npz | other.npz must have at least one of audio, video, text, but has conv. Check the names.
 run --data_path misspelt.pkl | has 'facett'. Did you mean 'facet'?
-run --data_path featureless.pkl | must have features of audio, video or text, but has ['label'].
-run --data_path wide.pkl | the clips must have the feature sizes of the model, {'audio': 5, 'video': 4, 'text': 3}, but have {'audio': 9,
-blind --data_path videos.npz | the clips must have at least one of audio, text, which the model looks at, but have video.
+run --data_path featureless.pkl | featureless.pkl: data['happy']['test'] must have features of audio, video, text, but has ['label']. Check the names.
+run --data_path wide.pkl | audio must have the shape [5] per clip, as in training, but has [9]. Extract the features in the same way.
+blind --data_path videos.npz | the clips must have at least one of audio, text, which the model uses, but have video.
 unmeasured --data_path videos.npz | unmeasured/robustness.json: must be what `lmf evaluate --robustness` wrote, but
 """
 
 CONVERT = f"""
-| CHECKPOINT and --emotion and --output_dir must be given. See --help.
-happy.npz | --emotion and --output_dir must be given. See --help.
-happy.npz --emotion happy | --output_dir must be given. See --help.
-happy.npz --output_dir new | --emotion must be given. See --help.
+| the following arguments are required: CHECKPOINT, --emotion, --output_dir. See --help.
+happy.npz | the following arguments are required: --emotion, --output_dir. See --help.
+happy.npz --emotion happy | the following arguments are required: --output_dir. See --help.
+happy.npz --output_dir new | the following arguments are required: --emotion. See --help.
 happy.npz --emotion happy --output_dir new --bogus | unknown option '--bogus'. See --help.
 nowhere.pkl --emotion happy --output_dir new | nowhere.pkl: must be a checkpoint, but there is no such file. Check the path.
 good.pkl --emotion happy --output_dir new | must hold an array for every parameter, but 'happy' is none. Save a state dict.
@@ -249,9 +249,9 @@ objects.npz --emotion happy --output_dir new | objects.npz: must be an .npz file
 other.npz --emotion happy --output_dir new | has conv and lacks audio_factor
 foreign --emotion happy --output_dir new | foreign: must be a checkpoint, but there is no such file.
 pipe --emotion happy --output_dir new | pipe: must be a checkpoint, but there is no such file.
-happy.npz --emotion ../x --output_dir new | an emotion's name must consist of at most 64 letters
-happy.npz --emotion '' --output_dir new | every argument must say something, but one is empty.
-happy.npz --emotion {LONG} --output_dir new | an emotion's name must consist of at most 64 letters
+happy.npz --emotion ../x --output_dir new | the name of a task must consist of at most 64 letters, digits, '_' and '-', but got '../x'. Rename it.
+happy.npz --emotion '' --output_dir new | arguments must not be empty, but one is. Is a variable in the command not set?
+happy.npz --emotion {LONG} --output_dir new | the name of a task must consist of at most 64 letters
 happy.npz --emotion happy --output_dir run | run: must be empty, but holds an unfinished run.
 happy.npz --emotion happy --output_dir complete | complete: must be empty, but holds a complete run.
 happy.npz --emotion happy --output_dir foreign | foreign: must be empty or a run directory, but holds 'thesis.txt'.
@@ -267,23 +267,23 @@ happy.npz --emotion happy --output_dir {LONG} | File name too long.
 """
 
 DATA = f"""
-| to be one of {{inspect,sample}}, but it was not provided.
-show good.pkl | invalid choice: 'show' (choose from 'inspect', 'sample')
-inspect | FILE must be given. See --help.
+| the following arguments are required: inspect|sample. See --help.
+show good.pkl | inspect|sample: must be one of inspect, sample, but got 'show'. See --help.
+inspect | the following arguments are required: FILE. See --help.
 inspect nowhere.pkl | nowhere.pkl: must be a readable file, but No such file or directory.
-inspect good.pkl extra | unknown option 'extra'. See --help.
+inspect good.pkl extra | there must be no argument 'extra' here. See --help.
 inspect good.pkl --label_column 2 | label_column
 inspect good.pkl --label_column one | label_column
 inspect hostile.pkl | but names os.system (at byte 11). Nothing of it was run
-inspect path.pkl | an emotion's name must consist of at most 64 letters
+inspect path.pkl | path.pkl: the name of a task must consist of at most 64 letters, digits, '_' and '-', but got '../../x'. Rename it.
 inspect pipe | pipe: must be a regular file, but is a pipe or a device.
 inspect /dev/zero | /dev/zero: must be a regular file, but is a pipe or a device.
-inspect nofolder | train.parquet, validation.parquet, test.parquet is missing. Check the path.
-inspect '' | every argument must say something, but one is empty.
+inspect nofolder | nofolder: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk;
+inspect '' | arguments must not be empty, but one is. Is a variable in the command not set?
 inspect ~nobody12/x | a path that begins with ~ must name a user
-inspect good.pkl --cache_dir file/below | file/below: Not a directory.
-inspect good.pkl --cache_dir /proc/nowhere | /proc/nowhere: No such file or directory.
-sample | FILE must be given. See --help.
+inspect good.pkl --cache_dir file/below | unknown option '--cache_dir'. See --help.
+inspect good.pkl --cache_dir /proc/nowhere | unknown option '--cache_dir'. See --help.
+sample | the following arguments are required: FILE. See --help.
 sample good.pkl | good.pkl: must not exist yet, but does. Choose another name, or --overwrite.
 sample pipe | pipe: must not exist yet, but does.
 sample pipe --overwrite | pipe: must be a file that may be replaced, but is a device or a pipe.
@@ -291,61 +291,61 @@ sample /dev/null --overwrite | /dev/null: must be a file that may be replaced, b
 sample nofolder --overwrite | nofolder: must be a file, but is a folder.
 sample file/below.pkl | file: File exists.
 sample /proc/nowhere/x.pkl | /proc/nowhere: No such file or directory.
-sample '' | every argument must say something, but one is empty.
+sample '' | arguments must not be empty, but one is. Is a variable in the command not set?
 sample ~nobody12/x | a path that begins with ~ must name a user
 sample {LONG} | File name too long.
-sample new.pkl --scale huge | --scale: invalid choice: 'huge'
+sample new.pkl --scale huge | --scale: must be one of small, full, but got 'huge'. See --help.
 sample new.pkl --seed -1 | --seed must be from 0 to 2^32 - 1, but got -1.
 sample new.pkl --seed 4294967296 | --seed must be from 0 to 2^32 - 1, but got 4294967296.
-sample new.pkl --seed x | seed must be a whole number, but got x.
-sample new.pkl --size full | unknown option '--size'. Did you mean
+sample new.pkl --seed x | --seed: must be a whole number, but got 'x'. See --help.
+sample new.pkl --size full | unknown option '--size'.
 """
 
 SEARCH = f"""
 --trials 0 | --trials must be a whole number of at least 1, but got 0.
---trials two | trials must be a whole number, but got two.
---trials | argument --trials: expected one argument
+--trials two | --trials: must be a whole number, but got 'two'. See --help.
+--trials | --trials: expected one argument. See --help.
 --jobs 0 | --jobs must be a whole number of at least 1, but got 0.
 --retrain -1 | --retrain must be a whole number of at least 0, but got -1.
 --retrain_seeds 2 2 | --retrain_seeds must be different whole numbers of at least 0, but got 2, 2.
 --retrain_seeds 2 -3 | --retrain_seeds must be different whole numbers of at least 0, but got 2, -3.
---retrain_seeds 3 1 | --retrain_seeds must be other than the seed of the trials, but 1 is. Choose fresh ones.
---emotion happy | --emotion must come with per_emotion: true, but the search has it false. Set experiment.emotions instead.
+--retrain_seeds 3 1 | --retrain_seeds must not contain the seed of the trials, but 1 is it. Choose fresh ones.
+--emotion happy | --emotion must be used with per_emotion: true, but the search has it false. Set experiment.emotions instead.
 --per_emotion true --emotion hapy | good.pkl: emotions must be among happy, sad, angry, neutral, but got 'hapy'. Did you mean 'happy'?
---objective f1 | objective must be one of loss, weighted_f1, positive_f1, accuracy, uar, auroc, average_precision, but got 'f1'.
+--objective f1 | objective must be one of loss, weighted_f1, accuracy, positive_f1, uar, precision, recall, macro_f1, auroc, average_precision, brier, ece, log_loss, w
 --objective weightedf1 | but got 'weightedf1'. Did you mean 'weighted_f1'?
 --sampler grid | sampler must be
---seed -1 | seed must be a whole number from 0 to 2^32 - 1, but got -1.
+--seed -1 | seed must be greater than or equal to 0, but got -1.
 --bogus 1 | unknown option '--bogus'.
---fusion_rank 8 | unknown option '--fusion_rank'. Did you mean '--experiment.model.fusion_rank'?
+--fusion_rank 8 | unknown option '--fusion_rank'. See --help.
 --experiment.training.epoch 8 | unknown option '--experiment.training.epoch'. Did you mean '--experiment.training.epochs'?
---experiment.training.epochs 0 | training.epochs must be a whole number of at least 1, but got 0.
+--experiment.training.epochs 0 | experiment.training.epochs must be greater than or equal to 1, but got 0.
 --experiment.device tpu | device must be auto, cpu, gpu or gpu:NUMBER, but got 'tpu'.
---experiment.model.text_lstm 65536 | a network must have at most 268,435,456 weights
---pruning.warmup_epochs 0 | pruning.warmup_epochs must be a whole number of at least 1, but got 0.
+--experiment.model.encoders.text.state 65536 | a network must have at most 268,435,456 parameters, but these sizes make 17,205,687,571. Choose smaller ones.
+--pruning.warmup_epochs 0 | pruning.warmup_epochs must be greater than or equal to 1, but got 0.
 --pruning.method fast | pruning.method must be
 --space 3 | space must be
---config nowhere.yaml | --config must be a YAML file, but nowhere.yaml is none. Shipped ones are
---config multitask | unknown setting 'data.label_column'. Did you mean 'experiment.data'?
+--config nowhere.yaml | --config must be a YAML file, but nowhere.yaml is none
+--config multitask | unknown setting 'data'
 --config search-colour.yaml | unknown setting 'colour'.
 --config search-inside.yaml | unknown setting 'experiment.model.colour'.
---config search-rank.yaml | space must name settings of model or training, but names 'model.rank'. Did you mean 'model.fusion_rank'?
---config search-value.yaml | space: model.fusion_rank must be a whole number from 1 to 65536, but got 0.
---config search-large.yaml | a network must have at most 268,435,456 weights
---config search-twice.yaml | must be YAML, but 'model.fusion_rank' is given twice.
+--config search-rank.yaml | space must name settings of model or training, but names 'model.rank'. Did you mean 'model.fusion.rank'?
+--config search-value.yaml | space: model.fusion.rank must be greater than or equal to 1, but got 0.
+--config search-large.yaml | a network must have at most 268,435,456 parameters, but these sizes make 17,205,687,571. Choose smaller ones.
+--config search-twice.yaml | must be YAML, but 'model.fusion.rank' is given twice.
 --output_dir file | file: must be a folder, but is a file. Choose another --output_dir.
 --output_dir foreign | foreign: must be empty or a search, but holds 'thesis.txt'. Choose another --output_dir.
 --output_dir run | run: must be empty or a search, but holds 'config.yaml'. Choose another --output_dir.
---output_dir sought | sought: must be gone on with as it was begun, but objective was 'uar' and is 'weighted_f1' now.
---output_dir linkedstudy | linkedstudy/study.db: must lie in its folder itself, but is a link. Put there what it leads to.
---experiment.output_dir new | experiment.output_dir must be left out, since every trial would go there. Give --output_dir.
---output_dir badsearch | badsearch/search.yaml: must hold the settings of a search, but while parsing a flow node
+--output_dir sought | sought: cannot continue the search: objective changed from 'uar' to 'weighted_f1'. Choose another --output_dir.
+--output_dir linkedstudy | linkedstudy/study.db: must not be a symbolic link, but is one. Replace it by what it points to.
+--experiment.output_dir new | experiment.output_dir must not be set, since every trial would be written there. Give --output_dir.
+--output_dir badsearch | badsearch/search.yaml: must hold the settings of a search, but must be YAML, but while parsing a flow node expected the node content, but found '<stre
 --output_dir badstudy | badstudy/study.db: must be the study of a search, but file is not a database. Choose another --output_dir.
 --output_dir pipe | pipe: must be a folder, but is a file. Choose another --output_dir.
 --output_dir file/below | file/below: Not a directory.
 --output_dir /proc/nowhere/x | /proc/nowhere: No such file or directory.
 --output_dir ~nobody12/x | a path that begins with ~ must name a user, but this one has no home directory.
---output_dir '' | every argument must say something, but one is empty.
+--output_dir '' | arguments must not be empty, but one is.
 --output_dir {LONG} | File name too long.
 --data_path nowhere.pkl | nowhere.pkl: must be a readable file, but No such file or directory.
 --data_path hostile.pkl | but names os.system (at byte 11). Nothing of it was run
@@ -353,13 +353,13 @@ SEARCH = f"""
 """
 
 SEARCHES = {
-    "good": "space: {model.fusion_rank: {choices: [1, 2]}}",
-    "colour": "colour: red\nspace: {model.fusion_rank: {choices: [1, 2]}}",
-    "inside": "experiment: {model: {colour: red}}\nspace: {model.fusion_rank: {choices: [1, 2]}}",
+    "good": "space: {model.fusion.rank: {choices: [1, 2]}}",
+    "colour": "colour: red\nspace: {model.fusion.rank: {choices: [1, 2]}}",
+    "inside": "experiment: {model: {colour: red}}\nspace: {model.fusion.rank: {choices: [1, 2]}}",
     "rank": "space: {model.rank: {choices: [1, 2]}}",
-    "value": "space: {model.fusion_rank: {choices: [1, 0]}}",
-    "large": "space: {model.text_lstm: {choices: [4, 65536]}}",
-    "twice": "space: {model.fusion_rank: {choices: [1, 2]}, model.fusion_rank: {choices: [1]}}",
+    "value": "space: {model.fusion.rank: {choices: [1, 0]}}",
+    "large": "space: {model.encoders.text.state: {choices: [4, 65536]}}",
+    "twice": "space: {model.fusion.rank: {choices: [1, 2]}, model.fusion.rank: {choices: [1]}}",
 }
 
 
@@ -376,7 +376,7 @@ TABLE = [
     *rows(FILES, "train --output_dir new --data_path"),
     *rows(SEARCH, "search --config search-good.yaml --trials 2 --data_path good.pkl --output_dir new"),
     ("search --trials 2", "--config must be given. See configs/search/multitask.yaml."),
-    ("search --config search-good.yaml", "--trials must be given. See --help."),
+    ("search --config search-good.yaml", "the following arguments are required: --trials. See --help."),
     *rows(EVALUATE, "evaluate"),
     *rows(INFER, "infer"),
     *rows(CONVERT, "convert"),
@@ -387,7 +387,7 @@ TABLE = [
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with everything that the commands of the table name."""
-    importlib.import_module("lmf_multitask.training.experiment")  # paddlenlp complains if datasets was there before it
+    importlib.import_module("lmf_multitask.pipeline.experiment")  # paddlenlp complains if datasets was there before it
     folder = tmp_path_factory.mktemp("place")
 
     def pickled(name, tree):
@@ -451,7 +451,7 @@ def place(tmp_path_factory):
     (folder / "foreign/thesis.txt").write_text("x")
 
     for name, emotion in (("run", "happy"), ("parent/happy", "happy"), ("parent/sad", "sad")):
-        Run(folder / name).convert(folder / "happy.npz", emotion, str(folder / "good.pkl"))
+        convert_run(folder / "happy.npz", emotion, folder / name, str(folder / "good.pkl"))
 
     def copy(name):
         return shutil.copytree(folder / "run", folder / name)
@@ -460,27 +460,30 @@ def place(tmp_path_factory):
         about = json.loads((folder / "run/model/config.json").read_text())
         change(about)
         (copy(name) / "model/config.json").write_text(json.dumps(about))
+        write_manifest(folder / name / "model")
 
     import paddle
 
-    from lmf_multitask.config import ModelConfig
     from lmf_multitask.models.lmf import LMFModel
 
     paddle.seed(0)
-    small = ModelConfig(
-        audio_hidden=4, video_hidden=4, text_lstm=4, text_hidden=4, fusion_rank=1, modalities=["audio", "text"]
-    )
-    LMFModel({"audio": 5, "video": 4, "text": 3}, ["happy"], small).save_pretrained(copy("blind") / "model")
+    small = model_config(SMALL_MODEL, {"modalities": ["audio", "text"]})
+    LMFModel(INPUTS, ["happy"], small).save_pretrained(copy("blind") / "model")
     (copy("unmeasured") / "robustness.json").write_text("[]")
     (copy("complete") / "metrics.json").write_text("{}")
     shutil.rmtree(copy("nomodel") / "model")
     (copy("badconfig") / "config.yaml").write_text("a: [")
     (copy("laughing") / "config.yaml").write_text("a: &a [x, x]\nb: [*a, *a]")
-    (copy("badweights") / "model/model.safetensors").write_bytes(b"x" * 99)
-    (copy("otherkind") / "model/config.json").write_text("{}")
-    (copy("nested") / "model/config.json").write_text("[" * 100_000)
-    describe("huge", lambda about: about["model"].update(text_lstm=65_536))
-    describe("outside", lambda about: about.update(emotions=["../../x"]))
+    for name, file, content in (
+        ("badweights", "model.safetensors", "x" * 99),
+        ("otherkind", "config.json", "{}"),
+        ("nested", "config.json", "[" * 100_000),
+    ):
+        (copy(name) / "model" / file).write_text(content)
+        write_manifest(folder / name / "model")
+    (copy("flipped") / "model/model.safetensors").write_bytes(b"x" * 99)
+    describe("huge", lambda about: about["model"]["encoders"]["text"].update(state=65_536))
+    describe("outside", lambda about: about["tasks"][0].update(name="../../x"))
     (folder / "linked").mkdir()
     (folder / "linked/run").symlink_to(folder / "run")
     return folder
@@ -490,7 +493,7 @@ def _begin_searches(folder):
     from lmf_multitask.searching.space import SearchConfig
 
     experiment = ExperimentConfig(data_path=str(folder / "good.pkl"), emotions=["happy", "sad", "angry", "neutral"])
-    space = {"model.fusion_rank": {"choices": [1, 2]}}
+    space = {"model.fusion.rank": {"choices": [1, 2]}}
     for name, objective in (("sought", "uar"), ("badsearch", "uar"), ("badstudy", "weighted_f1")):
         (folder / name).mkdir()
         text = SearchConfig(experiment=experiment, space=space, objective=objective).to_yaml()
@@ -577,7 +580,7 @@ def test_a_folder_that_is_no_text(place, told, monkeypatch):
     before = snapshot(place)
     status, said = told(f"train --data_path good.pkl --output_dir {name}")
     assert (status, said.count("\n")) == (2, 1)
-    assert r"output_dir must be a path in UTF-8 or null, but got 'new-\udcff'." in said
+    assert r"output_dir must be a path in UTF-8 that is not empty, but got 'new-\udcff'" in said
     assert snapshot(place) == before
 
 

@@ -56,7 +56,9 @@ class InferenceReport:
         found = [f"{self.rows:,} clips in {self.seconds:.2f} s"]
         for modality in MODALITIES:
             if self.missing[modality]:
-                found.append(f"{modality} is missing (absent, all zero or not finite) in {self.missing[modality]:,} clips")
+                found.append(
+                    f"{modality} is missing (absent, all zero or not finite) in {self.missing[modality]:,} clips"
+                )
             if self.non_finite[modality]:
                 found.append(f"{modality} has {self.non_finite[modality]:,} NaN or infinite numbers, set to 0")
         return [*found, *self.notes, f"written: {', '.join(map(str, self.files))}"]
@@ -175,7 +177,9 @@ def check_shapes(predictor: Predictor, shapes: Mapping[str, tuple[int, ...]]) ->
         )
     for modality in given:
         wanted = predictor.description.shape(modality)[1:]
-        found = (1, *shapes[modality]) if MODALITIES[modality].sequence and len(shapes[modality]) == 1 else shapes[modality]
+        found = (
+            (1, *shapes[modality]) if MODALITIES[modality].sequence and len(shapes[modality]) == 1 else shapes[modality]
+        )
         if len(found) != len(wanted) or any(size not in (one, "steps") for one, size in zip(found, wanted)):
             raise DataError(
                 f"{modality} must have the shape [{', '.join(map(str, wanted))}] per clip, as in training, but has "
@@ -200,7 +204,9 @@ def _earlier_files(folder: Path) -> set[Path]:
         with open_regular(table, RunError) as file:
             heads = next(csv.reader([file.readline(_LONGEST_HEADER).decode(errors="replace")]), [])
         suffixes = {"_probability": _SUFFIX, "_value": _VALUE_SUFFIX}
-        names = [head.removesuffix(of) + suffix for head in heads for of, suffix in suffixes.items() if head.endswith(of)]
+        names = [
+            head.removesuffix(of) + suffix for head in heads for of, suffix in suffixes.items() if head.endswith(of)
+        ]
         own = {table, *(folder / name for name in names)}
     foreign = sorted(path for path in folder.iterdir() if path not in own)
     if foreign:

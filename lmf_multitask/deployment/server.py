@@ -39,7 +39,9 @@ class GuardedProtocol(H11Protocol):
         super().connection_made(transport)
         self._opened = time.monotonic()
         self._watch()
-        open_ones = [one for one in self.connections if isinstance(one, GuardedProtocol) and not one.transport.is_closing()]
+        open_ones = [
+            one for one in self.connections if isinstance(one, GuardedProtocol) and not one.transport.is_closing()
+        ]
         if len(open_ones) > MOST_CONNECTIONS:
             idle = [one for one in open_ones if not one.busy()]
             min(idle or open_ones, key=lambda one: one._opened).transport.abort()

@@ -211,7 +211,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Whether a member is an array of the size that it claims: numpy makes room for what is claimed before it reads."""
+    """Raises unless a member has the size that its header claims: numpy allocates that size before it reads."""
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):

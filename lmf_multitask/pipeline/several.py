@@ -85,7 +85,7 @@ def train_several(
     _check_parent(folder)
     data = read_data(base)
     absent = missing_in_train(data.dataset, base.model.modalities)
-    places = {seed: folder if seed is None else folder / f"seed{seed}" for seed in seeds or [None]}
+    places: dict[int | None, Path] = {seed: folder / f"seed{seed}" for seed in seeds or ()} or {None: folder}
     experiments: dict[str, ExperimentConfig] = {}
 
     def add(place: Path, config: ExperimentConfig, seed: int | None, targets: Sequence[Target]) -> None:

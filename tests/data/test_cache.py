@@ -180,6 +180,19 @@ def test_dirt_in_right_types_is_copied_clean(pickled, tmp_path, copies):
         load_iemocap(folder, non_finite="error", cache_dir=tmp_path / "cache")
 
 
+def test_labels_of_minus_100_are_copied_as_nan(pickled, tmp_path, copies):
+    def spoil(row, number):
+        row["labels"]["sad"] = -100.0 if number == 1 else row["labels"]["sad"]
+        return row
+
+    features = pickled["train"].features
+    old = datasets.DatasetDict({**pickled, "test": pickled["test"].map(spoil, with_indices=True, features=features)})
+    loaded = load_iemocap(save(old, tmp_path / "data", "saved"), cache_dir=tmp_path / "cache")
+    assert copies == list(SPLITS)
+    assert np.isnan(column_arrays(loaded["test"])["labels"]).sum() == 1
+    assert np.isnan(column_arrays(loaded["test"])["labels"][1, 1])
+
+
 def test_numbers_beyond_float32_are_infinite(tmp_path):
     for split in SPLITS:
         pq.write_table(pa.table({"audio": [[1e39, 1.0]] * 3, "calm": [0, 1, 0]}), tmp_path / f"{split}.parquet")

@@ -176,7 +176,7 @@ def test_a_modality_that_is_left_out_is_zeros_and_counted(client, predictor, for
         (lambda rows: rows["audio"].append([0.0] * 5), "audio, video and text must have the same number of rows, but have {'audio': 2, 'video': 1, 'text': 1}."),
         (lambda rows: rows["audio"][0].__setitem__(0, None), "audio must be an array of numbers [rows, 5], but got the type object."),
         (lambda rows: rows["audio"][0].__setitem__(0, "1"), "audio, video, text must hold numbers, but text or a name stands among them."),
-        (lambda rows: rows["audio"][0].__setitem__(0, {}), "audio must be an array of numbers [rows, 5], but got the type object."),
+        (lambda rows: rows["audio"][0].__setitem__(0, {}), "the body must be one object with lists of numbers, but has too many lists, objects or texts."),
         (lambda rows: rows["audio"][0].__setitem__(0, 10**400), "audio must be an array of numbers [rows, 5], but got the type object."),
         (lambda rows: rows["audio"][0].__setitem__(0, [1]), "audio must be an array [rows, 5], but its rows differ in length."),
     ],
@@ -245,12 +245,13 @@ def test_too_large_a_body(client, announced, kind, limit, hint):
 
 def test_text_in_json_cannot_fill_the_memory(client):
     """numpy would store every item as wide as the longest text: 40,000 x 20,000 letters."""
-    body = b'{"audio": ["' + b"a" * 20_000 + b'"' + b',""' * 9_000 + b"]}"
-    response = client.post("/predict", content=body, headers={"Content-Type": "application/json"})
-    assert (response.status_code, response.json()) == (
-        422,
-        {"error": "audio must hold numbers, but text or a name stands among them."},
-    )
+    for count, message in (
+        (9_000, "the body must be one object with lists of numbers, but has too many lists, objects or texts."),
+        (9, "audio must hold numbers, but text or a name stands among them."),
+    ):
+        body = b'{"audio": ["' + b"a" * 20_000 + b'"' + b',""' * count + b"]}"
+        response = client.post("/predict", content=body, headers={"Content-Type": "application/json"})
+        assert (response.status_code, response.json()) == (422, {"error": message})
 
 
 def test_long_sequences_count_as_several_clips(client):

@@ -121,7 +121,6 @@ def test_compare_between_modes_and_with_anybodys_file(trained, tmp_path, capsys)
     assert "separate minus multitask" in text
     assert "theirs.csv minus multitask" in text
     assert "multitask: angry, neutral left out, because not all others have it" in text
-    assert "LMF_Paddle" in text
     assert run(compare.main, [str(trained / "multitask"), str(trained / "nowhere")]) == 2
     assert "must be a run directory, but there is no such folder" in capsys.readouterr().err
 
@@ -169,7 +168,7 @@ def test_robustness_of_a_run_and_of_separate_models_together(trained, tmp_path, 
     assert run(evaluate.main, [str(tmp_path / name), "--robustness"]) == 0
     text = capsys.readouterr().out
     assert "test, 40 clips" in text
-    assert "with modalities taken away or disturbed, validation, 40 clips" in text  # nothing is to be chosen on test
+    assert "with modalities removed or disturbed, validation, 40 clips" in text  # test is not for choices
     found = json.loads((tmp_path / name / "robustness.json").read_text())
     assert len(found["subsets"]) == 7
     assert found["data"] == str(trained / "data.pkl")
@@ -193,7 +192,7 @@ def test_robustness_of_seeds(trained, tmp_path, capsys):
     assert run(evaluate.main, [str(tmp_path), "--robustness"]) == 0
     text = capsys.readouterr().out
     for seed in (1, 2):
-        assert f"\nseed{seed}: with modalities taken away" in text
+        assert f"\nseed{seed}: with modalities removed" in text
         assert (tmp_path / f"seed{seed}" / "robustness.json").exists()
 
 
@@ -202,7 +201,7 @@ def test_the_page_of_a_training_has_the_subsets_only(trained, tmp_path):
     page = write_report_of(models, assess_predictions(models, predict(models, "test")), tmp_path)
     text = page.read_text()
     assert "audio + video + text" in text
-    assert "lmf report adds what noise and missing rows do." in text
+    assert "The command lmf report adds curves for noise and missing rows." in text
     assert json.loads((tmp_path / "robustness.json").read_text())["noise"] is None
     assert not (tmp_path / "robustness.png").exists()
 

@@ -1,4 +1,4 @@
-"""`LMFTrainer` drives a module that has nothing to do with emotions: what is promised to users of the class."""
+"""`LMFTrainer` with a module that has nothing to do with emotions: what users of the class rely on."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle.nn import functional as F
-from paddlenlp.trainer import Trainer, TrainerCallback
+from paddlenlp.trainer import Trainer, TrainerCallback, TrainingArguments
 
 from lmf_multitask.errors import TrainingError
 from lmf_multitask.training import parallel
@@ -28,7 +28,7 @@ ROWS = 21
 
 
 class Toy(TrainingModule):
-    """Two classes from four numbers, with everything that a resumed run must restore: dropout, running statistics."""
+    """Two classes from four numbers, with everything that resuming must restore: dropout, running statistics."""
 
     def __init__(self, scheduler=False):
         super().__init__()
@@ -68,7 +68,7 @@ def hf_dataset(rows=ROWS, seed=0):
 
 
 class Pairs(paddle.io.Dataset):
-    """A data set of Paddle's kind: rows are pairs, a collator makes batches of them."""
+    """A `paddle.io.Dataset` of pairs; a collator makes batches of them."""
 
     def __init__(self, rows=ROWS, seed=0):
         self.columns = columns(rows, seed)
@@ -99,7 +99,7 @@ def build(
     seed=1,
     **settings,
 ):
-    """A trainer over the toy data; call it inside `unique_names`."""
+    """A trainer on the toy data."""
     paddle.seed(seed)
     np.random.seed(seed)
     random.seed(seed)
@@ -119,7 +119,7 @@ def build(
 
 @pytest.fixture(autouse=True)
 def unique_names():
-    """A process that trains one model, as a command is."""
+    """Paddle names parameters as in a new process."""
     with paddle.utils.unique_name.guard():
         yield
 
@@ -129,11 +129,11 @@ def bits(trainer):
 
 
 class Stop(Exception):
-    """What takes the place of a killed process."""
+    """Raised instead of killing a process."""
 
 
 class StopAt(TrainerCallback):
-    """Breaks the training at the nth call of an event."""
+    """Raises `Stop` at the nth call of an event."""
 
     def __init__(self, event, number):
         self.left = number
@@ -172,7 +172,7 @@ def test_both_kinds_of_data_give_the_same_bits(tmp_path):
 
 
 def test_is_a_paddlenlp_trainer_and_calls_its_callbacks(tmp_path):
-    class Witness(TrainerCallback):
+    class Recorder(TrainerCallback):
         def __init__(self):
             self.calls = []
 
@@ -191,16 +191,16 @@ def test_is_a_paddlenlp_trainer_and_calls_its_callbacks(tmp_path):
         def on_train_end(self, args, state, control, **kwargs):
             self.calls.append("end")
 
-    witness = Witness()
-    trainer = build(tmp_path, epochs=2, callbacks=[witness])
+    recorder = Recorder()
+    trainer = build(tmp_path, epochs=2, callbacks=[recorder])
     assert isinstance(trainer, Trainer)
     trainer.fit()
     epoch = [["eval_accuracy", "eval_loss"], "save"]
     # 21 rows in batches of 5: the last single row joins the fourth batch
-    assert witness.calls == ["begin", 1, 2, 3, 4, *epoch, 5, 6, 7, 8, *epoch, "end"]
+    assert recorder.calls == ["begin", 1, 2, 3, 4, *epoch, 5, 6, 7, 8, *epoch, "end"]
 
 
-def test_arguments_of_paddlenlp_win(tmp_path):
+def test_arguments_of_paddlenlp_take_precedence(tmp_path):
     args = training_arguments(tmp_path, TrainingConfig(epochs=3, batch_size=7), num_train_epochs=9, save_total_limit=4)
     assert (args.num_train_epochs, args.save_total_limit, args.per_device_train_batch_size) == (9, 4, 7)
     assert training_arguments(tmp_path, TrainingConfig(monitor="loss")).greater_is_better is False
@@ -209,7 +209,7 @@ def test_arguments_of_paddlenlp_win(tmp_path):
 
 @pytest.mark.parametrize(("size", "each"), [(4, 2), (6, 3), (2, None), (5, None)])
 def test_processes_share_a_batch(tmp_path, monkeypatch, size, each):
-    """Two rows at least for each of them: one would make batch normalisation meaningless."""
+    """At least two rows for each: batch normalisation of one row is meaningless."""
     monkeypatch.setattr(parallel, "world_size", lambda: 2)
     if each is not None:
         assert training_arguments(tmp_path, TrainingConfig(batch_size=size)).per_device_train_batch_size == each
@@ -221,7 +221,7 @@ def test_processes_share_a_batch(tmp_path, monkeypatch, size, each):
         training_arguments(tmp_path, TrainingConfig(batch_size=size))
 
 
-def test_the_order_of_lmf_paddle_is_for_one_process(tmp_path, monkeypatch):
+def test_lmf_paddles_order_needs_one_process(tmp_path, monkeypatch):
     arguments = training_arguments(tmp_path, row_order="lmf_paddle")
     monkeypatch.setattr(parallel, "world_size", lambda: 2)
     with pytest.raises(TrainingError, match="row_order must be seeded in 2 processes, but got lmf_paddle"):
@@ -235,7 +235,7 @@ def test_max_steps_of_paddlenlp_ends_the_training(tmp_path):
 
 
 def test_constructor_touches_no_random_generator(tmp_path):
-    build(tmp_path)  # whatever happens once per process has happened
+    build(tmp_path)  # what happens once per process
     random.seed(5)
     np.random.seed(5)
     paddle.seed(5)
@@ -249,6 +249,32 @@ def test_constructor_touches_no_random_generator(tmp_path):
     assert np.random.get_state()[1].tolist() == before[1]
     assert paddle.get_rng_state()[0].current_seed() == before[2]
     np.testing.assert_array_equal(paddle.rand([4]).numpy(), expected)
+
+
+def test_a_monitor_that_does_not_exist_is_one_error_at_the_first_validation(tmp_path):
+    trainer = build(tmp_path, monitor="acuracy")
+    with pytest.raises(
+        TrainingError,
+        match=r"^training\.monitor must be a validation metric, one of accuracy, loss, but got acuracy\. Choose another\.$",
+    ):
+        trainer.fit()
+    assert trainer.history == []
+    with paddle.utils.unique_name.guard(), pytest.raises(TrainingError, match="one of loss, but got accuracy"):
+        build(tmp_path, compute_metrics=None).fit()
+
+
+@pytest.mark.parametrize("name", ["fp16", "bf16", "unified_checkpoint"])
+def test_unsupported_arguments_are_refused(tmp_path, name):
+    args = training_arguments(tmp_path)
+    setattr(args, name, True)
+    with pytest.raises(TrainingError, match=f"^{name} must be off"):
+        LMFTrainer(Toy(), args, train_dataset=hf_dataset())
+
+
+def test_arguments_must_be_those_of_training_arguments(tmp_path):
+    args = TrainingArguments(output_dir=str(tmp_path), device="cpu")
+    with pytest.raises(TrainingError, match="must be made by training_arguments, but got TrainingArguments"):
+        LMFTrainer(Toy(), args, train_dataset=hf_dataset())
 
 
 def test_missing_rows_are_named(tmp_path):
@@ -324,7 +350,7 @@ def test_logged_means_are_weighted_by_rows(tmp_path):
 
 
 def scripted(values):
-    """Metrics that say what the test wants, one value per evaluation."""
+    """Metrics with given values, one per evaluation."""
     values = iter(values)
     return lambda logits, labels: {"accuracy": next(values)}
 
@@ -346,6 +372,7 @@ def test_patience_and_best_weights(tmp_path):
     assert len(set(map(str, snapshots.bits))) == 4
     assert bits(trainer) == snapshots.bits[1]
     assert not trainer.model.training
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-8")
 
 
 def test_without_patience_all_epochs_run(tmp_path):
@@ -388,7 +415,7 @@ def test_scheduler_is_advanced_after_every_step(tmp_path):
 def test_evaluation_equals_arithmetic(tmp_path):
     trainer = build(tmp_path, epochs=2, arguments={"per_device_eval_batch_size": 4})
     trainer.fit()
-    for data, figures in (
+    for data, metrics in (
         (hf_dataset(9, seed=1), trainer.validate()),
         (hf_dataset(13, seed=2), trainer.test(hf_dataset(13, seed=2))),
     ):
@@ -398,8 +425,8 @@ def test_evaluation_equals_arithmetic(tmp_path):
         logs = logits.astype("float64") - np.log(np.exp(logits.astype("float64")).sum(axis=1, keepdims=True))
         labels = arrays["labels"][:]
         # over rows, not over batches: 9 rows are 4 + 4 + 1
-        assert figures["loss"] == pytest.approx(-logs[np.arange(len(data)), labels].mean(), rel=1e-5)
-        assert figures["accuracy"] == (logits.argmax(axis=1) == labels).mean()
+        assert metrics["loss"] == pytest.approx(-logs[np.arange(len(data)), labels].mean(), rel=1e-5)
+        assert metrics["accuracy"] == (logits.argmax(axis=1) == labels).mean()
     best = [row for row in trainer.history if row["best"]][-1]
     assert trainer.validate()["accuracy"] == best["validation_accuracy"]
     assert len(trainer.history) == 2
@@ -421,16 +448,16 @@ def test_predictions_need_no_labels(tmp_path):
     np.testing.assert_array_equal(trainer.predict(hf_dataset().remove_columns("labels")), trainer.predict(hf_dataset()))
 
 
-def test_losses_are_averaged_by_what_they_are_means_over(tmp_path):
-    """9 rows in batches of 4, 4 and 1, whose losses are said to be means over 1, 2 and 3 things."""
+def test_losses_are_averaged_by_the_given_weights(tmp_path):
+    """9 rows in batches of 4, 4 and 1, with weights 1, 2 and 3."""
 
-    class Weighed(Toy):
+    class Weighted(Toy):
         def validation_step(self, batch):
             output = super().validation_step(batch)
             self.given.append((float(output["loss"]), 1 + len(self.given)))
             return {**output, "weight": paddle.to_tensor(self.given[-1][1])}
 
-    module = Weighed()
+    module = Weighted()
     trainer = build(tmp_path, module, arguments={"per_device_eval_batch_size": 4})
     for _ in range(2):  # a second evaluation forgets the first
         module.given = []
@@ -440,7 +467,7 @@ def test_losses_are_averaged_by_what_they_are_means_over(tmp_path):
         assert found == pytest.approx((losses * weights).sum() / 6, rel=1e-6)
 
 
-def test_validation_rows_of_no_weight_leave_the_loss_to_paddlenlp(tmp_path):
+def test_validation_rows_without_weight_have_a_plain_mean(tmp_path):
     class Weightless(Toy):
         def validation_step(self, batch):
             return {**super().validation_step(batch), "weight": paddle.to_tensor(0)}
@@ -448,7 +475,7 @@ def test_validation_rows_of_no_weight_leave_the_loss_to_paddlenlp(tmp_path):
     assert np.isfinite(build(tmp_path, Weightless()).validate()["loss"])
 
 
-def test_figures_and_predictions_leave_the_module_ready_to_predict(tmp_path):
+def test_metrics_and_predictions_leave_the_module_in_evaluation_mode(tmp_path):
     trainer = build(tmp_path)
     trainer.model.train()
     trainer.validate()
@@ -461,7 +488,7 @@ def test_figures_and_predictions_leave_the_module_ready_to_predict(tmp_path):
 
 @pytest.mark.parametrize(("accumulated", "updates"), [(1, 4), (2, 2), (3, 1), (9, 1)])
 def test_updates_of_an_epoch(tmp_path, accumulated, updates):
-    """21 rows in batches of 5 are four, of which so many make one update."""
+    """21 rows make four batches of 5; so many of them make one update."""
     trainer = build(tmp_path, epochs=1, arguments={"gradient_accumulation_steps": accumulated})
     assert trainer.steps_per_epoch == updates
     if accumulated < 4:
@@ -477,8 +504,8 @@ def denormal():
 @pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="a property of x86 processors")
 @pytest.mark.parametrize("order", ["seeded", "lmf_paddle"])
 @pytest.mark.parametrize("breaks", [False, True])
-def test_numbers_next_to_zero_are_zero_in_steps_only(tmp_path, order, breaks):
-    """Not where LMF_Paddle is reproduced to the bit; nowhere after a step that broke off."""
+def test_denormals_are_zero_in_steps_only(tmp_path, order, breaks):
+    """Not where LMF_Paddle is reproduced to the bit; not after a step that failed."""
 
     class Looks(Toy):
         def training_step(self, batch):
@@ -522,11 +549,11 @@ def test_hooks_are_called_with_the_number_of_the_update(tmp_path):
     assert calls == [1, 2, 3, 4, "epoch", "validation", 5, 6, 7, 8, "epoch", "validation"]
 
 
-# -- what must stop
+# -- what stops a training
 
 
 def nan_after(steps):
-    """A module whose gradients are not finite in that step, while its loss is."""
+    """A module whose loss is finite in that step, while its gradients are not."""
 
     class Breaks(Toy):
         seen = 0
@@ -540,21 +567,21 @@ def nan_after(steps):
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "text"),
     [
         (8, r"in step 1 of 1, on the clips (r\d, ){7}r\d\."),
         (9, r"in step 1 of 1, on the clips (r\d, ){7}r\d and 1 more \(see train\.log\)\."),
     ],
 )
-def test_the_first_eight_clips_of_a_bad_step_are_named(tmp_path, rows, told):
+def test_the_first_eight_clips_of_a_bad_step_are_named(tmp_path, rows, text):
     data = hf_dataset(rows)
     data = data.add_column("id", [f"r{number}" for number in range(rows)])
     trainer = build(tmp_path, nan_after(1), train_dataset=data, arguments={"per_device_train_batch_size": rows})
-    with pytest.raises(TrainingError, match=f"First seen in the gradient of last.bias {told}$"):
+    with pytest.raises(TrainingError, match=f"First seen in the gradient of last.bias {text}$"):
         trainer.fit()
 
 
-def test_rows_without_names_are_numbered_and_rows_that_are_no_numbers_left_out(tmp_path):
+def test_rows_without_ids_are_numbered_and_other_rows_are_not_listed(tmp_path):
     epoch = r"the gradient of last.bias must stay finite, but became NaN or infinite in epoch 2\. .*"
     with pytest.raises(TrainingError, match=epoch + r"First seen in .* in step 3 of 4, on the clips (\d+, ){4}\d+\.$"):
         build(tmp_path / "a", nan_after(7)).fit()
@@ -596,7 +623,7 @@ def test_parameters_that_are_not_finite_stop(tmp_path, step):
 
         def training_step(self, batch):
             self.steps += 1
-            if self.steps == step:  # as after a NaN that relu has swallowed: the loss stays finite
+            if self.steps == step:  # as after relu has turned NaN into 0: the loss stays finite
                 self.unused.weight.set_value(np.full([2, 2], np.nan, "float32"))
             return super().training_step(batch)
 
@@ -626,7 +653,7 @@ def names(folder):
     return sorted(path.name for path in Path(folder).iterdir())
 
 
-def test_rotation_keeps_the_best_the_last_and_one_to_fall_back_on(tmp_path):
+def test_rotation_keeps_the_best_and_the_last(tmp_path):
     class Folders(TrainerCallback):
         seen = []
 
@@ -640,8 +667,7 @@ def test_rotation_keeps_the_best_the_last_and_one_to_fall_back_on(tmp_path):
     assert [{int(name.removeprefix("checkpoint-")) for name in seen} for seen in folders.seen] == expected
 
 
-def test_checkpoints_name_the_best_one_by_its_place(tmp_path):
-    """Not by the one that it was written in."""
+def test_files_of_a_checkpoint(tmp_path):
     build(tmp_path, epochs=3, compute_metrics=scripted([0.5, 0.9, 0.1])).fit()
     for name, best in (("checkpoint-8", "checkpoint-8"), ("checkpoint-12", "checkpoint-8")):
         assert json.loads((tmp_path / name / "progress.json").read_text())["best_checkpoint"] == best
@@ -658,7 +684,7 @@ def uninterrupted(folder, **settings):
 
 
 def resumed(folder, stop, **settings):
-    """Runs until `stop` breaks it, then goes on as another process would: everything built anew, other random states."""
+    """Runs until `stop`, then resumes as a new process would: everything is built again, other random states."""
     with paddle.utils.unique_name.guard(), pytest.raises(Stop):
         build(folder, callbacks=[stop], **settings).fit()
     with paddle.utils.unique_name.guard():
@@ -683,7 +709,7 @@ def resumed(folder, stop, **settings):
         ("on_train_end", 1),
     ],
 )
-def test_a_broken_run_goes_on_to_the_same_bits(tmp_path, event, number):
+def test_a_stopped_training_is_resumed_to_the_same_bits(tmp_path, event, number):
     weights, history = uninterrupted(tmp_path / "whole")
     again = resumed(tmp_path / "broken", StopAt(event, number))
     assert again[1] == history
@@ -691,8 +717,8 @@ def test_a_broken_run_goes_on_to_the_same_bits(tmp_path, event, number):
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
-def test_a_broken_run_stops_as_early(tmp_path, number):
-    """Patience counts across the break, and a run that had already stopped is not trained further."""
+def test_a_resumed_training_stops_as_early(tmp_path, number):
+    """Patience counts across the interruption; a training that had already stopped is not continued."""
 
     def fit(folder, stop=None, resume=False):
         by_epoch = {4: 0.5, 8: 0.7, 12: 0.6, 16: 0.65, 20: 0.9, 24: 0.9}
@@ -717,7 +743,7 @@ def test_a_broken_run_stops_as_early(tmp_path, number):
     assert again[0] == whole[0]
 
 
-def test_a_moved_run_goes_on(tmp_path):
+def test_a_moved_training_is_resumed(tmp_path):
     weights, history = uninterrupted(tmp_path / "whole")
     with paddle.utils.unique_name.guard(), pytest.raises(Stop):
         build(tmp_path / "broken", callbacks=[StopAt("on_save", 3)]).fit()
@@ -728,7 +754,7 @@ def test_a_moved_run_goes_on(tmp_path):
     assert bits(trainer) == weights
 
 
-def test_a_checkpoint_that_was_being_written_does_not_count(tmp_path, monkeypatch):
+def test_an_unfinished_checkpoint_does_not_count(tmp_path, monkeypatch):
     weights, history = uninterrupted(tmp_path / "whole")
 
     def full_disk(self, content):
@@ -750,7 +776,62 @@ def test_a_checkpoint_that_was_being_written_does_not_count(tmp_path, monkeypatc
     assert bits(trainer) == weights
 
 
-def test_resuming_without_a_checkpoint_begins(tmp_path):
+def test_one_process_can_resume_several_times(tmp_path):
+    """Paddle numbers the names of parameters and optimisers, so that they differ from those of the checkpoint."""
+    weights, history = uninterrupted(tmp_path / "whole")
+    with pytest.raises(Stop):
+        build(tmp_path / "run", callbacks=[StopAt("on_step_end", 6)]).fit()
+    with pytest.raises(Stop):
+        build(tmp_path / "run", callbacks=[StopAt("on_step_end", 6)]).fit(resume=True)
+    trainer = build(tmp_path / "run")
+    for _ in range(2):
+        assert trainer.fit(resume=True) == history
+        assert bits(trainer) == weights
+
+
+@pytest.mark.filterwarnings("ignore:There are some unused values in state_dict")  # Paddle, about its own LinearWarmup
+@pytest.mark.parametrize("kind", ["own", "momentum", "of the optimizer", "warmup", "no state"])
+def test_other_optimizers_are_resumed_to_the_same_bits(tmp_path, kind):
+    class Other(Toy):
+        def configure_optimizers(self):
+            lr = paddle.optimizer.lr
+            rate = {
+                "own": lambda: lr.ExponentialDecay(0.05, 0.9),
+                "of the optimizer": lambda: lr.ExponentialDecay(0.05, 0.9),
+                "warmup": lambda: lr.LinearWarmup(lr.ExponentialDecay(0.05, 0.9), 3, 0.0, 0.05),
+            }.get(kind, lambda: 0.05)()
+            if kind == "no state":
+                return paddle.optimizer.SGD(rate, parameters=self.parameters())
+            optimizer = paddle.optimizer.Momentum(rate, parameters=self.parameters())
+            return optimizer if kind in ("momentum", "of the optimizer") else (optimizer, rate)
+
+    def new(folder, **settings):
+        paddle.seed(1)
+        return build(folder, Other(), **settings)
+
+    whole = new(tmp_path / "whole")
+    history = whole.fit()
+    with pytest.raises(Stop):
+        new(tmp_path / "run", callbacks=[StopAt("on_step_end", 10)]).fit()
+    trainer = new(tmp_path / "run")
+    assert trainer.fit(resume=True) == history
+    assert bits(trainer) == bits(whole)
+
+
+def test_parameters_outside_the_module_cannot_be_saved(tmp_path):
+    class Outside(Toy):
+        def configure_optimizers(self):
+            return paddle.optimizer.Adam(0.01, parameters=[*self.parameters(), *other[0].parameters()])
+
+        def training_step(self, batch):
+            return super().training_step(batch) + other[0](batch["x"]).mean()
+
+    other = [paddle.nn.Linear(4, 1)]
+    with pytest.raises(TrainingError, match="the optimizer must update parameters of the module only, but got linear_"):
+        build(tmp_path, Outside()).fit()
+
+
+def test_resuming_without_a_checkpoint_starts(tmp_path):
     weights, history = uninterrupted(tmp_path / "a")
     trainer = build(tmp_path / "b")
     assert trainer.fit(resume=True) == history
@@ -773,7 +854,7 @@ test_trainer.build({folder!r}, callbacks=[Kill()]).fit()
 """
 
 
-def test_a_killed_process_goes_on_to_the_same_bits(tmp_path):
+def test_a_killed_process_is_resumed_to_the_same_bits(tmp_path):
     weights, history = uninterrupted(tmp_path / "whole")
     here = Path(__file__).resolve().parent
     code = PROCESS.format(here=str(here), tests=str(here.parent), folder=str(tmp_path / "killed"))

@@ -20,8 +20,8 @@ from typing import IO, BinaryIO
 
 import numpy as np
 
-from lmf_multitask.data.schema import emotion_of, find_split, is_known
-from lmf_multitask.data.sources import ALL, Candidate, Reading, Source, rename_modalities
+from lmf_multitask.data.schema import emotion_of, find_split, is_known, rename_modalities
+from lmf_multitask.data.sources import ALL, Candidate, Reading, Source
 from lmf_multitask.errors import DataError
 
 _MOST_MEMBERS = 300

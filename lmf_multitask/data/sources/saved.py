@@ -76,6 +76,8 @@ class SavedDataset(TableSource):
         for part in self._datasets.values():
             if part.features != types or any(part.data.column(name).null_count for name in ("id", *MODALITIES)):
                 return None
+        if any((self._label_values(part.data.select(["labels"])) == -100).any() for part in self._datasets.values()):
+            return None
         return self._datasets
 
     def _first_type(self, column: str) -> pa.DataType:
