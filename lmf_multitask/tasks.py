@@ -255,11 +255,12 @@ def task_from(values: Mapping[str, Any]) -> Task:
     """The task that `Task.to_dict` described.
 
     Raises:
+        KeyError: name or kind is missing.
         ConfigError: a value is missing, unknown or not allowed.
     """
-    given = dict(values)
-    name, kind = given.pop("name", None), given.pop("kind", None)
-    cls = TASKS[check_kind(check_name(name), str(kind))]
+    name, kind = check_name(values["name"]), str(values["kind"])
+    given = {key: value for key, value in values.items() if key not in ("name", "kind")}
+    cls = TASKS[check_kind(name, kind)]
     known = {field.name for field in dataclasses.fields(cls)} - {"name"}
     if set(given) != known:
         raise ConfigError(

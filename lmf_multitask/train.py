@@ -111,7 +111,8 @@ def _train_several(settings: SettingsOptions[ExperimentConfig], options: Any, ba
     from lmf_multitask.evaluation.tables import results_table, seed_tables
     from lmf_multitask.pipeline.several import train_several
 
-    folder = several_directory(base, f"per_emotion-{recipe}" if separate else "multitask-seeds")
+    name = f"per_emotion-{recipe.replace('/', '-')}" if separate else "multitask-seeds"
+    folder = several_directory(base, name)
     tune_cpu(threads=1)  # as in the trainings, so that the joined metrics are equal to theirs
     outcome = train_several(
         options.mode,

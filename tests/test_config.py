@@ -188,9 +188,9 @@ def test_every_setting_is_in_the_table():
         ({"modl": {"a": 1}}, "unknown setting 'modl'. Did you mean 'model'?"),
         ({"rank": 3}, "unknown setting 'rank'. Did you mean 'model.fusion.rank'?"),
         ({"model.fusion_rank": 3}, "unknown setting 'model.fusion_rank'. Did you mean 'model.fusion.rank'?"),
-        ({"data": {"colour": 3}}, "unknown setting 'data.colour'. Choose one of label_column, non_finite, max_length, cache_dir."),
+        ({"data": {"colour": 3}}, "unknown setting 'data.colour'. Choose one of label_column, non_finite, max_length, at_threshold, cache_dir."),
         ({"self": 1}, "unknown setting 'self'."),
-        ({"training.monitor": "weighted_f2"}, "training.monitor must be loss or one of "),
+        ({"training.monitor": "weighted_f2"}, "training.monitor must be one of loss, task_metric, "),
     ],
 )  # fmt: skip
 def test_messages(values, message):

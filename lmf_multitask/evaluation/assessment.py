@@ -116,7 +116,7 @@ def evaluate_predictions(
     """
     if np.ndim(labels) != 2:
         raise DataError(f"labels must have the shape [rows, emotions], but got {list(np.shape(labels))}.")
-    tasks = make_tasks(list(emotions) if emotions is not None else [f"task{t + 1}" for t in range(np.shape(labels)[1])])
+    tasks = _named_tasks(list(emotions) if emotions is not None else [f"task{t + 1}" for t in range(np.shape(labels)[1])])
     labels, probabilities = checked_predictions(labels, probabilities, tasks)
     if not len(labels):
         raise DataError("labels must have at least one row, but got none.")
@@ -132,6 +132,11 @@ def evaluate_predictions(
         raise DataError("validation labels and probabilities must be given together, but one of them is missing.")
     metrics = assess(labels, probabilities, tasks, split=split, calibration=calibration, resamples=resamples)
     return Assessment(name, tasks, ids, labels, probabilities, metrics, calibration)
+
+
+def _named_tasks(given: Sequence[Any]) -> list[Any]:
+    """``NAME:KIND`` as a task; any other text is the name of a binary task."""
+    return [make_tasks([one])[0] if isinstance(one, str) and ":" in one else one for one in given]
 
 
 def assess(

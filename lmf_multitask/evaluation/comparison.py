@@ -15,7 +15,7 @@ from scipy import stats
 
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.assessment import differences_of
-from lmf_multitask.evaluation.metrics import REGRESSION, exclusive_metrics, exclusive_rows, metrics_of
+from lmf_multitask.evaluation.metrics import REGRESSION, exclusive_metrics, exclusive_rows, metrics_of, task_kinds, task_names
 from lmf_multitask.evaluation.predictions import Predictions, shared_ids
 from lmf_multitask.evaluation.statistics import (
     RESAMPLES,
@@ -25,7 +25,6 @@ from lmf_multitask.evaluation.statistics import (
     mcnemar_exact,
     paired_differences,
 )
-from lmf_multitask.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -126,10 +125,10 @@ def compare(models: Sequence[Predictions], *, resamples: int = RESAMPLES, seed: 
     chosen = [model.select(ids, emotions) for model in models]
     tasks = chosen[0].tasks
     for model in chosen[1:]:
-        for own, other in zip(tasks, model.tasks):
-            if own.kind != other.kind:
+        for name, own, other in zip(emotions, task_kinds(tasks), task_kinds(model.tasks)):
+            if own != other:
                 raise DataError(
-                    f"{model.source}: {other.name} must be a {own.kind} task, as in {chosen[0].source}, but is {other.kind}. "
+                    f"{model.source}: {name} must be a {own} task, as in {chosen[0].source}, but is {other}. "
                     "Compare models of the same tasks."
                 )
     labels = _common_labels(chosen)
@@ -171,21 +170,21 @@ def _common_labels(models: Sequence[Predictions]) -> np.ndarray:
 
 def _pair(
     labels: np.ndarray,
-    tasks: Sequence[Task],
+    tasks: Sequence[Any],
     names: tuple[str, str],
     probabilities: Mapping[str, np.ndarray],
     found: Mapping[str, Any],
 ) -> Pair:
     per_emotion, values = {}, {}
-    for t, task in enumerate(tasks):
+    for t, (name_of_task, kind) in enumerate(zip(task_names(tasks), task_kinds(tasks))):
         known = ~np.isnan(labels[:, t])
-        if task.kind == REGRESSION:
+        if kind == REGRESSION:
             errors = [np.abs(probabilities[name][known, t] - labels[known, t]) for name in names]
-            values[task.name] = _value_difference(found[REGRESSION][task.name], errors)
+            values[name_of_task] = _value_difference(found[REGRESSION][name_of_task], errors)
             continue
         right = [(probabilities[name][known, t] > 0.5) == (labels[known, t] == 1) for name in names]
-        per_emotion[task.name] = _difference(found["emotions"][task.name], int(known.sum()), right)
-    binary = [t for t, task in enumerate(tasks) if task.kind != REGRESSION]
+        per_emotion[name_of_task] = _difference(found["emotions"][name_of_task], int(known.sum()), right)
+    binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind != REGRESSION]
     truth, decision = labels[:, binary], None
     rows = exclusive_rows(truth)
     if rows is not None:

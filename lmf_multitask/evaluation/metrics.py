@@ -401,7 +401,7 @@ def weighted_values(
         tasks: the T tasks.
         ranked: float `[N, T]`, which the decision among exclusive tasks compares; None: `predictions`.
         weights: float `[R, N]`; None: unit weights.
-        names: of `METRICS`; None computes all.
+        names: of `METRICS`; None computes all that rate one of the tasks.
 
     Returns:
         Name -> float64 `[R, T]`, NaN where undefined or for a task of another kind; of the decision among exclusive tasks
@@ -410,7 +410,9 @@ def weighted_values(
     rows = task_rows(labels, predictions, tasks, weights=weights)
     decision = exclusive_decision(labels, predictions if ranked is None else ranked, tasks, weights)
     found = {}
-    for name in METRICS if names is None else names:
+    if names is None:
+        names = [n for n, metric in METRICS.items() if metric.kind == EXCLUSIVE or any(map(metric.rates, tasks))]
+    for name in names:
         metric = find_metric(name)
         if metric.kind != EXCLUSIVE:
             undefined = np.full(1 if weights is None else len(weights), np.nan)

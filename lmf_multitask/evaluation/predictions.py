@@ -20,11 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from lmf_multitask.data.targets import Target
 from lmf_multitask.errors import ConfigError, DataError
 from lmf_multitask.evaluation.metrics import REGRESSION, decide, exclusive_rows, task_kinds, task_names
 from lmf_multitask.files import read_text, write_text
-from lmf_multitask.tasks import Task, make_tasks
+from lmf_multitask.tasks import RegressionTask
 
 PREDICTIONS_FILE = "predictions.csv"
 MOST_BYTES = 1 << 30
@@ -42,7 +41,7 @@ class Predictions:
         name: of the model, in tables.
         source: the file that they were read from.
         ids: names of the N clips, all different.
-        tasks: the T tasks.
+        tasks: the T tasks, `tasks.Task` objects or names of binary ones.
         labels: float64 `[N, T]`, NaN where unknown.
         probabilities: float64 `[N, T]`; of real-valued tasks the predictions.
     """
@@ -50,14 +49,14 @@ class Predictions:
     name: str
     source: Path
     ids: list[str]
-    tasks: list[Task]
+    tasks: list[Any]
     labels: np.ndarray
     probabilities: np.ndarray
 
     @property
     def emotions(self) -> list[str]:
         """Names of the T tasks."""
-        return [task.name for task in self.tasks]
+        return task_names(self.tasks)
 
     def select(self, ids: Sequence[str], emotions: Sequence[str]) -> Predictions:
         """Those for some clips and emotions, in the given order."""
@@ -90,14 +89,17 @@ def read_predictions(path: str | Path, name: str | None = None) -> Predictions:
     shown = ", ".join(heads)[:200] or "none"
     if "id" not in heads or not columns:
         raise DataError(
-            f"{path}: must have the columns id and EMOTION{_PROBABILITY} or TASK{_VALUE}, but has {shown}. Add a header."
+            f"{path}: must have the columns id and EMOTION{_PROBABILITY} (or TASK{_VALUE}), but has {shown}. Add a header."
         )
     if len(set(heads)) != len(heads):
         raise DataError(f"{path}: columns must have different names, but {shown} has one twice.")
     if not rows:
         raise DataError(f"{path}: must have at least one row, but has none. Check the file.")
     try:
-        tasks = make_tasks([Target(h.removesuffix(s), REGRESSION if s == _VALUE else None) for h, s in columns.items()])
+        tasks: list[Any] = [
+            RegressionTask(head.removesuffix(_VALUE)) if suffix == _VALUE else head.removesuffix(_PROBABILITY)
+            for head, suffix in columns.items()
+        ]
     except ConfigError as error:
         raise DataError(f"{path}: {error}") from None
     column_of = {head: column for column, head in enumerate(heads)}
@@ -112,10 +114,10 @@ def read_predictions(path: str | Path, name: str | None = None) -> Predictions:
         if clip in ids:
             raise DataError(f"{path}: every id must be in one row, but {clip!r} is in several. Remove the others.")
         ids[clip] = number
-        for t, (task, head) in enumerate(zip(tasks, columns)):
-            real = task.kind == REGRESSION
+        for t, (name_of_task, head) in enumerate(zip(task_names(tasks), columns)):
+            real = columns[head] == _VALUE
             probabilities[number, t] = (_value if real else _probability)(path, line, head, row[column_of[head]])
-            label = task.name + _LABEL
+            label = name_of_task + _LABEL
             if label in column_of and (row[column_of[label]] or not real):
                 labels[number, t] = (_value if real else _label)(path, line, label, row[column_of[label]])
     return Predictions(name or path.parent.name, path, list(ids), tasks, labels, probabilities)

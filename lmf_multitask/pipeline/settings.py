@@ -28,8 +28,8 @@ from lmf_multitask.models.config import ModelConfig
 from lmf_multitask.tasks import TASKS, check_kind
 from lmf_multitask.training.config import TrainingConfig
 
-RECIPES = ("lmf_paddle", "paper")
-"""Published trainings of separate models: the Paddle reproduction's, and the paper authors'."""
+RECIPES = ("lmf_paddle", "paper", "paper/mosi", "paper/pom")
+"""Published trainings of separate models: the Paddle reproduction's, and the paper authors' for IEMOCAP, MOSI and POM."""
 
 
 def _path(text: str) -> str:

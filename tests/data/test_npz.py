@@ -298,7 +298,7 @@ def test_names_of_unnamed_labels_come_from_the_user(tmp_path):
             {"labels": LABELS[:3], "emotions": np.array(EMOTIONS)},
             "labels must have one row per clip, but has the shape",
         ),
-        ({"happy": np.full(9, 0.5)}, "happy must be 0 or 1, or NaN where not annotated, but holds 0.5"),
+        ({"happy": np.full(9, 0.5)}, "labels of 'happy' must be 0 or 1, or NaN where not annotated, but holds 0.5"),
         (
             {"happy": LABELS[:, 0], "split": np.array(["late"] * 9)},
             "split must be train, validation or test in every row, but",

@@ -117,7 +117,7 @@ def test_of_many_clips_some_are_drawn(monkeypatch):
     assert [len(rows) for rows in asked] == [200, 200]
     assert len(set(asked[0].tolist())) == 200
     again = fit_linear_baseline(train, validation, ["a", "b"])
-    np.testing.assert_array_equal(again.predict(test), baseline.predict_probabilities(test))
+    np.testing.assert_array_equal(again.predict(test), baseline.predict(test))
     asked.clear()
     got = baseline.predict(test)
     assert [len(rows) for rows in asked] == [200, 200, 100]
