@@ -268,6 +268,8 @@ def task_from(values: Mapping[str, Any]) -> Task:
         )
     try:
         return cls(name, **given)
+    except ConfigError:
+        raise
     except (TypeError, ValueError):
         raise ConfigError(f"the task {name} must have values of the right types, but has {str(given)[:80]}.") from None
 

@@ -116,7 +116,9 @@ def evaluate_predictions(
     """
     if np.ndim(labels) != 2:
         raise DataError(f"labels must have the shape [rows, emotions], but got {list(np.shape(labels))}.")
-    tasks = _named_tasks(list(emotions) if emotions is not None else [f"task{t + 1}" for t in range(np.shape(labels)[1])])
+    tasks = _named_tasks(
+        list(emotions) if emotions is not None else [f"task{t + 1}" for t in range(np.shape(labels)[1])]
+    )
     labels, probabilities = checked_predictions(labels, probabilities, tasks)
     if not len(labels):
         raise DataError("labels must have at least one row, but got none.")

@@ -15,7 +15,14 @@ from scipy import stats
 
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.assessment import differences_of
-from lmf_multitask.evaluation.metrics import REGRESSION, exclusive_metrics, exclusive_rows, metrics_of, task_kinds, task_names
+from lmf_multitask.evaluation.metrics import (
+    REGRESSION,
+    exclusive_metrics,
+    exclusive_rows,
+    metrics_of,
+    task_kinds,
+    task_names,
+)
 from lmf_multitask.evaluation.predictions import Predictions, shared_ids
 from lmf_multitask.evaluation.statistics import (
     RESAMPLES,

@@ -108,7 +108,7 @@ def root_mean_squared_error(rows: WeightedRows) -> np.ndarray:
 
 def pearson(rows: WeightedRows) -> np.ndarray:
     """Pearson's correlation r; undefined where labels or predictions do not vary."""
-    *_, x, y, both = rows.own_moments
+    *_, x, y, both = rows.moments
     return _correlation(x, y, both, rows)
 
 
@@ -135,7 +135,7 @@ def concordance(rows: WeightedRows) -> np.ndarray:
         return np.full(len(rows), np.nan)
     if np.ptp(rows.predictions) == 0:
         return np.zeros(len(rows))
-    first, second, x, y, both = rows.own_moments
+    first, second, x, y, both = rows.moments
     return ratio(2 * both, x + y + (first - second) ** 2)
 
 

@@ -83,7 +83,7 @@ def metrics_plot(metrics: Mapping[str, Any], *, headline: bool) -> Plot | None:
         for (name, other), form, colour in zip(others.items(), ("x", "D"), (MUTED, SERIES[1])):
             if other is metrics["always_absent"] and metric.needs != "decision":
                 continue  # it has no probabilities of its own
-            values = [_or_nan(other["emotions"][e].get(metric.key)) for e in emotions]
+            values = [_or_nan(other["emotions"].get(e, {}).get(metric.key)) for e in emotions]
             panel.plot(values, places, form, color=colour, markersize=6, fillstyle="none", label=name)
         panel.set_title(metric.title)
         if panel.dataLim.x0 >= 0 and panel.dataLim.x1 <= 1:

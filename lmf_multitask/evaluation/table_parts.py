@@ -34,11 +34,11 @@ def rows_of(cells: Callable[..., list[str]], *contents: Content, place: str = "e
 
     Args:
         cells: called with the task's name (None for the means) and its entry in each content.
-        contents: of the same tasks.
+        contents: of the same tasks; later ones may lack some.
         place: of the tasks.
     """
     names = list(contents[0].get(place, {}))
-    rows = [[name, *cells(name, *(one[place][name] for one in contents))] for name in names]
+    rows = [[name, *cells(name, *(one[place].get(name, {}) for one in contents))] for name in names]
     return [*rows, ["mean", *cells(None, *(one["mean"] for one in contents))]] if len(names) > 1 else rows
 
 

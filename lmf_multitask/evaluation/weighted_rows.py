@@ -118,18 +118,14 @@ class WeightedRows(Confusion):
         """
         return _one_hot(np.minimum((self.predictions * ECE_BINS).astype(int), ECE_BINS - 1), ECE_BINS)
 
-    def moments(self, labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Weighted means, variances and covariance of two columns `[n]`: mean, mean, variance, variance, covariance, `[R]` each."""
-        centre = labels.mean(), predictions.mean()  # near the weighted means, so that little is lost in the differences
-        x, y = labels - centre[0], predictions - centre[1]
-        sums = self.sum(np.stack([x, y, x * x, y * y, x * y], axis=1)) if len(x) else np.zeros((len(self), 5))
+    @cached_property
+    def moments(self) -> tuple[np.ndarray, ...]:
+        """Of labels and predictions: weighted mean of each, variance of each, covariance; float64 `[R]` each."""
+        centre = [values.mean() if len(values) else 0.0 for values in (self.labels, self.predictions)]  # for precision
+        x, y = self.labels - centre[0], self.predictions - centre[1]
+        sums = self.sum(np.stack([x, y, x * x, y * y, x * y], axis=1))
         mx, my, xx, yy, xy = (ratio(column, self.total) for column in sums.T)
         return mx + centre[0], my + centre[1], np.maximum(xx - mx * mx, 0), np.maximum(yy - my * my, 0), xy - mx * my
-
-    @cached_property
-    def own_moments(self) -> tuple[np.ndarray, ...]:
-        """`moments` of labels and predictions."""
-        return self.moments(self.labels, self.predictions)
 
     def average_ranks(self, values: np.ndarray) -> np.ndarray:
         """Ranks of values `[n]` among the weighted rows, ties in the middle: float64 `[n, R]`."""
