@@ -99,7 +99,10 @@ class ExperimentConfig:
 
     def resolved(self, targets: Sequence[str | Target]) -> ExperimentConfig:
         """The same experiment from whatever folder it is run, with the names and kinds of the tasks, and their monitor."""
-        path = self.data_path and str(Path(self.data_path).expanduser().resolve())
+        path, root = (
+            name and str(Path(name).expanduser().resolve()) for name in (self.data_path, self.data.feature_root)
+        )
+        data = dataclasses.replace(self.data, feature_root=root)
         tasks = [parse_target(one) for one in targets]
         monitors = {TASKS[one.kind or BINARY].monitor for one in tasks}
         training = self.training
@@ -108,7 +111,7 @@ class ExperimentConfig:
         texts = list(map(str, tasks))
         plain = all(text == one.name for text, one in zip(texts, tasks))
         lists: dict[str, Any] = {"emotions": texts, "tasks": None} if plain else {"emotions": None, "tasks": texts}
-        return dataclasses.replace(self, data_path=path, training=training, **lists)
+        return dataclasses.replace(self, data_path=path, data=data, training=training, **lists)
 
     def to_yaml(self) -> str:
         """All settings, defaults included, as YAML that ``--config`` reads."""
