@@ -283,6 +283,39 @@ def test_dialogues_of_four_classes_and_numbered_ids(tmp_path):
     assert len(set(rows_of(source, "test")[0])) == 6
 
 
+def as_bytes(tree):
+    """All texts as bytes, as a pickle of Python 2 gives them."""
+    if isinstance(tree, dict):
+        return {as_bytes(key): as_bytes(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple, set)):
+        return type(tree)(map(as_bytes, tree))
+    return tree.encode("latin-1") if isinstance(tree, str) else tree
+
+
+def test_dialogues_of_python_2(tmp_path):
+    clips = layouts.make_clips(rows=(20, 0, 6), words=1)
+    clips = {split: {**clips[split], "text": clips[split]["text"][:, 0]} for split in ("train", "test")}
+    sources = [
+        open_source(write(tmp_path / f"{name}.pkl", tree, protocol=2))
+        for name, tree in (("3", layouts.dialogue_tuple(clips)), ("2", as_bytes(layouts.dialogue_tuple(clips))))
+    ]
+    for split in ("train", "validation", "test"):
+        found = [dict(zip(rows_of(source, split)[0], source.labels(split).tolist())) for source in sources]
+        assert found[0] == found[1]
+        assert sorted(sources[0].groups(split)) == sorted(sources[1].groups(split))
+
+
+def test_dialogues_that_are_in_both_splits_or_in_none(tmp_path):
+    clips = layouts.make_clips(rows=(20, 0, 6), words=1)
+    del clips["validation"]
+    *parts, train, test = layouts.dialogue_tuple(clips)
+    train = sorted(train)
+    path = write(tmp_path / "x.pkl", (*parts, train[1:], [*test, train[1]]))
+    notes = open_source(path).notes
+    assert any(note.startswith(f"1 dialogue(s) are in neither train nor test: {train[0]}") for note in notes)
+    assert any(note.startswith("1 dialogue(s) of test are also in train: results on test are too") for note in notes)
+
+
 def test_corect(tmp_path):
     clips = layouts.make_clips()
     source = open_source(write(tmp_path / "data_iemocap.pkl", layouts.corect(clips)))
