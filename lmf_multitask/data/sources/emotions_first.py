@@ -295,7 +295,7 @@ class EmotionsFirst(PickleSource):
         if self._column is None:
             every = np.concatenate([self._both_columns(name) for name in self.splits])
             if self._one_hot:
-                self._column, reason = present_column(every, self.reading.label_column)
+                self._column, reason = present_column(every, self.reading.config.label_column)
                 self.label_column = self._column
             else:
                 self._column, reason = 1, "stored as 0 and 1"

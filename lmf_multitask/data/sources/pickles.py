@@ -144,7 +144,7 @@ class PickleSource(Source):
             raise self.fail(
                 f"{where} must be one-hot in every row, but row {wrong[0][0]} is {row.astype(int).tolist()}. Check the labels."
             )
-        self.label_column, reason = present_column(labels, self.reading.label_column)
+        self.label_column, reason = present_column(labels, self.reading.config.label_column)
         self.notes.append(f"labels: {reason}")
         return labels[:, :, self.label_column]
 
