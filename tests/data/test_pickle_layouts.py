@@ -12,7 +12,7 @@ import pytest
 from commands import run_all
 from conftest import shared_file, small_experiment, to_bytes_keys
 
-from lmf_multitask.data.loading import inspect
+from lmf_multitask.data.loading import convert, inspect
 from lmf_multitask.data.sources import open_source
 from lmf_multitask.errors import DataError
 
@@ -465,6 +465,21 @@ def test_every_family_is_trained_and_evaluated(tmp_path, name):
     assert list(found.metrics["emotions"]) == FAMILIES[name][1]
 
 
+@pytest.mark.parametrize("name", ["mult", "dialogues", "videos"])  # MMSA has real labels, which tables cannot hold yet
+def test_families_are_converted_to_the_same_rows(tmp_path, name):
+    path = write_family(tmp_path, name)
+    convert(path, tmp_path / "parquet", FAMILIES[name][1])
+    source, copy = open_source(path, emotions=FAMILIES[name][1]), open_source(tmp_path / "parquet")
+    order = [source.emotions.index(emotion) for emotion in copy.emotions]
+    for split in source.splits:
+        ids, features = rows_of(source, split)
+        same_ids, same = rows_of(copy, split)
+        assert ids == same_ids
+        for modality in MODALITIES:
+            np.testing.assert_array_equal(features[modality], same[modality])
+        np.testing.assert_array_equal(source.labels(split)[:, order], copy.labels(split))
+
+
 @pytest.mark.slow
 def test_commands_on_every_family(tmp_path):
     for name, (_, tasks) in FAMILIES.items():
@@ -473,6 +488,7 @@ def test_commands_on_every_family(tmp_path):
         settings = ["--emotions", *tasks, "--training.epochs", "1", "--training.batch_size", "16", "--device", "cpu"]
         commands = [
             ("lmf_multitask.data.__main__", ["inspect", path]),
+            ("lmf_multitask.data.__main__", ["convert", path, f"parquet-{name}", "--emotions", *tasks]),
             ("lmf_multitask.train", ["--data_path", path, "--output_dir", f"run-{name}", *settings]),
             ("lmf_multitask.evaluate", [f"run-{name}", "--data_path", path]),
             ("lmf_multitask.export", [f"run-{name}", "--output_dir", f"model-{name}", "--format", "onnx"]),
