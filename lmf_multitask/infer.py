@@ -5,28 +5,14 @@ Each EMOTION_prob.npy is float32 [clips, 2]: the probabilities that the emotion 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from lmf_multitask.command_line import CommandParser, run
+from lmf_multitask.command_line import CommandParser, SettingsOptions, run
+from lmf_multitask.config import ReadingOptions
 from lmf_multitask.data.schema import SPLITS
+from lmf_multitask.deployment.options import add_model_options
 from lmf_multitask.runtime import tune_cpu
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of how a model is run, which ``infer`` and ``serve`` share."""
-    parser.add_argument("model_dir", metavar="MODEL_DIR", help="what lmf export wrote, or a run directory")
-    parser.add_argument(
-        "--backend", choices=["auto", "paddle", "onnx"], default="auto", help="auto: onnx where it is available"
-    )
-    parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="auto: a GPU if there is one")
-    parser.add_argument(
-        "--threads", type=int, default=1, help="of the math library; default: 1, the fastest that was measured"
-    )
-    parser.add_argument(
-        "--calibrated", action="store_true", help="probabilities with the temperatures that were fitted on validation"
-    )
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -57,7 +43,9 @@ def main(arguments: Sequence[str]) -> None:
         choices=["True", "False", "true", "false"],
         help="also measure the speed; without --data_path on generated clips",
     )
+    settings = SettingsOptions(parser, ReadingOptions)
     options = parser.parse_args(arguments)
+    data = settings.build(options).data
 
     tune_cpu(threads=options.threads)
     from lmf_multitask.data.sample import builtin_sample
@@ -79,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
     if path is None and not benchmark:
         path = builtin_sample()
         print("without --data_path: these are the made-up clips of the built-in sample")
-    source = None if path is None else open_source(path, None if options.all else options.split)
+    source = None if path is None else open_source(path, None if options.all else options.split, config=data)
     if benchmark:
         from lmf_multitask.deployment.benchmark import BATCH_SIZES, timing_table
         from lmf_multitask.deployment.description import generated_clips

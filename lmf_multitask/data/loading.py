@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import datasets
 import numpy as np
@@ -20,12 +20,13 @@ import pyarrow as pa
 from lmf_multitask.config import DataConfig
 from lmf_multitask.data import cache
 from lmf_multitask.data.arrow import label_struct
-from lmf_multitask.data.columns import column_arrays, emotion_names, fingerprint, missing_rows
+from lmf_multitask.data.columns import BLOCK_ROWS, column_arrays, emotion_names, fingerprint, missing_rows
 from lmf_multitask.data.modality import MODALITIES, Input
 from lmf_multitask.data.sample import builtin_sample
 from lmf_multitask.data.schema import SPLITS, labels_feature
-from lmf_multitask.data.sources import naming, open_source
+from lmf_multitask.data.sources import ALL, naming, open_source
 from lmf_multitask.errors import DataError
+from lmf_multitask.files import atomic_folder
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class LoadedData:
         report: text of ``lmf data inspect``: what was found and decided.
         notes: what was decided about the file, and warnings, one line each: for the console of train and evaluate.
         label_column: which column of one-hot labels means "present"; None for other kinds of labels.
+        quality: repeated clips and ids, and outliers, for ``metrics.json``; see `cache.Facts`.
     """
 
     dataset: datasets.DatasetDict
@@ -53,6 +55,7 @@ class LoadedData:
     report: str
     notes: list[str]
     label_column: int | None
+    quality: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -83,9 +86,7 @@ def load(
     """
     config = config or DataConfig()
     path = Path(path or builtin_sample()).expanduser()
-    source = open_source(
-        path, emotions=emotions, label_column=config.label_column, max_length=config.max_length, scan=False
-    )
+    source = open_source(path, emotions=emotions, config=config, scan=False)
     lacking = [split for split in SPLITS if split not in source.split_names]
     if lacking:
         raise DataError(
@@ -104,7 +105,8 @@ def load(
         part.info.description = facts.report
     columns = column_arrays(selected["train"])
     inputs = {name: Input(tuple(columns[name].shape[1:]), facts.padding[name]) for name in MODALITIES}
-    return LoadedData(selected, emotion_names(selected["train"]), inputs, facts.report, facts.notes, facts.label_column)
+    names = emotion_names(selected["train"])
+    return LoadedData(selected, names, inputs, facts.report, facts.notes, facts.label_column, facts.quality)
 
 
 def load_iemocap(
@@ -149,13 +151,46 @@ def inspect(path: str | Path, emotions: Sequence[str] | None = None, config: Dat
         DataError: see `load`.
     """
     config = config or DataConfig()
-    source = open_source(
-        path, emotions=emotions, label_column=config.label_column, max_length=config.max_length, scan=False
-    )
+    source = open_source(path, emotions=emotions, config=config, scan=False)
     with naming(source.path):
         facts = cache.inspect(source, config.non_finite)
     assert facts is not None
     return facts.report
+
+
+def convert(
+    path: str | Path, folder: Path, emotions: Sequence[str] | None = None, config: DataConfig | None = None
+) -> dict[Path, int]:
+    """Writes any data file as one Parquet file per split, which gives the same rows again: ``lmf data convert``.
+
+    Args:
+        path: see `load`; labels may be missing, and some of the splits.
+        folder: what to write; it must not exist or be empty.
+        emotions: see `load`.
+        config: how to read the file.
+
+    Returns:
+        The files, with their numbers of rows.
+
+    Raises:
+        DataError: see `load`; or the file has no splits, or the folder holds files.
+    """
+    config, folder = config or DataConfig(), folder.expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: must not exist or be an empty folder, but is neither. Choose another one.")
+    source = open_source(path, emotions=emotions, config=config, scan=False)
+    if ALL in source.split_names:
+        raise DataError(
+            f"{source.path}: must have splits, but has none. Name the column of splits: --data.split_column."
+        )
+    with naming(source.path):
+        dataset, _ = cache.cached(source, config.non_finite, config.cache_dir)
+    found = {}
+    with atomic_folder(folder) as part:
+        for split, rows in dataset.items():
+            rows.to_parquet(str(part / f"{split}.parquet"), batch_size=BLOCK_ROWS)
+            found[folder / f"{split}.parquet"] = len(rows)
+    return found
 
 
 def missing_in_train(dataset: datasets.DatasetDict, modalities: Sequence[str]) -> list[str]:

@@ -28,7 +28,6 @@ from lmf_multitask.data.schema import sort_emotions
 from lmf_multitask.data.sources import open_source
 from lmf_multitask.deployment.description import (
     DESCRIPTION_FILE,
-    FORMATS,
     ExportedModel,
     ModelDescription,
     checked_losses,
@@ -98,8 +97,7 @@ def export_run(
         path: a run directory, or the parent of per-emotion runs.
         output_dir: see `export_models`.
         formats: see `export_models`.
-        data_path: clips to compare the models on: the first of its validation split, or of the whole file without splits;
-            None generates clips.
+        data_path: clips to compare the models on, of its validation split if it has splits; None generates clips.
         check: see `export_models`.
 
     Raises:
@@ -401,8 +399,3 @@ def _difference(
             "Nothing was written; please report this with your versions of Paddle and of this package."
         )
     return largest
-
-
-def known_formats(name: str) -> tuple[str, ...]:
-    """``paddle``, ``onnx`` or ``both`` -> the formats."""
-    return FORMATS if name == "both" else (name,)
