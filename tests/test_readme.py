@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from layouts import csd_folder
 from reference_network import random_parameters
 
 from lmf_multitask import command_line
@@ -78,12 +79,14 @@ def program(page):
 
 @pytest.fixture
 def folder(tmp_path, sample_path):
-    """A user's folder: the shipped configs, a data file, checkpoints of other codes."""
+    """A user's folder: the shipped configs, data files and checkpoints of other codes."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "iemocap.pkl").write_bytes(sample_path.read_bytes())
     weights = random_parameters(features=(74, 35, 300))
     np.savez(tmp_path / "model.npz", **weights)
     (tmp_path / "happy.pkl").write_bytes(pickle.dumps(weights, protocol=2))
+    (tmp_path / "cmu").mkdir()
+    csd_folder(tmp_path / "cmu")
     return tmp_path
 
 
