@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from layouts import csd_folder
+from pickle_layouts import dialogue_tuple, make_clips, mmsa, mult_iemocap
 from reference_network import random_parameters
 
 from lmf_multitask import command_line
@@ -84,7 +85,15 @@ def folder(tmp_path, sample_path):
     (tmp_path / "iemocap.pkl").write_bytes(sample_path.read_bytes())
     weights = random_parameters(features=(74, 35, 300))
     np.savez(tmp_path / "model.npz", **weights)
-    (tmp_path / "happy.pkl").write_bytes(pickle.dumps(weights, protocol=2))
+    rows = (40, 30, 30)
+    pickles = {
+        "happy": weights,
+        "iemocap_data": mult_iemocap(make_clips(rows, classes=4)),
+        "unaligned_50": mmsa(make_clips(rows, steps=3)),
+        "IEMOCAP_features": dialogue_tuple(make_clips(rows)),
+    }
+    for name, content in pickles.items():
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(content, protocol=2))
     (tmp_path / "cmu").mkdir()
     csd_folder(tmp_path / "cmu")
     return tmp_path
