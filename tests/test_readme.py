@@ -17,6 +17,8 @@ from reference_network import random_parameters
 
 from lmf_multitask import command_line
 from lmf_multitask.__main__ import COMMANDS
+from lmf_multitask.config import options
+from lmf_multitask.pipeline.settings import ExperimentConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -130,11 +132,20 @@ def test_commands_have_the_options_that_are_shown(page, monkeypatch):
     monkeypatch.setattr(command_line.CommandParser, "parse_args", parse_args)
     monkeypatch.setattr(command_line.SettingsOptions, "build", build_only)
     monkeypatch.chdir(ROOT)
-    for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
-        for words in commands(text) if language == "bash" else ():
-            if "--plugin" not in words:  # what it registers would stay
-                with pytest.raises(AcceptedError):
-                    importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
+    text = page.read_text(encoding="utf-8")
+    shown = [block for language, block in BLOCK.findall(text) if language == "bash"]
+    shown += re.findall(r"`(lmf [a-z][^`]+ --[^`]+)`", BLOCK.sub("", text))
+    for words in (words for block in shown for words in commands(block)):
+        if "--plugin" not in words:  # what it registers would stay
+            with pytest.raises(AcceptedError):
+                importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
+
+
+def test_settings_that_are_named_exist():
+    known = {option.name for option in options(ExperimentConfig)}
+    for page in PAGES:
+        found = set(re.findall(r"--((?:model|training|data)\.[\w.]*\w)", page.read_text(encoding="utf-8")))
+        assert sorted(found - known) == [], page.name
 
 
 def slug(heading):
