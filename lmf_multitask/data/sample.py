@@ -13,13 +13,13 @@ modality alone separates the four emotions, and audio helps only a model that mu
 
 from __future__ import annotations
 
-import os
 import struct
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 
+from lmf_multitask.data.cache_folder import cache_folder
 from lmf_multitask.data.schema import IEMOCAP_EMOTIONS
 from lmf_multitask.files import atomic_write
 
@@ -57,9 +57,7 @@ def write_sample(path: str | Path, scale: Scale = "small", seed: int = 0) -> Pat
 
 def builtin_sample() -> Path:
     """Path of the small sample, written into the cache of `datasets` when it is first used."""
-    from datasets import config
-
-    path = Path(os.fspath(config.HF_DATASETS_CACHE)) / "lmf_multitask" / "sample-1.pkl"
+    path = cache_folder() / "sample-1.pkl"
     return path if path.exists() else write_sample(path)
 
 
