@@ -89,10 +89,11 @@ def _train_several(settings: SettingsOptions[ExperimentConfig], options: Any, ba
         raise ConfigError("--recipe must be used with --mode per_emotion, but the mode is multitask. Remove it.")
     recipe = options.recipe or RECIPES[0]
 
-    from lmf_multitask.evaluation.tables import results_table, seed_table
+    from lmf_multitask.evaluation.tables import results_table, seed_tables
     from lmf_multitask.pipeline.several import train_several
 
-    folder = several_directory(base, f"per_emotion-{recipe}" if separate else "multitask-seeds")
+    name = f"per_emotion-{recipe.replace('/', '-')}" if separate else "multitask-seeds"
+    folder = several_directory(base, name)
     tune_cpu(threads=1)  # as in the trainings, so that the joined metrics are equal to theirs
     outcome = train_several(
         options.mode,
@@ -105,7 +106,7 @@ def _train_several(settings: SettingsOptions[ExperimentConfig], options: Any, ba
         report=not options.no_report,
     )
     if outcome.summary is not None:
-        print(seed_table(outcome.summary).as_text())
+        print("\n\n".join(table.as_text() for table in seed_tables(outcome.summary)))
     elif outcome.results:
         (metrics,) = outcome.results.values()
         print(results_table(metrics))

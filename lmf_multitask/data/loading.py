@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,8 @@ from lmf_multitask.data.columns import BLOCK_ROWS, column_arrays, emotion_names,
 from lmf_multitask.data.modality import MODALITIES, Input
 from lmf_multitask.data.sample import builtin_sample
 from lmf_multitask.data.schema import SPLITS, labels_feature
-from lmf_multitask.data.sources import ALL, naming, open_source
+from lmf_multitask.data.sources import ALL, Source, naming, open_source
+from lmf_multitask.data.targets import ABOVE, BINARY, REGRESSION, Target, parse_target
 from lmf_multitask.errors import DataError
 from lmf_multitask.files import atomic_folder
 
@@ -40,12 +41,13 @@ class LoadedData:
     Attributes:
         dataset: splits ``train``, ``validation`` and ``test`` with the columns ``id`` (text), ``audio``, ``video``, ``text``
             (float32 `[D]` or `[L, D]`) and ``labels`` (a struct with one float32 field per emotion, NaN = not annotated).
-        emotions: names of the T label columns, in their order.
+        emotions: names of the T tasks, in the order of their label columns.
         inputs: modality -> shape of a clip and padding of its sequences. A modality that the file does not have is a
             column of zeros of the shape ``(1,)``, for text ``(1, 1)``.
         report: text of ``lmf data inspect``: what was found and decided.
         notes: what was decided about the file, and warnings, one line each: for the console of train and evaluate.
         label_column: which column of one-hot labels means "present"; None for other kinds of labels.
+        targets: the T tasks with their kinds and, where known, ranges.
         quality: repeated clips and ids, and outliers, for ``metrics.json``; see `cache.Facts`.
     """
 
@@ -55,6 +57,7 @@ class LoadedData:
     report: str
     notes: list[str]
     label_column: int | None
+    targets: list[Target]
     quality: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -64,7 +67,7 @@ class LoadedData:
 
 
 def load(
-    path: str | Path | None = None, emotions: Sequence[str] | None = None, config: DataConfig | None = None
+    path: str | Path | None = None, emotions: Sequence[str | Target] | None = None, config: DataConfig | None = None
 ) -> LoadedData:
     """Loads a data file or folder of any known layout.
 
@@ -76,17 +79,18 @@ def load(
         path: a pickle ``data[emotion][split][feature]`` (read without running code from it), a folder written by
             ``save_to_disk``, a folder with ``train.parquet``, ``validation.parquet`` and ``test.parquet``, or an ``.npz`` file
             with an array ``split``. None takes the built-in sample.
-        emotions: which emotions, in which order; None takes all. If the emotions of a pickle store the same clips in
-            different orders, a single one comes in its own order. Also names the emotions of files that do not name them, and
-            chooses label columns of tables.
+        emotions: which tasks, in which order, as `data.targets.parse_target` reads them; None takes all. If the emotions of
+            a pickle store the same clips in different orders, a single one comes in its own order. Also names the emotions of
+            files that do not name them, and chooses label columns of tables.
         config: how to read the file.
 
     Raises:
         DataError: the file is missing, damaged, hostile, of another layout, or lacks a split or an emotion.
     """
     config = config or DataConfig()
+    wanted = None if emotions is None else [parse_target(one) for one in emotions]
     path = Path(path or builtin_sample()).expanduser()
-    source = open_source(path, emotions=emotions, config=config, scan=False)
+    source = _opened(path, wanted, config)
     lacking = [split for split in SPLITS if split not in source.split_names]
     if lacking:
         raise DataError(
@@ -99,14 +103,16 @@ def load(
     with naming(path):
         found = cache.mapped(source, config.non_finite)
         dataset, facts = found or cache.cached(source, config.non_finite, config.cache_dir)
-        selected = _select_emotions(dataset, list(facts.emotions if emotions is None else emotions))
-        selected = _in_own_order(selected, None if emotions is None else list(emotions), facts.emotions)
+        chosen = _targets(facts, [Target(name) for name in facts.emotions] if wanted is None else wanted)
+        selected, derived = _select_targets(dataset, chosen, config.at_threshold)
+        selected = _in_own_order(selected, None if wanted is None else [one.column for one in chosen], facts.emotions)
     for part in selected.values():
-        part.info.description = facts.report
+        part.info.description = "\n".join([facts.report, *(f"{'derived':<10} {line}" for line in derived)])
     columns = column_arrays(selected["train"])
     inputs = {name: Input(tuple(columns[name].shape[1:]), facts.padding[name]) for name in MODALITIES}
-    names = emotion_names(selected["train"])
-    return LoadedData(selected, names, inputs, facts.report, facts.notes, facts.label_column, facts.quality)
+    names, report = emotion_names(selected["train"]), selected["train"].info.description
+    notes = [*facts.notes, *derived]
+    return LoadedData(selected, names, inputs, report, notes, facts.label_column, chosen, facts.quality)
 
 
 def load_iemocap(
@@ -151,11 +157,17 @@ def inspect(path: str | Path, emotions: Sequence[str] | None = None, config: Dat
         DataError: see `load`.
     """
     config = config or DataConfig()
-    source = open_source(path, emotions=emotions, config=config, scan=False)
+    source = _opened(path, None if emotions is None else [parse_target(one) for one in emotions], config)
     with naming(source.path):
         facts = cache.inspect(source, config.non_finite)
     assert facts is not None
     return facts.report
+
+
+def _opened(path: str | Path, targets: Sequence[Target] | None, config: DataConfig) -> Source:
+    kinds = {one.column: one.kind if one.source is None else REGRESSION for one in targets or () if one.kind}
+    names = None if targets is None else list(dict.fromkeys(one.column for one in targets))
+    return open_source(path, emotions=names, kinds=kinds, config=config, scan=False)
 
 
 def convert(
@@ -178,7 +190,7 @@ def convert(
     config, folder = config or DataConfig(), folder.expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: must not exist or be an empty folder, but is neither. Choose another one.")
-    source = open_source(path, emotions=emotions, config=config, scan=False)
+    source = _opened(path, None if emotions is None else [parse_target(one) for one in emotions], config)
     if ALL in source.split_names:
         raise DataError(
             f"{source.path}: must have splits, but has none. Name the column of splits: --data.split_column."
@@ -219,30 +231,95 @@ def missing_in_train(dataset: datasets.DatasetDict, modalities: Sequence[str]) -
     return absent
 
 
-def _select_emotions(dataset: datasets.DatasetDict, emotions: list[str]) -> datasets.DatasetDict:
-    """Keeps the label columns of `emotions`, in that order, and the rows that at least one of them annotates."""
-    known = emotion_names(dataset["train"])
-    for emotion in emotions:
-        if emotion not in known:
-            close = get_close_matches(str(emotion), known, n=1)
+def _targets(facts: cache.Facts, wanted: Sequence[Target]) -> list[Target]:
+    """The tasks that the user wants, with the kinds and ranges that the data give them.
+
+    Raises:
+        DataError: there is no such column, or a task is not of the kind that it should be.
+    """
+    found = []
+    for one in wanted:
+        if one.column not in facts.emotions:
+            close = get_close_matches(str(one.column), facts.emotions, n=1)
             hint = f"Did you mean {close[0]!r}?" if close else "Choose among these."
-            raise DataError(f"emotions must be among {', '.join(known)}, but got {emotion!r}. {hint}")
-    if not emotions or len(set(emotions)) != len(emotions):
-        raise DataError(f"emotions must be one or more different names, but got {emotions}.")
-    if emotions == known:
-        return dataset
-    result = datasets.DatasetDict()
+            raise DataError(f"emotions must be among {', '.join(facts.emotions)}, but got {one.column!r}. {hint}")
+        kind = facts.kinds[one.column]
+        if one.source is None:
+            if one.kind == BINARY and kind != BINARY:
+                raise DataError(
+                    f"{one.name} must be 0 or 1 to be a binary task, but is real-valued. "
+                    f"Derive one: --tasks NAME:{ABOVE}:{one.name}:0."
+                )
+            found.append(replace(one, kind=one.kind or kind, range=one.range or facts.ranges.get(one.name)))
+        else:
+            found.append(one)
+    names = [one.name for one in found]
+    if not names or len(set(names)) != len(names):
+        raise DataError(f"emotions must be one or more different names, but got {names}.")
+    return found
+
+
+def _select_targets(
+    dataset: datasets.DatasetDict, targets: Sequence[Target], at_threshold: str
+) -> tuple[datasets.DatasetDict, list[str]]:
+    """Makes the label columns those of the tasks, in their order, and keeps the rows that at least one of them annotates.
+
+    Returns:
+        The data set, and notes on tasks that were derived from others.
+
+    Raises:
+        DataError: a split has no clip for them, or a value outside the range of a task.
+    """
+    known, names = emotion_names(dataset["train"]), [one.name for one in targets]
+    as_stored = [one.column for one in targets] == known == names
+    result, equal = datasets.DatasetDict(), np.zeros(len(targets), int)
     for split, part in dataset.items():
-        labels = np.asarray(column_arrays(part)["labels"])[:, [known.index(emotion) for emotion in emotions]]
+        labels = np.asarray(column_arrays(part)["labels"])[:, [known.index(one.column) for one in targets]]
+        for t, one in enumerate(targets):
+            if one.source is not None:
+                values = labels[:, t]
+                equal[t] += (values == np.float32(one.threshold)).sum()
+                labels[:, t] = _above(values, one.threshold, at_threshold)
+            elif one.range is not None:
+                _check_range(labels[:, t], one, split)
+        if as_stored:
+            result[split] = part
+            continue
         annotated = ~np.isnan(labels).all(axis=1)
         if not annotated.any():
-            raise DataError(f"{split} must have clips annotated for {', '.join(emotions)}, but has none.")
-        types = datasets.Features(labels=labels_feature(emotions)).arrow_schema
-        column = pa.table({"labels": label_struct(labels, emotions)}).cast(types)
+            raise DataError(f"{split} must have clips annotated for {', '.join(names)}, but has none.")
+        types = datasets.Features(labels=labels_feature(names)).arrow_schema
+        column = pa.table({"labels": label_struct(labels, names)}).cast(types)
         chosen = datasets.Dataset(datasets.table.InMemoryTable(column))
         joined = datasets.concatenate_datasets([part.remove_columns("labels"), chosen], axis=1)
         result[split] = joined if annotated.all() else joined.select(np.flatnonzero(annotated))
-    return result
+    notes = [
+        f"{one.name}: present where {one.source} is above {one.threshold:g}; {equal[t]} clip(s) with exactly that are "
+        f"{at_threshold.replace('_', ' ')} (data.at_threshold)"
+        for t, one in enumerate(targets)
+        if one.source is not None
+    ]
+    return result, notes
+
+
+def _above(values: np.ndarray, threshold: float, at_threshold: str) -> np.ndarray:
+    """Real labels `[N]` -> binary ones float32 `[N]`, NaN where not annotated."""
+    found = (values > np.float32(threshold)).astype(np.float32)
+    undecided = np.isnan(values)
+    if at_threshold == "not_annotated":
+        undecided |= values == np.float32(threshold)
+    found[undecided] = np.nan
+    return found
+
+
+def _check_range(values: np.ndarray, target: Target, split: str) -> None:
+    low, high = target.range or (-np.inf, np.inf)
+    odd = values[(values < low) | (values > high)]
+    if len(odd):
+        raise DataError(
+            f"{target.name} must be from {low:g} to {high:g}, but is {odd[0]:g} in a clip of {split}. "
+            f"State its range: --tasks {target.name}:{REGRESSION}:LOW:HIGH."
+        )
 
 
 def _in_own_order(dataset: datasets.DatasetDict, emotions: list[str] | None, known: list[str]) -> datasets.DatasetDict:

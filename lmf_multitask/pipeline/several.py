@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from lmf_multitask.data.loading import LoadedData, missing_in_train
 from lmf_multitask.data.schema import IEMOCAP_EMOTIONS
+from lmf_multitask.data.targets import Target
 from lmf_multitask.errors import RunError
+from lmf_multitask.evaluation.metrics import all_tasks
 from lmf_multitask.evaluation.statistics import seed_summary
 from lmf_multitask.files import write_json
 from lmf_multitask.pipeline.launcher import train_all
@@ -86,22 +88,22 @@ def train_several(
     places: dict[int | None, Path] = {seed: folder / f"seed{seed}" for seed in seeds or ()} or {None: folder}
     experiments: dict[str, ExperimentConfig] = {}
 
-    def add(place: Path, config: ExperimentConfig, seed: int | None, emotions: list[str]) -> None:
+    def add(place: Path, config: ExperimentConfig, seed: int | None, targets: Sequence[Target]) -> None:
         check_no_links(folder, place)
         config = without(dataclasses.replace(config, output_dir=str(place)), absent)
         if seed is not None:
             config = dataclasses.replace(config, seed=seed)
-        experiments[str(place.relative_to(folder))] = config.resolved(emotions)
+        experiments[str(place.relative_to(folder))] = config.resolved(targets)
 
     if mode == "per_emotion":
         check_run_names(data.emotions)
         _log_unlabelled(base, data.emotions)
         for seed, place in places.items():
-            for emotion in data.emotions:
-                add(place / emotion, settings_for(emotion), seed, [emotion])
+            for target in data.targets:
+                add(place / target.name, settings_for(target.name), seed, [target])
     else:
         for seed, place in places.items():
-            add(place, base, seed, data.emotions)
+            add(place, base, seed, data.targets)
     # per-emotion models get one report together
     failures = train_all(experiments, jobs, overwrite, report=report and mode == "multitask")
     found: dict[int | None, dict[str, Any] | None] = {}
@@ -109,7 +111,7 @@ def train_several(
         found[seed] = join_runs(place, report, data) if mode == "per_emotion" else Run(place).metrics()
     results = {seed: metrics for seed, metrics in found.items() if metrics is not None}
     pages = [places[seed] / REPORT_FILE for seed in results if (places[seed] / REPORT_FILE).is_file()]
-    complete = [metrics for metrics in results.values() if len(metrics["emotions"]) == len(data.emotions)]
+    complete = [metrics for metrics in results.values() if len(all_tasks(metrics)) == len(data.targets)]
     summary = write_seed_summary(folder, complete) if seeds and complete else None
     return Outcome(results, failures, summary, pages)
 
@@ -146,7 +148,7 @@ def write_seed_summary(folder: Path, results: Sequence[dict[str, Any]], name: st
 
 def _log_unlabelled(base: ExperimentConfig, emotions: list[str]) -> None:
     lacking = [emotion for emotion in IEMOCAP_EMOTIONS if emotion not in emotions]
-    if base.emotions is None and 0 < len(lacking) < len(IEMOCAP_EMOTIONS):
+    if base.wanted is None and 0 < len(lacking) < len(IEMOCAP_EMOTIONS):
         logger.info("skipped, since the data have no labels for them: %s", ", ".join(lacking))
 
 
