@@ -20,6 +20,7 @@ import pyarrow as pa
 from filelock import FileLock
 
 from lmf_multitask.data.arrow import feature_table, fixed_lists
+from lmf_multitask.data.cache_folder import cache_folder
 from lmf_multitask.data.cleaning import Cleaning, ModalityFacts, NonFinitePolicy, padding_side
 from lmf_multitask.data.columns import BLOCK_ROWS
 from lmf_multitask.data.description import describe, file_note
@@ -80,7 +81,7 @@ def cached(source: Source, policy: NonFinitePolicy, cache_dir: str | Path | None
         replace(reading.config, cache_dir=None), policy,
     )  # fmt: skip
     key = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:32]
-    base = Path(datasets.config.HF_DATASETS_CACHE if cache_dir is None else cache_dir).expanduser() / "lmf_multitask"
+    base = cache_folder(cache_dir)
     base.mkdir(parents=True, exist_ok=True)
     folder = base / key
     facts = _whole(folder)
