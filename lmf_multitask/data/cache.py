@@ -175,10 +175,7 @@ class _Survey:
             raise DataError(
                 f"{', '.join(source.shapes)} must have numbers in some clip, but are zero or null everywhere. Check the features."
             )
-        notes = []
-        if source.path.is_file():
-            notes += file_note(source.path.stat().st_size, source.hashes[""], list(source.splits.values()))
-        notes += [*source.notes, *self._decided]
+        notes = [*source.notes, *self._decided]
         for name, shape in source.shapes.items():
             count = sum(cut[name] for cut in source.cut.values())
             if count:
@@ -191,9 +188,12 @@ class _Survey:
                 if outliers:
                     notes.append(outlier_note(name, split, outliers))
                     quality.setdefault("outliers", {}).setdefault(name, {})[split] = list(map(asdict, outliers))
+        files: list[str] = []
+        if source.path.is_file():
+            files = file_note(source.path.stat().st_size, source.hashes[""], list(source.splits.values()))
         return Facts(
             emotions=source.emotions,
-            report=describe(source.emotions, self.labels, found, notes, source.dtypes, self.kinds),
+            report=describe(source.emotions, self.labels, found, [*files, *notes], source.dtypes, self.kinds),
             notes=notes,
             padding={name: self._padding(name, found) for name in MODALITIES},
             label_column=source.label_column,
