@@ -216,7 +216,7 @@ class Run:
     def _check_is_ours(self) -> None:
         """Checks the config before a folder is emptied: other programs have a config.yaml beside a folder `model`, too."""
         content = None
-        with contextlib.suppress(yaml.YAMLError):
+        with contextlib.suppress(yaml.YAMLError, ConfigError):
             content = read_yaml(self.folder / CONFIG_FILE)
         if not isinstance(content, dict) or not {"data", "model", "training"} <= set(content):
             raise RunError(
