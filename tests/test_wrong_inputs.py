@@ -76,7 +76,7 @@ extra | there must be no argument 'extra' here. See --help.
 --emotions hapy | good.pkl: emotions must be among happy, sad, angry, neutral, but got 'hapy'. Did you mean 'happy'?
 --emotions | --emotions: expected at least one argument. See --help.
 --emotions happy happy | emotions must be one or more different names, but got ['happy', 'happy'].
---emotions ../../x | emotions must be among happy, sad, angry, neutral, but got '../../x'. Choose among these.
+--emotions ../../x | the name of a task must consist of at most 64 letters, digits, '_' and '-', but got '../../x'. Rename it.
 --emotions '' | arguments must not be empty, but one is. Is a variable in the command not set?
 --device tpu | device must be auto, cpu, gpu or gpu:NUMBER, but got 'tpu'.
 --device gpu | device must be one that Paddle can use, but got 'gpu' and it finds no GPU. Use --device cpu.
@@ -86,7 +86,7 @@ extra | there must be no argument 'extra' here. See --help.
 --jobs 2 | --jobs must be used with --mode per_emotion or --seeds, but is not. Remove it.
 --mode per_emotion --jobs 0 | --jobs must be a whole number of at least 1, but got 0.
 --mode per_emotion --jobs two | --jobs: must be a whole number, but got 'two'. See --help.
---mode per_emotion --recipe papers | --recipe: must be one of lmf_paddle, paper, but got 'papers'. Did you mean 'paper'?
+--mode per_emotion --recipe papers | --recipe: must be one of lmf_paddle, paper, paper/mosi, paper/pom, but got 'papers'. Did you mean 'paper'?
 --mode per_emotion --emotions hapy | but got 'hapy'. Did you mean 'happy'?
 --mode per_emotion --model.fusion.rank 0 | model.fusion.rank must be greater than or equal to 1, but got 0.
 --config | --config: expected one argument. See --help.
@@ -115,8 +115,8 @@ CONFIGS = {
     "# " + "x" * 200_000: "must be YAML, but it has 200,002 bytes, more than any config needs.",
     "? [a, b]\n: 2": "must be YAML, but while constructing a mapping",
     "<<: 3": "must be YAML, but while constructing a mapping",
-    "1: 2": "unknown setting '1'. Choose one of data_path, emotions, seed, output_dir, device, data, model, training.",
-    "colour: red": "unknown setting 'colour'. Choose one of data_path, emotions, seed, output_dir, device, data, model, training.",
+    "1: 2": "unknown setting '1'. Choose one of data_path, emotions, tasks, seed, output_dir, device, data, model, training.",
+    "colour: red": "unknown setting 'colour'. Choose one of data_path, emotions, tasks, seed, output_dir, device, data, model, training.",
     "model: {colour: red}": "unknown setting 'model.colour'. Choose one of encoders, fusion, modality_dropout, modalities.",
     "model: 3": "model must be settings by name, but got 3. See --help.",
     "training: {epochs: many}": "training.epochs must be a whole number, but got 'many'.",
