@@ -61,6 +61,7 @@ class Assessment:
         calibration: fitted on validation, if any.
         curves: name -> one per training (a per-emotion group has several).
         robustness: see `robustness.measure_robustness`; None without a model.
+        without: modality -> predictions `[N, T]` without it, see `robustness.predictions_without`.
         facts: data, settings and command of the training: heading -> text.
         data_report: the cleaning report of the data, as plain text.
     """
@@ -74,6 +75,7 @@ class Assessment:
     calibration: Calibration | None = None
     curves: dict[str, LearningCurves] = field(default_factory=dict)
     robustness: dict[str, Any] | None = None
+    without: dict[str, np.ndarray] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     data_report: str | None = None
 
