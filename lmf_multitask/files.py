@@ -136,7 +136,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None and is_full(error):
+        if error.filename is None and error.errno is not None and is_full(error):
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
 
