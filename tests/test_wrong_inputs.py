@@ -169,8 +169,8 @@ somewhere.pkl | somewhere.pkl: video must be in every emotion and split, or in n
 featureless.pkl | featureless.pkl: data['happy']['train'] must have at least one of audio, video, text, but has nothing. Check the names.
 silent.pkl --model.modalities audio | train must have clips with audio, but audio is missing in every clip. Choose others with --model.modalities.
 silent.pkl --model.modalities audio --mode per_emotion | train must have clips with audio, but audio is missing in every clip.
-unseen.pkl --emotions sad --training.monitor uar | training.monitor must be a metric that the labels of validation define, but uar is undefined for every emotion: each is present in all or in none of t
-unseen.pkl --emotions sad --training.monitor positive_f1 | but positive_f1 is undefined for every emotion: each is present in all or in none
+unseen.pkl --emotions sad --training.monitor uar | training.monitor must be a metric that the labels of validation define, but uar is undefined for every task: each is present in all or in none of t
+unseen.pkl --emotions sad --training.monitor positive_f1 | but positive_f1 is undefined for every task: each is present in all or in none
 short.pkl | short.pkl: data['sad']['test'] must have the same number of rows in every feature, but has
 untested.pkl | untested.pkl: data['sad'] must have the split test, but has ['train', 'valid']. Choose a split with --split, or add it.
 nofolder | nofolder: must be one of the known layouts (
@@ -312,7 +312,7 @@ SEARCH = f"""
 --retrain_seeds 3 1 | --retrain_seeds must not contain the seed of the trials, but 1 is it. Choose fresh ones.
 --emotion happy | --emotion must be used with per_emotion: true, but the search has it false. Set experiment.emotions instead.
 --per_emotion true --emotion hapy | good.pkl: emotions must be among happy, sad, angry, neutral, but got 'hapy'. Did you mean 'happy'?
---objective f1 | objective must be one of loss, weighted_f1, accuracy, positive_f1, uar, precision, recall, macro_f1, auroc, average_precision, brier, ece, log_loss, w
+--objective f1 | objective must be one of loss, task_metric, weighted_f1, accuracy, positive_f1, uar, precision, recall, macro_f1, auroc, average_precision, 
 --objective weightedf1 | but got 'weightedf1'. Did you mean 'weighted_f1'?
 --sampler grid | sampler must be
 --seed -1 | seed must be greater than or equal to 0, but got -1.
@@ -492,7 +492,7 @@ def place(tmp_path_factory):
 def _begin_searches(folder):
     from lmf_multitask.searching.space import SearchConfig
 
-    experiment = ExperimentConfig(data_path=str(folder / "good.pkl"), emotions=["happy", "sad", "angry", "neutral"])
+    experiment = ExperimentConfig(data_path=str(folder / "good.pkl")).resolved(["happy", "sad", "angry", "neutral"])
     space = {"model.fusion.rank": {"choices": [1, 2]}}
     for name, objective in (("sought", "uar"), ("badsearch", "uar"), ("badstudy", "weighted_f1")):
         (folder / name).mkdir()
