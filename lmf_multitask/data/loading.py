@@ -110,9 +110,9 @@ def load(
         part.info.description = "\n".join([facts.report, *(f"{'derived':<10} {line}" for line in derived)])
     columns = column_arrays(selected["train"])
     inputs = {name: Input(tuple(columns[name].shape[1:]), facts.padding[name]) for name in MODALITIES}
-    names, report = emotion_names(selected["train"]), selected["train"].info.description
+    learned, report = emotion_names(selected["train"]), selected["train"].info.description
     notes = [*facts.notes, *derived]
-    return LoadedData(selected, names, inputs, report, notes, facts.label_column, chosen, facts.quality)
+    return LoadedData(selected, learned, inputs, report, notes, facts.label_column, chosen, facts.quality)
 
 
 def load_iemocap(

@@ -176,6 +176,7 @@ def _value_sections(metrics: Mapping[str, Any], plots: Mapping[str, Plot]) -> li
                 value_tables.headline_table(metrics),
                 value_tables.further_table(metrics),
                 value_tables.prediction_intervals_table(metrics),
+                value_tables.published_table(metrics),
             ],
             "" if metrics["emotions"] else tables.undefined_lines(metrics),
         )

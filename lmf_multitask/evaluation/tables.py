@@ -102,7 +102,7 @@ def full_tables(metrics: Content, *, calibrated: bool = False, threshold: str = 
     if metrics.get("intervals"):
         found += [intervals_table(metrics), further_table(metrics)] if metrics["emotions"] else []
         found += [value_tables.intervals_table(metrics), value_tables.further_table(metrics)]
-    found.append(value_tables.prediction_intervals_table(metrics))
+    found += [value_tables.prediction_intervals_table(metrics), value_tables.published_table(metrics)]
     if calibrated and metrics.get("calibrated"):
         found.append(calibrated_table(metrics))
     if threshold != "0.5" and metrics.get("thresholds"):

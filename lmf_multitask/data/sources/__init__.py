@@ -413,8 +413,8 @@ def binary_labels(values: np.ndarray, where: str) -> np.ndarray:
     odd = labels[~(np.isnan(labels) | np.isin(labels, (0.0, 1.0)))].ravel()
     if len(odd):
         raise DataError(
-            f"{where} must be 0 or 1, or NaN where not annotated, but holds {odd[0]:g}. Store one binary label per clip, or "
-            "ask for a real-valued task: --tasks NAME:regression."
+            f"{where} must be 0 or 1, or NaN where not annotated, but holds {odd[0]:g}. Store one binary label per clip. "
+            "For real numbers, name the task NAME:regression in --tasks."
         )
     return labels.astype(np.float32)
 
