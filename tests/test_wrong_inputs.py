@@ -603,8 +603,12 @@ def test_what_does_not_fit_into_the_machine_ends_in_one_line(monkeypatch, capsys
     for error in (MemoryError, RecursionError, RuntimeError("home directory"), OSError(2, "x")):
         with pytest.raises(type(error) if isinstance(error, Exception) else error):
             run(fails(error), ["--debug"])
-    with pytest.raises(RuntimeError, match="a mistake of ours"):
-        run(fails(RuntimeError("a mistake of ours")), [])
+    assert run(fails(KeyError("a mistake\nof ours")), []) == 2
+    assert capsys.readouterr().err == (
+        "error: unexpected KeyError: 'a mistake\\nof ours' This is a bug: --debug shows where.\n"
+    )
+    with pytest.raises(KeyError):
+        run(fails(KeyError("a mistake of ours")), ["--debug"])
     signal.signal(signal.SIGTERM, before)
 
 

@@ -30,7 +30,7 @@ from lmf_multitask.data.schema import KNOWN_TARGETS
 from lmf_multitask.data.sources import Source
 from lmf_multitask.data.targets import BINARY, REGRESSION
 from lmf_multitask.errors import DataError
-from lmf_multitask.files import atomic_folder, damage, read_json, write_json, write_manifest
+from lmf_multitask.files import atomic_folder, damage, read_json, remove_leftovers, write_json, write_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,7 @@ def cached(source: Source, policy: NonFinitePolicy, cache_dir: str | Path | None
     facts = _whole(folder)
     if facts is None:
         with FileLock(base / f"{key}.lock"):
+            remove_leftovers(base)
             facts = _whole(folder) or _convert(source, policy, folder)
     splits = {split: datasets.Dataset.from_file(str(folder / f"{split}.arrow")) for split in facts["splits"]}
     return datasets.DatasetDict(splits), Facts(**facts["facts"])

@@ -93,10 +93,10 @@ def load(
     source = _opened(path, wanted, config)
     lacking = [split for split in SPLITS if split not in source.split_names]
     if lacking:
-        names, add = ", ".join(source.split_names), f"Add {' and '.join(lacking)}."
+        got, add = ", ".join(source.split_names), f"Add {' and '.join(lacking)}."
         if source.split_names == [ALL]:
-            names, add = "none", "Name the column that tells them: --data.split_column."
-        raise DataError(f"{path}: must have the splits {', '.join(SPLITS)} for training, but has {names}. {add}")
+            got, add = "none", "Name the column that tells them: --data.split_column."
+        raise DataError(f"{path}: must have the splits {', '.join(SPLITS)} for training, but has {got}. {add}")
     if not source.emotions:
         source.scan()
         source.labels(source.split_names[0])  # says what is missing

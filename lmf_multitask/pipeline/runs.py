@@ -41,7 +41,16 @@ from lmf_multitask.data.schema import sort_emotions
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.evaluation.predictions import Predictions, join_emotions, read_predictions
 from lmf_multitask.evaluation.robustness import ROBUSTNESS_FILE
-from lmf_multitask.files import MANIFEST, read_json, remove_leftovers, sha256_of, write_json, write_manifest, write_text
+from lmf_multitask.files import (
+    MANIFEST,
+    naming,
+    read_json,
+    remove_leftovers,
+    sha256_of,
+    write_json,
+    write_manifest,
+    write_text,
+)
 from lmf_multitask.pipeline.settings import ExperimentConfig, settings_from
 from lmf_multitask.strict_yaml import read_yaml
 
@@ -143,6 +152,13 @@ def seed_folders(folder: str | Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+class _LogFile(logging.FileHandler):
+    """Raises what the disk refuses, where `logging` would print a traceback and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        raise  # called while the error is handled
+
+
 class Run:
     """One run directory.
 
@@ -200,7 +216,7 @@ class Run:
     def _check_is_ours(self) -> None:
         """Checks the config before a folder is emptied: other programs have a config.yaml beside a folder `model`, too."""
         content = None
-        with contextlib.suppress(yaml.YAMLError):
+        with contextlib.suppress(yaml.YAMLError, ConfigError):
             content = read_yaml(self.folder / CONFIG_FILE)
         if not isinstance(content, dict) or not {"data", "model", "training"} <= set(content):
             raise RunError(
@@ -328,7 +344,7 @@ class Run:
     @contextmanager
     def logging_to_file(self) -> Iterator[None]:
         """Copies everything that the package logs inside the block to train.log."""
-        handler = logging.FileHandler(self.folder / LOG_FILE, encoding="utf-8")
+        handler = _LogFile(self.folder / LOG_FILE, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         loggers = [logging.getLogger("lmf_multitask"), logging.getLogger("py.warnings")]
         levels = [logger.level for logger in loggers]
@@ -336,12 +352,14 @@ class Run:
             logger.addHandler(handler)
             logger.setLevel(logging.DEBUG)
         try:
-            yield
+            with naming(self.folder / LOG_FILE):
+                yield
         finally:
             for logger, level in zip(loggers, levels):
                 logger.removeHandler(handler)
                 logger.setLevel(level)
-            handler.close()
+            with contextlib.suppress(OSError):  # of a full disk, which has been said
+                handler.close()
 
     def write_model(self, model: LMFModel, calibration: Calibration | None = None) -> None:
         """Writes ``model/``: weights, architecture, calibration, and the manifest of these files."""
