@@ -428,6 +428,11 @@ class DataConfig:
     max_length: int | None = setting(
         default=None, help="longest sequence, in steps; the rest of longer ones is cut", ge=1, le=65536
     )
+    group_column: str | None = setting(
+        default=None,
+        help="column or key that names the speaker, session or dialogue of each clip; null: groups or group, if there is one",
+        min_length=1,
+    )
     cache_dir: str | None = setting(
         default=None, help="folder of the Arrow cache; null takes that of datasets", min_length=1
     )

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lmf_multitask.data.arrow import feature_table, fixed_lists
 from lmf_multitask.data.cleaning import Cleaning, ModalityFacts, NonFinitePolicy, padding_side
 from lmf_multitask.data.columns import BLOCK_ROWS
 from lmf_multitask.data.description import describe, duplicate_notes, file_note
+from lmf_multitask.data.groups import Groups, find_groups
 from lmf_multitask.data.modality import MODALITIES, missing_clips
 from lmf_multitask.data.sources import Source
 from lmf_multitask.errors import DataError
@@ -33,8 +35,9 @@ logger = logging.getLogger(__name__)
 POSITIONS = "positions"
 """Column with the row number of each clip in each emotion's own order; only where the orders differ."""
 
-_VERSION = "2"  # part of the key: raise it when the same files must be converted again
+_VERSION = "4"  # part of the key: raise it when the same files must be converted again
 _FACTS = "facts.json"
+_MOST_FACTS = 1 << 28  # bytes, most of them groups
 _BLOCK_BYTES = 1 << 26
 _LONG = 1 << 28  # bytes of a source whose conversion is logged
 
@@ -49,6 +52,7 @@ class Facts:
         notes: what was decided about the file, and warnings.
         padding: modality -> where its sequences are padded; None for vectors.
         label_column: which column of one-hot labels means "present"; None for other kinds of labels.
+        groups: split -> group of each clip; None if they are not known.
     """
 
     emotions: list[str]
@@ -56,6 +60,7 @@ class Facts:
     notes: list[str]
     padding: dict[str, str | None]
     label_column: int | None
+    groups: dict[str, list[str]] | None
 
 
 def cached(source: Source, policy: NonFinitePolicy, cache_dir: str | Path | None) -> tuple[datasets.DatasetDict, Facts]:
@@ -67,7 +72,8 @@ def cached(source: Source, policy: NonFinitePolicy, cache_dir: str | Path | None
     """
     reading = source.reading
     depends_on = (
-        _VERSION, type(source).__name__, source.hashes, source.emotions, reading.label_column, reading.max_length, policy
+        _VERSION, type(source).__name__, source.hashes, source.emotions, reading.label_column, reading.max_length,
+        reading.group_column, policy,
     )  # fmt: skip
     key = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:32]
     base = Path(datasets.config.HF_DATASETS_CACHE if cache_dir is None else cache_dir).expanduser() / "lmf_multitask"
@@ -133,6 +139,7 @@ class _Survey:
         }
         self._cleaning = {split: {name: Cleaning(name, policy) for name in MODALITIES} for split in source.splits}
         self._digests: dict[str, list[np.ndarray]] = {split: [] for split in source.splits}
+        self.ids: dict[str, list[str]] = {split: [] for split in source.splits}
 
     @property
     def dirty(self) -> bool:
@@ -149,7 +156,13 @@ class _Survey:
                 for name, shape in self.shapes.items()
             }
             self._digests[split].append(_clip_digests(features))
+            self.ids[split] += ids
             yield ids, features
+
+    @cached_property
+    def groups(self) -> Groups | None:
+        """The groups of the clips, when every block has been read."""
+        return find_groups(self._source, self.ids)
 
     def facts(self) -> Facts:
         """What is known when every block has been read.
@@ -174,12 +187,14 @@ class _Survey:
             if count:
                 notes.append(f"{name} of {count} clip(s) was cut to {shape[0]} steps (max_length)")
         notes += duplicate_notes({split: np.concatenate(parts) for split, parts in self._digests.items()})
+        notes += [self.groups.note] if self.groups else []
         return Facts(
             emotions=source.emotions,
             report=describe(source.emotions, self.labels, found, notes, source.dtypes),
             notes=notes,
             padding={name: self._padding(name, found) for name in MODALITIES},
             label_column=source.label_column,
+            groups=self.groups and {split: list(names) for split, names in self.groups.of.items()},
         )
 
     def _padding(self, name: str, found: Mapping[str, Mapping[str, ModalityFacts]]) -> str | None:
@@ -260,7 +275,7 @@ def _whole(folder: Path) -> dict[str, Any] | None:
             logger.warning("%s: the cached data are damaged (%s) and are written again", folder, problem)
             return None
         _verified[folder] = state
-    return read_json(folder / _FACTS)
+    return read_json(folder / _FACTS, _MOST_FACTS)
 
 
 @contextmanager

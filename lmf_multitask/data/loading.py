@@ -6,7 +6,7 @@ Shape letters: N rows (clips), T tasks, L steps, D features.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -21,13 +21,18 @@ from lmf_multitask.config import DataConfig
 from lmf_multitask.data import cache
 from lmf_multitask.data.arrow import label_struct
 from lmf_multitask.data.columns import column_arrays, emotion_names, fingerprint, missing_rows
+from lmf_multitask.data.description import with_notes
+from lmf_multitask.data.folds import Fold, split_of_rows
+from lmf_multitask.data.groups import overlap_notes, shown_names
 from lmf_multitask.data.modality import MODALITIES, Input
 from lmf_multitask.data.sample import builtin_sample
-from lmf_multitask.data.schema import SPLITS, labels_feature
-from lmf_multitask.data.sources import naming, open_source
+from lmf_multitask.data.schema import GROUPS, SPLITS, labels_feature
+from lmf_multitask.data.sources import Source, naming, open_source
 from lmf_multitask.errors import DataError
 
 logger = logging.getLogger(__name__)
+
+_FOLD_SPLIT = "fold_split"
 
 SAMPLE_NOTE = "These metrics are from the built-in sample of made-up clips: they say nothing about IEMOCAP."
 
@@ -38,13 +43,16 @@ class LoadedData:
 
     Attributes:
         dataset: splits ``train``, ``validation`` and ``test`` with the columns ``id`` (text), ``audio``, ``video``, ``text``
-            (float32 `[D]` or `[L, D]`) and ``labels`` (a struct with one float32 field per emotion, NaN = not annotated).
+            (float32 `[D]` or `[L, D]`), ``labels`` (a struct with one float32 field per emotion, NaN = not annotated) and,
+            where they are known, ``groups`` (text).
         emotions: names of the T label columns, in their order.
         inputs: modality -> shape of a clip and padding of its sequences. A modality that the file does not have is a
             column of zeros of the shape ``(1,)``, for text ``(1, 1)``.
         report: text of ``lmf data inspect``: what was found and decided.
         notes: what was decided about the file, and warnings, one line each: for the console of train and evaluate.
         label_column: which column of one-hot labels means "present"; None for other kinds of labels.
+        folds: of a cross-validation, the names of the groups whose clips are test clips in each fold (none where the groups are
+            not known); None for the splits of the file.
     """
 
     dataset: datasets.DatasetDict
@@ -53,6 +61,7 @@ class LoadedData:
     report: str
     notes: list[str]
     label_column: int | None
+    folds: list[list[str]] | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -61,7 +70,10 @@ class LoadedData:
 
 
 def load(
-    path: str | Path | None = None, emotions: Sequence[str] | None = None, config: DataConfig | None = None
+    path: str | Path | None = None,
+    emotions: Sequence[str] | None = None,
+    config: DataConfig | None = None,
+    fold: Fold | None = None,
 ) -> LoadedData:
     """Loads a data file or folder of any known layout.
 
@@ -77,20 +89,20 @@ def load(
             different orders, a single one comes in its own order. Also names the emotions of files that do not name them, and
             chooses label columns of tables.
         config: how to read the file.
+        fold: of a cross-validation over the clips of all splits, instead of the splits of the file, which may have none.
 
     Raises:
         DataError: the file is missing, damaged, hostile, of another layout, or lacks a split or an emotion.
     """
     config = config or DataConfig()
     path = Path(path or builtin_sample()).expanduser()
-    source = open_source(
-        path, emotions=emotions, label_column=config.label_column, max_length=config.max_length, scan=False
-    )
+    stratify = [] if fold is None else list(fold.stratify or ())
+    source = _opened(path, None if emotions is None else [*emotions, *stratify], config)
     lacking = [split for split in SPLITS if split not in source.split_names]
-    if lacking:
+    if lacking and fold is None:
         raise DataError(
             f"{path}: must have the splits {', '.join(SPLITS)} for training, but has {', '.join(source.split_names)}. Add "
-            f"{' and '.join(lacking)}."
+            f"{' and '.join(lacking)}, or take folds: lmf train --folds 5."
         )
     if not source.emotions:
         source.scan()
@@ -98,13 +110,25 @@ def load(
     with naming(path):
         found = cache.mapped(source, config.non_finite)
         dataset, facts = found or cache.cached(source, config.non_finite, config.cache_dir)
-        selected = _select_emotions(dataset, list(facts.emotions if emotions is None else emotions))
-        selected = _in_own_order(selected, None if emotions is None else list(emotions), facts.emotions)
+        if facts.groups is not None:
+            dataset = _with_column(dataset, GROUPS, facts.groups)
+        wanted, folds, notes = list(facts.emotions if emotions is None else emotions), None, []
+        if fold is not None:
+            dataset, folds, notes = _in_folds(dataset, stratify or wanted, fold)
+        selected = _select_emotions(dataset, wanted)
+        if fold is None:
+            selected = _in_own_order(selected, None if emotions is None else wanted, facts.emotions)
+        else:
+            selected = _fold_splits(selected["all"])
+        if facts.groups is not None:
+            notes += overlap_notes({split: part[GROUPS][:] for split, part in selected.items()})
+    report = with_notes(facts.report, notes)
     for part in selected.values():
-        part.info.description = facts.report
+        part.info.description = report
     columns = column_arrays(selected["train"])
     inputs = {name: Input(tuple(columns[name].shape[1:]), facts.padding[name]) for name in MODALITIES}
-    return LoadedData(selected, emotion_names(selected["train"]), inputs, facts.report, facts.notes, facts.label_column)
+    names = emotion_names(selected["train"])
+    return LoadedData(selected, names, inputs, report, [*facts.notes, *notes], facts.label_column, folds)
 
 
 def load_iemocap(
@@ -114,6 +138,7 @@ def load_iemocap(
     label_column: Literal[0, 1] | None = None,
     non_finite: Literal["zero", "error"] = "zero",
     max_length: int | None = None,
+    group_column: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> datasets.DatasetDict:
     """Loads the IEMOCAP pickle, or your own features, as a `datasets.DatasetDict`.
@@ -124,6 +149,7 @@ def load_iemocap(
         label_column: which column of one-hot labels means "present" (0 or 1); None decides by evidence.
         non_finite: ``zero`` replaces NaN and infinities by 0; ``error`` refuses them.
         max_length: longest sequence, in steps; None: no limit.
+        group_column: column or key that names the speaker, session or dialogue of each clip; None: the usual names.
         cache_dir: instead of the default cache of `datasets`.
 
     Returns:
@@ -137,6 +163,7 @@ def load_iemocap(
         label_column=label_column,
         non_finite=non_finite,
         max_length=max_length,
+        group_column=group_column,
         cache_dir=None if cache_dir is None else str(cache_dir),
     )
     return load(path, emotions, config).dataset
@@ -149,13 +176,22 @@ def inspect(path: str | Path, emotions: Sequence[str] | None = None, config: Dat
         DataError: see `load`.
     """
     config = config or DataConfig()
-    source = open_source(
-        path, emotions=emotions, label_column=config.label_column, max_length=config.max_length, scan=False
-    )
+    source = _opened(Path(path).expanduser(), emotions, config)
     with naming(source.path):
         facts = cache.inspect(source, config.non_finite)
     assert facts is not None
-    return facts.report
+    return with_notes(facts.report, overlap_notes(facts.groups or {}))
+
+
+def _opened(path: Path, emotions: Sequence[str] | None, config: DataConfig) -> Source:
+    return open_source(
+        path,
+        emotions=emotions if emotions is None else list(dict.fromkeys(emotions)),
+        label_column=config.label_column,
+        max_length=config.max_length,
+        group_column=config.group_column,
+        scan=False,
+    )
 
 
 def missing_in_train(dataset: datasets.DatasetDict, modalities: Sequence[str]) -> list[str]:
@@ -186,14 +222,8 @@ def missing_in_train(dataset: datasets.DatasetDict, modalities: Sequence[str]) -
 
 def _select_emotions(dataset: datasets.DatasetDict, emotions: list[str]) -> datasets.DatasetDict:
     """Keeps the label columns of `emotions`, in that order, and the rows that at least one of them annotates."""
-    known = emotion_names(dataset["train"])
-    for emotion in emotions:
-        if emotion not in known:
-            close = get_close_matches(str(emotion), known, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else "Choose among these."
-            raise DataError(f"emotions must be among {', '.join(known)}, but got {emotion!r}. {hint}")
-    if not emotions or len(set(emotions)) != len(emotions):
-        raise DataError(f"emotions must be one or more different names, but got {emotions}.")
+    known = emotion_names(next(iter(dataset.values())))
+    _check_emotions(emotions, known)
     if emotions == known:
         return dataset
     result = datasets.DatasetDict()
@@ -210,9 +240,66 @@ def _select_emotions(dataset: datasets.DatasetDict, emotions: list[str]) -> data
     return result
 
 
+def _check_emotions(emotions: Sequence[str], known: Sequence[str]) -> None:
+    for emotion in emotions:
+        if emotion not in known:
+            close = get_close_matches(str(emotion), known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else "Choose among these."
+            raise DataError(f"emotions must be among {', '.join(known)}, but got {emotion!r}. {hint}")
+    if not emotions or len(set(emotions)) != len(emotions):
+        raise DataError(f"emotions must be one or more different names, but got {emotions}.")
+
+
+def _with_column(
+    dataset: Mapping[str, datasets.Dataset], name: str, values: Mapping[str, Sequence[str]]
+) -> datasets.DatasetDict:
+    """The same data sets with one more column of texts, in memory."""
+    found = datasets.DatasetDict()
+    for split, part in dataset.items():
+        column = datasets.Dataset(datasets.table.InMemoryTable(pa.table({name: pa.array(values[split], pa.string())})))
+        found[split] = datasets.concatenate_datasets([part, column], axis=1)
+    return found
+
+
+def _in_folds(
+    dataset: datasets.DatasetDict, stratify: Sequence[str], fold: Fold
+) -> tuple[datasets.DatasetDict, list[list[str]], list[str]]:
+    """All clips as the one split ``all``, with a column that says in which split of the fold each is.
+
+    Returns:
+        The data set, the test groups of every fold, and notes.
+    """
+    whole = datasets.concatenate_datasets(list(_in_own_order(dataset, None, []).values()))
+    known = emotion_names(whole)
+    _check_emotions(stratify, known)
+    labels = np.asarray(column_arrays(whole)["labels"])[:, [known.index(name) for name in stratify]]
+    groups = np.array(whole[GROUPS][:]) if GROUPS in whole.column_names else None
+    split, folds = split_of_rows(labels, groups, fold)
+    count = int(folds.max()) + 1
+    tested = [[] if groups is None else np.unique(groups[folds == number]).tolist() for number in range(count)]
+    note = f"fold {fold.number} of {count} (seed {fold.seed}, shares of {', '.join(stratify)}): "
+    if groups is None:
+        note += "no groups are known, so that clips of one speaker may be in train and test; name them with --data.group_column"
+    else:
+        note += f"test groups {shown_names(tested[fold.number - 1])}, of {len(np.unique(groups)):,}, none in two splits"
+    return _with_column({"all": whole}, _FOLD_SPLIT, {"all": split.tolist()}), tested, [note]
+
+
+def _fold_splits(whole: datasets.Dataset) -> datasets.DatasetDict:
+    """The clips by the column of `_in_folds`, without it."""
+    split, whole = np.array(whole[_FOLD_SPLIT][:]), whole.remove_columns(_FOLD_SPLIT)
+    rows = {name: np.flatnonzero(split == name) for name in SPLITS}
+    empty = [name for name, found in rows.items() if not len(found)]
+    if empty:
+        raise DataError(
+            f"{' and '.join(empty)} of the fold must have annotated clips, but have none. Take fewer folds."
+        )
+    return datasets.DatasetDict({name: whole.select(found) for name, found in rows.items()})
+
+
 def _in_own_order(dataset: datasets.DatasetDict, emotions: list[str] | None, known: list[str]) -> datasets.DatasetDict:
     """Puts the rows of a single emotion into its own order, and drops the column that has these orders."""
-    if cache.POSITIONS not in dataset["train"].column_names:
+    if cache.POSITIONS not in next(iter(dataset.values())).column_names:
         return dataset
     result = datasets.DatasetDict()
     for split, part in dataset.items():

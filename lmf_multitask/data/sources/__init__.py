@@ -47,12 +47,14 @@ class Reading:
         emotions: names of the emotions, for files that do not name them, and for label columns that no known emotion names.
         label_column: which column of one-hot labels means "present"; None decides by evidence.
         max_length: longest sequence, in steps; None: no limit.
+        group_column: column or key with the group of each clip; None: the usual names.
     """
 
     split: str | None = None
     emotions: tuple[str, ...] | None = None
     label_column: int | None = None
     max_length: int | None = None
+    group_column: str | None = None
 
 
 class Candidate:
@@ -167,6 +169,14 @@ class Source(ABC):
         Raises:
             DataError: the file has no labels, or they are not binary.
         """
+
+    def groups(self, split: str) -> list[str] | None:
+        """Name of the dialogue, video or speaker of each clip of a split, in order; None if the file names none."""
+        return None
+
+    def column_texts(self, split: str, name: str) -> list[str] | None:
+        """A column, array or key of a split as one text per clip, in order; None if there is none of that name."""
+        return None
 
     def positions(self, split: str) -> np.ndarray | None:
         """Row number of each clip in each emotion's own order, int32 `[N, T]`, -1 if it lacks the clip; None: one order."""
@@ -310,6 +320,7 @@ def open_source(
     emotions: Sequence[str] | None = None,
     label_column: int | None = None,
     max_length: int | None = None,
+    group_column: str | None = None,
     scan: bool = True,
 ) -> Source:
     """Opens a data file or folder of any known layout, and checks its structure.
@@ -321,13 +332,14 @@ def open_source(
         emotions: see `Reading`.
         label_column: see `Reading`.
         max_length: see `Reading`.
+        group_column: see `Reading`.
         scan: False leaves out `Source.scan`.
 
     Raises:
         DataError: it is missing, damaged, hostile or of an unknown layout, or lacks the split.
     """
     candidate = Candidate(path)
-    reading = Reading(split, None if emotions is None else tuple(emotions), label_column, max_length)
+    reading = Reading(split, None if emotions is None else tuple(emotions), label_column, max_length, group_column)
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     with naming(candidate.path):
@@ -380,6 +392,23 @@ def rename_modalities(names: Sequence[str], where: str) -> dict[str, str]:
         shown = ", ".join(sorted(name[:40] for name in names)[:12]) or "nothing"
         raise DataError(f"{where} must have at least one of {', '.join(MODALITIES)}, but has {shown}. Check the names.")
     return {modality: found[modality] for modality in MODALITIES if modality in found}
+
+
+def texts_of(values: np.ndarray, count: int, where: str) -> list[str]:
+    """An array of texts or whole numbers `[N]` as texts.
+
+    Raises:
+        DataError: it is something else.
+    """
+    if values.shape != (count,) or values.dtype.kind not in "USiu":
+        raise DataError(
+            f"{where} must be one text or whole number per clip, [{count}], but is {values.dtype} {list(values.shape)}."
+        )
+    return (
+        np.char.decode(values, "utf-8", "replace").tolist()
+        if values.dtype.kind == "S"
+        else list(map(str, values.tolist()))
+    )
 
 
 def binary_labels(values: np.ndarray, where: str) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.safe_pickle import StoredArray, to_array
 from lmf_multitask.data.schema import KNOWN_EMOTIONS, SPLITS, emotion_of, find_split, sort_emotions
-from lmf_multitask.data.sources import Candidate, Reading, Source, binary_labels
+from lmf_multitask.data.sources import Candidate, Reading, Source, binary_labels, texts_of
 from lmf_multitask.errors import DataError
 
 LABEL_KEYS = ("label", "labels", "y")
@@ -317,6 +317,20 @@ class EmotionsFirst(Source):
     def positions(self, split: str) -> np.ndarray | None:
         """See `Source.positions`."""
         return None if all(join.same_order for join in self._joined.values()) else self._joined[split].positions
+
+    def column_texts(self, split: str, name: str) -> list[str] | None:
+        """See `Source.column_texts`."""
+        contents = [self._contents[emotion][split] for emotion in self._owners]
+        if not all(name in content for content in contents):
+            return None
+        columns = []
+        for emotion, content in zip(self._owners, contents):
+            stored = content[name]
+            values = stored.read() if isinstance(stored, StoredArray) else np.array(stored)
+            where = f"{self.path}: data[{emotion!r}][{split!r}][{name!r}]"
+            columns.append(texts_of(values, _count(self._arrays[emotion][split]), where))
+        join = self._joined[split]
+        return [columns[index][row] for index, row in zip(join.emotion, join.position)]
 
     # -- labels
 

@@ -20,8 +20,8 @@ from typing import IO, BinaryIO
 
 import numpy as np
 
-from lmf_multitask.data.schema import KNOWN_EMOTIONS, emotion_of, find_split
-from lmf_multitask.data.sources import ALL, Candidate, Reading, Source, binary_labels, rename_modalities
+from lmf_multitask.data.schema import GROUP_COLUMNS, KNOWN_EMOTIONS, emotion_of, find_split
+from lmf_multitask.data.sources import ALL, Candidate, Reading, Source, binary_labels, rename_modalities, texts_of
 from lmf_multitask.errors import DataError
 
 _MOST_MEMBERS = 300
@@ -140,6 +140,19 @@ class NpzSource(Source):
                 names = names and [names[row] for row in kept]
             yield names, features
 
+    def column_texts(self, split: str, name: str) -> list[str] | None:
+        """See `Source.column_texts`."""
+        if name not in self._members:
+            return None
+        with self._reading(name), self._archive.open(self._members[name]) as file:
+            header = self._header(file)
+        if header.dtype.kind in "iu":
+            whole = next(self._pieces(name, header, self._rows))
+            texts = np.array(texts_of(whole, self._rows, f"{self.path}: {name}"))
+        else:
+            texts = np.array(self._texts(name))
+        return (texts if self._split is None else texts[self._split == split]).tolist()
+
     def labels(self, split: str) -> np.ndarray:
         """See `Source.labels`."""
         if not self.emotions:
@@ -163,8 +176,11 @@ class NpzSource(Source):
 
     def _find_labels(self) -> list[str]:
         """Names of the arrays with labels; sets `emotions`."""
+        group_names = GROUP_COLUMNS if self.reading.group_column is None else (self.reading.group_column,)
         others = [
-            name for name in self._members if name not in {*self._names.values(), "id", "split", "emotions", "labels"}
+            name
+            for name in self._members
+            if name not in {*self._names.values(), "id", "split", "emotions", "labels", *group_names}
         ]
         if "labels" in self._members:
             names = self._texts("emotions", rows=None) or self.reading.emotions

@@ -154,6 +154,19 @@ class TableSource(Source):
                     self.cut[split][modality] += cut
                 yield _ids(part) if has_ids else None, features
 
+    def column_texts(self, split: str, name: str) -> list[str] | None:
+        """See `Source.column_texts`."""
+        table = self._tables[split]
+        if name not in table.schema.names:
+            return None
+        kind = table.schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+            raise DataError(f"column {name!r} of {table.where} must hold text or whole numbers, but holds {kind}.")
+        with self._table_errors(table):
+            parts = [part.column(name).to_pylist() for part in table.read([name], _LABEL_ROWS)]
+        return ["" if value is None else str(value) for part in parts for value in part]
+
     def labels(self, split: str) -> np.ndarray:
         """See `Source.labels`."""
         table = self._tables[split]
