@@ -194,7 +194,7 @@ class _Survey:
             notes=notes,
             padding={name: self._padding(name, found) for name in MODALITIES},
             label_column=source.label_column,
-            groups=self.groups and {split: list(names) for split, names in self.groups.of.items()},
+            groups=None if self.groups is None else {split: list(names) for split, names in self.groups.of.items()},
         )
 
     def _padding(self, name: str, found: Mapping[str, Mapping[str, ModalityFacts]]) -> str | None:

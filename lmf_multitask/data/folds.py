@@ -35,6 +35,17 @@ class Fold:
     stratify: Sequence[str] | None = None
 
 
+def describe_folds(folds: Sequence[Sequence[str]]) -> str:
+    """What a cross-validation does with groups, given the test groups of every fold."""
+    groups = sum(map(len, folds))
+    if not groups:
+        return (
+            f"{len(folds)} folds without groups, so that clips of one speaker may be in train and test; name the speakers, "
+            "sessions or dialogues with --data.group_column"
+        )
+    return f"{len(folds)} folds of {groups:,} groups, none of which is in two splits"
+
+
 def assign_folds(labels: np.ndarray, groups: np.ndarray | None, by: int | str, seed: int) -> np.ndarray:
     """Number of the fold, from 0, in which each clip is a test clip: int `[N]`.
 

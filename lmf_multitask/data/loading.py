@@ -22,7 +22,7 @@ from lmf_multitask.data import cache
 from lmf_multitask.data.arrow import label_struct
 from lmf_multitask.data.columns import column_arrays, emotion_names, fingerprint, missing_rows
 from lmf_multitask.data.description import with_notes
-from lmf_multitask.data.folds import Fold, split_of_rows
+from lmf_multitask.data.folds import Fold, describe_folds, split_of_rows
 from lmf_multitask.data.groups import overlap_notes, shown_names
 from lmf_multitask.data.modality import MODALITIES, Input
 from lmf_multitask.data.sample import builtin_sample
@@ -112,7 +112,8 @@ def load(
         dataset, facts = found or cache.cached(source, config.non_finite, config.cache_dir)
         if facts.groups is not None:
             dataset = _with_column(dataset, GROUPS, facts.groups)
-        wanted, folds, notes = list(facts.emotions if emotions is None else emotions), None, []
+        wanted, folds = list(facts.emotions if emotions is None else emotions), None
+        notes: list[str] = []
         if fold is not None:
             dataset, folds, notes = _in_folds(dataset, stratify or wanted, fold)
         selected = _select_emotions(dataset, wanted)
@@ -277,11 +278,8 @@ def _in_folds(
     split, folds = split_of_rows(labels, groups, fold)
     count = int(folds.max()) + 1
     tested = [[] if groups is None else np.unique(groups[folds == number]).tolist() for number in range(count)]
-    note = f"fold {fold.number} of {count} (seed {fold.seed}, shares of {', '.join(stratify)}): "
-    if groups is None:
-        note += "no groups are known, so that clips of one speaker may be in train and test; name them with --data.group_column"
-    else:
-        note += f"test groups {shown_names(tested[fold.number - 1])}, of {len(np.unique(groups)):,}, none in two splits"
+    own = tested[fold.number - 1]
+    note = f"fold {fold.number} of {describe_folds(tested)}" + (f"; test groups {shown_names(own)}" if own else "")
     return _with_column({"all": whole}, _FOLD_SPLIT, {"all": split.tolist()}), tested, [note]
 
 

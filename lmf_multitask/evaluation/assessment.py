@@ -54,6 +54,7 @@ class Assessment:
         probabilities: float `[N, T]`, plain.
         metrics: the content of ``metrics.json``.
         calibration: fitted on validation, if any.
+        baselines: name -> predictions float `[N, T]`.
         curves: name -> one per training (a per-emotion group has several).
         robustness: see `robustness.measure_robustness`; None without a model.
         facts: data, settings and command of the training: heading -> text.
@@ -67,6 +68,7 @@ class Assessment:
     probabilities: np.ndarray
     metrics: dict[str, Any]
     calibration: Calibration | None = None
+    baselines: Mapping[str, np.ndarray] = field(default_factory=dict)
     curves: dict[str, LearningCurves] = field(default_factory=dict)
     robustness: dict[str, Any] | None = None
     facts: dict[str, str] = field(default_factory=dict)

@@ -146,6 +146,11 @@ def _metric_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[
             tables.undefined_lines(metrics),
         )
     ]
+    if metrics.get("folds"):
+        text = "Each clip is predicted by the model of the fold whose training had neither the clip nor its group."
+        found.append(
+            Section("Cross-validation", text, tables=[tables.folds_table(metrics), tables.each_fold_table(metrics)])
+        )
     baselines = [tables.baseline_table(metrics), tables.published_table({"this model": metrics})]
     if any(baselines):
         text = (

@@ -259,6 +259,24 @@ def seed_summary(list_of_metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     return found
 
 
+def fold_summary(list_of_metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation of metrics over the folds of a cross-validation, by the keys of `seed_summary`.
+
+    There are no intervals: the training data of folds overlap, so that Student's interval would be too narrow.
+
+    Args:
+        list_of_metrics: contents of ``metrics.json``, one per fold.
+    """
+    found = seed_summary([{**metrics, "samples": 0} for metrics in list_of_metrics])
+    return _without_intervals({key: value for key, value in found.items() if key not in ("split", "samples", "seeds")})
+
+
+def _without_intervals(tree: Any) -> Any:
+    if not isinstance(tree, Mapping):
+        return tree
+    return {key: _without_intervals(value) for key, value in tree.items() if key != "interval"}
+
+
 def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for name in runs[0]:

@@ -36,6 +36,8 @@ def results_table(metrics: Content) -> str:
         metrics: the content of ``metrics.json``; parts that are missing are left out. Published metrics are added if the
             clips are IEMOCAP's in LMF's split, under ``mode`` per_emotion with the difference to them.
     """
+    if metrics.get("folds"):
+        return folds_table(metrics).as_text()
     shown, emotions = shown_metrics(metrics, headline=True), metrics["emotions"]
     baseline = metrics.get("always_absent")
     published = (LMF_PAPER, LMF_PADDLE) if is_lmf_split(emotions) else ()
@@ -91,6 +93,52 @@ def full_tables(metrics: Content, *, calibrated: bool = False, threshold: str = 
     first = {name: value for name, value in metrics.items() if name != "baselines"}  # they have their own table
     parts = [results_table(first), *(one.as_text() for one in found if one is not None), undefined_lines(metrics)]
     return "\n\n".join(part for part in parts if part)
+
+
+def folds_table(metrics: Content) -> TextTable:
+    """Of a cross-validation, metrics of the pooled predictions with their intervals, and mean ± std over folds."""
+    shown, folds = shown_metrics(metrics, headline=True), metrics["folds"]
+    over = _rows(
+        lambda name, found: [_spread(found.get(m.key)) for m in shown], {**folds, "emotions": folds["emotions"]}
+    )
+    rows = []
+    for (name, *pooled), (_, *spread) in zip(_rows(_with_intervals(shown), metrics, metrics["intervals"]), over):
+        rows += [[name, "pooled", *pooled], ["", "folds", *spread]]
+    exclusive, decision = metrics.get("exclusive"), ""
+    if exclusive:
+        own, intervals = list(metrics_for(EXCLUSIVE).values()), metrics["intervals"].get("exclusive", {})
+        together = "  ".join(f"{m.title} {with_interval(exclusive[m.key], intervals.get(m.key))}" for m in own)
+        apart = "  ".join(f"{m.title} {_spread((folds.get('exclusive') or {}).get(m.key))}" for m in own)
+        decision = f"one of {len(metrics['emotions'])}: pooled {together}; folds {apart}"
+    by = f"one per {folds['by']}" if isinstance(folds["by"], str) else "stratified"
+    notes = [
+        "pooled: all out-of-fold predictions together, 95% intervals over clips; folds: mean ± std over folds",
+        decision,
+        verdict_on_linear(metrics),
+    ]
+    return TextTable(
+        f"{metrics['samples']:,} clips, each predicted by the fold that was not trained on it; {len(folds['runs'])} folds ({by})",
+        ["emotion", "", *(metric.title for metric in shown)],
+        rows,
+        note="\n".join(note for note in notes if note),
+        left=(0, 1),
+    )
+
+
+def each_fold_table(metrics: Content) -> TextTable:
+    """The means over emotions of every fold of a cross-validation."""
+    shown = shown_metrics(metrics, headline=True)
+    rows = [
+        [
+            one["name"],
+            ", ".join(one["groups"][:4]) + (" ..." if len(one["groups"]) > 4 else "") or "-",
+            f"{one['samples']:,}",
+            *(number(one["mean"].get(metric.key)) for metric in shown),
+        ]
+        for one in metrics["folds"]["runs"]
+    ]
+    heads = ["fold", "test groups", "clips", *(metric.title for metric in shown)]
+    return TextTable("means over emotions of each fold", heads, rows, left=(0, 1))
 
 
 def intervals_table(metrics: Content) -> TextTable:
@@ -467,8 +515,8 @@ def _spread(found: Content | None) -> str:
         return "-"
     if found["sd"] is None:
         return number(found["mean"])
-    low, high = found["interval"]
-    return f"{found['mean']:.3f} ± {found['sd']:.3f} [{low:.3f}, {high:.3f}]"
+    text = f"{found['mean']:.3f} ± {found['sd']:.3f}"
+    return text if found.get("interval") is None else f"{text} [{found['interval'][0]:.3f}, {found['interval'][1]:.3f}]"
 
 
 def _probability(value: float | None) -> str:

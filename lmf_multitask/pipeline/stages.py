@@ -28,7 +28,7 @@ from lmf_multitask.evaluation.metrics import value_of
 from lmf_multitask.evaluation.predictions import write_predictions
 from lmf_multitask.files import write_json
 from lmf_multitask.models.config import ModelConfig
-from lmf_multitask.pipeline.runs import MODEL_FOLDER, PREDICTIONS_FILE, Run, runs_in
+from lmf_multitask.pipeline.runs import LINEAR, MODEL_FOLDER, PREDICTIONS_FILE, Run, linear_file, runs_in
 from lmf_multitask.pipeline.settings import ExperimentConfig
 from lmf_multitask.runtime import quiet_imports, select_device
 from lmf_multitask.tasks import make_tasks
@@ -154,7 +154,7 @@ def read_data(config: ExperimentConfig) -> LoadedData:
     """
     if config.data_path is None:
         logger.info("%s", SAMPLE_NOTE)
-    return load_file(config.data_path, config.emotions, config.data)
+    return load_file(config.data_path, config.emotions, config.data, config.chosen_fold)
 
 
 def check_network(data: LoadedData, config: ModelConfig) -> None:
@@ -240,6 +240,7 @@ def calibrate(trained: Trained, validation: Predicted) -> Trained:
 def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
     """Metrics of one split, with intervals, calibration and, on the data of the training, baselines."""
     seeds = {config.seed for config in trained.configs}
+    baselines = _baselines(trained.data, predicted) if trained.own_data else {}
     metrics = assess(
         predicted.labels,
         predicted.predictions,
@@ -247,10 +248,15 @@ def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
         split=predicted.split,
         seed=seeds.pop() if len(seeds) == 1 else None,
         calibration=trained.calibration,
-        baselines=_baselines(trained.data, predicted) if trained.own_data else None,
+        baselines=baselines,
     )
     if len(trained.models) > 1:
         metrics = {"mode": "per_emotion", **metrics}
+    fold = trained.configs[0].chosen_fold
+    if fold is not None and trained.own_data:
+        assert trained.data.folds is not None
+        groups = trained.data.folds
+        metrics["fold"] = {"by": fold.by, "number": fold.number, "of": len(groups), "groups": groups[fold.number - 1]}
     return Assessment(
         trained.name,
         trained.tasks,
@@ -259,6 +265,7 @@ def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
         predicted.predictions,
         metrics,
         trained.calibration,
+        baselines,
     )
 
 
@@ -286,17 +293,26 @@ def write_run(run: Run, trained: Trained, found: Assessment) -> None:
 
 def write_joined(run: Run, found: Assessment) -> None:
     """Writes predictions and metrics of a run, or of per-emotion runs into their parent."""
-    write_predictions(run.folder / PREDICTIONS_FILE, found.ids, found.labels, found.probabilities, found.emotions)
+    _write_predictions(run.folder / PREDICTIONS_FILE, found)
     run.write_metrics(found.metrics)
 
 
 def write_split(folder: Path, found: Assessment) -> list[Path]:
-    """Writes ``metrics_SPLIT.json`` and ``predictions_SPLIT.csv``; returns their paths."""
+    """Writes ``metrics_SPLIT.json``, ``predictions_SPLIT.csv`` and those of the linear model; returns their paths."""
     split = found.metrics["split"]
     paths = [folder / f"metrics_{split}.json", folder / f"predictions_{split}.csv"]
     write_json(paths[0], found.metrics)
-    write_predictions(paths[1], found.ids, found.labels, found.probabilities, found.emotions)
-    return paths
+    return [paths[0], *_write_predictions(paths[1], found)]
+
+
+def _write_predictions(path: Path, found: Assessment) -> list[Path]:
+    """Writes the predictions of the model, and of the linear model beside them; returns the paths."""
+    predictions = {path: found.probabilities}
+    if LINEAR in found.baselines:
+        predictions[linear_file(path)] = found.baselines[LINEAR]
+    for place, values in predictions.items():
+        write_predictions(place, found.ids, found.labels, values, found.emotions)
+    return list(predictions)
 
 
 # -- the way back: from a run directory to trained models
@@ -327,7 +343,7 @@ def restore(
     configs = [run.load_config() for run in runs]
     first = configs[0]
     for run, config in zip(runs, configs):
-        if (config.data_path, config.data) != (first.data_path, first.data):
+        if _data_of(config) != _data_of(first):
             raise RunError(
                 f"{run.folder}: must be trained on the data of {runs[0].folder}, but is not. Give one of them."
             )
@@ -337,7 +353,8 @@ def restore(
     if len(set(tasks)) != len(tasks):
         raise RunError(f"{folder}: must hold one run per emotion, but has {', '.join(tasks)}. Give one run directory.")
     if data is None or data.emotions != tasks:
-        data = read_data(dataclasses.replace(first, data_path=data_path or first.data_path, emotions=tasks))
+        config = first if data_path is None else first.on_other_data(data_path)
+        data = read_data(dataclasses.replace(config, emotions=tasks))
     places = [run.folder / MODEL_FOLDER for run in runs]
     calibrated = all((place / CALIBRATION_FILE).is_file() for place in places)
     return Trained(
@@ -350,3 +367,7 @@ def restore(
         Calibration.joined([Calibration.load(place) for place in places]) if calibrated else None,
         own_data=data_path is None,
     )
+
+
+def _data_of(config: ExperimentConfig) -> tuple[object, ...]:
+    return config.data_path, config.data, config.chosen_fold
