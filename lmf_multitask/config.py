@@ -73,7 +73,7 @@ def settings(cls: type[T]) -> type[T]:
     """Makes a settings class: a strict pydantic dataclass whose errors are `ConfigError`s of one line.
 
     Nested settings may be given as mappings. A check of the class's own (a pydantic validator) raises a `ValueError` whose
-    text goes on after the name of the setting: ``must be ..., but got ...``.
+    text goes on after the name of the setting: ``must be ..., but got ...``; a check of several settings names them itself.
     """
     made: Any = pydantic.dataclasses.dataclass(cls, kw_only=True, config=_CONFIG)
     made.__lmf_check__ = made.__init__
@@ -349,7 +349,7 @@ def _sentences(error: ValidationError, hints: Mapping[str, Any], where: str) -> 
             parts = [part for part in type_parts(hints[str(place[0])]) if part is not type(None)]
             place = place[:1] if len(parts) > 1 else place  # of a union, the rest names the member
         path = where + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
-        path = path.removeprefix(".") or "the settings"
+        path = path.removeprefix(".")
         if one["type"] == "value_error":  # a check of ours
             found[path] = [str(one["ctx"]["error"])]
             continue
@@ -361,7 +361,7 @@ def _sentences(error: ValidationError, hints: Mapping[str, Any], where: str) -> 
     return [
         f"{path} must be {' or '.join(dict.fromkeys(rules))}, but got {_short(values[path])}."
         if path in values
-        else f"{path} {rules[0]}"
+        else f"{path} {rules[0]}".lstrip()  # a check of several settings together names them itself
         for path, rules in found.items()
     ]
 

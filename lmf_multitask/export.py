@@ -27,9 +27,10 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
 
     tune_cpu(threads=1)
-    from lmf_multitask.deployment.exporter import TOLERANCE, export_run, known_formats, require_onnx
+    from lmf_multitask.deployment.description import FORMATS
+    from lmf_multitask.deployment.exporter import TOLERANCE, export_run, require_onnx
 
-    formats = known_formats(options.format)
+    formats = FORMATS if options.format == "both" else (options.format,)
     if "onnx" in formats:
         require_onnx()
     done = export_run(options.run_dir, options.output_dir, formats, options.data_path)

@@ -5,28 +5,13 @@ Each EMOTION_prob.npy is float32 [clips, 2]: the probabilities that the emotion 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from lmf_multitask.command_line import CommandParser, run
 from lmf_multitask.data.schema import SPLITS
+from lmf_multitask.deployment.options import add_model_options
 from lmf_multitask.runtime import tune_cpu
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of how a model is run, which ``infer`` and ``serve`` share."""
-    parser.add_argument("model_dir", metavar="MODEL_DIR", help="what lmf export wrote, or a run directory")
-    parser.add_argument(
-        "--backend", choices=["auto", "paddle", "onnx"], default="auto", help="auto: onnx where it is available"
-    )
-    parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="auto: a GPU if there is one")
-    parser.add_argument(
-        "--threads", type=int, default=1, help="of the math library; default: 1, the fastest that was measured"
-    )
-    parser.add_argument(
-        "--calibrated", action="store_true", help="probabilities with the temperatures that were fitted on validation"
-    )
 
 
 def main(arguments: Sequence[str]) -> None:

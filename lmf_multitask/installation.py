@@ -169,10 +169,10 @@ def loss_of_tiny_step() -> float:
     labels = paddle.to_tensor(rng.integers(0, 2, 12))
     loss = paddle.nn.functional.cross_entropy(model(*batch).reshape([-1, 2]), labels)
     loss.backward()
-    gradients = [w.grad for w in model.parameters() if not w.stop_gradient]
-    if not np.isfinite(loss.item()) or not all(bool(paddle.isfinite(g).all()) for g in gradients):
+    values = [loss.numpy(), *(w.grad.numpy() for w in model.parameters() if w.grad is not None)]
+    if not all(np.isfinite(value).all() for value in values):
         raise FloatingPointError("loss and gradients must be finite, but are not")
-    return loss.item()
+    return float(loss)
 
 
 def _check_requirements() -> Check:

@@ -87,13 +87,13 @@ def _check_options(options: Any) -> None:
             raise ConfigError(f"--{name} must be a whole number of at least {least}, but got {value}.")
 
 
-def _search_each(config: SearchConfig, folder: Path, plan: Plan, emotions: Sequence[str] | None) -> None:
+def _search_each(config: SearchConfig, folder: Path, plan: Plan, emotions: list[str] | None) -> None:
     """A search for each emotion, one after another, each in a folder of its name."""
     from lmf_multitask.pipeline.runs import check_run_names
     from lmf_multitask.pipeline.stages import read_data
 
     wanted = emotions or config.experiment.emotions
-    base = dataclasses.replace(config.experiment, emotions=wanted and list(wanted))
+    base = dataclasses.replace(config.experiment, emotions=wanted)
     found = read_data(base).emotions
     check_run_names(found)
     for emotion in found:

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from lmf_multitask.command_line import CommandParser, run
+from lmf_multitask.deployment.options import add_model_options
 from lmf_multitask.errors import ConfigError, RunError
-from lmf_multitask.infer import add_model_options
 from lmf_multitask.runtime import tune_cpu
 
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from conftest import make_corpus
 from reference_network import random_parameters
-from training.test_survival import bits, crash_after, settings
+from training.test_survival import bits, crash_after, settings, train
 
 from lmf_multitask.errors import RunError
 from lmf_multitask.files import atomic_folder, atomic_write, damage, remove_leftovers, write_manifest, write_text
-from lmf_multitask.runs import CONTENTS, Run, runs_in
-from lmf_multitask.training import experiment
-from lmf_multitask.training.experiment import evaluate_run
+from lmf_multitask.pipeline import experiment
+from lmf_multitask.pipeline.conversion import convert_run
+from lmf_multitask.pipeline.reporting import evaluate_run
+from lmf_multitask.pipeline.runs import CONTENTS, Run, runs_in
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in CONTENTS if name != "config.yaml"])
-def test_a_run_that_is_begun_anew_replaces_links_and_leaves_what_they_lead_to(sample_path, tmp_path, outside, name):
+def test_a_run_that_is_overwritten_replaces_links_and_leaves_their_targets(sample_path, tmp_path, outside, name):
     run = tmp_path / "run"
     run.mkdir()
     config = settings(sample_path, run, epochs=1)
@@ -48,13 +49,13 @@ def test_a_run_that_is_begun_anew_replaces_links_and_leaves_what_they_lead_to(sa
     target = outside if name in ("model", "checkpoints", "visualdl") else outside / "precious.txt"
     (run / name).unlink(missing_ok=True)
     (run / name).symlink_to(target)
-    experiment.run_experiment(config, overwrite=True)
+    train(config, overwrite=True)
     assert not (run / name).is_symlink()
     assert Run(run).is_complete()
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "train.log", "model", "history.csv"])
-def test_a_run_is_not_gone_on_with_through_a_link(sample_path, tmp_path, monkeypatch, outside, name):
+def test_a_run_is_not_resumed_through_a_link(sample_path, tmp_path, monkeypatch, outside, name):
     config = settings(sample_path, tmp_path / "run")
     crash_after(monkeypatch, config, 2)
     place = tmp_path / "run" / name
@@ -64,37 +65,37 @@ def test_a_run_is_not_gone_on_with_through_a_link(sample_path, tmp_path, monkeyp
         place.unlink(missing_ok=True)
     place.symlink_to(outside if name in ("model", "checkpoints") else outside / "precious.txt")
     with pytest.raises(
-        RunError, match=f"{name}: must lie in its folder itself, but is a link. Put there what it leads to."
+        RunError, match=f"{name}: must not be a symbolic link, but is one. Replace it by what it points to."
     ):
-        experiment.run_experiment(config, resume=True)
+        train(config, resume=True)
 
 
 def test_a_run_directory_that_is_itself_a_link_is_the_users_choice(sample_path, tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "disk")
-    experiment.run_experiment(settings(sample_path, tmp_path / "run", epochs=1))
+    train(settings(sample_path, tmp_path / "run", epochs=1))
     assert (tmp_path / "disk/metrics.json").is_file()
 
 
 def test_convert_replaces_a_linked_model(tmp_path, checkpoint, outside):
-    Run(tmp_path / "run").convert(checkpoint, "happy")
+    convert_run(checkpoint, "happy", tmp_path / "run")
     shutil.rmtree(tmp_path / "run/model")
     (tmp_path / "run/model").symlink_to(outside)
-    Run(tmp_path / "run").convert(checkpoint, "happy", overwrite=True)
+    convert_run(checkpoint, "happy", tmp_path / "run", overwrite=True)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "model"]
-    assert Run(tmp_path / "run").load_model().emotions == ["happy"]
+    assert Run(tmp_path / "run").load_model().task_names == ["happy"]
 
 
 def test_evaluate_replaces_a_linked_table_and_refuses_linked_runs(tmp_path, checkpoint, write_pickle, outside):
     data = str(write_pickle(make_corpus()))
     run = Run(tmp_path / "parent/happy")
-    run.convert(checkpoint, "happy", data)
+    convert_run(checkpoint, "happy", run.folder, data)
     (run.folder / "metrics_test.json").symlink_to(outside / "precious.txt")
     evaluate_run(run.folder)
     assert not (run.folder / "metrics_test.json").is_symlink()
     shutil.copytree(run.folder, tmp_path / "elsewhere")
     (tmp_path / "parent/sad").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(RunError, match="parent/sad: must lie in its folder itself, but is a link"):
+    with pytest.raises(RunError, match="parent/sad: must not be a symbolic link, but is one"):
         runs_in(tmp_path / "parent")
 
 
@@ -133,15 +134,15 @@ def test_a_foreign_folder_is_left_alone(sample_path, tmp_path, content, how):
     for name in content:
         (tmp_path / "foreign" / name).write_text("mine")
     with pytest.raises(RunError, match="must be empty or a run directory, but holds"):
-        experiment.run_experiment(settings(sample_path, tmp_path / "foreign", epochs=1), **how)
+        train(settings(sample_path, tmp_path / "foreign", epochs=1), **how)
     assert sorted(path.name for path in (tmp_path / "foreign").iterdir()) == sorted(content)
 
 
 def test_overwriting_a_run_leaves_what_is_not_the_runs(sample_path, tmp_path):
     config = settings(sample_path, tmp_path / "run", epochs=1)
-    experiment.run_experiment(config)
+    train(config)
     (tmp_path / "run/notes.txt").write_text("mine")
-    experiment.run_experiment(config, overwrite=True)
+    train(config, overwrite=True)
     assert (tmp_path / "run/notes.txt").read_text() == "mine"
 
 
@@ -179,8 +180,8 @@ def test_read_only_folders(tmp_path, monkeypatch, checkpoint, write_pickle, name
     monkeypatch.chdir(tmp_path)
     place = tmp_path / "read-only"
     place.mkdir()
-    Run(place / "run").convert(checkpoint, "happy", str(data))
-    (tmp_path / "search.yaml").write_text("space: {model.fusion_rank: {choices: [1, 2]}}")
+    convert_run(checkpoint, "happy", place / "run", str(data))
+    (tmp_path / "search.yaml").write_text("space: {model.fusion.rank: {choices: [1, 2]}}")
     before = sorted(str(path) for path in place.rglob("*"))
     done = in_read_only_mount(place, COMMAND.format(words=READ_ONLY[name].split()))
     lines = [line for line in done.stderr.splitlines() if line]
@@ -195,9 +196,9 @@ def test_read_only_folders(tmp_path, monkeypatch, checkpoint, write_pickle, name
 @pytest.mark.parametrize("order", ["seeded", "lmf_paddle"])
 def test_a_folder_that_becomes_read_only_keeps_its_last_checkpoint(sample_path, tmp_path, monkeypatch, order):
     """The disk refuses the fourth checkpoint; the run goes on from the third to the same bits."""
-    experiment.run_experiment(settings(sample_path, tmp_path / "whole", order))
+    train(settings(sample_path, tmp_path / "whole", order))
     config = settings(sample_path, tmp_path / "run", order)
-    from lmf_multitask.training import trainer
+    from lmf_multitask.training import checkpoints
 
     def read_only(path):
         if path.name == "checkpoint-20":
@@ -205,9 +206,9 @@ def test_a_folder_that_becomes_read_only_keeps_its_last_checkpoint(sample_path, 
         return atomic_folder(path)
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="Read-only file system"):
-        patch.setattr(trainer, "atomic_folder", read_only)
-        experiment.run_experiment(config)
-    experiment.run_experiment(config, resume=True)
+        patch.setattr(checkpoints, "atomic_folder", read_only)
+        train(config)
+    train(config, resume=True)
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
 
 
@@ -215,15 +216,14 @@ def test_a_folder_that_is_removed_meanwhile(sample_path, tmp_path, monkeypatch):
     """It is not made again behind the user's back half-filled: the command ends and says which folder."""
     config = settings(sample_path, tmp_path / "run")
 
-    def remove(self, row):
+    def remove(row, *others):
         if row["epoch"] == 2:
             shutil.rmtree(tmp_path / "run")
+        return ""
 
-    monkeypatch.setattr(experiment.EpochLines, "__call__", remove)
-    with pytest.raises(
-        RunError, match=f"{tmp_path / 'run'}: must stay where it is while it is trained in, but is gone"
-    ):
-        experiment.run_experiment(config)
+    monkeypatch.setattr(experiment, "epoch_line", remove)
+    with pytest.raises(RunError, match=f"{tmp_path / 'run'}: must not be removed during training, but is gone"):
+        train(config)
     assert not (tmp_path / "run").exists()
 
 
@@ -235,26 +235,6 @@ def test_a_file_that_could_not_be_written_leaves_nothing(tmp_path):
         (folder / "half").touch()
         raise RuntimeError("stop")
     assert list(tmp_path.iterdir()) == []
-
-
-# -- code in a checkpoint
-
-
-@pytest.mark.parametrize("name", ["optimizer.pdopt", "model_state.pdparams", "rng_state.pth", "scheduler.pdparams"])
-def test_code_in_a_checkpoint_is_not_run_though_its_manifest_agrees(sample_path, tmp_path, monkeypatch, caplog, name):
-    """Whoever gives away a run directory can write its manifest, too."""
-    experiment.run_experiment(settings(sample_path, tmp_path / "whole"))
-    config = settings(sample_path, tmp_path / "run")
-    crash_after(monkeypatch, config, 4)
-    newest = tmp_path / "run/checkpoints/checkpoint-15"
-    marker = tmp_path / "marker"
-    (newest / name).write_bytes(b"cposix\nmkdir\n(S'" + os.fsencode(marker) + b"'\ntR.")
-    write_manifest(newest)
-    experiment.run_experiment(config, resume=True)
-    assert not marker.exists()
-    assert f"{newest}: must be a whole checkpoint, but must be plain data" in caplog.text
-    assert "names posix.mkdir" in caplog.text
-    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("content", ["[1]", "[" * 100_000, "{", "null", "{}"])

@@ -153,8 +153,8 @@ nowhere.pkl --mode per_emotion | nowhere.pkl: must be a readable file, but No su
 empty.pkl | empty.pkl: must be a pickle, but is empty. Get the file again.
 cut.pkl | cut.pkl: must be a whole pickle of plain data, but ends too early
 hostile.pkl | must be plain data (arrays, numbers, text, dicts, lists), but names os.system (at byte 11). Nothing of it was run
-list.pkl | list.pkl: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk; 
-none.pkl | none.pkl: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk; 
+list.pkl | list.pkl: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk;
+none.pkl | none.pkl: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk;
 page.pkl | page.pkl: must be a pickle, but is a web page or XML. Download the file itself.
 lfs.pkl | lfs.pkl: must be a pickle, but is a Git LFS pointer, not the file itself. Run `git lfs pull`.
 table.csv | table.csv: must be a pickle, but is damaged or something else
@@ -173,13 +173,13 @@ unseen.pkl --emotions sad --training.monitor uar | training.monitor must be a me
 unseen.pkl --emotions sad --training.monitor positive_f1 | but positive_f1 is undefined for every emotion: each is present in all or in none
 short.pkl | short.pkl: data['sad']['test'] must have the same number of rows in every feature, but has
 untested.pkl | untested.pkl: data['sad'] must have the split test, but has ['train', 'valid']. Choose a split with --split, or add it.
-nofolder | nofolder: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk; 
+nofolder | nofolder: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk;
 run | run: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk; a fol
 pipe | pipe: must be a regular file, but is a pipe or a device. Write its content to a file first.
 /dev/zero | /dev/zero: must be a regular file, but is a pipe or a device.
 ~nobody12/x | a path that begins with ~ must name a user, but this one has no home directory.
 '' | arguments must not be empty, but one is. Is a variable in the command not set?
-{LONG} | must be a readable file, but File name too long.
+{LONG} | File name too long
 """
 
 EVALUATE = f"""
@@ -197,7 +197,7 @@ run --split | --split: expected one argument. See --help.
 run --robustness yes | there must be no argument 'yes' here. See --help.
 run --robust | unknown option '--robust'. Did you mean '--robustness'?
 run --robustness --split valid | --split: must be one of train, validation, test, but got 'valid'. Did you mean 'validation'?
-run --robustness --data_path wide.pkl | wide.pkl: must have the feature sizes of the model, {{'audio': 5, 'video': 4, 'text': 3}}, but has
+run --robustness --data_path wide.pkl | wide.pkl: audio must be 5 numbers per clip, as in the model, but is 9 numbers per clip. Extract the features alike.
 run --robustness --data_path two.pkl | two.pkl: emotions must be among calm, tense, but got 'happy'.
 run --robustness --data_path misspelt.pkl | has 'facett'. Did you mean 'facet'?
 nomodel --robustness | nomodel: must hold a trained model, but has no folder 'model'.
@@ -205,7 +205,7 @@ foreign --robustness | foreign: must be a run directory, but neither it nor a fo
 parent --robustness --data_path wide.pkl | wide.pkl: audio must be 5 numbers per clip, as in the model, but is 9 numbers per clip. Extract the features alike.
 run --device tpu | device must be auto, cpu, gpu or gpu:NUMBER, but got 'tpu'.
 nomodel | nomodel: must hold a trained model, but has no folder 'model'. Let its training finish first.
-badconfig | badconfig/config.yaml: must hold the settings of a run, but must be YAML, but while parsing a flow node expected the node content, but found '<stream 
+badconfig | badconfig/config.yaml: must hold the settings of a run, but must be YAML, but while parsing a flow node expected the node content, but found '<stream
 laughing | laughing/config.yaml: must hold the settings of a run, but must be YAML, but it has the alias *a; write the value out.
 badweights | badweights/model/model.safetensors: must be a complete safetensors file, but
 flipped | model.safetensors differs
@@ -215,7 +215,7 @@ huge | huge/model/model.safetensors: encoders.text.lstm.weight_ih_l0 must have t
 outside | outside/model/config.json: must describe an LMF model, but the name of a task must consist of at most 64 letters, digits, '_' and '-', but got '../../
 linked | linked/run: must not be a symbolic link, but is one. Replace it by what it points to.
 run --data_path nowhere.pkl | nowhere.pkl: must be a readable file, but No such file or directory.
-run --data_path wide.pkl | wide.pkl: must have the feature sizes of the model, {{'audio': 5, 'video': 4, 'text': 3}}, but has
+run --data_path wide.pkl | wide.pkl: audio must be 5 numbers per clip, as in the model, but is 9 numbers per clip. Extract the features alike.
 run --data_path two.pkl | two.pkl: emotions must be among calm, tense, but got 'happy'. Choose among these.
 run --data_path hostile.pkl | but names os.system (at byte 11). Nothing of it was run
 parent --data_path wide.pkl | wide.pkl: audio must be 5 numbers per clip, as in the model, but is 9 numbers per clip. Extract the features alike.
@@ -251,7 +251,7 @@ foreign --emotion happy --output_dir new | foreign: must be a checkpoint, but th
 pipe --emotion happy --output_dir new | pipe: must be a checkpoint, but there is no such file.
 happy.npz --emotion ../x --output_dir new | the name of a task must consist of at most 64 letters, digits, '_' and '-', but got '../x'. Rename it.
 happy.npz --emotion '' --output_dir new | arguments must not be empty, but one is. Is a variable in the command not set?
-happy.npz --emotion {LONG} --output_dir new | an emotion's name must consist of at most 64 letters
+happy.npz --emotion {LONG} --output_dir new | the name of a task must consist of at most 64 letters
 happy.npz --emotion happy --output_dir run | run: must be empty, but holds an unfinished run.
 happy.npz --emotion happy --output_dir complete | complete: must be empty, but holds a complete run.
 happy.npz --emotion happy --output_dir foreign | foreign: must be empty or a run directory, but holds 'thesis.txt'.
@@ -267,7 +267,7 @@ happy.npz --emotion happy --output_dir {LONG} | File name too long.
 """
 
 DATA = f"""
-| to be one of {{inspect,sample}}, but it was not provided.
+| the following arguments are required: inspect|sample. See --help.
 show good.pkl | inspect|sample: must be one of inspect, sample, but got 'show'. See --help.
 inspect | the following arguments are required: FILE. See --help.
 inspect nowhere.pkl | nowhere.pkl: must be a readable file, but No such file or directory.
@@ -278,7 +278,7 @@ inspect hostile.pkl | but names os.system (at byte 11). Nothing of it was run
 inspect path.pkl | path.pkl: the name of a task must consist of at most 64 letters, digits, '_' and '-', but got '../../x'. Rename it.
 inspect pipe | pipe: must be a regular file, but is a pipe or a device.
 inspect /dev/zero | /dev/zero: must be a regular file, but is a pipe or a device.
-inspect nofolder | nofolder: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk; 
+inspect nofolder | nofolder: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk;
 inspect '' | arguments must not be empty, but one is. Is a variable in the command not set?
 inspect ~nobody12/x | a path that begins with ~ must name a user
 inspect good.pkl --cache_dir file/below | unknown option '--cache_dir'. See --help.
@@ -298,7 +298,7 @@ sample new.pkl --scale huge | --scale: must be one of small, full, but got 'huge
 sample new.pkl --seed -1 | --seed must be from 0 to 2^32 - 1, but got -1.
 sample new.pkl --seed 4294967296 | --seed must be from 0 to 2^32 - 1, but got 4294967296.
 sample new.pkl --seed x | --seed: must be a whole number, but got 'x'. See --help.
-sample new.pkl --size full | unknown option '--size'. See --help.
+sample new.pkl --size full | unknown option '--size'.
 """
 
 SEARCH = f"""
@@ -345,7 +345,7 @@ SEARCH = f"""
 --output_dir file/below | file/below: Not a directory.
 --output_dir /proc/nowhere/x | /proc/nowhere: No such file or directory.
 --output_dir ~nobody12/x | a path that begins with ~ must name a user, but this one has no home directory.
---output_dir '' | every argument must say something, but one is empty.
+--output_dir '' | arguments must not be empty, but one is.
 --output_dir {LONG} | File name too long.
 --data_path nowhere.pkl | nowhere.pkl: must be a readable file, but No such file or directory.
 --data_path hostile.pkl | but names os.system (at byte 11). Nothing of it was run
@@ -376,7 +376,7 @@ TABLE = [
     *rows(FILES, "train --output_dir new --data_path"),
     *rows(SEARCH, "search --config search-good.yaml --trials 2 --data_path good.pkl --output_dir new"),
     ("search --trials 2", "--config must be given. See configs/search/multitask.yaml."),
-    ("search --config search-good.yaml", "--trials must be given. See --help."),
+    ("search --config search-good.yaml", "the following arguments are required: --trials. See --help."),
     *rows(EVALUATE, "evaluate"),
     *rows(INFER, "infer"),
     *rows(CONVERT, "convert"),
@@ -580,7 +580,7 @@ def test_a_folder_that_is_no_text(place, told, monkeypatch):
     before = snapshot(place)
     status, said = told(f"train --data_path good.pkl --output_dir {name}")
     assert (status, said.count("\n")) == (2, 1)
-    assert r"output_dir must be a path in UTF-8 or null, but got 'new-\udcff'." in said
+    assert r"output_dir must be a path in UTF-8 that is not empty, but got 'new-\udcff'" in said
     assert snapshot(place) == before
 
 

@@ -119,6 +119,7 @@ def _time(
         text=True,
         errors="replace",
     )
+    assert child.stdout is not None
     moments, last = [], ""
     try:
         for line in child.stdout:

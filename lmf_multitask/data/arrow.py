@@ -49,20 +49,20 @@ def numbers(chunk: pa.Array, name: str) -> np.ndarray:
     return chunk.to_numpy(zero_copy_only=not pa.types.is_boolean(chunk.type)).reshape(sizes)
 
 
-def row_shape(tables: Iterable[pa.Table], name: str) -> Shape | None:
+def row_shape(tables: Iterable[pa.Table], name: str, known: Shape | None = None) -> Shape | None:
     """Shape of a clip in a column of features; sequences of unequal length get the length of the longest.
 
     Args:
         tables: the rows, in pieces. They are only read as far as the type of the column leaves sizes open.
         name: of the column.
+        known: shape in other tables, with which this one must agree.
 
     Returns:
-        `(D,)` or `(L, D)`; None if every row is null.
+        `(D,)` or `(L, D)`; `known` if every row is null.
 
     Raises:
         DataError: the rows differ in rank or in D, or hold anything but numbers.
     """
-    found: Shape | None = None
     for table in tables:
         for chunk in table.column(name).chunks:
             chunk = _storage(chunk).drop_null()
@@ -70,17 +70,17 @@ def row_shape(tables: Iterable[pa.Table], name: str) -> Shape | None:
                 continue
             shape = _shape(chunk, name)
             if (
-                found is not None
-                and len(found) == len(shape) == 2
-                and (0 in (found[1], shape[1]) or found[1] == shape[1])
+                known is not None
+                and len(known) == len(shape) == 2
+                and (known[1] == shape[1] or 0 in (known[1], shape[1]))
             ):
-                shape = (max(found[0], shape[0]), max(found[1], shape[1]))
-            elif found not in (None, shape):
-                raise _different_lengths(name, f"{found} and {shape}")
-            found = shape
+                shape = (max(known[0], shape[0]), max(known[1], shape[1]))
+            elif known not in (None, shape):
+                raise _different_lengths(name, f"{known} and {shape}")
+            known = shape
             if _has_fixed_size(chunk.type):
-                return found
-    return found
+                return known
+    return known
 
 
 def _shape(chunk: pa.Array, name: str) -> Shape:
@@ -180,6 +180,14 @@ def feature_table(
     }
     types = dataset_features({name: features[name].shape[1:] for name in MODALITIES}, emotions)
     return pa.table(columns).cast(types.arrow_schema)
+
+
+def value_type(kind: pa.DataType) -> pa.DataType:
+    """Type of the values in lists of lists."""
+    kind = kind.storage_type if isinstance(kind, pa.ExtensionType) else kind
+    while is_list(kind):
+        kind = kind.value_type
+    return kind
 
 
 def _storage(chunk: pa.Array) -> pa.Array:

@@ -177,10 +177,8 @@ class _Survey:
                 f"{', '.join(source.shapes)} must have numbers in some clip, but are zero or null everywhere. Check the features."
             )
         notes = []
-        if len(source.hashes) == 1 and source.path.is_file():
-            notes += file_note(
-                source.path.stat().st_size, next(iter(source.hashes.values())), list(source.splits.values())
-            )
+        if source.path.is_file():
+            notes += file_note(source.path.stat().st_size, source.hashes[""], list(source.splits.values()))
         notes += source.notes
         for name, shape in source.shapes.items():
             count = sum(cut[name] for cut in source.cut.values())
@@ -220,7 +218,7 @@ def _convert(source: Source, policy: NonFinitePolicy, folder: Path) -> dict[str,
 
 
 def _write_split(source: Source, survey: _Survey, split: str, folder: Path, advance: Callable[[int], object]) -> None:
-    """Writes a split as one record batch, so that a column is one block of memory; the rows take the way over plain files."""
+    """Writes a split as one record batch, so that a column is one block of memory; the blocks are collected in plain files."""
     raw = {name: folder / f"{name}.raw" for name in MODALITIES}
     ids: list[str] = []
     with ExitStack() as stack:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from lmf_multitask.config import check_name
-from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.data.modality import MODALITIES, find_modality
 from lmf_multitask.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -38,6 +39,33 @@ def find_split(name: object) -> str | None:
     """The split that a file calls `name`, in any case; None if it is no name of a split."""
     lower = name.lower() if isinstance(name, str) else None
     return next((split for split, names in SPLITS.items() if lower in names), None)
+
+
+def rename_modalities(names: Sequence[str], where: str) -> dict[str, str]:
+    """Modality -> the name under which a file has it; the first known alias wins.
+
+    Raises:
+        DataError: there is none, or one is misspelt.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        modality = find_modality(name.lower())
+        if modality is not None:
+            aliases = MODALITIES[modality].aliases
+            known = found.get(modality)
+            if known is None or aliases.index(name.lower()) < aliases.index(known.lower()):
+                found[modality] = name
+    for modality, about in MODALITIES.items():
+        others = [name for name in names if find_modality(name.lower()) is None]
+        close = [near for alias in about.aliases for near in get_close_matches(alias, others, n=1, cutoff=0.75)]
+        if modality not in found and close:
+            raise DataError(
+                f"{where} must name its features {', '.join(MODALITIES)}, but has {close[0][:40]!r}. Did you mean {modality!r}?"
+            )
+    if not found:
+        shown = ", ".join(sorted(name[:40] for name in names)[:12]) or "nothing"
+        raise DataError(f"{where} must have at least one of {', '.join(MODALITIES)}, but has {shown}. Check the names.")
+    return {modality: found[modality] for modality in MODALITIES if modality in found}
 
 
 def emotion_of(name: object) -> str:

@@ -16,7 +16,10 @@ _PERCENTILES = (50, 95, 99)
 
 
 def timing_table(
-    predictor: Predictor, clips: Mapping[str, np.ndarray], batch_sizes: Sequence[int] = BATCH_SIZES, seconds: float = 1.0
+    predictor: Predictor,
+    clips: Mapping[str, np.ndarray],
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    seconds: float = 1.0,
 ) -> str:
     """Times `Predictor.predict`, checks of the input included.
 

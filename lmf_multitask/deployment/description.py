@@ -127,7 +127,7 @@ class ModelDescription:
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file; also what the service says about its model."""
-        inputs = {}
+        inputs: dict[str, dict[str, Any]] = {}
         for name, one in self.inputs.items():
             inputs[name] = {"dtype": "float32", "shape": list(self.shape(name))}
             if one.is_sequence:
@@ -219,9 +219,9 @@ class ModelDescription:
             if not modalities or len(modalities) != len(one["modalities"]):
                 raise ValueError(f"its modalities are {one['modalities']}.")
             models.append(ExportedModel(name, emotions, modalities, tuple(form for form in FORMATS if form in one)))
-        emotions = [emotion for model in models for emotion in model.emotions]
-        if not emotions or len(set(emotions)) != len(emotions) or len({one.name for one in models}) != len(models):
-            raise ValueError(f"its emotions are {emotions}.")
+        every = [emotion for model in models for emotion in model.emotions]
+        if not every or len(set(every)) != len(every) or len({one.name for one in models}) != len(models):
+            raise ValueError(f"its emotions are {every}.")
         inputs, free = {}, []
         for name, one in content["inputs"].items():
             sizes = list(one["shape"][1:])

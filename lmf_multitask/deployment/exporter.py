@@ -28,7 +28,6 @@ from lmf_multitask.data.schema import sort_emotions
 from lmf_multitask.data.sources import open_source
 from lmf_multitask.deployment.description import (
     DESCRIPTION_FILE,
-    FORMATS,
     ExportedModel,
     ModelDescription,
     checked_losses,
@@ -98,8 +97,7 @@ def export_run(
         path: a run directory, or the parent of per-emotion runs.
         output_dir: see `export_models`.
         formats: see `export_models`.
-        data_path: clips to compare the models on: the first of its validation split, or of the whole file without splits;
-            None generates clips.
+        data_path: clips to compare the models on, of its validation split if it has splits; None generates clips.
         check: see `export_models`.
 
     Raises:
@@ -115,7 +113,9 @@ def export_run(
         )
     links = [folder.parent for folder in folders if len(folders) > 1 and folder.parent.is_symlink()]
     if links:
-        raise RunError(f"{links[0]}: must be a folder of its parent itself, but is a link. Give the run that it leads to.")
+        raise RunError(
+            f"{links[0]}: must be a folder of its parent itself, but is a link. Give the run that it leads to."
+        )
     order = sort_emotions([folder.parent.name for folder in folders])
     folders.sort(key=lambda folder: order.index(folder.parent.name))
     models = [LMFModel.from_pretrained(folder) for folder in folders]
@@ -193,8 +193,7 @@ def _free_lengths(models: Sequence[LMFModel]) -> tuple[str, ...]:
     return tuple(
         name
         for name, one in models[0].inputs.items()
-        if one.is_sequence
-        and all(model.encoders[name].any_length for model in models if name in model.encoders)
+        if one.is_sequence and all(model.encoders[name].any_length for model in models if name in model.encoders)
     )
 
 
@@ -265,9 +264,7 @@ def _check_together(models: Sequence[LMFModel]) -> None:
 # -- writing
 
 
-def _write_model(
-    model: LMFModel, inputs: Mapping[str, Sequence[int]], folder: Path, about: ExportedModel
-) -> None:
+def _write_model(model: LMFModel, inputs: Mapping[str, Sequence[int]], folder: Path, about: ExportedModel) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         place = folder if "paddle" in about.formats else Path(scratch)
         _write_paddle(model, inputs, place / about.name)
@@ -280,7 +277,7 @@ def _write_paddle(model: LMFModel, inputs: Mapping[str, Sequence[int]], path: Pa
     layer = _ExportedLayer(model)
     layer.eval()
     # a program has no input for a modality that the network does not use
-    spec = [paddle.static.InputSpec(inputs[m], "float32", m) if m in inputs else None for m in MODALITIES]
+    spec: Any = [paddle.static.InputSpec(inputs[m], "float32", m) if m in inputs else None for m in MODALITIES]
     with paddle.utils.unique_name.guard(), _quiet_output():
         paddle.jit.save(paddle.jit.to_static(layer, input_spec=spec, full_graph=True), str(path))
     _name_outputs(path.with_name(f"{path.name}.json"), model.task_names)
@@ -402,8 +399,3 @@ def _difference(
             "Nothing was written; please report this with your versions of Paddle and of this package."
         )
     return largest
-
-
-def known_formats(name: str) -> tuple[str, ...]:
-    """``paddle``, ``onnx`` or ``both`` -> the formats."""
-    return FORMATS if name == "both" else (name,)

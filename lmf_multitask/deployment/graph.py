@@ -18,35 +18,31 @@ Shape = Sequence[int]
 """Sizes of an array; -1 is any size."""
 
 EXPORTED = {
-    "paddle": {
-        *("p", "0.combine", "0.split", "1.abs", "1.add", "1.any", "1.arange", "1.batch_norm_", "1.cast", "1.clip"),
-        *("1.concat", "1.data", "1.divide", "1.dropout", "1.fetch", "1.flatten", "1.full", "1.full_int_array"),
-        *("1.full_with_tensor", "1.gather_nd", "1.log_softmax", "1.logsumexp", "1.matmul", "1.max", "1.multiply"),
-        *("1.not_equal", "1.relu", "1.reshape", "1.rnn", "1.scale", "1.shape64", "1.slice", "1.softmax", "1.sqrt"),
-        *("1.square", "1.squeeze", "1.stack", "1.subtract", "1.sum", "1.transpose", "1.unsqueeze"),
-    },
-    "onnx": {
-        *("Abs", "Add", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "Div", "Equal", "Expand", "GatherND"),
-        *("Identity", "LSTM", "LogSoftmax", "MatMul", "Mul", "Not", "Range", "ReduceLogSumExp", "ReduceMax", "ReduceSum"),
-        *("Relu", "Reshape", "Shape", "Slice", "Softmax", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
-    },
+    "paddle": """
+        p 0.combine 0.split 1.abs 1.add 1.any 1.arange 1.batch_norm_ 1.cast 1.clip 1.concat 1.data 1.divide 1.dropout 1.fetch
+        1.flatten 1.full 1.full_int_array 1.full_with_tensor 1.gather_nd 1.greater_than 1.log_softmax 1.logsumexp 1.matmul 1.max
+        1.multiply 1.not_equal 1.relu 1.reshape 1.rnn 1.scale 1.shape64 1.slice 1.softmax 1.sqrt 1.square 1.squeeze 1.stack
+        1.subtract 1.sum 1.transpose 1.unsqueeze
+    """,
+    "onnx": """
+        Abs Add BatchNormalization Cast Clip Concat Constant Div Equal Expand GatherND Greater Identity LSTM LogSoftmax MatMul Mul Not
+        Range ReduceLogSumExp ReduceMax ReduceSum Relu Reshape Shape Slice Softmax Sqrt Squeeze Sub Transpose Unsqueeze
+    """,
 }
 """Format -> operators that the exporter writes for our encoders and fusions; a test keeps the list complete and minimal."""
 
-OPERATORS = {
-    "paddle": EXPORTED["paddle"]
-    | {
-        *("1.bmm", "1.einsum", "1.elu", "1.equal", "1.exp", "1.expand", "1.gelu", "1.greater_than", "1.layer_norm"),
-        *("1.leaky_relu", "1.less_than", "1.log", "1.maximum", "1.mean", "1.min", "1.minimum", "1.pow", "1.prod", "1.rsqrt"),
-        *("1.sigmoid", "1.silu", "1.softplus", "1.swish", "1.tanh", "1.tile", "1.unbind", "1.where"),
-    },
-    "onnx": EXPORTED["onnx"]
-    | {
-        *("And", "Einsum", "Elu", "Erf", "Exp", "Flatten", "Gather", "Greater", "LayerNormalization", "LeakyRelu", "Less"),
-        *("Log", "Max", "Min", "Neg", "Or", "Pow", "Reciprocal", "ReduceMean", "ReduceMin", "ReduceProd", "Sigmoid"),
-        *("Softplus", "Split", "Tanh", "Tile", "Where"),
-    },
+_FOR_PLUGINS = {
+    "paddle": """
+        1.bmm 1.einsum 1.elu 1.equal 1.exp 1.expand 1.gelu 1.layer_norm 1.leaky_relu 1.less_than 1.log 1.maximum
+        1.mean 1.min 1.minimum 1.pow 1.prod 1.rsqrt 1.sigmoid 1.silu 1.softplus 1.swish 1.tanh 1.tile 1.unbind 1.where
+    """,
+    "onnx": """
+        And Einsum Elu Erf Exp Flatten Gather LayerNormalization LeakyRelu Less Log Max Min Neg Or Pow Reciprocal
+        ReduceMean ReduceMin ReduceProd Sigmoid Softplus Split Tanh Tile Where
+    """,
 }
+
+OPERATORS = {form: {*names.split(), *_FOR_PLUGINS[form].split()} for form, names in EXPORTED.items()}
 """Format -> operators that a graph may consist of: the exporter's, and arithmetic that the layers of plug-ins may need.
 
 A plug-in whose layers need others adds them: ``OPERATORS["paddle"].add("1.erf")``.

@@ -56,7 +56,9 @@ class InferenceReport:
         found = [f"{self.rows:,} clips in {self.seconds:.2f} s"]
         for modality in MODALITIES:
             if self.missing[modality]:
-                found.append(f"{modality} is missing (absent, all zero or not finite) in {self.missing[modality]:,} clips")
+                found.append(
+                    f"{modality} is missing (absent, all zero or not finite) in {self.missing[modality]:,} clips"
+                )
             if self.non_finite[modality]:
                 found.append(f"{modality} has {self.non_finite[modality]:,} NaN or infinite numbers, set to 0")
         return [*found, *self.notes, f"written: {', '.join(map(str, self.files))}"]
@@ -169,7 +171,9 @@ def check_shapes(predictor: Predictor, shapes: Mapping[str, tuple[int, ...]]) ->
         )
     for modality in given:
         wanted = predictor.description.shape(modality)[1:]
-        found = (1, *shapes[modality]) if MODALITIES[modality].sequence and len(shapes[modality]) == 1 else shapes[modality]
+        found = (
+            (1, *shapes[modality]) if MODALITIES[modality].sequence and len(shapes[modality]) == 1 else shapes[modality]
+        )
         if len(found) != len(wanted) or any(size not in (one, "steps") for one, size in zip(found, wanted)):
             raise DataError(
                 f"{modality} must have the shape [{', '.join(map(str, wanted))}] per clip, as in training, but has "

@@ -39,7 +39,9 @@ class GuardedProtocol(H11Protocol):
         super().connection_made(transport)
         self._opened = time.monotonic()
         self._watch()
-        open_ones = [one for one in self.connections if isinstance(one, GuardedProtocol) and not one.transport.is_closing()]
+        open_ones = [
+            one for one in self.connections if isinstance(one, GuardedProtocol) and not one.transport.is_closing()
+        ]
         if len(open_ones) > MOST_CONNECTIONS:
             idle = [one for one in open_ones if not one.busy()]
             min(idle or open_ones, key=lambda one: one._opened).transport.abort()
@@ -100,7 +102,7 @@ def serve(app: Any, host: str, port: int) -> None:
 
 
 def server(app: Any) -> uvicorn.Server:
-    """uvicorn with our limits; what clients do wrong is not logged."""
+    """Uvicorn with our limits; what clients do wrong is not logged."""
     return uvicorn.Server(
         uvicorn.Config(
             app,

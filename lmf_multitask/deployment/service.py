@@ -201,7 +201,9 @@ class _Gate:
         if len(hosts) == 1 and self._allows(hosts[0]):
             await self._app(scope, receive, counted)
             return
-        message = f"the host name must be that of the service, but is {', '.join(hosts)[:80]!r}. Allow it: --allowed_hosts."
+        message = (
+            f"the host name must be that of the service, but is {', '.join(hosts)[:80]!r}. Allow it: --allowed_hosts."
+        )
         await JSONResponse({"error": message}, 421, {"Connection": "close"})(scope, receive, counted)
 
     def _allows(self, host: str) -> bool:
@@ -291,7 +293,8 @@ class _Service:
         if self.predictor.description.exclusive:
             chosen = zip(*decide(present))
             answer["decided"] = [
-                {"emotion": emotions[index], "probability": float(f"{probability:.9g}")} for index, probability in chosen
+                {"emotion": emotions[index], "probability": float(f"{probability:.9g}")}
+                for index, probability in chosen
             ]
         return answer
 

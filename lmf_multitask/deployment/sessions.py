@@ -72,7 +72,9 @@ def _open(
         raise RunError(f"{path}: must be a graph that {backend} can load, but {_reason(error)}.") from error
     if any(one.dtype != np.float32 or one.ndim != 2 or len(one) != 2 for one in outputs):
         shapes = [f"{one.dtype} {list(one.shape)}" for one in outputs]
-        raise RunError(f"{path}: must give float32 [2, ...] per emotion for two clips, but gives {', '.join(shapes)[:200]}.")
+        raise RunError(
+            f"{path}: must give float32 [2, ...] per emotion for two clips, but gives {', '.join(shapes)[:200]}."
+        )
     return session
 
 

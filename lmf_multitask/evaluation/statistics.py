@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.metrics import EXCLUSIVE, find_metric, task_kinds, task_names, weighted_values
@@ -195,7 +194,9 @@ def mcnemar_exact(first_right: np.ndarray, second_right: np.ndarray) -> tuple[in
     only_first, only_second = int((first_right & ~second_right).sum()), int((~first_right & second_right).sum())
     if only_first + only_second == 0:
         return 0, 0, 1.0
-    return only_first, only_second, float(stats.binomtest(only_first, only_first + only_second).pvalue)
+    from scipy.stats import binomtest  # takes a second to import
+
+    return only_first, only_second, float(binomtest(only_first, only_first + only_second).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -214,8 +215,10 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> dict[str, Any]:
     mean = float(array.mean())
     if len(array) < 2:
         return {"mean": mean, "sd": None, "interval": None, "runs": len(array)}
+    from scipy.special import stdtrit  # quantiles of Student's distribution; scipy.stats takes a second to import
+
     sd = float(array.std(ddof=1))
-    half = float(stats.t.ppf((1 + level) / 2, len(array) - 1)) * sd / np.sqrt(len(array))
+    half = float(stdtrit(len(array) - 1, (1 + level) / 2)) * sd / np.sqrt(len(array))
     return {"mean": mean, "sd": sd, "interval": [float(mean - half), float(mean + half)], "runs": len(array)}
 
 

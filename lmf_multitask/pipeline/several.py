@@ -92,9 +92,7 @@ def train_several(
     if in_folds:
         logger.info("%s", describe_folds(data.folds or ()))
     absent = missing_in_train(data.dataset, base.model.modalities)
-    places: dict[int | None, Path] = {
-        seed: folder if seed is None else folder / f"seed{seed}" for seed in (seeds or [None])
-    }
+    places: dict[int | None, Path] = {seed: folder / f"seed{seed}" for seed in seeds or ()} or {None: folder}
     for place in places.values():
         outdated = [path.name for number, path in fold_folders(place).items() if number not in numbers]
         if outdated:

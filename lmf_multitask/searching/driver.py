@@ -105,7 +105,7 @@ def _run(
             refused.append(row["failed"])
         if "epoch" in row:
             value = row.get(config.column)
-            if not is_metric(value):
+            if value is None or not is_metric(value):
                 refused.append(f"the objective {config.objective} must be a number, but is {value} on validation")
                 return True
             rows.append(row)

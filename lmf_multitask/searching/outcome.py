@@ -210,8 +210,8 @@ def _result(study: Study, config: SearchConfig, folder: Path, splits: Mapping[st
 def _write(result: SearchResult, config: SearchConfig, folder: Path, plan: Plan) -> None:
     best = result.best(max(SHOWN, plan.retrain))
     for path in folder.glob("best-*.yaml"):
-        rank = path.stem.removeprefix("best-")
-        if rank.isdecimal() and int(rank) > len(best):  # of an earlier call that retrained more
+        number_of_file = path.stem.removeprefix("best-")
+        if number_of_file.isdecimal() and int(number_of_file) > len(best):  # of an earlier call that retrained more
             path.unlink()
     for rank, trial in enumerate(best, 1):
         write_text(folder / f"best-{rank}.yaml", _best_yaml(result, trial, rank, config, folder))
@@ -317,7 +317,7 @@ def kept_value(run: Run, column: str) -> float:
         RunError: the history does not have it.
     """
     path = run.check_unchanged(HISTORY_FILE)
-    rows = csv.DictReader(io.StringIO(read_text(path, _MOST_HISTORY, RunError)))
+    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(read_text(path, _MOST_HISTORY, RunError))))
     row = kept_row([{**row, "best": float(row.get("best") or 0)} for row in rows])
     if row is None or not row.get(column):
         raise RunError(f"{path}: must have {column} of the kept epoch, but does not. Remove that folder.")

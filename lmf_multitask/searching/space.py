@@ -209,7 +209,7 @@ def read_search(path: Path) -> dict[str, Any]:
     except (OSError, ConfigError) as error:
         text = " ".join(str(error).split()).removeprefix(f"{path}: ")
         raise RunError(f"{path}: must hold the settings of a search, but {text}") from None
-    if not {field.name for field in dataclasses.fields(SearchConfig)} <= set(content):  # type: ignore[arg-type]
+    if not {field.name for field in dataclasses.fields(SearchConfig)} <= set(content):
         raise RunError(f"{path}: must hold the settings of a search, but does not. Choose another --output_dir.")
     return content
 

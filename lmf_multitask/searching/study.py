@@ -192,8 +192,9 @@ def _pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
 def _distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution:
     if dimension.choices:
         return optuna.distributions.CategoricalDistribution(dimension.stored_choices())
-    kind = optuna.distributions.IntDistribution if dimension.whole else optuna.distributions.FloatDistribution
-    return kind(dimension.low, dimension.high, log=dimension.log)
+    if dimension.whole:
+        return optuna.distributions.IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
+    return optuna.distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.log)
 
 
 @contextmanager

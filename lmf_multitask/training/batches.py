@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
-import paddle
 
 from lmf_multitask.data.collator import BatchCollator, RowNumbers
 from lmf_multitask.data.columns import column_arrays
+from lmf_multitask.runtime import quiet_imports
 from lmf_multitask.training import parallel
+
+with quiet_imports():
+    import paddle
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import paddle
 
 from lmf_multitask.errors import TrainingError
 from lmf_multitask.runtime import flush_denormals, quiet_imports
@@ -20,6 +19,7 @@ from lmf_multitask.training import parallel
 from lmf_multitask.training.checkpoints import Progress
 
 with quiet_imports():
+    import paddle
     from paddlenlp.trainer import TrainerCallback
     from paddlenlp.trainer.integrations import VisualDLCallback
 

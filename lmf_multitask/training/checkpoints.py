@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-import paddle
 import pydantic
 import safetensors.numpy
 from pydantic import AfterValidator, Field, NonNegativeInt
 
-from lmf_multitask.errors import RunError, TrainingError
+from lmf_multitask.errors import RunError, TrainingError, printable
 from lmf_multitask.files import (
     atomic_folder,
     damage,
@@ -31,6 +30,10 @@ from lmf_multitask.files import (
     write_manifest,
     write_text,
 )
+from lmf_multitask.runtime import quiet_imports
+
+with quiet_imports():
+    import paddle
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +179,7 @@ def _read(path: Path, kind: type[_Content]) -> _Content:
         return pydantic.TypeAdapter(kind).validate_json(text)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"]))[:80] or "content"
+        where = printable(".".join(map(str, first["loc"]))[:80]) or "content"
         message = first["msg"].removeprefix("Value error, ")
         raise RunError(f"{path}: {where} must be as it was written, but: {message}. Delete that checkpoint.") from None
 
@@ -234,7 +237,9 @@ def _read_tensors(path: Path, expected: Callable[[set[str]], Mapping[str, paddle
     try:
         found = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise RunError(f"{path}: must be a safetensors file, but {error}. Delete that checkpoint.") from None
+        raise RunError(
+            f"{path}: must be a safetensors file, but {printable(str(error))}. Delete that checkpoint."
+        ) from None
     tensors = expected(set(found))
     different = sorted(set(found) ^ set(tensors))
     for name, tensor in tensors.items():
@@ -243,7 +248,7 @@ def _read_tensors(path: Path, expected: Callable[[set[str]], Mapping[str, paddle
             different.append(name)
     if different:
         raise RunError(
-            f"{path}: must hold the tensors of this training, but {different[0][:80]} is missing, unknown, "
+            f"{path}: must hold the tensors of this training, but {printable(different[0][:80])} is missing, unknown, "
             "or has another dtype or shape. Resume with the module and the optimizer of the checkpoint."
         )
     for name, tensor in tensors.items():

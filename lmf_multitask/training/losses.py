@@ -10,15 +10,18 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import paddle
-from paddle import nn
-from paddle.nn import functional as F
-from paddle.nn.initializer import Constant
 
 from lmf_multitask.errors import TrainingError
 from lmf_multitask.evaluation.metrics import exclusive_rows
+from lmf_multitask.runtime import quiet_imports
 from lmf_multitask.tasks import BinaryTask, Task, output_slices
 from lmf_multitask.training.config import TrainingConfig
+
+with quiet_imports():
+    import paddle
+    from paddle import nn
+    from paddle.nn import functional as F
+    from paddle.nn.initializer import Constant
 
 
 class TaskLosses:

@@ -11,15 +11,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import paddle
-from paddle import nn
 
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.errors import TrainingError
 from lmf_multitask.models.lmf import LMFModel
+from lmf_multitask.runtime import quiet_imports
 from lmf_multitask.training import parallel
 from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.training.losses import MultitaskLoss
+
+with quiet_imports():
+    import paddle
+    from paddle import nn
 
 Batch = Mapping[str, paddle.Tensor]
 

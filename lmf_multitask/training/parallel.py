@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import paddle
-from paddle import distributed
+from lmf_multitask.runtime import quiet_imports
+
+with quiet_imports():
+    import paddle
+    from paddle import distributed
 
 
 def world_size() -> int:

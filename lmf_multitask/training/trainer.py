@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
 
 from lmf_multitask.errors import RunError, TrainingError
 from lmf_multitask.evaluation.metrics import METRICS
@@ -32,6 +31,7 @@ from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.training.module import TrainingModule
 
 with quiet_imports():
+    import paddle
     from paddlenlp.trainer import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
     from paddlenlp.trainer.trainer_utils import EvalLoopOutput
     from paddlenlp.utils.log import logger as paddlenlp_logger

@@ -283,9 +283,9 @@ def test_a_pipe_in_a_saved_data_set_is_refused(tmp_path):
 
 
 def test_a_long_id_that_a_parquet_file_repeats(tmp_path):
-    folder = write_parquet(tmp_path / "data", audio=[[1.0]] * 1000, id=["x" * 1_000_000] * 1000, calm=[0, 1] * 500)
+    folder = write_parquet(tmp_path / "data", audio=[[1.0]] * 100, id=["x" * 200_000] * 100, calm=[0, 1] * 50)
     assert (folder / "train.parquet").stat().st_size < 100_000
-    with pytest.raises(DataError, match="ids must have at most 1,000 bytes, but one has 1,000,000"):
+    with pytest.raises(DataError, match="ids must have at most 1,000 bytes, but one has 200,000"):
         load_iemocap(folder)
 
 
@@ -339,7 +339,7 @@ WRONG_PARQUET = {
     "longer rows": ({"audio": [[1.0], None, [1.0, 2.0]]}, "column 'audio' must have rows of one length"),
     "lists in lists in lists": ({"audio": [[[[1.0]]]] * 3}, r"audio must have the shape .* rows of the shape \[1, 1, 1\]"),
     "empty lists": ({"audio": pa.array([[]] * 3, pa.list_(pa.float32()))}, r"rows of the shape \[0\]"),
-    "text": ({"audio": [["loud"]] * 3}, "column 'audio' must hold numbers, but holds"),
+    "text": ({"audio": ["loud"] * 3}, "column 'audio' must hold numbers, but holds"),
     "labels of three": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3, "calm": [0, 1, 2]}, "labels of 'calm' must be 0 or 1, or NaN where not annotated, but holds 2"),
     "no labels": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3}, "must have a column 'labels', or columns of 0 and 1 named like emotions, but has no other column of numbers"),
     "a path for an emotion": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3, "../x": [0, 1, 1]}, "must have a column 'labels', or columns of 0 and 1 named like emotions, but has ../x"),

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from lmf_multitask.data.columns import column_arrays, emotion_names, fingerprint
-from lmf_multitask.data.schema import dataset_features, emotion_of, find_split, sort_emotions
-from lmf_multitask.data.sources import rename_modalities
+from lmf_multitask.data.schema import dataset_features, emotion_of, find_split, rename_modalities, sort_emotions
 from lmf_multitask.errors import DataError
 
 SHAPES = {"audio": (2,), "video": (1,), "text": (2, 2)}

@@ -88,7 +88,8 @@ def test_a_full_queue_refuses():
         waiting = asyncio.ensure_future(batcher.predict(clips(4)))
         await asyncio.sleep(0)
         with pytest.raises(
-            QueueFullError, match="the queue must hold at most 520 bytes of features, but is full. Try again in a moment."
+            QueueFullError,
+            match="the queue must hold at most 520 bytes of features, but is full. Try again in a moment.",
         ):
             await batcher.predict(clips(2))
         model.go.set()

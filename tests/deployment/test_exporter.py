@@ -1,6 +1,10 @@
 import hashlib
 import json
+import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,7 +232,8 @@ def test_an_export_that_differs_is_an_error_and_writes_nothing(multitask_run, tm
     true = exporter.trained_predictions
     monkeypatch.setattr(exporter, "trained_predictions", lambda *args: true(*args) + wrong)
     with pytest.raises(
-        RunError, match=f"the exported paddle model must agree with the trained one within 1e-05, but differs by {shown}"
+        RunError,
+        match=f"the exported paddle model must agree with the trained one within 1e-05, but differs by {shown}",
     ):
         export_run(multitask_run, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -258,7 +263,9 @@ def test_a_wrong_calibration_is_refused(tmp_path, content):
 
 
 def test_runs_that_do_not_fit_together(tmp_path):
-    with pytest.raises(RunError, match="nothing: must be a run directory, or hold run directories, with a trained model"):
+    with pytest.raises(
+        RunError, match="nothing: must be a run directory, or hold run directories, with a trained model"
+    ):
         export_run(tmp_path / "nothing", tmp_path / "out")
     make_run(tmp_path / "a", ["happy"])
     make_run(tmp_path / "b", ["sad"], inputs={**INPUTS, "audio": (9,)})
@@ -319,3 +326,29 @@ def test_a_damaged_description(exported, tmp_path, change, message):
 def test_a_description_comes_back_as_it_was(exported):
     description = ModelDescription.read(exported)
     assert description.to_json() == json.loads((exported / "lmf_model.json").read_text())
+
+
+# -- plug-ins
+
+
+def test_a_fusion_and_an_encoder_of_the_user_are_exported(tmp_path):
+    """The examples of docs/own_fusion.md; the exported model needs no plug-in."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "own_fusion.md").read_text(encoding="utf-8")
+    for name, text in zip(("gated", "linear"), re.findall(r"```python\n(.*?)```", page, re.DOTALL)):
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from lmf_multitask.plugins import load_plugin
+load_plugin("gated.py"); load_plugin("linear.py")
+from deployment.conftest import make_run
+from pathlib import Path
+make_run(Path("run"), config={{"fusion": {{"kind": "gated", "dim": 4}}, "encoders": {{"audio": {{"kind": "linear"}}}}}})
+from lmf_multitask.deployment.exporter import export_run
+export_run("run", "out")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Predictor(tmp_path / "out").predict(**make_rows(3)).shape == (3, 4)
+    with pytest.raises(RunError, match="gated"):
+        export_run(tmp_path / "run", tmp_path / "other")

@@ -163,7 +163,9 @@ def test_foreign_files_are_refused(predictor, tmp_path, foreign):
     infer_file(predictor, source, tmp_path / "out")
     (tmp_path / "out" / foreign).write_text("mine")
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    with pytest.raises(RunError, match=f"must be empty or hold the results of an earlier inference, but holds '{foreign}'"):
+    with pytest.raises(
+        RunError, match=f"must be empty or hold the results of an earlier inference, but holds '{foreign}'"
+    ):
         infer_file(predictor, source, tmp_path / "out")
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     with pytest.raises(RunError, match=r"x.npz: must be a folder, but is a file"):

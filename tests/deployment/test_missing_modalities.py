@@ -80,9 +80,7 @@ def test_a_network_of_fewer_modalities_ignores_the_others(tmp_path):
     report = infer_file(predictor, open_source(tmp_path / "x.npz"), tmp_path / "out")
     assert report.missing == dict.fromkeys(GONE, 0)
     np.savez(tmp_path / "y.npz", video=rows["video"])
-    with pytest.raises(
-        DataError, match="must have at least one of audio, text, which the model uses, but have video"
-    ):
+    with pytest.raises(DataError, match="must have at least one of audio, text, which the model uses, but have video"):
         infer_file(predictor, open_source(tmp_path / "y.npz"), tmp_path / "out")
     with pytest.raises(DataError, match="at least one of audio, text, which the model uses, must be given"):
         predictor.predict(video=rows["video"])

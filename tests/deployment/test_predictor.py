@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import subprocess
@@ -132,7 +131,10 @@ def test_a_model_that_refuses_numbers_that_are_not_finite(tmp_path):
         ({"audio": np.zeros((7, 5), complex)}, r"audio must be an array of numbers .* type complex128"),
         ({"audio": np.zeros((7, 5), bool)}, r"audio must be an array of numbers .* type bool"),
         ({"audio": [None] * 7}, r"audio must be an array of numbers .* type object"),
-        (dict.fromkeys(("audio", "video", "text")), "at least one of audio, video, text, which the model uses, must be given, but none is"),
+        (
+            dict.fromkeys(("audio", "video", "text")),
+            "at least one of audio, video, text, which the model uses, must be given, but none is",
+        ),
         ({"audio": [[1.0], [1.0, 2.0]]}, r"audio must be an array \[rows, 5\], but its rows differ in length"),
     ],
 )
@@ -147,7 +149,9 @@ def test_damaged_files_are_refused(exported, tmp_path, name):
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
-    with pytest.raises(RunError, match=rf"{name}: must have the sha256 in lmf_model.json, but has another. The file is"):
+    with pytest.raises(
+        RunError, match=rf"{name}: must have the sha256 in lmf_model.json, but has another. The file is"
+    ):
         Predictor(folder, backend="paddle")
     (folder / name).unlink()
     with pytest.raises(RunError, match=f"{name}: must be a readable file, but No such file"):
@@ -189,9 +193,7 @@ def test_no_gpu(exported):
 
     if paddle.is_compiled_with_cuda():
         pytest.skip("Paddle is compiled for GPUs")
-    with pytest.raises(
-        RunError, match="device must be one that the back end paddle can use, but got 'gpu'"
-    ):
+    with pytest.raises(RunError, match="device must be one that the back end paddle can use, but got 'gpu'"):
         Predictor(exported, device="gpu")
 
 

@@ -293,7 +293,9 @@ def test_valid_requests_are_answered_between_hostile_ones(exported):
     def attack(port, number):
         while not stop.is_set():
             kind, body = bodies[number % len(bodies)]
-            head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+            head = (
+                f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+            )
             with contextlib.suppress(OSError):
                 if number % 7 == 6:
                     opened = [socket.create_connection(("127.0.0.1", port)) for _ in range(50)]
@@ -319,7 +321,9 @@ def test_valid_requests_are_answered_between_hostile_ones(exported):
             thread.join()
         status = Path(f"/proc/{served.process.pid}/status").read_text()
     of_100 = slowest[int(0.99 * len(slowest))]
-    print(f"{seen}, /health: 99 of 100 in {of_100:.0f} ms, slowest {slowest[-1]:.0f} ms, {re.search('VmHWM.*', status)[0]}")
+    print(
+        f"{seen}, /health: 99 of 100 in {of_100:.0f} ms, slowest {slowest[-1]:.0f} ms, {re.search('VmHWM.*', status)[0]}"
+    )
     assert set(seen) == {"right", "away"}
     assert seen["away"] == 0
     assert slowest[len(slowest) // 2] < 100

@@ -145,6 +145,7 @@ def change(path, key, value):
         ("progress.json", "random_states/0/paddle/0/engine/312", 313, "random_states.0.paddle.0.engine"),
         ("progress.json", "random_states/0/paddle/0/engine/5", "7", "random_states.0.paddle.0.engine.5"),
         ("progress.json", "more", 1, "more"),
+        ("progress.json", "a\n\x1b[2J", 1, r"a\n\x1b[2J must be as it was written"),
         ("trainer_state.json", "global_step", "8", "global_step"),
         ("trainer_state.json", "best_metric", [], "best_metric"),
         # Trainer would load pickles from that folder
@@ -201,6 +202,7 @@ def put(name, value):
         ("model", put("first.bias", np.zeros((8, 1), "f4")), "first.bias"),
         ("model", put("first.bias", np.zeros(8, "f8")), "first.bias"),
         ("model", put("other", np.zeros(8, "f4")), "other"),
+        ("model", put("a\n\x1b[2J", np.zeros(8, "f4")), r"a\n\x1b[2J"),
         ("optimizer", remove("first.weight/moment1"), "first.weight/moment1"),
         ("optimizer", put("first.weight/moment2", np.zeros(4, "f4")), "first.weight/moment2"),
         ("optimizer", put("first.weight/other", np.zeros((4, 8), "f4")), "first.weight/other"),

@@ -109,7 +109,7 @@ def test_fixed_task_weights():
 
 @pytest.mark.parametrize("settings", [{"task_weighting": "fixed"}, {"task_weights": {"a": 2.0}}])
 def test_fixed_and_its_weights_come_together(settings):
-    with pytest.raises(ConfigError, match="task_weights must be given with task_weighting fixed, and only then"):
+    with pytest.raises(ConfigError, match="must have task_weights where task_weighting is fixed, and only there"):
         TrainingConfig(**settings)
 
 
@@ -287,13 +287,13 @@ def test_what_needs_a_trainer_is_refused_without_one():
 )
 def test_resumed_gives_the_same_bits(tmp_path, sample_path, training, monkeypatch):
     from conftest import small_experiment
-    from lmf_multitask.pipeline.experiment import run_experiment
 
+    from lmf_multitask.pipeline.experiment import run_experiment
     from lmf_multitask.training.trainer import LMFTrainer
 
     settings = {"epochs": 4, "joint_loss": 0.0, **training}
     whole = small_experiment(sample_path, tmp_path / "whole", **settings)
-    run_experiment(whole)
+    run_experiment(whole, report=False)
     broken = small_experiment(sample_path, tmp_path / "broken", **settings)
     save = LMFTrainer._save_checkpoint
 
@@ -305,7 +305,7 @@ def test_resumed_gives_the_same_bits(tmp_path, sample_path, training, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(LMFTrainer, "_save_checkpoint", stop_after_two)
         with pytest.raises(KeyboardInterrupt):
-            run_experiment(broken)
-    run_experiment(broken, resume=True)
+            run_experiment(broken, report=False)
+    run_experiment(broken, resume=True, report=False)
     for name in ("model/model.safetensors", "history.csv", "predictions.csv"):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from lmf_multitask.data.cleaning import shorten
-from lmf_multitask.data.modality import MODALITIES, find_modality
+from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.safe_pickle import read_pickle
 from lmf_multitask.data.schema import SPLITS
 from lmf_multitask.errors import DataError
@@ -363,35 +363,6 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-
-
-def rename_modalities(names: Sequence[str], where: str) -> dict[str, str]:
-    """Modality -> the name under which a file has it; the first known alias wins.
-
-    Raises:
-        DataError: there is none, or one is misspelt.
-    """
-    from difflib import get_close_matches
-
-    found: dict[str, str] = {}
-    for name in names:
-        modality = find_modality(name.lower())
-        if modality is not None:
-            aliases = MODALITIES[modality].aliases
-            known = found.get(modality)
-            if known is None or aliases.index(name.lower()) < aliases.index(known.lower()):
-                found[modality] = name
-    for modality, about in MODALITIES.items():
-        others = [name for name in names if find_modality(name.lower()) is None]
-        close = [near for alias in about.aliases for near in get_close_matches(alias, others, n=1, cutoff=0.75)]
-        if modality not in found and close:
-            raise DataError(
-                f"{where} must name its features {', '.join(MODALITIES)}, but has {close[0][:40]!r}. Did you mean {modality!r}?"
-            )
-    if not found:
-        shown = ", ".join(sorted(name[:40] for name in names)[:12]) or "nothing"
-        raise DataError(f"{where} must have at least one of {', '.join(MODALITIES)}, but has {shown}. Check the names.")
-    return {modality: found[modality] for modality in MODALITIES if modality in found}
 
 
 def texts_of(values: np.ndarray, count: int, where: str) -> list[str]:

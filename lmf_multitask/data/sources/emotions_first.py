@@ -15,9 +15,8 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.safe_pickle import StoredArray, to_array
-from lmf_multitask.data.schema import KNOWN_EMOTIONS, SPLITS, emotion_of, find_split, sort_emotions
+from lmf_multitask.data.schema import KNOWN_EMOTIONS, SPLITS, emotion_of, find_split, rename_modalities, sort_emotions
 from lmf_multitask.data.sources import Candidate, Reading, Source, binary_labels, texts_of
 from lmf_multitask.errors import DataError
 
@@ -152,20 +151,14 @@ class EmotionsFirst(Source):
         if not isinstance(content, Mapping):
             raise self.fail(f"{where} must be a dict of features, but is {_kind_of(content)}. Check the file.")
         arrays: Arrays = {}
-        for modality, about in MODALITIES.items():
-            key = next((key for key in about.aliases if key in content), None)
-            if key is None:
-                self._check_not_misspelt(content, modality, where)
-                continue
+        names = [key for key in content if isinstance(key, str) and key not in LABEL_KEYS]
+        for modality, key in rename_modalities(names, f"{self.path}: {where}").items():
             arrays[modality] = value = self._array(content[key], f"{where}[{modality!r}]")
             if len(value.shape) not in (2, 3) or 0 in value.shape[1:]:
                 raise self.fail(
                     f"{where}[{modality!r}] must have the shape [rows, features] or [rows, steps, features], but has "
                     f"{list(value.shape)}. Check the features."
                 )
-        if not arrays:
-            keys = [str(key)[:40] for key in list(content)[:9]]
-            raise self.fail(f"{where} must have features of {', '.join(MODALITIES)}, but has {keys}. Check the names.")
         counts = {name: value.shape[0] for name, value in arrays.items()}
         if len(set(counts.values())) > 1:
             raise self.fail(f"{where} must have the same number of rows in every feature, but has {counts}.")
@@ -185,17 +178,6 @@ class EmotionsFirst(Source):
             kind = {"S": "bytes", "U": "text", "c": "complex numbers"}[value.dtype.kind]
             raise self.fail(f"{where} must be an array of numbers, but holds {kind} ({value.dtype}). Convert it.")
         return value
-
-    def _check_not_misspelt(self, content: Mapping, modality: str, where: str) -> None:
-        known = {*LABEL_KEYS, *(alias for about in MODALITIES.values() for alias in about.aliases)}
-        others = [key for key in content if isinstance(key, str) and key not in known]
-        aliases = MODALITIES[modality].aliases
-        close = [match for alias in aliases for match in get_close_matches(alias, others, n=1, cutoff=0.75)]
-        if close:
-            raise self.fail(
-                f"{where} must name {modality} {' or '.join(map(repr, aliases))}, but has {close[0]!r}. "
-                f"Did you mean {aliases[0]!r}?"
-            )
 
     def _check_modalities(self) -> None:
         """Checks that a modality has one shape everywhere, and sets the shapes; a whole split may lack it."""

@@ -20,8 +20,8 @@ from typing import IO, BinaryIO
 
 import numpy as np
 
-from lmf_multitask.data.schema import GROUP_COLUMNS, KNOWN_EMOTIONS, emotion_of, find_split
-from lmf_multitask.data.sources import ALL, Candidate, Reading, Source, binary_labels, rename_modalities, texts_of
+from lmf_multitask.data.schema import GROUP_COLUMNS, KNOWN_EMOTIONS, emotion_of, find_split, rename_modalities
+from lmf_multitask.data.sources import ALL, Candidate, Reading, Source, binary_labels, texts_of
 from lmf_multitask.errors import DataError
 
 _MOST_MEMBERS = 300

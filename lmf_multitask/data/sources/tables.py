@@ -17,14 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lmf_multitask.data.arrow import feature_rows, is_list, is_number, label_rows, numbers, row_shape
-from lmf_multitask.data.columns import BLOCK_ROWS
+from lmf_multitask.data.arrow import feature_rows, is_list, is_number, label_rows, numbers, row_shape, value_type
 from lmf_multitask.data.modality import MODALITIES
-from lmf_multitask.data.schema import KNOWN_EMOTIONS, emotion_of
-from lmf_multitask.data.sources import Source, binary_labels, rename_modalities
+from lmf_multitask.data.schema import KNOWN_EMOTIONS, emotion_of, rename_modalities
+from lmf_multitask.data.sources import Source, binary_labels
 from lmf_multitask.errors import DataError
 
 _LABEL_ROWS = 1 << 16  # read at a time: labels are small
+_PROBED_ROWS = 64  # read at a time while the length of sequences is unknown
 _LONGEST_ID = 1000
 DAMAGES = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, pa.ArrowException)
 """What `datasets` and pyarrow raise on files that are not what they expect."""
@@ -73,17 +73,15 @@ class TableSource(Source):
     def scan(self) -> None:
         """See `Source.scan`; lists of any length must be read to know the longest."""
         self._set_splits({split: table.count for split, table in self._tables.items()})
-        self._empty: set[tuple[str, str]] = set()
         shapes: dict[str, tuple[int, ...]] = {}
-        for split, table in self._tables.items():
-            for modality, name in self._names.items():
+        for modality, name in self._names.items():
+            shape = None
+            for table in self._tables.values():
                 with self._table_errors(table):
-                    shape = row_shape(table.read([name], BLOCK_ROWS), name)
-                if shape is None:
-                    self._empty.add((split, modality))
-                else:
-                    shapes[modality] = self._same_shape(table, modality, shapes.get(modality), shape)
-                    self.dtypes[modality] = _number_type(table.schema.field(name).type)
+                    shape = row_shape(table.read([name], _PROBED_ROWS), name, shape)
+            if shape is not None:
+                shapes[modality] = shape
+                self.dtypes[modality] = self._type(name)
         self._set_shapes(shapes)
         longest = self.reading.max_length
         self._stored_shapes = {
@@ -95,23 +93,14 @@ class TableSource(Source):
         lists = [
             field.name
             for field in table.schema
-            if field.name in MODALITIES or pa.types.is_nested(field.type) or isinstance(field.type, pa.ExtensionType)
+            if field.name in MODALITIES or (value_type(field.type) != field.type and is_number(value_type(field.type)))
         ]
         return rename_modalities([name for name in lists if name != "labels"] or table.schema.names, table.where)
 
-    def _same_shape(
-        self, table: Table, modality: str, known: tuple[int, ...] | None, shape: tuple[int, ...]
-    ) -> tuple[int, ...]:
-        if known is None:
-            return shape
-        if len(known) == len(shape) == 2 and known[1] == shape[1]:
-            return (max(known[0], shape[0]), shape[1])
-        if known != shape:
-            raise DataError(
-                f"{table.where} must have {modality} of the shape {list(known)}, as in the splits before, but has {list(shape)}. "
-                "Extract the features alike."
-            )
-        return shape
+    def _type(self, name: str) -> str:
+        """Type of the numbers in a column, in numpy's words."""
+        kind = str(value_type(next(iter(self._tables.values())).schema.field(name).type))
+        return {"float": "float32", "double": "float64", "halffloat": "float16"}.get(kind, kind)
 
     def _find_labels(self, table: Table) -> None:
         """Sets `emotions`, and the names of the label columns."""
@@ -147,9 +136,6 @@ class TableSource(Source):
             for part in table.read(columns, rows):
                 features = {}
                 for modality, shape in self._stored_shapes.items():
-                    if (split, modality) in self._empty:
-                        features[modality] = np.zeros((len(part), *shape), np.float32)
-                        continue
                     features[modality], cut = feature_rows(part, self._names[modality], shape)
                     self.cut[split][modality] += cut
                 yield _ids(part) if has_ids else None, features
@@ -243,13 +229,6 @@ def _ids(part: pa.Table) -> list[str]:
         if longest > _LONGEST_ID:
             raise DataError(f"ids must have at most {_LONGEST_ID:,} bytes, but one has {longest:,}. Shorten it.")
     return list(map(str, column.to_pylist()))
-
-
-def _number_type(kind: pa.DataType) -> str:
-    kind = kind.storage_type if isinstance(kind, pa.ExtensionType) else kind
-    while is_list(kind):
-        kind = kind.value_type
-    return {"float": "float32", "double": "float64", "halffloat": "float16"}.get(str(kind), str(kind))
 
 
 def first_line(error: BaseException) -> str:
