@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lmf_multitask.command_line import CommandParser, run
 from lmf_multitask.data.schema import SPLITS
+from lmf_multitask.errors import printable
 from lmf_multitask.evaluation.calibration import CRITERIA
 from lmf_multitask.runtime import tune_cpu
 
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str]) -> None:
                 place, options.data_path, split, options.device, output_dir=target, need_calibration=needs_calibration
             )
         results.append(found.metrics)
+        if len(results) == 1:  # seeds are trained on the same data
+            print(printable("".join(f"data: {note}\n" for note in found.metrics["data"]["notes"]), keep="\n"))
         paths += written
     if seeds:
         summary = output / f"seeds_{split}.json"

@@ -39,7 +39,7 @@ _TINY_STEP = """
 import json
 from lmf_multitask.models.lmf import LMFModel
 import numpy, paddle
-from lmf_multitask.installation import loss_of_tiny_step
+from lmf_multitask.pipeline.tiny_step import loss_of_tiny_step
 devices = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
 print(json.dumps({"cuda": paddle.is_compiled_with_cuda(), "gpus": devices, "loss": loss_of_tiny_step()}))
 """
@@ -149,30 +149,6 @@ MISSING_PADDLE = (
     "paddle must be installed, but is not. On a CPU: pip install 'paddlepaddle>=3.0,<3.4'; with an NVIDIA GPU use the "
     "wheel of Paddle's own index, see README."
 )
-
-
-def loss_of_tiny_step() -> float:
-    """Builds a small network, runs forward and backward once, and returns the loss.
-
-    Raises:
-        FloatingPointError: the loss or a gradient is not finite.
-    """
-    import numpy as np
-    import paddle
-
-    from lmf_multitask.models.lmf import LMFModel
-
-    paddle.seed(0)
-    rng = np.random.default_rng(0)
-    model = LMFModel({"audio": (5,), "video": (4,), "text": (7, 3)}, ["one", "two"])
-    batch = [paddle.to_tensor(rng.normal(size=(6, *one.shape)).astype("float32")) for one in model.inputs.values()]
-    labels = paddle.to_tensor(rng.integers(0, 2, 12))
-    loss = paddle.nn.functional.cross_entropy(model(*batch).reshape([-1, 2]), labels)
-    loss.backward()
-    values = [loss.numpy(), *(w.grad.numpy() for w in model.parameters() if w.grad is not None)]
-    if not all(np.isfinite(value).all() for value in values):
-        raise FloatingPointError("loss and gradients must be finite, but are not")
-    return float(loss)
 
 
 def _check_requirements() -> Check:

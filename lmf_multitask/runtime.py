@@ -146,6 +146,24 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def launched_processes() -> int:
+    """As ``paddle.distributed.launch`` sets it; read before Paddle is imported."""
+    return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+
+
+def check_single_process(what: str) -> None:
+    """Refuses commands that start processes of their own under a launcher.
+
+    Raises:
+        UserError: this process is one of several.
+    """
+    if launched_processes() > 1:
+        raise UserError(
+            f"{what} must be started in one process, but this is one of {launched_processes()}. "
+            "Start the command without a launcher: each training gets a process of its own."
+        )
+
+
 def _processor_vendor() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from lmf_multitask.command_line import CommandParser, SettingsOptions, run
 from lmf_multitask.errors import ConfigError, InstallationError
-from lmf_multitask.runtime import tune_cpu, usable_cores
+from lmf_multitask.runtime import check_single_process, tune_cpu, usable_cores
 from lmf_multitask.searching.space import SearchConfig
-from lmf_multitask.train import check_single_process
 
 if TYPE_CHECKING:
     from lmf_multitask.searching.outcome import Plan

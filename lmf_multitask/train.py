@@ -5,7 +5,6 @@ Without --data_path it trains on a small built-in sample of made-up clips.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from lmf_multitask.command_line import CommandParser, SettingsOptions, run
 from lmf_multitask.errors import ConfigError, TrainingError
 from lmf_multitask.pipeline.settings import RECIPES, ExperimentConfig, recipe_config
-from lmf_multitask.runtime import tune_cpu
+from lmf_multitask.runtime import check_single_process, launched_processes, tune_cpu
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
     for name, needed in (("recipe", "--mode per_emotion"), ("jobs", "--mode per_emotion, --seeds or --folds")):
         if getattr(options, name) is not None:
             raise ConfigError(f"--{name} must be used with {needed}, but is not. Remove it.")
-    tune_cpu(threads=1 if _world_size() > 1 else None)
+    tune_cpu(threads=1 if launched_processes() > 1 else None)
 
     from lmf_multitask.evaluation.tables import results_table
     from lmf_multitask.pipeline.experiment import run_experiment
@@ -77,24 +76,6 @@ def main(arguments: Sequence[str]) -> None:
     if not options.no_report:
         print(f"report: {config.run_directory() / REPORT_FILE}")
     print(f"run directory: {config.run_directory()}")
-
-
-def check_single_process(what: str) -> None:
-    """Refuses commands that start processes of their own under a launcher.
-
-    Raises:
-        ConfigError: this process is one of several.
-    """
-    if _world_size() > 1:
-        raise ConfigError(
-            f"{what} must be started in one process, but this is one of {_world_size()}. "
-            "Start the command without a launcher: each training gets a process of its own."
-        )
-
-
-def _world_size() -> int:
-    """As ``paddle.distributed.launch`` sets it; read before Paddle is imported."""
-    return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
 
 
 def _train_several(settings: SettingsOptions[ExperimentConfig], options: Any, base: ExperimentConfig) -> None:

@@ -127,7 +127,7 @@ def test_data_sample_and_inspect(tmp_path):
             ("lmf_multitask.data.__main__", ["inspect", "s.pkl"]),
             sample,
             ("lmf_multitask.__main__", ["data", "sample", "s.pkl", "--seed", 1, "--overwrite"]),
-            ("lmf_multitask.__main__", ["data", "inspect", "s.pkl", "--label_column", 0]),
+            ("lmf_multitask.__main__", ["data", "inspect", "s.pkl", "--data.label_column", 0]),
         ],
         cwd=tmp_path,
     )

@@ -68,6 +68,13 @@ RULES = {
     "data.label_column": ([2, -1, "1"], [None, 0, 1]),
     "data.non_finite": (["drop", None], ["zero", "error"]),
     "data.max_length": ([0, 65537, 1.5], [None, 1, 65536]),
+    "data.labels": ([[], "happy"], [None, ["happy"]]),
+    "data.class_column": (["", 1], [None, "x"]),
+    "data.split_column": (["", 1], [None, "x"]),
+    "data.audio": (["", 1], [None, "x"]),
+    "data.video": (["", 1], [None, "x"]),
+    "data.text": (["", 1], [None, "x"]),
+    "data.feature_root": (["", 1], [None, "x"]),
     "data.cache_dir": (["", 3], [None, "x"]),
     f"{AUDIO}.hidden": WIDTH,
     f"{AUDIO}.dropout": PROBABILITY,
@@ -188,7 +195,7 @@ def test_every_setting_is_in_the_table():
         ({"modl": {"a": 1}}, "unknown setting 'modl'. Did you mean 'model'?"),
         ({"rank": 3}, "unknown setting 'rank'. Did you mean 'model.fusion.rank'?"),
         ({"model.fusion_rank": 3}, "unknown setting 'model.fusion_rank'. Did you mean 'model.fusion.rank'?"),
-        ({"data": {"colour": 3}}, "unknown setting 'data.colour'. Choose one of label_column, non_finite, max_length, cache_dir."),
+        ({"data": {"colour": 3}}, "unknown setting 'data.colour'. Choose one of label_column, non_finite, max_length, labels, class_column, split_column, audio, video, text, feature_root, cache_dir."),
         ({"self": 1}, "unknown setting 'self'."),
         ({"training.monitor": "weighted_f2"}, "training.monitor must be loss or one of "),
     ],
@@ -507,7 +514,8 @@ def test_multitask_config_states_the_defaults():
     stated, defaults = yaml.safe_load(path.read_text()), to_dict(ExperimentConfig())
     assert stated["model"] == defaults["model"]
     unstated = {part: set(defaults[part]) - set(stated[part]) for part in ("data", "training")}
-    assert unstated == {"data": {"cache_dir"}, "training": {"eval_batch_size", "task_weights", "visualdl"}}
+    chosen = {"labels", "class_column", "split_column", "audio", "video", "text", "feature_root"}
+    assert unstated == {"data": {"cache_dir", *chosen}, "training": {"eval_batch_size", "task_weights", "visualdl"}}
 
 
 @pytest.mark.parametrize("name", ["multitask", "multitask.yaml", "configs/multitask.yaml", "configs/multitask"])

@@ -272,8 +272,8 @@ show good.pkl | inspect|sample: must be one of inspect, sample, but got 'show'. 
 inspect | the following arguments are required: FILE. See --help.
 inspect nowhere.pkl | nowhere.pkl: must be a readable file, but No such file or directory.
 inspect good.pkl extra | there must be no argument 'extra' here. See --help.
-inspect good.pkl --label_column 2 | label_column
-inspect good.pkl --label_column one | label_column
+inspect good.pkl --data.label_column 2 | label_column
+inspect good.pkl --data.label_column one | label_column
 inspect hostile.pkl | but names os.system (at byte 11). Nothing of it was run
 inspect path.pkl | path.pkl: the name of a task must consist of at most 64 letters, digits, '_' and '-', but got '../../x'. Rename it.
 inspect pipe | pipe: must be a regular file, but is a pipe or a device.

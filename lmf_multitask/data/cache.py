@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from filelock import FileLock
 from lmf_multitask.data.arrow import feature_table, fixed_lists
 from lmf_multitask.data.cleaning import Cleaning, ModalityFacts, NonFinitePolicy, padding_side
 from lmf_multitask.data.columns import BLOCK_ROWS
-from lmf_multitask.data.description import describe, duplicate_notes, file_note
+from lmf_multitask.data.description import describe, file_note
 from lmf_multitask.data.groups import Groups, find_groups
-from lmf_multitask.data.modality import MODALITIES, missing_clips
+from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.data.quality import Repetitions, outlier_note, repetition_notes
 from lmf_multitask.data.sources import Source
 from lmf_multitask.errors import DataError
 from lmf_multitask.files import atomic_folder, damage, read_json, write_json, write_manifest
@@ -53,6 +54,7 @@ class Facts:
         padding: modality -> where its sequences are padded; None for vectors.
         label_column: which column of one-hot labels means "present"; None for other kinds of labels.
         groups: split -> group of each clip; None if they are not known.
+        quality: what may spoil results, see `Repetitions.facts`, and ``outliers``: modality -> split -> features.
     """
 
     emotions: list[str]
@@ -60,7 +62,8 @@ class Facts:
     notes: list[str]
     padding: dict[str, str | None]
     label_column: int | None
-    groups: dict[str, list[str]] | None
+    quality: dict[str, Any] = field(default_factory=dict)
+    groups: dict[str, list[str]] | None = None
 
 
 def cached(source: Source, policy: NonFinitePolicy, cache_dir: str | Path | None) -> tuple[datasets.DatasetDict, Facts]:
@@ -72,8 +75,7 @@ def cached(source: Source, policy: NonFinitePolicy, cache_dir: str | Path | None
     """
     reading = source.reading
     depends_on = (
-        _VERSION, type(source).__name__, source.hashes, source.emotions, reading.label_column, reading.max_length,
-        reading.group_column, policy,
+        _VERSION, type(source).__name__, source.hashes, source.emotions, replace(reading.config, cache_dir=None), policy
     )  # fmt: skip
     key = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:32]
     base = Path(datasets.config.HF_DATASETS_CACHE if cache_dir is None else cache_dir).expanduser() / "lmf_multitask"
@@ -138,7 +140,7 @@ class _Survey:
             name: source.shapes.get(name, (1, 1) if about.sequence else (1,)) for name, about in MODALITIES.items()
         }
         self._cleaning = {split: {name: Cleaning(name, policy) for name in MODALITIES} for split in source.splits}
-        self._digests: dict[str, list[np.ndarray]] = {split: [] for split in source.splits}
+        self._repetitions = Repetitions()
         self.ids: dict[str, list[str]] = {split: [] for split in source.splits}
 
     @property
@@ -152,10 +154,10 @@ class _Survey:
         rows = int(np.clip(_BLOCK_BYTES // bytes_per_row, 1, BLOCK_ROWS))
         for ids, found in self._source.blocks(split, rows):
             features = {
-                name: self._cleaning[split][name].take(found.get(name, np.zeros((len(ids), *shape), np.float32)))
+                name: self._cleaning[split][name].take(found.get(name, np.zeros((len(ids), *shape), np.float32)), ids)
                 for name, shape in self.shapes.items()
             }
-            self._digests[split].append(_clip_digests(features))
+            self._repetitions.take(split, ids, features)
             self.ids[split] += ids
             yield ids, features
 
@@ -184,7 +186,14 @@ class _Survey:
             count = sum(cut[name] for cut in source.cut.values())
             if count:
                 notes.append(f"{name} of {count} clip(s) was cut to {shape[0]} steps (max_length)")
-        notes += duplicate_notes({split: np.concatenate(parts) for split, parts in self._digests.items()})
+        quality: dict[str, Any] = self._repetitions.facts(self.labels)
+        notes += repetition_notes(quality)
+        for split, each in self._cleaning.items():
+            for name, one in each.items():
+                outliers = one.extremes.outliers()
+                if outliers:
+                    notes.append(outlier_note(name, split, outliers))
+                    quality.setdefault("outliers", {}).setdefault(name, {})[split] = list(map(asdict, outliers))
         notes += [self.groups.note] if self.groups else []
         return Facts(
             emotions=source.emotions,
@@ -192,6 +201,7 @@ class _Survey:
             notes=notes,
             padding={name: self._padding(name, found) for name in MODALITIES},
             label_column=source.label_column,
+            quality=quality,
             groups=None if self.groups is None else {split: list(names) for split, names in self.groups.of.items()},
         )
 
@@ -241,19 +251,6 @@ def _write_split(source: Source, survey: _Survey, split: str, folder: Path, adva
     del table, columns
     for path in raw.values():
         path.unlink()
-
-
-def _clip_digests(features: Mapping[str, np.ndarray]) -> np.ndarray:
-    """A hash of each clip that has any features, uint64."""
-    present = ~np.logical_and.reduce([missing_clips(values) for values in features.values()])
-    rows = [np.ascontiguousarray(values).reshape(len(values), -1).view(np.uint8) for values in features.values()]
-    found = []
-    for row in np.flatnonzero(present):
-        digest = hashlib.sha256()
-        for values in rows:
-            digest.update(values[row].data)
-        found.append(int.from_bytes(digest.digest()[:8], "little"))
-    return np.array(found, np.uint64)
 
 
 # -- the cached files

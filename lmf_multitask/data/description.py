@@ -63,24 +63,6 @@ def file_note(size: int, sha256: str, rows: Sequence[int]) -> list[str]:
     return found
 
 
-def duplicate_notes(digests: Mapping[str, np.ndarray]) -> list[str]:
-    """Clips that occur more than once.
-
-    Args:
-        digests: split -> a hash of each clip that has features, uint64.
-    """
-    found = []
-    for split, own in digests.items():
-        repeated = len(own) - len(np.unique(own))
-        if repeated:
-            found.append(f"{repeated} clip(s) of {split} repeat another clip of {split}")
-        for other in list(digests)[list(digests).index(split) + 1 :]:
-            both = len(np.intersect1d(own, digests[other]))
-            if both:
-                found.append(f"{both} clip(s) of {split} are also in {other}: results on {other} are too optimistic")
-    return found
-
-
 def _label_lines(emotions: Sequence[str], labels: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
     if not emotions:
         return [("clips", ", ".join(f"{split} {len(rows)}" for split, rows in labels.items()) + "; no labels")]

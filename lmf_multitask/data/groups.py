@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lmf_multitask.data.schema import GROUP_COLUMNS
 from lmf_multitask.data.sources import Source
 from lmf_multitask.errors import DataError
 
@@ -73,8 +72,8 @@ def find_groups(source: Source, ids: Mapping[str, Sequence[str]]) -> Groups | No
     Raises:
         DataError: ``data.group_column`` names nothing, or a clip has no group.
     """
-    wanted = source.reading.group_column
-    for name in GROUP_COLUMNS if wanted is None else (wanted,):
+    wanted = source.reading.config.group_column
+    for name in source.group_columns:
         columns = {split: source.column_texts(split, name) for split in source.splits}
         named = {split: values for split, values in columns.items() if values is not None}
         if len(named) == len(columns):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import datasets
 import numpy as np
@@ -20,15 +20,17 @@ import pyarrow as pa
 from lmf_multitask.config import DataConfig
 from lmf_multitask.data import cache
 from lmf_multitask.data.arrow import label_struct
-from lmf_multitask.data.columns import column_arrays, emotion_names, fingerprint, missing_rows
+from lmf_multitask.data.columns import BLOCK_ROWS, column_arrays, emotion_names, fingerprint, missing_rows
 from lmf_multitask.data.description import with_notes
 from lmf_multitask.data.folds import Fold, describe_folds, split_of_rows
 from lmf_multitask.data.groups import overlap_notes, shown_names
 from lmf_multitask.data.modality import MODALITIES, Input
+from lmf_multitask.data.quality import repetition_notes
 from lmf_multitask.data.sample import builtin_sample
 from lmf_multitask.data.schema import GROUPS, SPLITS, labels_feature
-from lmf_multitask.data.sources import Source, naming, open_source
+from lmf_multitask.data.sources import ALL, Source, naming, open_source
 from lmf_multitask.errors import DataError
+from lmf_multitask.files import atomic_folder
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class LoadedData:
         report: text of ``lmf data inspect``: what was found and decided.
         notes: what was decided about the file, and warnings, one line each: for the console of train and evaluate.
         label_column: which column of one-hot labels means "present"; None for other kinds of labels.
+        quality: repeated clips and ids, and outliers, for ``metrics.json``; see `cache.Facts`.
         folds: of a cross-validation, the names of the groups whose clips are test clips in each fold (none where the groups are
             not known); None for the splits of the file.
     """
@@ -61,6 +64,7 @@ class LoadedData:
     report: str
     notes: list[str]
     label_column: int | None
+    quality: dict[str, Any] = field(default_factory=dict)
     folds: list[list[str]] | None = None
 
     @cached_property
@@ -100,9 +104,10 @@ def load(
     source = _opened(path, None if emotions is None else [*emotions, *stratify], config)
     lacking = [split for split in SPLITS if split not in source.split_names]
     if lacking and fold is None:
+        shown = "none" if source.split_names == [ALL] else ", ".join(source.split_names)
         raise DataError(
-            f"{path}: must have the splits {', '.join(SPLITS)} for training, but has {', '.join(source.split_names)}. Add "
-            f"{' and '.join(lacking)}, or take folds: lmf train --folds 5."
+            f"{path}: must have the splits {', '.join(SPLITS)} for training, but has {shown}. Add {' and '.join(lacking)}, name "
+            "their column with --data.split_column, or cross-validate with --folds 5."
         )
     if not source.emotions:
         source.scan()
@@ -116,6 +121,7 @@ def load(
         notes: list[str] = []
         if fold is not None:
             dataset, folds, notes = _in_folds(dataset, stratify or wanted, fold)
+            facts = _of_all_clips(facts)
         selected = _select_emotions(dataset, wanted)
         if fold is None:
             selected = _in_own_order(selected, None if emotions is None else wanted, facts.emotions)
@@ -129,7 +135,7 @@ def load(
     columns = column_arrays(selected["train"])
     inputs = {name: Input(tuple(columns[name].shape[1:]), facts.padding[name]) for name in MODALITIES}
     names = emotion_names(selected["train"])
-    return LoadedData(selected, names, inputs, report, [*facts.notes, *notes], facts.label_column, folds)
+    return LoadedData(selected, names, inputs, report, [*facts.notes, *notes], facts.label_column, facts.quality, folds)
 
 
 def load_iemocap(
@@ -188,11 +194,46 @@ def _opened(path: Path, emotions: Sequence[str] | None, config: DataConfig) -> S
     return open_source(
         path,
         emotions=emotions if emotions is None else list(dict.fromkeys(emotions)),
-        label_column=config.label_column,
-        max_length=config.max_length,
-        group_column=config.group_column,
+        config=config,
         scan=False,
     )
+
+
+def convert(
+    path: str | Path, folder: Path, emotions: Sequence[str] | None = None, config: DataConfig | None = None
+) -> dict[Path, int]:
+    """Writes any data file as one Parquet file per split, which gives the same rows again: ``lmf data convert``.
+
+    Args:
+        path: see `load`; labels may be missing, and some of the splits.
+        folder: what to write; it must not exist or be empty.
+        emotions: see `load`.
+        config: how to read the file.
+
+    Returns:
+        The files, with their numbers of rows.
+
+    Raises:
+        DataError: see `load`; or the file has no splits, or the folder holds files.
+    """
+    config, folder = config or DataConfig(), folder.expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: must not exist or be an empty folder, but is neither. Choose another one.")
+    source = open_source(path, emotions=emotions, config=config, scan=False)
+    if ALL in source.split_names:
+        raise DataError(
+            f"{source.path}: must have splits, but has none. Name the column of splits: --data.split_column."
+        )
+    with naming(source.path):
+        dataset, facts = cache.cached(source, config.non_finite, config.cache_dir)
+    if facts.groups is not None:
+        dataset = _with_column(dataset, GROUPS, facts.groups)
+    found = {}
+    with atomic_folder(folder) as part:
+        for split, rows in dataset.items():
+            rows.to_parquet(str(part / f"{split}.parquet"), batch_size=BLOCK_ROWS)
+            found[folder / f"{split}.parquet"] = len(rows)
+    return found
 
 
 def missing_in_train(dataset: datasets.DatasetDict, modalities: Sequence[str]) -> list[str]:
@@ -281,6 +322,22 @@ def _in_folds(
     own = tested[fold.number - 1]
     note = f"fold {fold.number} of {describe_folds(tested)}" + (f"; test groups {shown_names(own)}" if own else "")
     return _with_column({"all": whole}, _FOLD_SPLIT, {"all": split.tolist()}), tested, [note]
+
+
+def _of_all_clips(facts: cache.Facts) -> cache.Facts:
+    """What is known about the file, with copies of a clip in two of its splits as copies among all clips."""
+    across = {name: sum(facts.quality.get(name, {}).values()) for name in ("shared", "shared_ids")}
+    outdated = repetition_notes({name: facts.quality[name] for name in across if name in facts.quality})
+    notes = [note for note in facts.notes if note not in outdated]
+    if across["shared"]:
+        notes.append(
+            f"{across['shared']} clip(s) are in two splits of the file: copies may be in train and test of a fold, whose "
+            "results are then too optimistic"
+        )
+    quality = {name: found for name, found in facts.quality.items() if name not in across}
+    quality.update({name: {"all": count} for name, count in across.items() if count})
+    report = "\n".join(line for line in facts.report.splitlines() if line[11:] not in outdated)
+    return replace(facts, notes=notes, quality=quality, report=report)
 
 
 def _fold_splits(whole: datasets.Dataset) -> datasets.DatasetDict:

@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from lmf_multitask.config import check_name
-from lmf_multitask.data.modality import MODALITIES, find_modality
-from lmf_multitask.errors import ConfigError, DataError
+from lmf_multitask.data.modality import MODALITIES, find_modality, modality_of_extractor
+from lmf_multitask.errors import ConfigError, DataError, suggestion
 
 if TYPE_CHECKING:
     import datasets
@@ -41,20 +41,34 @@ def find_split(name: object) -> str | None:
     return next((split for split, names in SPLITS.items() if lower in names), None)
 
 
-def rename_modalities(names: Sequence[str], where: str) -> dict[str, str]:
+def rename_modalities(
+    names: Sequence[str], where: str, chosen: Mapping[str, str] | None = None, choices: Sequence[str] = ()
+) -> dict[str, str]:
     """Modality -> the name under which a file has it; the first known alias wins.
 
+    Args:
+        names: what may hold features.
+        where: the file, for messages.
+        chosen: modality -> the name that the user chose.
+        choices: further names that may be chosen.
+
     Raises:
-        DataError: there is none, or one is misspelt.
+        DataError: there is none, one is misspelt, or a chosen one does not exist.
     """
-    found: dict[str, str] = {}
+    found = dict(chosen or {})
+    for modality, name in found.items():
+        if name not in (*names, *choices):
+            shown = _shown(sorted({*names, *choices}))
+            hint = suggestion(name, [*names, *choices]) or " Choose among these."
+            raise DataError(f"{where} must have {name!r} of data.{modality}, but has {shown}.{hint}")
+    names = [name for name in names if name not in found.values()]
     for name in names:
-        modality = find_modality(name.lower())
-        if modality is not None:
-            aliases = MODALITIES[modality].aliases
-            known = found.get(modality)
+        meant = find_modality(name.lower())
+        if meant is not None and meant not in (chosen or {}):
+            aliases = MODALITIES[meant].aliases
+            known = found.get(meant)
             if known is None or aliases.index(name.lower()) < aliases.index(known.lower()):
-                found[modality] = name
+                found[meant] = name
     for modality, about in MODALITIES.items():
         others = [name for name in names if find_modality(name.lower()) is None]
         close = [near for alias in about.aliases for near in get_close_matches(alias, others, n=1, cutoff=0.75)]
@@ -64,8 +78,43 @@ def rename_modalities(names: Sequence[str], where: str) -> dict[str, str]:
             )
     if not found:
         shown = ", ".join(sorted(name[:40] for name in names)[:12]) or "nothing"
-        raise DataError(f"{where} must have at least one of {', '.join(MODALITIES)}, but has {shown}. Check the names.")
+        raise DataError(
+            f"{where} must have at least one of {', '.join(MODALITIES)}, but has {shown}. Rename them, or choose them with "
+            "--data.audio, --data.video and --data.text."
+        )
     return {modality: found[modality] for modality in MODALITIES if modality in found}
+
+
+def guess_modalities(names: Sequence[str], where: str, chosen: Mapping[str, str]) -> dict[str, str]:
+    """Modality -> the folder or file whose name tells that modality, or that the user chose.
+
+    Raises:
+        DataError: several could be meant, none is, or a chosen one does not exist.
+    """
+    found: dict[str, str] = {}
+    for modality in MODALITIES:
+        own = [name for name in names if modality_of_extractor(name) == modality and name not in chosen.values()]
+        if modality in chosen:
+            own = [chosen[modality]]
+            if own[0] not in names:
+                hint = suggestion(own[0], names) or " Choose among these."
+                raise DataError(f"{where} must have {own[0]!r} of data.{modality}, but has {_shown(names)}.{hint}")
+        elif len(own) > 1:
+            raise DataError(
+                f"{where} must have one set of {modality} features, but has {_shown(own)}. Choose one with --data.{modality}."
+            )
+        if own:
+            found[modality] = own[0]
+    if not found:
+        raise DataError(
+            f"{where} must have features of {', '.join(MODALITIES)}, but has {_shown(names)}. Choose them with --data.audio, "
+            "--data.video and --data.text."
+        )
+    return found
+
+
+def _shown(names: Iterable[str]) -> str:
+    return ", ".join(ascii(name)[1:-1][:60] for name in list(names)[:12]) or "nothing"
 
 
 def emotion_of(name: object) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.data.padding import moved_blocks
 from lmf_multitask.data.sources import Source
 from lmf_multitask.deployment.predictor import Checked, Predictor
 from lmf_multitask.errors import DataError, RunError
@@ -41,7 +42,7 @@ class InferenceReport:
         non_finite: modality -> single numbers that were NaN or infinite and became 0.
         seconds: for reading, predicting and writing.
         files: what was written.
-        notes: on modalities that no clip has.
+        notes: what was decided about the file, on padding that was moved, and on modalities that no clip has.
     """
 
     rows: int = 0
@@ -102,7 +103,9 @@ def infer_file(
         for file in arrays:
             header = {"descr": "<f4", "fortran_order": False, "shape": (source.count, 2)}
             np.lib.format.write_array_header_1_0(file, header)
-        for ids, clips, present in predict_blocks(predictor, source.all_blocks(batch_size), workers):
+        about = predictor.description
+        blocks, report.notes = moved_blocks(source, about.inputs, about.modalities, batch_size)
+        for ids, clips, present in predict_blocks(predictor, blocks, workers):
             missing = _count(clips, report)
             for t, file in enumerate(arrays):
                 file.write(np.stack([1 - present[:, t], present[:, t]], axis=1).astype("<f4").tobytes())
@@ -117,8 +120,9 @@ def infer_file(
             )
     for path in stale:
         path.unlink(missing_ok=True)
-    report.notes = [_note_on_absent(predictor, name) for name, clips in report.missing.items() if clips == report.rows]
+    report.notes += [_note_on_absent(predictor, name) for name, clips in report.missing.items() if clips == report.rows]
     report.files = [*paths, table_path]
+    report.notes[:0] = source.notes
     report.seconds = time.perf_counter() - started
     return report
 

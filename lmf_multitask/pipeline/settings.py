@@ -126,8 +126,11 @@ class ExperimentConfig:
 
     def resolved(self, emotions: list[str]) -> ExperimentConfig:
         """The same experiment from whatever folder it is run, and with the names of the emotions."""
-        path = self.data_path and str(Path(self.data_path).expanduser().resolve())
-        return dataclasses.replace(self, data_path=path, emotions=list(emotions))
+        path, root = (
+            name and str(Path(name).expanduser().resolve()) for name in (self.data_path, self.data.feature_root)
+        )
+        data = dataclasses.replace(self.data, feature_root=root)
+        return dataclasses.replace(self, data_path=path, emotions=list(emotions), data=data)
 
     def to_yaml(self) -> str:
         """All settings, defaults included, as YAML that ``--config`` reads."""

@@ -20,6 +20,7 @@ from lmf_multitask.data.columns import Columns, column_arrays, match_inputs, mis
 from lmf_multitask.data.loading import SAMPLE_NOTE, LoadedData, missing_in_train
 from lmf_multitask.data.loading import load as load_file
 from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.data.padding import RepaddedColumn, moved_note, sides_to_move
 from lmf_multitask.errors import RunError, TrainingError
 from lmf_multitask.evaluation.assessment import Assessment, assess
 from lmf_multitask.evaluation.baselines import fit_linear_baseline, prevalence
@@ -98,7 +99,22 @@ class Trained:
         for model in self.models[1:]:
             match_inputs(columns, model.inputs, model.config.modalities, self.data_path)
         first = self.models[0]
-        return match_inputs(columns, first.inputs, first.config.modalities, self.data_path)
+        found = match_inputs(columns, first.inputs, first.config.modalities, self.data_path)
+        return {**found, **{name: RepaddedColumn(found[name], side) for name, side in self.sides_to_move().items()}}
+
+    def sides_to_move(self) -> dict[str, str]:
+        """Modality -> the side to which the padding of its sequences is moved, see `data.padding`."""
+        paddings = {name: one.padding for name, one in self.data.inputs.items()}
+        return sides_to_move(self.models[0].inputs, paddings, self.modalities)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was decided about the data."""
+        inputs = self.data.inputs
+        return [
+            *self.data.notes,
+            *(moved_note(name, inputs[name].padding, side) for name, side in self.sides_to_move().items()),
+        ]
 
     def predict(self, features: Columns) -> np.ndarray:
         """Features of N clips -> predictions float32 `[N, T]`."""
@@ -139,6 +155,8 @@ def load(config: ExperimentConfig) -> Prepared:
     """
     select_device(config.device)
     data = read_data(config)
+    for note in data.notes:
+        logger.info("data: %s", note)
     _check_labels(data, config.training.monitor)
     config = config.resolved(data.emotions)
     config = without(config, missing_in_train(data.dataset, config.model.modalities))
@@ -250,6 +268,7 @@ def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
         calibration=trained.calibration,
         baselines=baselines,
     )
+    metrics["data"] = {"notes": trained.notes, **trained.data.quality}
     if len(trained.models) > 1:
         metrics = {"mode": "per_emotion", **metrics}
     fold = trained.configs[0].chosen_fold

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import make_corpus
 
+from lmf_multitask.config import DataConfig
 from lmf_multitask.data.sources import emotions_first, open_source
 from lmf_multitask.errors import DataError
 
@@ -23,7 +24,7 @@ def read(tmp_path):
     def read_tree(tree, **options):
         path = tmp_path / "data.pkl"
         path.write_bytes(pickle.dumps(tree, protocol=2))
-        return open_source(path, **options)
+        return open_source(path, config=DataConfig(**options))
 
     return read_tree
 

@@ -405,7 +405,7 @@ def test_no_column_is_a_label_by_name(parquet):
     folder = parquet(emotions=("yes", "no"))
     with pytest.raises(
         DataError,
-        match="must have a column 'labels', or columns of 0 and 1 named like emotions, but has yes, no. Choose the columns",
+        match="must have labels: a column 'labels' or 'emotion', or columns of 0 and 1 named .*, but has yes, no. Choose them with",
     ):
         load(folder)
     assert load(folder, ["no", "yes"]).emotions == ["no", "yes"]

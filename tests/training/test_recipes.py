@@ -190,10 +190,9 @@ def test_twelve_steps_of_the_original(tmp_path, name):
 
 def test_the_trainer_adds_nothing_to_a_plain_loop_with_shuffling_workers(tmp_path, sample_path):
     """LMF_Paddle's loop, written again in plain Paddle with its data loaders, against our run: the same bits."""
-    from lmf_multitask.pipeline.experiment import run_experiment
-
     from lmf_multitask import load_iemocap
     from lmf_multitask.data.columns import column_arrays
+    from lmf_multitask.pipeline.experiment import run_experiment
 
     config = recipe_settings("lmf_paddle", "happy")
     config.training.epochs, config.training.batch_size, config.emotions = 3, 64, ["happy"]

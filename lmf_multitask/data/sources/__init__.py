@@ -14,17 +14,18 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
+from lmf_multitask.config import DataConfig
 from lmf_multitask.data.cleaning import shorten
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.safe_pickle import read_pickle
-from lmf_multitask.data.schema import SPLITS
+from lmf_multitask.data.schema import GROUP_COLUMNS, SPLITS
 from lmf_multitask.errors import DataError
 from lmf_multitask.files import open_regular, sha256_of
 
@@ -45,16 +46,12 @@ class Reading:
     Attributes:
         split: the only split to open; None opens all. A file without splits is opened as a whole in any case.
         emotions: names of the emotions, for files that do not name them, and for label columns that no known emotion names.
-        label_column: which column of one-hot labels means "present"; None decides by evidence.
-        max_length: longest sequence, in steps; None: no limit.
-        group_column: column or key with the group of each clip; None: the usual names.
+        config: how to read the file.
     """
 
     split: str | None = None
     emotions: tuple[str, ...] | None = None
-    label_column: int | None = None
-    max_length: int | None = None
-    group_column: str | None = None
+    config: DataConfig = field(default_factory=DataConfig)
 
 
 class Candidate:
@@ -115,7 +112,7 @@ class Source(ABC):
         notes: what was decided about the file, one sentence each.
         label_column: which of the two columns of one-hot labels means "present"; None for other kinds of labels. May be
             set by `labels`.
-        cut: split -> modality -> number of clips that `blocks` has shortened to `Reading.max_length`.
+        cut: split -> modality -> number of clips that `blocks` has shortened to ``max_length``.
     """
 
     layout: ClassVar[str]
@@ -174,6 +171,12 @@ class Source(ABC):
         """Name of the dialogue, video or speaker of each clip of a split, in order; None if the file names none."""
         return None
 
+    @property
+    def group_columns(self) -> Sequence[str]:
+        """Names of a column, array or key that holds groups."""
+        chosen = self.reading.config.group_column
+        return GROUP_COLUMNS if chosen is None else (chosen,)
+
     def column_texts(self, split: str, name: str) -> list[str] | None:
         """A column, array or key of a split as one text per clip, in order; None if there is none of that name."""
         return None
@@ -227,6 +230,9 @@ class Source(ABC):
     @cached_property
     def hashes(self) -> dict[str, str]:
         """Name of each file (empty for a single one) -> SHA-256 of its content, read through its only handle."""
+        return self._file_hashes()
+
+    def _file_hashes(self) -> dict[str, str]:
         found = {}
         for path in self.files:
             file = self._files[path][0]
@@ -250,6 +256,11 @@ class Source(ABC):
         return DataError(f"{self.path}: {message}")
 
     # -- for subclasses
+
+    def _checked_labels(self, values: np.ndarray, where: str) -> np.ndarray:
+        """Labels `[N, T]` of `emotions` as float32."""
+        columns = [binary_labels(values[:, t], f"{where} {name!r}") for t, name in enumerate(self.emotions)]
+        return np.stack(columns, axis=1)
 
     def _open(self, path: Path) -> BinaryIO:
         """Opens a file of a folder, once; it must not be a link."""
@@ -298,8 +309,9 @@ class Source(ABC):
                 )
             if len(shape) == 1 and MODALITIES[modality].sequence:
                 shape = (1, *shape)
-            if len(shape) == 2 and self.reading.max_length is not None:
-                shape = (min(shape[0], self.reading.max_length), shape[1])
+            longest = self.reading.config.max_length
+            if len(shape) == 2 and longest is not None:
+                shape = (min(shape[0], longest), shape[1])
             self.shapes[modality] = shape
 
     def _fitted(self, split: str, modality: str, values: np.ndarray) -> np.ndarray:
@@ -318,9 +330,7 @@ def open_source(
     split: str | None = None,
     *,
     emotions: Sequence[str] | None = None,
-    label_column: int | None = None,
-    max_length: int | None = None,
-    group_column: str | None = None,
+    config: DataConfig | None = None,
     scan: bool = True,
 ) -> Source:
     """Opens a data file or folder of any known layout, and checks its structure.
@@ -330,16 +340,14 @@ def open_source(
         split: ``train``, ``validation`` or ``test`` opens only this split; None opens all. A file without splits is always
             opened as a whole, as the split ``all``.
         emotions: see `Reading`.
-        label_column: see `Reading`.
-        max_length: see `Reading`.
-        group_column: see `Reading`.
+        config: see `Reading`.
         scan: False leaves out `Source.scan`.
 
     Raises:
         DataError: it is missing, damaged, hostile or of an unknown layout, or lacks the split.
     """
     candidate = Candidate(path)
-    reading = Reading(split, None if emotions is None else tuple(emotions), label_column, max_length, group_column)
+    reading = Reading(split, None if emotions is None else tuple(emotions), config or DataConfig())
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     with naming(candidate.path):

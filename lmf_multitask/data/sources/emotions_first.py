@@ -368,8 +368,9 @@ class EmotionsFirst(Source):
 
     def _column_by_evidence(self, labels: np.ndarray) -> tuple[int, str]:
         """Which of the two label columns means "present", and why; labels `[N, T, 2]`."""
-        if self.reading.label_column is not None:
-            return self.reading.label_column, f"column {self.reading.label_column} = present, as set by label_column"
+        forced = self.reading.config.label_column
+        if forced is not None:
+            return forced, f"column {forced} = present, as set by label_column"
         full = labels[~np.isnan(labels).any(axis=(1, 2))]
         count = len(self._owners)
         if count >= 3 and len(full):

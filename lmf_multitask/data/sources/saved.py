@@ -70,14 +70,14 @@ class SavedDataset(TableSource):
     def mapped(self) -> Mapping[str, Any] | None:
         """The data sets themselves, if no column needs a conversion."""
         shapes = {modality: _fixed_shape(self._first_type(modality)) for modality in MODALITIES}
-        if self.reading.max_length is not None or not self.emotions or None in shapes.values():
+        if self.reading.config.max_length is not None or not self.emotions or None in shapes.values():
             return None
         types = dataset_features({modality: shape or () for modality, shape in shapes.items()}, self.emotions)
         for part in self._datasets.values():
             features = {name: kind for name, kind in part.features.items() if name != GROUPS}
             if features != types or any(part.data.column(name).null_count for name in ("id", *MODALITIES)):
                 return None
-        if any((self._label_values(part.data.select(["labels"])) == -100).any() for part in self._datasets.values()):
+        if any((self._nested_labels(part.data.select(["labels"])) == -100).any() for part in self._datasets.values()):
             return None
         return {
             split: part.remove_columns(GROUPS) if GROUPS in part.column_names else part
