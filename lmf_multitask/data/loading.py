@@ -320,8 +320,8 @@ def _in_folds(
     count = int(folds.max()) + 1
     tested = [[] if groups is None else np.unique(groups[folds == number]).tolist() for number in range(count)]
     own = tested[fold.number - 1]
-    note = f"fold {fold.number} of {describe_folds(tested)}" + (f"; test groups {shown_names(own)}" if own else "")
-    return _with_column({"all": whole}, _FOLD_SPLIT, {"all": split.tolist()}), tested, [note]
+    notes = [describe_folds(tested), *([f"fold {fold.number}: test groups {shown_names(own)}"] if own else [])]
+    return _with_column({"all": whole}, _FOLD_SPLIT, {"all": split.tolist()}), tested, notes
 
 
 def _of_all_clips(facts: cache.Facts) -> cache.Facts:

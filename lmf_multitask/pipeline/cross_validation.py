@@ -142,7 +142,15 @@ def pooled(parts: Sequence[Assessment], folder: Path) -> Assessment:
         baselines=baselines,
     )
     mode = {"mode": first.metrics["mode"]} if "mode" in first.metrics else {}
-    metrics = {**mode, **metrics, "folds": _of_folds([part.metrics for part in parts])}
+    notes = [
+        note for note in first.metrics["data"]["notes"] if all(note in part.metrics["data"]["notes"] for part in parts)
+    ]
+    metrics = {
+        **mode,
+        **metrics,
+        "data": {**first.metrics["data"], "notes": notes},
+        "folds": _of_folds([part.metrics for part in parts]),
+    }
     name = folder.name or str(folder)
     return Assessment(name, first.emotions, ids, labels, probabilities, metrics, baselines=baselines)
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lmf_multitask.data.folds import describe_folds
 from lmf_multitask.data.loading import LoadedData, missing_in_train
 from lmf_multitask.data.schema import IEMOCAP_EMOTIONS
 from lmf_multitask.errors import RunError
@@ -89,8 +88,6 @@ def train_several(
     in_folds = base.folds is not None and base.fold is None
     data = read_data(dataclasses.replace(base, fold=1) if in_folds else base)
     numbers: list[int | None] = [*range(1, len(data.folds or ()) + 1)] if in_folds else [None]
-    if in_folds:
-        logger.info("%s", describe_folds(data.folds or ()))
     absent = missing_in_train(data.dataset, base.model.modalities)
     places: dict[int | None, Path] = {seed: folder / f"seed{seed}" for seed in seeds or ()} or {None: folder}
     for place in places.values():
