@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -59,6 +59,25 @@ def open_regular(path: str | Path, error: type[UserError] = DataError) -> Binary
     if stat.S_ISDIR(mode):
         raise error(f"{path}: must be a file, but is a folder. Check the path.")
     raise error(f"{path}: must be a regular file, but is a pipe or a device. Write its content to a file first.")
+
+
+def unnamed_file(pieces: Iterable[bytes]) -> BinaryIO:
+    """Writes bytes into a temporary file without a name, and gives it for reading; it vanishes when it is closed.
+
+    Raises:
+        OSError: there is no space for it.
+    """
+    handle, name = tempfile.mkstemp(prefix="lmf-")
+    try:
+        os.unlink(name)
+        with open(handle, "wb", closefd=False) as file:
+            for piece in pieces:
+                file.write(piece)
+        os.lseek(handle, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(handle)
+        raise
+    return _ClosingReader(_ClosingFile(handle, "rb"))
 
 
 def read_text(path: str | Path, most_bytes: int = 1 << 24, error: type[UserError] = DataError) -> str:

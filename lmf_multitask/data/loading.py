@@ -112,6 +112,12 @@ def load(
     if not source.emotions:
         source.scan()
         source.labels(source.split_names[0])  # says what is missing
+    real = [name for name in (source.emotions if emotions is None else emotions) if source.kinds.get(name)]
+    if real:
+        binary = " ".join(name for name in source.emotions if name not in source.kinds) or "none"
+        raise DataError(
+            f"{path}: tasks must be binary, but {', '.join(real)} hold real numbers. Choose binary ones with --emotions: {binary}."
+        )
     with naming(path):
         found = cache.mapped(source, config.non_finite)
         dataset, facts = found or cache.cached(source, config.non_finite, config.cache_dir)

@@ -34,6 +34,12 @@ KNOWN_EMOTIONS = frozenset(
 )
 """A column of numbers under one of these names (in any case) is a label column without being asked for."""
 
+POM_TRAITS = (
+    *("confident", "passionate", "voice_pleasant", "dominant", "credible", "vivid", "expertise", "entertaining"),
+    *("reserved", "trusting", "relaxed", "outgoing", "thorough", "nervous", "persuasive", "humorous"),
+)
+"""The 16 speaker traits of POM, in the order of the LMF paper."""
+
 
 def find_split(name: object) -> str | None:
     """The split that a file calls `name`, in any case; None if it is no name of a split."""

@@ -221,7 +221,7 @@ def test_exactly_as_many_labels_as_allowed(read, monkeypatch):
     assert read(make_corpus()).splits["train"] == 12
     monkeypatch.setattr(emotions_first, "MOST_LABELS", 12 * 4 - 1)
     with monkeypatch.context() as patch:
-        patch.setattr(emotions_first, "_row_reader", lambda *which: pytest.fail("nothing is read before it is counted"))
+        patch.setattr(emotions_first, "row_reader", lambda *which: pytest.fail("nothing is read before it is counted"))
         with pytest.raises(DataError, match="must hold at most 47 labels in train, but holds 48"):
             read(make_corpus())
     monkeypatch.setattr(emotions_first, "MOST_EMOTIONS", 4)

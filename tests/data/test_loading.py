@@ -592,7 +592,7 @@ BAD_TREES = {
     "a list": ([1, 2], "must be one of the known layouts .* but is a pickle of a list"),
     "empty": ({}, "is a pickle of a dict that holds nothing"),
     "no emotion": ({"weights": {"a": 1}}, "is a pickle of a dict that holds 'weights'"),
-    "splits on top": ({"train": {}}, "is a pickle of a dict that holds 'train'"),
+    "splits on top": ({"train": {}}, r"data\['train'\] must have at least one of audio, video, text, but has nothing"),
     "dangerous name": ({"../../x": make_corpus()["sad"]}, "the name of a task must consist of .* but got '../../x'"),
     "no test split": (
         change("sad/test", None),

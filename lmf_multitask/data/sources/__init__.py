@@ -23,6 +23,7 @@ import numpy as np
 
 from lmf_multitask.config import DataConfig
 from lmf_multitask.data.cleaning import shorten
+from lmf_multitask.data.compressed import is_compressed, unpacked
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.safe_pickle import read_pickle
 from lmf_multitask.data.schema import GROUP_COLUMNS, SPLITS
@@ -87,12 +88,26 @@ class Candidate:
 
     @cached_property
     def tree(self) -> Any:
-        """Content of a pickle, see `read_pickle`; None for anything else, with the reason in `problem`."""
+        """Content of a pickle, compressed or not, see `read_pickle`; None for anything else, with the reason in `problem`."""
         try:
-            return None if self.file is None else read_pickle(self.path, self.file)
+            return None if self._content is None else read_pickle(self.path, self._content)
         except DataError as error:
             self.problem = error
+            if self.file is not None:
+                self.file.seek(0)
             return None
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of the content of a pickle, unpacked; 0 for a folder."""
+        return 0 if self._content is None else self._content.seek(0, os.SEEK_END)
+
+    @cached_property
+    def _content(self) -> BinaryIO | None:
+        if self.file is None or not is_compressed(self.start):
+            return self.file
+        with naming(self.path):
+            return unpacked(self.file)
 
 
 class Source(ABC):
@@ -105,6 +120,8 @@ class Source(ABC):
         path: of the file or folder.
         reading: what the user said.
         emotions: names of the T label columns; empty if the file has no labels.
+        kinds: name of a label column -> kind of its task, where the layout says so; others hold 0 and 1.
+        ranges: name of a real-valued label column -> its smallest and largest possible value, where they are known.
         split_names: names of the opened splits.
         splits: the same -> N; a file without splits has ``all``.
         shapes: modality -> shape of one clip, `(D,)` or `(L, D)`; without modalities that the file does not have.
@@ -127,6 +144,8 @@ class Source(ABC):
         """Remembers the path; subclasses do the rest."""
         self.path, self.reading = candidate.path, reading
         self.emotions: list[str] = []
+        self.kinds: dict[str, str] = {}
+        self.ranges: dict[str, tuple[float, float]] = {}
         self.split_names: list[str] = []
         self.splits: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -161,10 +180,10 @@ class Source(ABC):
 
     @abstractmethod
     def labels(self, split: str) -> np.ndarray:
-        """Labels of one split: float32 `[N, T]`, 1 present, 0 absent, NaN not annotated.
+        """Labels of one split: float32 `[N, T]`, 1 present, 0 absent, or real values (see `kinds`); NaN not annotated.
 
         Raises:
-            DataError: the file has no labels, or they are not binary.
+            DataError: the file has no labels, or they are of another kind.
         """
 
     def groups(self, split: str) -> list[str] | None:
@@ -204,6 +223,11 @@ class Source(ABC):
         """
         done, self.cut[split] = 0, Counter()
         for ids, found in self._read(split, rows):
+            if "text" in found and _are_token_ids(found["text"]):
+                raise self.fail(
+                    "text must be features, such as word vectors, but is BERT's token ids, masks and segments. Compute its "
+                    "hidden states, and store them."
+                )
             count = len(next(iter(found.values())))
             features = {
                 modality: self._fitted(split, modality, found[modality])
@@ -373,23 +397,6 @@ def naming(path: Path) -> Iterator[None]:
         raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
-def texts_of(values: np.ndarray, count: int, where: str) -> list[str]:
-    """An array of texts or whole numbers `[N]` as texts.
-
-    Raises:
-        DataError: it is something else.
-    """
-    if values.shape != (count,) or values.dtype.kind not in "USiu":
-        raise DataError(
-            f"{where} must be one text or whole number per clip, [{count}], but is {values.dtype} {list(values.shape)}."
-        )
-    return (
-        np.char.decode(values, "utf-8", "replace").tolist()
-        if values.dtype.kind == "S"
-        else list(map(str, values.tolist()))
-    )
-
-
 def binary_labels(values: np.ndarray, where: str) -> np.ndarray:
     """Labels of any type of number as float32; -100 becomes NaN.
 
@@ -404,6 +411,14 @@ def binary_labels(values: np.ndarray, where: str) -> np.ndarray:
             f"{where} must be 0 or 1, or NaN where not annotated, but holds {odd[0]:g}. Store one binary label per clip."
         )
     return labels.astype(np.float32)
+
+
+def _are_token_ids(text: np.ndarray) -> bool:
+    """Whether `[n, 3, L]` is what BERT takes (in MMSA ``text_bert``): token ids, a mask of 0 and 1, segments 0 and 1."""
+    if text.ndim != 3 or text.shape[1] != 3:
+        return False
+    flags = text[:, 1:]
+    return bool((flags[:, 0, 0] == 1).all() and ((flags == 0) | (flags == 1)).all() and (text[:, 0] % 1 == 0).all())
 
 
 def _identity(about: os.stat_result) -> tuple[int, int, int, int]:

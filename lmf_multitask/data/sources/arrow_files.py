@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from lmf_multitask.data.sources import Candidate
 from lmf_multitask.data.sources.table_files import TableFiles
-from lmf_multitask.data.sources.tables import DAMAGES, Table, first_line
-from lmf_multitask.errors import DataError
+from lmf_multitask.data.sources.tables import DAMAGES, Table
+from lmf_multitask.errors import DataError, first_line
 
 _FILE, _STREAM = b"ARROW1", b"\xff\xff\xff\xff"
 

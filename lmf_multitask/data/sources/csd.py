@@ -22,7 +22,7 @@ from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.schema import find_split, guess_modalities
 from lmf_multitask.data.sources import ALL, Candidate, Reading
 from lmf_multitask.data.sources.hdf5 import Hdf5Source
-from lmf_multitask.data.sources.text_tables import parse_table
+from lmf_multitask.data.text_table import parse_table
 from lmf_multitask.errors import DataError
 
 _MOST_VIDEOS, _MOST_CLIPS = 1_000_000, 5_000_000

@@ -21,7 +21,7 @@ from lmf_multitask.data.label_columns import ID_COLUMNS, NUMBER, OTHER, TEXT, Cl
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.npy import Header, exactly, pieces, read_header
 from lmf_multitask.data.schema import emotion_of, find_split, rename_modalities
-from lmf_multitask.data.sources import ALL, Candidate, Reading, Source, texts_of
+from lmf_multitask.data.sources import ALL, Candidate, Reading, Source
 from lmf_multitask.errors import DataError
 
 _DAMAGES = (
@@ -145,8 +145,7 @@ class NpzSource(Source):
         if name not in self._members:
             return None
         if self._kind(name) == NUMBER:
-            whole = next(self._pieces(name, self._number_header(name), self._rows)).reshape(-1)
-            texts = np.array(texts_of(whole, self._rows, f"{self.path}: {name}"))
+            texts = next(self._pieces(name, self._number_header(name), self._rows)).reshape(-1).astype(str)
         else:
             texts = np.array(self._texts(name))
         return (texts if self._split is None else texts[self._split == split]).tolist()

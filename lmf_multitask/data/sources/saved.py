@@ -11,8 +11,8 @@ import pyarrow as pa
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.schema import GROUPS, dataset_features, find_split
 from lmf_multitask.data.sources import ALL, Candidate, Reading
-from lmf_multitask.data.sources.tables import DAMAGES, Table, TableSource, first_line
-from lmf_multitask.errors import DataError
+from lmf_multitask.data.sources.tables import DAMAGES, Table, TableSource
+from lmf_multitask.errors import DataError, first_line
 from lmf_multitask.files import read_json
 
 

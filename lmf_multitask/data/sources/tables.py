@@ -26,7 +26,7 @@ from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.schema import SPLITS, emotion_of, find_split, guess_modalities, rename_modalities
 from lmf_multitask.data.sources import ALL, Candidate, Reading, Source
 from lmf_multitask.data.sources.array_files import ArrayFiles
-from lmf_multitask.errors import DataError, suggestion
+from lmf_multitask.errors import DataError, first_line, suggestion
 
 _SMALL_ROWS = 1 << 16  # read at a time of columns with one value per clip
 _PROBED_ROWS = 64  # read at a time while the length of sequences is unknown
@@ -456,9 +456,3 @@ def _texts(column: pa.ChunkedArray, what: str, most: int = _LONGEST_ID) -> list[
 
 def _ids(part: pa.Table, column: str) -> list[str]:
     return list(map(str, _texts(part.column(column), "ids")))
-
-
-def first_line(error: BaseException) -> str:
-    """The message of an error, short enough for one line of ours."""
-    cause = error.__cause__ or error
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")[:200]
