@@ -428,11 +428,6 @@ class DataConfig:
     max_length: int | None = setting(
         default=None, help="longest sequence, in steps; the rest of longer ones is cut", ge=1, le=65536
     )
-    group_column: str | None = setting(
-        default=None,
-        help="column or key that names the speaker, session or dialogue of each clip; null: groups or group, if there is one",
-        min_length=1,
-    )
     labels: list[str] | None = setting(
         default=None, help="label columns (or arrays) of a table; null: those named like emotions", min_length=1
     )
@@ -460,6 +455,11 @@ class DataConfig:
     feature_root: str | None = setting(
         default=None,
         help="folder that .npy paths in tables start from and may not leave; null: that of the table",
+        min_length=1,
+    )
+    group_column: str | None = setting(
+        default=None,
+        help="column or key that names the speaker, session or dialogue of each clip; null: groups or group, if there is one",
         min_length=1,
     )
     cache_dir: str | None = setting(

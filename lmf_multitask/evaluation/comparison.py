@@ -34,7 +34,7 @@ class Difference:
         rows: annotated clips.
         differences: key of a metric -> value; None where undefined.
         intervals: key of a metric -> [low, high] of the paired bootstrap; None where undefined.
-        only_first: clips that only the first decides correctly (None for the mean).
+        only_first: clips that only the first decides correctly (None for the mean, and of several seeds).
         only_second: clips that only the second decides correctly.
         p: of McNemar's exact test.
         corrected: the same after Holm's correction over all emotions of the comparison.
@@ -90,11 +90,14 @@ class Comparison:
     pairs: list[Pair] = field(default_factory=list)
 
 
-def compare(models: Sequence[Predictions], *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
+def compare(
+    models: Sequence[Predictions | Sequence[Predictions]], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Comparison:
     """Compares models with the first of them, on the clips and emotions that all have, at decisions above one half.
 
     Args:
-        models: two or more; labels may be missing in all but one, and must agree where several have them.
+        models: two or more; labels may be missing in all but one, and must agree where several have them. Of a model that was
+            trained under several seeds, the predictions of each: its metrics are averaged over them, its decisions not tested.
         resamples: of the bootstrap.
         seed: of its draws.
 
@@ -103,9 +106,46 @@ def compare(models: Sequence[Predictions], *, resamples: int = RESAMPLES, seed: 
     """
     if len(models) < 2:
         raise DataError(f"a comparison must have at least two models, but got {len(models)}. Name another run.")
-    names = [model.name for model in models]
+    seeds = [[one] if isinstance(one, Predictions) else list(one) for one in models]
+    names = [runs[0].name for runs in seeds]
     if len(set(names)) != len(names):
         raise DataError(f"models to compare must have different names, but got {', '.join(names)}.")
+    chosen, notes = _common([run for runs in seeds for run in runs])
+    notes += [
+        f"{runs[0].name}: metrics are means over {len(runs)} seeds ({', '.join(run.source.parent.name for run in runs)}); "
+        "intervals show the variation over clips, with these seeds"
+        for runs in seeds
+        if len(runs) > 1
+    ]
+    ids, emotions = chosen[0].ids, chosen[0].emotions
+    labels = _common_labels(chosen)
+    rest = iter(chosen)
+    probabilities = {name: [next(rest).probabilities for _ in runs] for name, runs in zip(names, seeds)}
+    every = {(name, number): values for name, own in probabilities.items() for number, values in enumerate(own)}
+    resampled = bootstrap(labels, every, emotions, resamples=resamples, seed=seed)
+    drawn, metrics = {}, {}
+    for name, own in probabilities.items():
+        parts = [resampled[name, number] for number in range(len(own))]
+        drawn[name] = {key: np.mean([part[key] for part in parts], axis=0) for key in parts[0]}
+        metrics[name] = {
+            **_averaged([metrics_of(labels, values, emotions) for values in own]),
+            "exclusive": _averaged([exclusive_metrics(labels, values, emotions) for values in own]),
+            "intervals": intervals_of(drawn[name], emotions),
+        }
+    pairs = []
+    for name in names[1:]:
+        intervals = intervals_of(paired_differences(drawn[names[0]], drawn[name]), emotions)
+        found = differences_of(metrics[name], metrics[names[0]], intervals)
+        pairs.append(_pair(labels, emotions, (names[0], name), probabilities, found))
+    return Comparison(names, emotions, len(ids), notes, metrics, _corrected(pairs))
+
+
+def _common(models: Sequence[Predictions]) -> tuple[list[Predictions], list[str]]:
+    """The clips and emotions that all models have, and notes on what was left out.
+
+    Raises:
+        DataError: there are none.
+    """
     emotions = [emotion for emotion in models[0].emotions if all(emotion in model.emotions for model in models[1:])]
     if not emotions:
         known = "; ".join(f"{model.name} has {', '.join(model.emotions)}" for model in models)
@@ -119,24 +159,17 @@ def compare(models: Sequence[Predictions], *, resamples: int = RESAMPLES, seed: 
             )
         if left := [emotion for emotion in model.emotions if emotion not in emotions]:
             notes.append(f"{model.name}: {', '.join(left)} left out, because not all others have it")
-    chosen = [model.select(ids, emotions) for model in models]
-    labels = _common_labels(chosen)
-    probabilities = {model.name: model.probabilities for model in chosen}
-    drawn = bootstrap(labels, probabilities, emotions, resamples=resamples, seed=seed)
-    metrics = {
-        name: {
-            **metrics_of(labels, values, emotions),
-            "exclusive": exclusive_metrics(labels, values, emotions),
-            "intervals": intervals_of(drawn[name], emotions),
-        }
-        for name, values in probabilities.items()
-    }
-    pairs = []
-    for name in names[1:]:
-        intervals = intervals_of(paired_differences(drawn[names[0]], drawn[name]), emotions)
-        found = differences_of(metrics[name], metrics[names[0]], intervals)
-        pairs.append(_pair(labels, emotions, (names[0], name), probabilities, found))
-    return Comparison(names, emotions, len(ids), notes, metrics, _corrected(pairs))
+    return [model.select(ids, emotions) for model in models], list(dict.fromkeys(notes))
+
+
+def _averaged(parts: Sequence[Any]) -> Any:
+    """Metrics of several seeds as their means, None where one is undefined; what differs otherwise is None."""
+    first = parts[0]
+    if len(parts) == 1 or all(part == first for part in parts):
+        return first
+    if isinstance(first, Mapping):
+        return {key: _averaged([part.get(key) for part in parts]) for key in first}
+    return float(np.mean(parts)) if all(isinstance(part, float) for part in parts) else None
 
 
 def _common_labels(models: Sequence[Predictions]) -> np.ndarray:
@@ -161,18 +194,20 @@ def _pair(
     labels: np.ndarray,
     emotions: Sequence[str],
     names: tuple[str, str],
-    probabilities: Mapping[str, np.ndarray],
+    probabilities: Mapping[str, Sequence[np.ndarray]],
     found: Mapping[str, Any],
 ) -> Pair:
+    tested = all(len(probabilities[name]) == 1 for name in names)
+    first, second = (probabilities[name][0] for name in names)
     per_emotion = {}
     for t, emotion in enumerate(emotions):
         known = ~np.isnan(labels[:, t])
-        right = [(probabilities[name][known, t] > 0.5) == (labels[known, t] == 1) for name in names]
-        per_emotion[emotion] = _difference(found["emotions"][emotion], int(known.sum()), right)
+        right = [(values[known, t] > 0.5) == (labels[known, t] == 1) for values in (first, second)]
+        per_emotion[emotion] = _difference(found["emotions"][emotion], int(known.sum()), right if tested else None)
     rows, decision = exclusive_rows(labels), None
     if rows is not None:
-        right = [probabilities[name][rows].argmax(axis=1) == labels[rows].argmax(axis=1) for name in names]
-        decision = _difference(found["exclusive"], int(rows.sum()), right)
+        right = [values[rows].argmax(axis=1) == labels[rows].argmax(axis=1) for values in (first, second)]
+        decision = _difference(found["exclusive"], int(rows.sum()), right if tested else None)
     return Pair(*names, per_emotion, _difference(found["mean"], len(labels)), decision)
 
 
@@ -191,7 +226,10 @@ def _corrected(pairs: list[Pair]) -> list[Pair]:
     return [
         dataclasses.replace(
             pair,
-            emotions={name: dataclasses.replace(one, corrected=next(corrected)) for name, one in pair.emotions.items()},
+            emotions={
+                name: dataclasses.replace(one, corrected=None if one.p is None else next(corrected))
+                for name, one in pair.emotions.items()
+            },
         )
         for pair in pairs
     ]

@@ -386,8 +386,13 @@ def pair_table(pair: Pair) -> TextTable:
     if pair.decision is not None:
         one = pair.decision
         note += (
-            f"\nOne of {len(pair.emotions)} (highest uncalibrated probability): {_differences(one)}, right alone "
-            f"{one.only_first} : {one.only_second}, McNemar p {_probability(one.p)}: {verdict(one, pair)}."
+            f"\nOne of {len(pair.emotions)} (highest uncalibrated probability): {_differences(one)}"
+            + (
+                f", right alone {one.only_first} : {one.only_second}, McNemar p {_probability(one.p)}"
+                if one.p is not None
+                else ""
+            )
+            + f": {verdict(one, pair)}."
         )
     heads = ["emotion", *(metric.title for metric in shown), "right alone", "McNemar p", "Holm", "verdict"]
     title = f"{pair.second} minus {pair.first}, 95% intervals of the paired difference"

@@ -29,7 +29,8 @@ from lmf_multitask.pipeline.stages import load
 import datasets  # isort: skip - paddlenlp must be imported before datasets
 
 FILES = {
-    "checkpoints", "config.yaml", "history.csv", "manifest.json", "metrics.json", "model", "origin.json", "predictions.csv", "train.log",
+    "checkpoints", "config.yaml", "history.csv", "manifest.json", "metrics.json", "model", "origin.json", "predictions.csv",
+    "predictions_logistic_regression.csv", "train.log",
 }  # fmt: skip
 
 
