@@ -428,6 +428,9 @@ class DataConfig:
     max_length: int | None = setting(
         default=None, help="longest sequence, in steps; the rest of longer ones is cut", ge=1, le=65536
     )
+    at_threshold: Literal["absent", "not_annotated"] = setting(
+        default="absent", help="what a clip exactly at the threshold of a derived task NAME:above:COLUMN:NUMBER is"
+    )
     labels: list[str] | None = setting(
         default=None, help="label columns (or arrays) of a table; null: those named like emotions", min_length=1
     )

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
 
     tune_cpu()
     from lmf_multitask.errors import RunError
-    from lmf_multitask.evaluation.tables import full_tables, robustness_table, seed_table
+    from lmf_multitask.evaluation.tables import full_tables, robustness_tables, seed_tables
     from lmf_multitask.pipeline.cross_validation import evaluate_folds
     from lmf_multitask.pipeline.reporting import evaluate_run, robustness_of_run
     from lmf_multitask.pipeline.runs import fold_folders, seed_folders
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
         paths += written
     if seeds:
         summary = output / f"seeds_{split}.json"
-        print(seed_table(write_seed_summary(output, results, summary.name)).as_text())
+        print("\n\n".join(table.as_text() for table in seed_tables(write_seed_summary(output, results, summary.name))))
         paths.append(summary)
     else:
         print(full_tables(results[0], calibrated=options.calibrated, threshold=options.threshold))
@@ -78,7 +78,8 @@ def main(arguments: Sequence[str]) -> None:
             content, written = robustness_of_run(
                 place, options.data_path, options.split or "validation", options.device, output_dir=target
             )
-            print(f"\n{f'{target.name}: ' if seeds else ''}{robustness_table(content).as_text()}")
+            for table in robustness_tables(content):
+                print(f"\n{f'{target.name}: ' if seeds else ''}{table.as_text()}")
             paths += written
     for path in paths:
         print(f"written: {path}")

@@ -1,6 +1,7 @@
-"""Predict the clips of a file with an exported model or a run: EMOTION_prob.npy and predictions.csv.
+"""Predict the clips of a file with an exported model or a run: EMOTION_prob.npy, TASK_value.npy and predictions.csv.
 
-Each EMOTION_prob.npy is float32 [clips, 2]: the probabilities that the emotion is absent and present.
+Each EMOTION_prob.npy is float32 [clips, 2]: the probabilities that the emotion is absent and present. Each TASK_value.npy is
+float32 [clips]: the values of a real-valued task.
 """
 
 from __future__ import annotations

@@ -90,10 +90,10 @@ def _train_several(settings: SettingsOptions[ExperimentConfig], options: Any, ba
         raise ConfigError("--recipe must be used with --mode per_emotion, but the mode is multitask. Remove it.")
     recipe = options.recipe or RECIPES[0]
 
-    from lmf_multitask.evaluation.tables import results_table, seed_table
+    from lmf_multitask.evaluation.tables import results_table, seed_tables
     from lmf_multitask.pipeline.several import train_several
 
-    parts = [f"per_emotion-{recipe}" if separate else "multitask"]
+    parts = [f"per_emotion-{recipe.replace('/', '-')}" if separate else "multitask"]
     if base.folds is not None:
         parts.append(f"folds{base.folds}" + ("" if base.fold is None else f"-fold{base.fold}"))
     if seeds is not None and not separate:
@@ -111,7 +111,7 @@ def _train_several(settings: SettingsOptions[ExperimentConfig], options: Any, ba
         report=not options.no_report,
     )
     if outcome.summary is not None:
-        print(seed_table(outcome.summary).as_text())
+        print("\n\n".join(table.as_text() for table in seed_tables(outcome.summary)))
     elif any(outcome.results.values()):
         (metrics,) = outcome.results.values()
         print(results_table(metrics))

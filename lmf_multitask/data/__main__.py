@@ -35,7 +35,14 @@ def main(arguments: Sequence[str]) -> None:
     sample = commands.add_parser(
         "sample", help="write the built-in sample", description="Write the built-in sample of made-up clips."
     )
-    sample.add_argument("file", metavar="FILE", help="the pickle to write")
+    sample.add_argument("file", metavar="FILE", help="the pickle to write; an .npz with --targets")
+    sample.add_argument(
+        "--targets",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="real-valued tasks beside the emotions: valence, arousal",
+    )
     sample.add_argument(
         "--scale", choices=["small", "full"], default="small", help="full: as many clips as IEMOCAP, 443 MB"
     )
@@ -64,7 +71,7 @@ def _sample(options: argparse.Namespace) -> None:
         raise ConfigError(f"--seed must be from 0 to 2^32 - 1, but got {options.seed}.")
     if Path(options.file).expanduser().exists() and not options.overwrite:
         raise ConfigError(f"{options.file}: must not exist yet, but does. Choose another name, or --overwrite.")
-    path = write_sample(options.file, options.scale, options.seed)
+    path = write_sample(options.file, options.scale, options.seed, options.targets)
     print(f"written: {path} ({path.stat().st_size:,} bytes)")
 
 

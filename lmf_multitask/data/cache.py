@@ -27,7 +27,9 @@ from lmf_multitask.data.description import describe, file_note
 from lmf_multitask.data.groups import Groups, find_groups
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.quality import Repetitions, outlier_note, repetition_notes
+from lmf_multitask.data.schema import KNOWN_TARGETS
 from lmf_multitask.data.sources import Source
+from lmf_multitask.data.targets import BINARY, REGRESSION
 from lmf_multitask.errors import DataError
 from lmf_multitask.files import atomic_folder, damage, read_json, write_json, write_manifest
 
@@ -53,6 +55,8 @@ class Facts:
         notes: what was decided about the file, and warnings.
         padding: modality -> where its sequences are padded; None for vectors.
         label_column: which column of one-hot labels means "present"; None for other kinds of labels.
+        kinds: label column -> kind of task.
+        ranges: label column -> lowest and highest possible value of a real-valued one, where known.
         groups: split -> group of each clip; None if they are not known.
         quality: what may spoil results, see `Repetitions.facts`, and ``outliers``: modality -> split -> features.
     """
@@ -62,6 +66,8 @@ class Facts:
     notes: list[str]
     padding: dict[str, str | None]
     label_column: int | None
+    kinds: dict[str, str] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
     groups: dict[str, list[str]] | None = None
 
@@ -75,7 +81,8 @@ def cached(source: Source, policy: NonFinitePolicy, cache_dir: str | Path | None
     """
     reading = source.reading
     depends_on = (
-        _VERSION, type(source).__name__, source.hashes, source.emotions, replace(reading.config, cache_dir=None), policy
+        _VERSION, type(source).__name__, source.hashes, source.emotions, sorted(reading.kinds.items()),
+        replace(reading.config, cache_dir=None), policy,
     )  # fmt: skip
     key = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:32]
     base = Path(datasets.config.HF_DATASETS_CACHE if cache_dir is None else cache_dir).expanduser() / "lmf_multitask"
@@ -136,6 +143,7 @@ class _Survey:
             split: source.labels(split) if source.emotions else np.empty((rows, 0), np.float32)
             for split, rows in source.splits.items()
         }
+        self.kinds, self.ranges, self._decided = _kinds(source, self.labels)
         self.shapes = {
             name: source.shapes.get(name, (1, 1) if about.sequence else (1,)) for name, about in MODALITIES.items()
         }
@@ -181,7 +189,7 @@ class _Survey:
         notes = []
         if source.path.is_file():
             notes += file_note(source.path.stat().st_size, source.hashes[""], list(source.splits.values()))
-        notes += source.notes
+        notes += [*source.notes, *self._decided]
         for name, shape in source.shapes.items():
             count = sum(cut[name] for cut in source.cut.values())
             if count:
@@ -197,16 +205,52 @@ class _Survey:
         notes += [self.groups.note] if self.groups else []
         return Facts(
             emotions=source.emotions,
-            report=describe(source.emotions, self.labels, found, notes, source.dtypes),
+            report=describe(source.emotions, self.labels, found, notes, source.dtypes, self.kinds),
             notes=notes,
             padding={name: self._padding(name, found) for name in MODALITIES},
             label_column=source.label_column,
+            kinds=self.kinds,
+            ranges=self.ranges,
             quality=quality,
             groups=None if self.groups is None else {split: list(names) for split, names in self.groups.of.items()},
         )
 
     def _padding(self, name: str, found: Mapping[str, Mapping[str, ModalityFacts]]) -> str | None:
         return padding_side([each[name] for each in found.values()]) if len(self.shapes[name]) == 2 else None
+
+
+def _kinds(
+    source: Source, labels: Mapping[str, np.ndarray]
+) -> tuple[dict[str, str], dict[str, tuple[float, float]], list[str]]:
+    """Kind of every label column, ranges of real-valued ones, and notes on what was decided."""
+    kinds: dict[str, str] = {}
+    ranges: dict[str, tuple[float, float]] = {}
+    notes = []
+    for t, name in enumerate(source.emotions):
+        values = np.concatenate([rows[:, t] for rows in labels.values()])
+        values = values[~np.isnan(values)]
+        kind = source.kinds.get(name)
+        if kind is None:
+            real = name in KNOWN_TARGETS and not np.isin(values, (0, 1, -100)).all()
+            kind = REGRESSION if real else BINARY
+            if real:
+                notes.append(f"{name}: real-valued (regression), since it has values other than 0 and 1")
+            for rows in labels.values() if not real else ():
+                rows[rows[:, t] == -100, t] = np.nan
+        kinds[name] = kind
+        if kind != REGRESSION or not len(values):
+            continue
+        known = source.ranges.get(name)
+        usual = KNOWN_TARGETS.get(name)
+        if known is None and usual and usual[0] <= values.min() and values.max() <= usual[1] and np.ptp(values) > 2:
+            known = usual
+            notes.append(
+                f"{name}: range {usual[0]:g} to {usual[1]:g} assumed from its name and values "
+                f"(--tasks {name}:{REGRESSION}:LOW:HIGH states another)"
+            )
+        if known is not None:
+            ranges[name] = known
+    return kinds, ranges, notes
 
 
 def _convert(source: Source, policy: NonFinitePolicy, folder: Path) -> dict[str, Any]:

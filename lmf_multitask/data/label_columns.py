@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lmf_multitask.data.schema import KNOWN_EMOTIONS, emotion_of, sort_emotions
+from lmf_multitask.data.schema import emotion_of, is_known, sort_emotions
 from lmf_multitask.data.sources import Reading
 from lmf_multitask.errors import DataError, suggestion
 
@@ -70,8 +70,7 @@ def choose(kinds: Mapping[str, str], reading: Reading, where: str) -> Choice:
         chosen = [
             name
             for name, kind in kinds.items()
-            if (name.lower() in KNOWN_EMOTIONS or name in wanted)
-            and not (kind == TEXT and name.lower() in _CLASS_COLUMNS)
+            if (is_known(name) or name in wanted) and not (kind == TEXT and name.lower() in _CLASS_COLUMNS)
         ]
     for name in chosen:
         if kinds[name] != NUMBER:

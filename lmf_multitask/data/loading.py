@@ -29,6 +29,7 @@ from lmf_multitask.data.quality import repetition_notes
 from lmf_multitask.data.sample import builtin_sample
 from lmf_multitask.data.schema import GROUPS, SPLITS, labels_feature
 from lmf_multitask.data.sources import ALL, Source, naming, open_source
+from lmf_multitask.data.targets import ABOVE, BINARY, REGRESSION, Target, parse_target
 from lmf_multitask.errors import DataError
 from lmf_multitask.files import atomic_folder
 
@@ -47,12 +48,13 @@ class LoadedData:
         dataset: splits ``train``, ``validation`` and ``test`` with the columns ``id`` (text), ``audio``, ``video``, ``text``
             (float32 `[D]` or `[L, D]`), ``labels`` (a struct with one float32 field per emotion, NaN = not annotated) and,
             where they are known, ``groups`` (text).
-        emotions: names of the T label columns, in their order.
+        emotions: names of the T tasks, in the order of their label columns.
         inputs: modality -> shape of a clip and padding of its sequences. A modality that the file does not have is a
             column of zeros of the shape ``(1,)``, for text ``(1, 1)``.
         report: text of ``lmf data inspect``: what was found and decided.
         notes: what was decided about the file, and warnings, one line each: for the console of train and evaluate.
         label_column: which column of one-hot labels means "present"; None for other kinds of labels.
+        targets: the T tasks with their kinds and, where known, ranges.
         quality: repeated clips and ids, and outliers, for ``metrics.json``; see `cache.Facts`.
         folds: of a cross-validation, the names of the groups whose clips are test clips in each fold (none where the groups are
             not known); None for the splits of the file.
@@ -64,6 +66,7 @@ class LoadedData:
     report: str
     notes: list[str]
     label_column: int | None
+    targets: list[Target]
     quality: dict[str, Any] = field(default_factory=dict)
     folds: list[list[str]] | None = None
 
@@ -75,7 +78,7 @@ class LoadedData:
 
 def load(
     path: str | Path | None = None,
-    emotions: Sequence[str] | None = None,
+    emotions: Sequence[str | Target] | None = None,
     config: DataConfig | None = None,
     fold: Fold | None = None,
 ) -> LoadedData:
@@ -89,9 +92,9 @@ def load(
         path: a pickle ``data[emotion][split][feature]`` (read without running code from it), a folder written by
             ``save_to_disk``, a folder with ``train.parquet``, ``validation.parquet`` and ``test.parquet``, or an ``.npz`` file
             with an array ``split``. None takes the built-in sample.
-        emotions: which emotions, in which order; None takes all. If the emotions of a pickle store the same clips in
-            different orders, a single one comes in its own order. Also names the emotions of files that do not name them, and
-            chooses label columns of tables.
+        emotions: which tasks, in which order, as `data.targets.parse_target` reads them; None takes all. If the emotions of
+            a pickle store the same clips in different orders, a single one comes in its own order. Also names the emotions of
+            files that do not name them, and chooses label columns of tables.
         config: how to read the file.
         fold: of a cross-validation over the clips of all splits, instead of the splits of the file, which may have none.
 
@@ -99,9 +102,10 @@ def load(
         DataError: the file is missing, damaged, hostile, of another layout, or lacks a split or an emotion.
     """
     config = config or DataConfig()
+    wanted = None if emotions is None else [parse_target(one) for one in emotions]
     path = Path(path or builtin_sample()).expanduser()
-    stratify = [] if fold is None else list(fold.stratify or ())
-    source = _opened(path, None if emotions is None else [*emotions, *stratify], config)
+    stratify = [parse_target(one) for one in (() if fold is None else fold.stratify or ())]
+    source = _opened(path, None if wanted is None else [*wanted, *stratify], config)
     lacking = [split for split in SPLITS if split not in source.split_names]
     if lacking and fold is None:
         shown = "none" if source.split_names == [ALL] else ", ".join(source.split_names)
@@ -112,36 +116,34 @@ def load(
     if not source.emotions:
         source.scan()
         source.labels(source.split_names[0])  # says what is missing
-    real = [name for name in (source.emotions if emotions is None else emotions) if source.kinds.get(name)]
-    if real:
-        binary = " ".join(name for name in source.emotions if name not in source.kinds) or "none"
-        raise DataError(
-            f"{path}: tasks must be binary, but {', '.join(real)} hold real numbers. Choose binary ones with --emotions: {binary}."
-        )
     with naming(path):
         found = cache.mapped(source, config.non_finite)
         dataset, facts = found or cache.cached(source, config.non_finite, config.cache_dir)
+        chosen = _targets(facts, [Target(name) for name in facts.emotions] if wanted is None else wanted)
+        folds: list[list[str]] | None = None
+        notes: list[str] = []
         if facts.groups is not None:
             dataset = _with_column(dataset, GROUPS, facts.groups)
-        wanted, folds = list(facts.emotions if emotions is None else emotions), None
-        notes: list[str] = []
         if fold is not None:
-            dataset, folds, notes = _in_folds(dataset, stratify or wanted, fold)
+            strata = _targets(facts, stratify) if stratify else chosen
+            dataset, folds, notes = _in_folds(dataset, strata, config.at_threshold, fold)
             facts = _of_all_clips(facts)
-        selected = _select_emotions(dataset, wanted)
+        selected, derived = _select_targets(dataset, chosen, config.at_threshold)
         if fold is None:
-            selected = _in_own_order(selected, None if emotions is None else wanted, facts.emotions)
+            selected = _in_own_order(
+                selected, None if wanted is None else [one.column for one in chosen], facts.emotions
+            )
         else:
             selected = _fold_splits(selected["all"])
         if facts.groups is not None:
             notes += overlap_notes({split: part[GROUPS][:] for split, part in selected.items()})
-    report = with_notes(facts.report, notes)
+    report = "\n".join([with_notes(facts.report, notes), *(f"{'derived':<10} {line}" for line in derived)])
     for part in selected.values():
         part.info.description = report
     columns = column_arrays(selected["train"])
     inputs = {name: Input(tuple(columns[name].shape[1:]), facts.padding[name]) for name in MODALITIES}
-    names = emotion_names(selected["train"])
-    return LoadedData(selected, names, inputs, report, [*facts.notes, *notes], facts.label_column, facts.quality, folds)
+    names, notes = emotion_names(selected["train"]), [*facts.notes, *notes, *derived]
+    return LoadedData(selected, names, inputs, report, notes, facts.label_column, chosen, facts.quality, folds)
 
 
 def load_iemocap(
@@ -189,20 +191,17 @@ def inspect(path: str | Path, emotions: Sequence[str] | None = None, config: Dat
         DataError: see `load`.
     """
     config = config or DataConfig()
-    source = _opened(Path(path).expanduser(), emotions, config)
+    source = _opened(path, None if emotions is None else [parse_target(one) for one in emotions], config)
     with naming(source.path):
         facts = cache.inspect(source, config.non_finite)
     assert facts is not None
     return with_notes(facts.report, overlap_notes(facts.groups or {}))
 
 
-def _opened(path: Path, emotions: Sequence[str] | None, config: DataConfig) -> Source:
-    return open_source(
-        path,
-        emotions=emotions if emotions is None else list(dict.fromkeys(emotions)),
-        config=config,
-        scan=False,
-    )
+def _opened(path: str | Path, targets: Sequence[Target] | None, config: DataConfig) -> Source:
+    kinds = {one.column: one.kind if one.source is None else REGRESSION for one in targets or () if one.kind}
+    names = None if targets is None else list(dict.fromkeys(one.column for one in targets))
+    return open_source(path, emotions=names, kinds=kinds, config=config, scan=False)
 
 
 def convert(
@@ -225,7 +224,7 @@ def convert(
     config, folder = config or DataConfig(), folder.expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: must not exist or be an empty folder, but is neither. Choose another one.")
-    source = open_source(path, emotions=emotions, config=config, scan=False)
+    source = _opened(path, None if emotions is None else [parse_target(one) for one in emotions], config)
     if ALL in source.split_names:
         raise DataError(
             f"{source.path}: must have splits, but has none. Name the column of splits: --data.split_column."
@@ -268,34 +267,95 @@ def missing_in_train(dataset: datasets.DatasetDict, modalities: Sequence[str]) -
     return absent
 
 
-def _select_emotions(dataset: datasets.DatasetDict, emotions: list[str]) -> datasets.DatasetDict:
-    """Keeps the label columns of `emotions`, in that order, and the rows that at least one of them annotates."""
-    known = emotion_names(next(iter(dataset.values())))
-    _check_emotions(emotions, known)
-    if emotions == known:
-        return dataset
-    result = datasets.DatasetDict()
+def _targets(facts: cache.Facts, wanted: Sequence[Target]) -> list[Target]:
+    """The tasks that the user wants, with the kinds and ranges that the data give them.
+
+    Raises:
+        DataError: there is no such column, or a task is not of the kind that it should be.
+    """
+    found = []
+    for one in wanted:
+        if one.column not in facts.emotions:
+            close = get_close_matches(str(one.column), facts.emotions, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else "Choose among these."
+            raise DataError(f"emotions must be among {', '.join(facts.emotions)}, but got {one.column!r}. {hint}")
+        kind = facts.kinds[one.column]
+        if one.source is None:
+            if one.kind == BINARY and kind != BINARY:
+                raise DataError(
+                    f"{one.name} must be 0 or 1 to be a binary task, but is real-valued. "
+                    f"Derive one: --tasks NAME:{ABOVE}:{one.name}:0."
+                )
+            found.append(replace(one, kind=one.kind or kind, range=one.range or facts.ranges.get(one.name)))
+        else:
+            found.append(one)
+    names = [one.name for one in found]
+    if not names or len(set(names)) != len(names):
+        raise DataError(f"emotions must be one or more different names, but got {names}.")
+    return found
+
+
+def _select_targets(
+    dataset: datasets.DatasetDict, targets: Sequence[Target], at_threshold: str
+) -> tuple[datasets.DatasetDict, list[str]]:
+    """Makes the label columns those of the tasks, in their order, and keeps the rows that at least one of them annotates.
+
+    Returns:
+        The data set, and notes on tasks that were derived from others.
+
+    Raises:
+        DataError: a split has no clip for them, or a value outside the range of a task.
+    """
+    known, names = emotion_names(next(iter(dataset.values()))), [one.name for one in targets]
+    as_stored = [one.column for one in targets] == known == names
+    result, equal = datasets.DatasetDict(), np.zeros(len(targets), int)
     for split, part in dataset.items():
-        labels = np.asarray(column_arrays(part)["labels"])[:, [known.index(emotion) for emotion in emotions]]
+        labels = np.asarray(column_arrays(part)["labels"])[:, [known.index(one.column) for one in targets]]
+        for t, one in enumerate(targets):
+            if one.source is not None:
+                values = labels[:, t]
+                equal[t] += (values == np.float32(one.threshold)).sum()
+                labels[:, t] = _above(values, one.threshold, at_threshold)
+            elif one.range is not None:
+                _check_range(labels[:, t], one, split)
+        if as_stored:
+            result[split] = part
+            continue
         annotated = ~np.isnan(labels).all(axis=1)
         if not annotated.any():
-            raise DataError(f"{split} must have clips annotated for {', '.join(emotions)}, but has none.")
-        types = datasets.Features(labels=labels_feature(emotions)).arrow_schema
-        column = pa.table({"labels": label_struct(labels, emotions)}).cast(types)
+            raise DataError(f"{split} must have clips annotated for {', '.join(names)}, but has none.")
+        types = datasets.Features(labels=labels_feature(names)).arrow_schema
+        column = pa.table({"labels": label_struct(labels, names)}).cast(types)
         chosen = datasets.Dataset(datasets.table.InMemoryTable(column))
         joined = datasets.concatenate_datasets([part.remove_columns("labels"), chosen], axis=1)
         result[split] = joined if annotated.all() else joined.select(np.flatnonzero(annotated))
-    return result
+    notes = [
+        f"{one.name}: present where {one.source} is above {one.threshold:g}; {equal[t]} clip(s) with exactly that are "
+        f"{at_threshold.replace('_', ' ')} (data.at_threshold)"
+        for t, one in enumerate(targets)
+        if one.source is not None
+    ]
+    return result, notes
 
 
-def _check_emotions(emotions: Sequence[str], known: Sequence[str]) -> None:
-    for emotion in emotions:
-        if emotion not in known:
-            close = get_close_matches(str(emotion), known, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else "Choose among these."
-            raise DataError(f"emotions must be among {', '.join(known)}, but got {emotion!r}. {hint}")
-    if not emotions or len(set(emotions)) != len(emotions):
-        raise DataError(f"emotions must be one or more different names, but got {emotions}.")
+def _above(values: np.ndarray, threshold: float, at_threshold: str) -> np.ndarray:
+    """Real labels `[N]` -> binary ones float32 `[N]`, NaN where not annotated."""
+    found = (values > np.float32(threshold)).astype(np.float32)
+    undecided = np.isnan(values)
+    if at_threshold == "not_annotated":
+        undecided |= values == np.float32(threshold)
+    found[undecided] = np.nan
+    return found
+
+
+def _check_range(values: np.ndarray, target: Target, split: str) -> None:
+    low, high = target.range or (-np.inf, np.inf)
+    odd = values[(values < low) | (values > high)]
+    if len(odd):
+        raise DataError(
+            f"{target.name} must be from {low:g} to {high:g}, but is {odd[0]:g} in a clip of {split}. "
+            f"State its range: --tasks {target.name}:{REGRESSION}:LOW:HIGH."
+        )
 
 
 def _with_column(
@@ -310,7 +370,7 @@ def _with_column(
 
 
 def _in_folds(
-    dataset: datasets.DatasetDict, stratify: Sequence[str], fold: Fold
+    dataset: datasets.DatasetDict, strata: Sequence[Target], at_threshold: str, fold: Fold
 ) -> tuple[datasets.DatasetDict, list[list[str]], list[str]]:
     """All clips as the one split ``all``, with a column that says in which split of the fold each is.
 
@@ -318,11 +378,14 @@ def _in_folds(
         The data set, the test groups of every fold, and notes.
     """
     whole = datasets.concatenate_datasets(list(_in_own_order(dataset, None, []).values()))
-    known = emotion_names(whole)
-    _check_emotions(stratify, known)
-    labels = np.asarray(column_arrays(whole)["labels"])[:, [known.index(name) for name in stratify]]
+    labels, known = np.asarray(column_arrays(whole)["labels"]), emotion_names(whole)
+    columns = [
+        values if one.source is None else _above(values, one.threshold, at_threshold)
+        for one in strata
+        for values in [labels[:, known.index(one.column)]]
+    ]
     groups = np.array(whole[GROUPS][:]) if GROUPS in whole.column_names else None
-    split, folds = split_of_rows(labels, groups, fold)
+    split, folds = split_of_rows(np.stack(columns, axis=1), groups, fold)
     count = int(folds.max()) + 1
     tested = [[] if groups is None else np.unique(groups[folds == number]).tolist() for number in range(count)]
     own = tested[fold.number - 1]

@@ -40,6 +40,13 @@ POM_TRAITS = (
 )
 """The 16 speaker traits of POM, in the order of the LMF paper."""
 
+KNOWN_TARGETS: dict[str, tuple[float, float] | None] = {
+    "sentiment": (-3.0, 3.0),
+    **dict.fromkeys(("valence", "arousal", "dominance")),
+    **dict.fromkeys(POM_TRAITS, (1.0, 7.0)),
+}
+"""Names of label columns that may hold real numbers without being asked for, and the range that MOSI, MOSEI and POM use."""
+
 
 def find_split(name: object) -> str | None:
     """The split that a file calls `name`, in any case; None if it is no name of a split."""
@@ -133,7 +140,12 @@ def emotion_of(name: object) -> str:
         name = check_name(name)
     except ConfigError as error:
         raise DataError(str(error)) from None
-    return name.lower() if name.lower() in KNOWN_EMOTIONS else name
+    return name.lower() if is_known(name) else name
+
+
+def is_known(name: str) -> bool:
+    """Whether a column of this name holds labels without being asked for."""
+    return name.lower() in KNOWN_EMOTIONS or name.lower() in KNOWN_TARGETS
 
 
 def sort_emotions(emotions: Iterable[str]) -> list[str]:

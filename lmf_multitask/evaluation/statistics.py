@@ -11,7 +11,16 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lmf_multitask.errors import DataError
-from lmf_multitask.evaluation.metrics import EXCLUSIVE, find_metric, task_kinds, task_names, weighted_values
+from lmf_multitask.evaluation.metrics import (
+    EXCLUSIVE,
+    PLACES,
+    all_tasks,
+    by_place,
+    find_metric,
+    task_kinds,
+    task_names,
+    weighted_values,
+)
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -161,17 +170,19 @@ def intervals_of(resampled: Resampled, tasks: Sequence[Any]) -> dict[str, Any]:
         ``emotions``: name -> key -> interval; ``mean``: key -> interval of the mean over tasks; ``exclusive``: key -> interval of
         the decision among all, only if labels are exclusive.
     """
-    found: dict[str, Any] = {"emotions": {name: {} for name in task_names(tasks)}, "mean": {}}
+    per_task: dict[str, dict[str, Any]] = {name: {} for name in task_names(tasks)}
+    mean: dict[str, Any] = {}
+    found: dict[str, Any] = {**by_place(per_task, tasks), "mean": mean}
     for name, values in resampled.items():
         metric = find_metric(name)
         if metric.kind == EXCLUSIVE:
             found.setdefault("exclusive", {})[metric.key] = interval(values)
             continue
-        for task, kind, column in zip(task_names(tasks), task_kinds(tasks), values.T):
-            if kind == metric.kind:
-                found["emotions"][task][metric.key] = interval(column)
-        if metric.kind in task_kinds(tasks):
-            found["mean"][metric.key] = interval(mean_over_tasks(values))
+        for name_of_task, task, column in zip(task_names(tasks), tasks, values.T):
+            if metric.rates(task):
+                per_task[name_of_task][metric.key] = interval(column)
+        if any(metric.rates(task) for task in tasks):
+            mean[metric.key] = interval(mean_over_tasks(values))
     return found
 
 
@@ -243,7 +254,7 @@ def seed_summary(list_of_metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     first = list_of_metrics[0]
     for other in list_of_metrics[1:]:
         for name, expected, got in (
-            ("emotions", list(first["emotions"]), list(other["emotions"])),
+            ("emotions", list(all_tasks(first)), list(all_tasks(other))),
             ("split", first["split"], other["split"]),
             ("samples", first["samples"], other["samples"]),
         ):
@@ -253,9 +264,10 @@ def seed_summary(list_of_metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "split": first["split"],
         "samples": first["samples"],
         "seeds": [metrics.get("seed") for metrics in list_of_metrics],
-        "emotions": {
-            emotion: _summary([metrics["emotions"][emotion] for metrics in list_of_metrics])
-            for emotion in first["emotions"]
+        **{
+            place: {name: _summary([metrics[place][name] for metrics in list_of_metrics]) for name in first[place]}
+            for place in PLACES.values()
+            if place in first
         },
         "mean": _summary([metrics["mean"] for metrics in list_of_metrics]),
     }

@@ -11,6 +11,7 @@ import numpy as np
 
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.assessment import Assessment, assess
+from lmf_multitask.evaluation.metrics import all_tasks
 from lmf_multitask.evaluation.predictions import read_predictions
 from lmf_multitask.evaluation.report import write_report
 from lmf_multitask.evaluation.statistics import fold_summary
@@ -18,37 +19,38 @@ from lmf_multitask.files import MANIFEST
 from lmf_multitask.pipeline.reporting import evaluate_run, learning_curves
 from lmf_multitask.pipeline.runs import (
     LINEAR,
+    LINEAR_FILES,
     METRICS_FILE,
     PREDICTIONS_FILE,
     REPORT_FILE,
     Run,
     fold_folders,
-    linear_file,
     runs_in,
 )
 from lmf_multitask.pipeline.stages import write_joined, write_split
 from lmf_multitask.runtime import surroundings
+from lmf_multitask.tasks import make_tasks
 
 _MOST_CURVES = 12
 """With more trainings the report shows no learning curves."""
 
 
 def join_folds(
-    folder: Path, results: Sequence[Mapping[str, Any] | None], emotions: Sequence[str], report: bool = False
+    folder: Path, results: Sequence[Mapping[str, Any] | None], tasks: Sequence[object], report: bool = False
 ) -> dict[str, Any] | None:
     """Pools the folds in a folder: writes metrics.json, predictions.csv and, if wanted, the report there.
 
     Args:
         folder: the parent of the folds.
         results: content of metrics.json of each fold; None if it has none.
-        emotions: that each must have to be complete.
+        tasks: that each must have to be complete.
         report: also write the report.
 
     Returns:
         The content of metrics.json; None, without the files of an earlier training, if a fold is not complete.
     """
-    if any(one is None or len(one["emotions"]) < len(emotions) for one in results):
-        for name in (METRICS_FILE, PREDICTIONS_FILE, linear_file(Path(PREDICTIONS_FILE)).name, MANIFEST, REPORT_FILE):
+    if any(one is None or len(all_tasks(one)) < len(tasks) for one in results):
+        for name in (METRICS_FILE, PREDICTIONS_FILE, *LINEAR_FILES, MANIFEST, REPORT_FILE):
             (folder / name).unlink(missing_ok=True)
         return None
     found = pooled([_written(place) for place in fold_folders(folder).values()], folder)
@@ -136,7 +138,7 @@ def pooled(parts: Sequence[Assessment], folder: Path) -> Assessment:
     metrics = assess(
         labels,
         probabilities,
-        first.emotions,
+        first.tasks,
         split="test",
         seed=seeds.pop() if len(seeds) == 1 else None,
         baselines=baselines,
@@ -152,7 +154,7 @@ def pooled(parts: Sequence[Assessment], folder: Path) -> Assessment:
         "folds": _of_folds([part.metrics for part in parts]),
     }
     name = folder.name or str(folder)
-    return Assessment(name, first.emotions, ids, labels, probabilities, metrics, baselines=baselines)
+    return Assessment(name, first.tasks, ids, labels, probabilities, metrics, baselines=baselines)
 
 
 def _of_folds(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -184,11 +186,18 @@ def _written(folder: Path) -> Assessment:
     metrics = run.metrics()
     if metrics is None:
         raise RunError(f"{folder}: must be complete, but has no metrics. Give the training command again.")
-    own = read_predictions(run.check_unchanged(PREDICTIONS_FILE))
-    linear = run.check_unchanged(linear_file(Path(PREDICTIONS_FILE)).name)
-    baselines = (
-        {LINEAR: read_predictions(linear).select(own.ids, own.emotions).probabilities} if linear.is_file() else {}
-    )
+    tasks = make_tasks([one for run in runs_in(folder) for one in run.load_config().wanted or ()])
+    names = [task.name for task in tasks]
+    read = read_predictions(run.check_unchanged(PREDICTIONS_FILE))
+    own = read.select(read.ids, names)
+    baselines = {}
+    for name, file in zip(LINEAR, LINEAR_FILES):
+        path = run.check_unchanged(file)
+        if path.is_file():
+            linear = read_predictions(path)
+            linear = linear.select(own.ids, linear.emotions)
+            baselines[name] = np.full(own.probabilities.shape, np.nan)
+            baselines[name][:, [names.index(one) for one in linear.emotions]] = linear.probabilities
     # as they were before they were written with nine digits
     probabilities = own.probabilities.astype(np.float32)
-    return Assessment(folder.name, own.emotions, own.ids, own.labels, probabilities, metrics, baselines=baselines)
+    return Assessment(folder.name, tasks, own.ids, own.labels, probabilities, metrics, baselines=baselines)

@@ -171,16 +171,21 @@ def learning_curves(folder: Path) -> LearningCurves | None:
     epochs = columns["epoch"].astype(int)
     kept = epochs[columns["best"] == 1] if "best" in columns else []
     losses = {"train": "train_loss", "validation": "validation_loss"}
-    prefix, suffix = "validation_", "_weighted_f1"
-    return LearningCurves(
-        epochs.tolist(),
-        {name: columns[column].tolist() for name, column in losses.items() if column in columns},
-        {
+
+    def per_task(key: str) -> dict[str, list[float]]:
+        prefix, suffix = "validation_", f"_{key}"
+        return {
             name.removeprefix(prefix).removesuffix(suffix): values.tolist()
             for name, values in columns.items()
             if name.startswith(prefix) and name.endswith(suffix) and name != f"validation{suffix}"
-        },
+        }
+
+    return LearningCurves(
+        epochs.tolist(),
+        {name: columns[column].tolist() for name, column in losses.items() if column in columns},
+        per_task("weighted_f1"),
         int(kept[-1]) if len(kept) else None,
+        per_task("pearson"),
     )
 
 
@@ -218,7 +223,7 @@ def _facts(trained: Trained) -> dict[str, str]:
     return {
         "Data": f"the built-in sample. {SAMPLE_NOTE}" if trained.data_path is None else trained.data_path,
         "Clips": ", ".join(f"{len(rows):,} {name}" for name, rows in trained.data.dataset.items()),
-        "Emotions": ", ".join(trained.tasks) + (" (one model each)" if len(runs) > 1 else ""),
+        "Emotions": ", ".join(task.name for task in trained.tasks) + (" (one model each)" if len(runs) > 1 else ""),
         "Trainable parameters": " + ".join(f"{size:,}" for size in sizes),
         "Seed": ", ".join(dict.fromkeys(str(one.seed) for one in trained.configs)),
         "Started": time.strftime("%Y-%m-%d %H:%M", begun),

@@ -5,7 +5,7 @@ origin.json       what else the result depends on: fingerprint of the data, vers
 model/            weights, architecture, calibration, and a manifest with their SHA-256
 checkpoints/      for resuming
 history.csv       one row per epoch
-predictions.csv   one row per test clip; predictions_logistic_regression.csv: the same of the linear model
+predictions.csv   one row per test clip; predictions_LINEAR.csv: the same of the linear models
 metrics.json      metrics on test; its presence means that the run is complete
 manifest.json     SHA-256 of the files above
 report.html       the report, one self-contained file; its plots also in plots/
@@ -39,6 +39,7 @@ import yaml
 
 from lmf_multitask.data.schema import sort_emotions
 from lmf_multitask.errors import ConfigError, RunError
+from lmf_multitask.evaluation.metrics import BASELINES
 from lmf_multitask.evaluation.predictions import Predictions, join_emotions, read_predictions
 from lmf_multitask.evaluation.robustness import ROBUSTNESS_FILE
 from lmf_multitask.files import MANIFEST, read_json, remove_leftovers, sha256_of, write_json, write_manifest, write_text
@@ -54,16 +55,17 @@ METRICS_FILE, PREDICTIONS_FILE, HISTORY_FILE = "metrics.json", "predictions.csv"
 REPORT_FILE, PLOTS_FOLDER = "report.html", "plots"
 ROBUSTNESS_PLOT = "robustness.png"
 MODEL_FOLDER, CHECKPOINTS_FOLDER, VISUALDL_FOLDER = "model", "checkpoints", "visualdl"
-LINEAR = "logistic_regression"
-"""The baseline whose predictions are written, too."""
+LINEAR = tuple(names[-1] for names in BASELINES.values())
+"""The baselines whose predictions are written, too."""
 
 
-def linear_file(path: Path) -> Path:
-    """Where the linear model's predictions go, beside those of the network."""
-    return path.with_name(f"{path.stem}_{LINEAR}{path.suffix}")
+def linear_file(path: Path, name: str) -> Path:
+    """Where the predictions of a linear model go, beside those of the network."""
+    return path.with_name(f"{path.stem}_{name}{path.suffix}")
 
 
-RESULTS = (HISTORY_FILE, PREDICTIONS_FILE, linear_file(Path(PREDICTIONS_FILE)).name, METRICS_FILE)
+LINEAR_FILES = tuple(linear_file(Path(PREDICTIONS_FILE), name).name for name in LINEAR)
+RESULTS = (HISTORY_FILE, PREDICTIONS_FILE, *LINEAR_FILES, METRICS_FILE)
 CONTENTS = (
     *(CONFIG_FILE, ORIGIN_FILE, LOG_FILE, MANIFEST, REPORT_FILE, ROBUSTNESS_FILE, ROBUSTNESS_PLOT, *RESULTS),
     *(MODEL_FOLDER, CHECKPOINTS_FOLDER, VISUALDL_FOLDER, PLOTS_FOLDER),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,12 +22,15 @@ from lmf_multitask.config import (
     to_dict,
 )
 from lmf_multitask.data.folds import MOST_FOLDS, Fold
+from lmf_multitask.data.targets import BINARY, Target, parse_target
 from lmf_multitask.errors import ConfigError, RunError
+from lmf_multitask.evaluation.metrics import TASK_METRIC
 from lmf_multitask.models.config import ModelConfig
+from lmf_multitask.tasks import TASKS, check_kind
 from lmf_multitask.training.config import TrainingConfig
 
-RECIPES = ("lmf_paddle", "paper")
-"""Published trainings of separate models: the Paddle reproduction's, and the paper authors'."""
+RECIPES = ("lmf_paddle", "paper", "paper/mosi", "paper/pom")
+"""Published trainings of separate models: the Paddle reproduction's, and the paper authors' for IEMOCAP, MOSI and POM."""
 
 
 def _path(text: str) -> str:
@@ -52,6 +56,15 @@ def _folds(value: int | str | None) -> int | str | None:
 _Path = Annotated[str, AfterValidator(_path)]
 
 
+def _tasks(given: list[str] | None) -> list[str] | None:
+    try:
+        for one in map(parse_target, given or ()):
+            check_kind(one.name, one.kind or BINARY)
+    except ConfigError as error:
+        raise ValueError(f"must be a list of tasks, but {error}") from None
+    return given
+
+
 @settings
 class ExperimentConfig:
     """One training, from data to metrics."""
@@ -60,6 +73,11 @@ class ExperimentConfig:
         default=None, help="data file or folder (see lmf data inspect); null: the built-in sample"
     )
     emotions: list[str] | None = setting(default=None, help="emotions to learn; null: all in the data", min_length=1)
+    tasks: Annotated[list[str] | None, AfterValidator(_tasks)] = setting(
+        default=None,
+        help="instead of emotions, tasks of any kind: NAME, NAME:regression[:LOW:HIGH], NAME:above:COLUMN[:NUMBER]",
+        min_length=1,
+    )
     seed: int = setting(default=1, help="seed of all random numbers", ge=0, lt=2**63)
     output_dir: _Path | None = setting(default=None, help="run directory to write; null: runs/DATA-seedN")
     folds: Annotated[int | str | None, AfterValidator(_folds)] = setting(
@@ -124,13 +142,34 @@ class ExperimentConfig:
         fold = "" if self.fold is None else f"-folds{self.folds}-fold{self.fold}"
         return Path(self.output_dir or f"runs/{self.data_name}{fold}-seed{self.seed}").expanduser()
 
-    def resolved(self, emotions: list[str]) -> ExperimentConfig:
-        """The same experiment from whatever folder it is run, and with the names of the emotions."""
+    @model_validator(mode="after")
+    def _one_list(self) -> ExperimentConfig:
+        if self.emotions is not None and self.tasks is not None:
+            raise ValueError(
+                "must have tasks or emotions, but have both. Name all as tasks, and add --emotions null if a config sets emotions."
+            )
+        return self
+
+    @property
+    def wanted(self) -> list[str] | None:
+        """The tasks to learn, as `data.targets.parse_target` reads them; None: all in the data."""
+        return self.tasks or self.emotions
+
+    def resolved(self, targets: Sequence[str | Target]) -> ExperimentConfig:
+        """The same experiment from whatever folder it is run, with the names and kinds of the tasks, and their monitor."""
         path, root = (
             name and str(Path(name).expanduser().resolve()) for name in (self.data_path, self.data.feature_root)
         )
         data = dataclasses.replace(self.data, feature_root=root)
-        return dataclasses.replace(self, data_path=path, emotions=list(emotions), data=data)
+        tasks = [parse_target(one) for one in targets]
+        monitors = {TASKS[one.kind or BINARY].monitor for one in tasks}
+        training = self.training
+        if training.monitor == TASK_METRIC and len(monitors) == 1:
+            training = dataclasses.replace(training, monitor=monitors.pop())
+        texts = list(map(str, tasks))
+        plain = all(text == one.name for text, one in zip(texts, tasks))
+        lists: dict[str, Any] = {"emotions": texts, "tasks": None} if plain else {"emotions": None, "tasks": texts}
+        return dataclasses.replace(self, data_path=path, data=data, training=training, **lists)
 
     def to_yaml(self) -> str:
         """All settings, defaults included, as YAML that ``--config`` reads."""

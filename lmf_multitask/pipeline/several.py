@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from lmf_multitask.data.loading import LoadedData, missing_in_train
 from lmf_multitask.data.schema import IEMOCAP_EMOTIONS
+from lmf_multitask.data.targets import Target
 from lmf_multitask.errors import RunError
+from lmf_multitask.evaluation.metrics import all_tasks
 from lmf_multitask.evaluation.statistics import seed_summary
 from lmf_multitask.files import write_json
 from lmf_multitask.pipeline.cross_validation import join_folds
@@ -99,14 +101,16 @@ def train_several(
             )
     experiments: dict[str, ExperimentConfig] = {}
 
-    def add(place: Path, config: ExperimentConfig, seed: int | None, fold: int | None, emotions: list[str]) -> None:
+    def add(
+        place: Path, config: ExperimentConfig, seed: int | None, fold: int | None, targets: Sequence[Target]
+    ) -> None:
         check_no_links(folder, place)
         config = without(dataclasses.replace(config, output_dir=str(place)), absent)
         if seed is not None:
             config = dataclasses.replace(config, seed=seed)
         if in_folds:  # the same folds, whatever emotions a model learns
-            config = dataclasses.replace(config, fold=fold, stratify=base.stratify or data.emotions)
-        experiments[str(place.relative_to(folder))] = config.resolved(emotions)
+            config = dataclasses.replace(config, fold=fold, stratify=base.stratify or list(map(str, data.targets)))
+        experiments[str(place.relative_to(folder))] = config.resolved(targets)
 
     if mode == "per_emotion":
         check_run_names(data.emotions)
@@ -114,10 +118,10 @@ def train_several(
     for seed, place in places.items():
         for fold, part in _parts(place, numbers):
             if mode == "per_emotion":
-                for emotion in data.emotions:
-                    add(part / emotion, settings_for(emotion), seed, fold, [emotion])
+                for target in data.targets:
+                    add(part / target.name, settings_for(target.name), seed, fold, [target])
             else:
-                add(part, base, seed, fold, data.emotions)
+                add(part, base, seed, fold, data.targets)
     # per-emotion models and folds get one report together
     failures = train_all(experiments, jobs, overwrite, report=report and mode == "multitask" and not in_folds)
     found: dict[int | None, dict[str, Any] | None] = {}
@@ -127,10 +131,10 @@ def train_several(
             joined = [join_runs(part, report and not in_folds, None if in_folds else data) for part in parts]
         else:
             joined = [Run(part).metrics() for part in parts]
-        found[seed] = join_folds(place, joined, data.emotions, report) if in_folds else joined[0]
+        found[seed] = join_folds(place, joined, data.targets, report) if in_folds else joined[0]
     results = {seed: metrics for seed, metrics in found.items() if metrics is not None}
     pages = [places[seed] / REPORT_FILE for seed in results if (places[seed] / REPORT_FILE).is_file()]
-    complete = [metrics for metrics in results.values() if len(metrics["emotions"]) == len(data.emotions)]
+    complete = [metrics for metrics in results.values() if len(all_tasks(metrics)) == len(data.targets)]
     summary = write_seed_summary(folder, complete) if seeds and complete else None
     return Outcome(results, failures, summary, pages)
 
@@ -172,7 +176,7 @@ def write_seed_summary(folder: Path, results: Sequence[dict[str, Any]], name: st
 
 def _log_unlabelled(base: ExperimentConfig, emotions: list[str]) -> None:
     lacking = [emotion for emotion in IEMOCAP_EMOTIONS if emotion not in emotions]
-    if base.emotions is None and 0 < len(lacking) < len(IEMOCAP_EMOTIONS):
+    if base.wanted is None and 0 < len(lacking) < len(IEMOCAP_EMOTIONS):
         logger.info("skipped, since the data have no labels for them: %s", ", ".join(lacking))
 
 

@@ -79,13 +79,19 @@ def test_seeds_and_scales(tmp_path, monkeypatch, capsys):
     for seed in ("0", str(2**32 - 1)):
         main(["sample", "s.pkl", "--seed", seed, "--scale", "full"])
     main(["sample", "s.pkl"])
-    assert asked == [("s.pkl", "full", 0), ("s.pkl", "full", 2**32 - 1), ("s.pkl", "small", 0)]
+    main(["sample", "s.npz", "--targets", "valence"])
+    assert asked == [
+        ("s.pkl", "full", 0, []),
+        ("s.pkl", "full", 2**32 - 1, []),
+        ("s.pkl", "small", 0, []),
+        ("s.npz", "small", 0, ["valence"]),
+    ]
     for seed in (-1, 2**32):
         with pytest.raises(ConfigError) as caught:
             main(["sample", "s.pkl", "--seed", str(seed)])
         assert str(caught.value) == f"--seed must be from 0 to 2^32 - 1, but got {seed}."
     refused("scale", "sample", "s.pkl", "--scale", "huge")
-    assert len(asked) == 3
+    assert len(asked) == 4
 
 
 def test_help(capsys):

@@ -202,8 +202,8 @@ def test_what_cannot_be_compared(model, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "must have the columns id and EMOTION_probability, but has none"),
-        ("id,happy\n", "must have the columns id and EMOTION_probability, but has id, happy"),
+        ("", "must have the columns id and EMOTION_probability .or TASK_value., but has none"),
+        ("id,happy\n", "must have the columns id and EMOTION_probability .or TASK_value., but has id, happy"),
         ("id,a_probability\n", "must have at least one row"),
         ("id,a_probability\nx\n", "line 2 must have 2 values, but has 1"),
         ("id,a_probability,a_probability\nx,1,1\n", "columns must have different names"),

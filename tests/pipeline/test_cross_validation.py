@@ -13,6 +13,7 @@ from lmf_multitask.command_line import run as run_command
 from lmf_multitask.config import replaced
 from lmf_multitask.errors import ConfigError, RunError, TrainingError
 from lmf_multitask.evaluation.predictions import read_predictions
+from lmf_multitask.evaluation.tables import results_table
 from lmf_multitask.pipeline import several
 from lmf_multitask.pipeline.cross_validation import report_folds
 from lmf_multitask.pipeline.experiment import run_experiment
@@ -146,7 +147,7 @@ def test_the_table_and_the_page(folder, capsys):
     for page in (folder / "report.html", folder / "again/report.html"):
         text = page.read_text()
         assert "Cross-validation" in text
-        assert "means over emotions of each fold" in text
+        assert "means over tasks of each fold" in text
 
 
 @pytest.mark.parametrize(
@@ -224,6 +225,31 @@ def test_separate_models_and_seeds(path, tmp_path):
         assert ids[0] == ids[1]
     values = [outcome.results[seed]["mean"]["auroc"] for seed in (1, 2)]
     assert outcome.summary["mean"]["auroc"]["mean"] == pytest.approx(np.mean(values))
+
+
+def test_real_values_are_pooled_too(path, tmp_path):
+    arrays = dict(np.load(path))
+    arrays["valence"] = np.clip(arrays["audio"][:, 0], -3, 3)
+    np.savez(tmp_path / "data.npz", **arrays)
+    tasks = ["happy", "valence:regression:-3:3"]
+    outcome = cross_validate(
+        tmp_path / "data.npz", tmp_path / "runs", 2, tasks=tasks, **{"data.group_column": "speaker"}
+    )
+    assert outcome.failures == {}
+    metrics = outcome.results[None]
+    pooled = read_predictions(tmp_path / "runs/predictions.csv")
+    labels, values = pooled.labels[:, 1], pooled.probabilities[:, 1]
+    assert metrics["regression"]["valence"]["mae"] == pytest.approx(np.abs(labels - values).mean(), rel=1e-5)
+    each = [Run(place).metrics()["regression"]["valence"]["mae"] for place in fold_folders(tmp_path / "runs").values()]
+    assert metrics["folds"]["regression"]["valence"]["mae"]["mean"] == pytest.approx(np.mean(each))
+    ridge = read_predictions(tmp_path / "runs/predictions_ridge_regression.csv")
+    assert ridge.emotions == ["valence"]
+    assert read_predictions(tmp_path / "runs/predictions_logistic_regression.csv").emotions == ["happy"]
+    found = metrics["baselines"]["ridge_regression"]["regression"]["valence"]["mae"]
+    assert found == pytest.approx(np.abs(ridge.labels - ridge.probabilities).mean())
+    assert [line.split()[:2] for line in results_table(metrics).splitlines() if line.startswith("valence")] == [
+        ["valence", "pooled"]
+    ]
 
 
 def test_folds_of_another_number_are_not_mixed(folder, path):

@@ -26,7 +26,8 @@ from lmf_multitask.data.cleaning import shorten
 from lmf_multitask.data.compressed import is_compressed, unpacked
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.safe_pickle import read_pickle
-from lmf_multitask.data.schema import GROUP_COLUMNS, SPLITS
+from lmf_multitask.data.schema import GROUP_COLUMNS, KNOWN_TARGETS, SPLITS
+from lmf_multitask.data.targets import BINARY
 from lmf_multitask.errors import DataError
 from lmf_multitask.files import open_regular, sha256_of
 
@@ -47,11 +48,13 @@ class Reading:
     Attributes:
         split: the only split to open; None opens all. A file without splits is opened as a whole in any case.
         emotions: names of the emotions, for files that do not name them, and for label columns that no known emotion names.
+        kinds: label column -> kind of task, where the user states it.
         config: how to read the file.
     """
 
     split: str | None = None
     emotions: tuple[str, ...] | None = None
+    kinds: Mapping[str, str] = field(default_factory=dict)
     config: DataConfig = field(default_factory=DataConfig)
 
 
@@ -120,7 +123,7 @@ class Source(ABC):
         path: of the file or folder.
         reading: what the user said.
         emotions: names of the T label columns; empty if the file has no labels.
-        kinds: name of a label column -> kind of its task, where the layout says so; others hold 0 and 1.
+        kinds: name of a label column -> kind of its task, where the user or the layout says so; the values decide about others.
         ranges: name of a real-valued label column -> its smallest and largest possible value, where they are known.
         split_names: names of the opened splits.
         splits: the same -> N; a file without splits has ``all``.
@@ -144,14 +147,14 @@ class Source(ABC):
         """Remembers the path; subclasses do the rest."""
         self.path, self.reading = candidate.path, reading
         self.emotions: list[str] = []
-        self.kinds: dict[str, str] = {}
-        self.ranges: dict[str, tuple[float, float]] = {}
         self.split_names: list[str] = []
         self.splits: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         self.notes: list[str] = []
         self.label_column: int | None = None
+        self.kinds = dict(reading.kinds)
+        self.ranges: dict[str, tuple[float, float]] = {}
         self.cut: dict[str, Counter[str]] = {}
         self._files: dict[Path, tuple[BinaryIO, os.stat_result]] = {}
         if candidate.file is not None and candidate.on_disk:
@@ -282,9 +285,15 @@ class Source(ABC):
     # -- for subclasses
 
     def _checked_labels(self, values: np.ndarray, where: str) -> np.ndarray:
-        """Labels `[N, T]` of `emotions` as float32."""
-        columns = [binary_labels(values[:, t], f"{where} {name!r}") for t, name in enumerate(self.emotions)]
-        return np.stack(columns, axis=1)
+        """Labels `[N, T]` of `emotions` as float32: real numbers where the kind is stated, or the name is a known target's."""
+        found = values.astype(np.float32)
+        for t, name in enumerate(self.emotions):
+            kind = self.kinds.get(name, None if name in KNOWN_TARGETS else BINARY)
+            if kind == BINARY:
+                found[:, t] = binary_labels(values[:, t], f"{where} {name!r}")
+            elif np.isinf(found[:, t]).any():
+                raise DataError(f"{where} {name!r} must be finite, or NaN where not annotated, but has infinities.")
+        return found
 
     def _open(self, path: Path) -> BinaryIO:
         """Opens a file of a folder, once; it must not be a link."""
@@ -354,6 +363,7 @@ def open_source(
     split: str | None = None,
     *,
     emotions: Sequence[str] | None = None,
+    kinds: Mapping[str, str] | None = None,
     config: DataConfig | None = None,
     scan: bool = True,
 ) -> Source:
@@ -364,6 +374,7 @@ def open_source(
         split: ``train``, ``validation`` or ``test`` opens only this split; None opens all. A file without splits is always
             opened as a whole, as the split ``all``.
         emotions: see `Reading`.
+        kinds: see `Reading`.
         config: see `Reading`.
         scan: False leaves out `Source.scan`.
 
@@ -371,7 +382,7 @@ def open_source(
         DataError: it is missing, damaged, hostile or of an unknown layout, or lacks the split.
     """
     candidate = Candidate(path)
-    reading = Reading(split, None if emotions is None else tuple(emotions), config or DataConfig())
+    reading = Reading(split, None if emotions is None else tuple(emotions), kinds or {}, config or DataConfig())
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     with naming(candidate.path):
@@ -408,7 +419,8 @@ def binary_labels(values: np.ndarray, where: str) -> np.ndarray:
     odd = labels[~(np.isnan(labels) | np.isin(labels, (0.0, 1.0)))].ravel()
     if len(odd):
         raise DataError(
-            f"{where} must be 0 or 1, or NaN where not annotated, but holds {odd[0]:g}. Store one binary label per clip."
+            f"{where} must be 0 or 1, or NaN where not annotated, but holds {odd[0]:g}. Store one binary label per clip, or "
+            "ask for a real-valued task: --tasks NAME:regression."
         )
     return labels.astype(np.float32)
 

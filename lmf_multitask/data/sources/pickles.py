@@ -16,7 +16,6 @@ import numpy as np
 from lmf_multitask.data.safe_pickle import StoredArray, to_array
 from lmf_multitask.data.schema import emotion_of
 from lmf_multitask.data.sources import Candidate, Reading, Source, binary_labels
-from lmf_multitask.errors import DataError
 
 REGRESSION = "regression"
 SIX_WAY = ("happy", "sad", "neutral", "angry", "excited", "frustrated")
@@ -91,16 +90,6 @@ class PickleSource(Source):
         return found
 
     # -- labels
-
-    def _checked_labels(self, values: np.ndarray, where: str) -> np.ndarray:
-        """Labels `[N, T]` of `emotions` as float32: finite where their kind is regression, otherwise 0 and 1."""
-        found = values.astype(np.float32)
-        for t, name in enumerate(self.emotions):
-            if self.kinds.get(name) != REGRESSION:
-                found[:, t] = binary_labels(values[:, t], f"{where} {name!r}")
-            elif np.isinf(found[:, t]).any():
-                raise DataError(f"{where} {name!r} must be finite, or NaN where not annotated, but has infinities.")
-        return found
 
     def _names_of_columns(self, count: int, default: Sequence[str] = (), taken: Iterable[str] = ()) -> list[str]:
         """Names of `count` label columns that the file does not name: the user's, else the layout's.
