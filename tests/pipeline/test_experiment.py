@@ -180,7 +180,8 @@ def test_evaluation_gives_the_same_metrics(trained, tmp_path):
     shutil.copytree(folder, tmp_path / "run")
     again, paths = evaluate(tmp_path / "run")
     assert again == metrics
-    assert paths == [tmp_path / "run" / "metrics_test.json", tmp_path / "run" / "predictions_test.csv"]
+    names = ["metrics_test.json", "predictions_test.csv", "predictions_test_logistic_regression.csv"]
+    assert paths == [tmp_path / "run" / name for name in names]
     assert json.loads(paths[0].read_text()) == metrics
     assert paths[1].read_bytes() == (folder / "predictions.csv").read_bytes()
     for split, samples in (("train", 31), ("validation", 16)):
