@@ -131,6 +131,32 @@ def sha256_of(source: str | Path | BinaryIO) -> str:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Adds the path to errors of a full disk inside the block: a failed write does not know its file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None and is_full(error):
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the system has refused to write because the disk, or the user's part of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def check_space(folder: Path, size: int) -> None:
+    """Checks that a file of this size can be written, for libraries that do not notice a full disk.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
+@contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Opens a temporary file beside `path` for writing bytes; it replaces `path` when the block ends without error.
 
@@ -144,7 +170,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with naming(path), os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -177,7 +203,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
     try:
         temporary.chmod(0o777 & ~_umask())
-        yield temporary
+        with naming(path):
+            yield temporary
         for folder, _, names in os.walk(temporary):
             for name in names:
                 (Path(folder) / name).chmod(0o666 & ~_umask())

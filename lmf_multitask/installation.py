@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from lmf_multitask import __version__
+from lmf_multitask.data.cache_folder import cache_folder
 from lmf_multitask.runtime import cpu_settings, usable_cores
 
 PACKAGES = (
@@ -139,7 +141,7 @@ def check_installation(folder: Path) -> list[Check]:
     places = {
         "the current folder": folder,
         "temporary files": Path(tempfile.gettempdir()),
-        "the cache of datasets": _cache(),
+        "the cache of converted data": cache_folder(),
     }
     checks += [_check_writable(what, place) for what, place in places.items()]
     return checks
@@ -221,13 +223,7 @@ def _check_writable(what: str, place: Path) -> Check:
             file.write(b"x")
     except OSError as error:
         return Check(f"{what} can be written", f"{place}: must be writable, but {error.strerror}. Use another one.")
-    return Check(f"{what} can be written", None, str(place))
-
-
-def _cache() -> Path:
-    """Where `datasets` keeps its cache, without importing it."""
-    home = os.environ.get("HF_HOME", os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"))
-    return Path(os.environ.get("HF_DATASETS_CACHE", os.path.join(home, "datasets"))).expanduser()
+    return Check(f"{what} can be written", None, f"{place}; {shutil.disk_usage(existing).free / 1e9:,.1f} GB free")
 
 
 def _read(path: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from layouts import csd_folder
-from pickle_layouts import dialogue_tuple, make_clips, mmsa, mult_iemocap
+from pickle_layouts import dialogue_tuple, lmf, make_clips, mmsa, mult_iemocap
 from reference_network import random_parameters
 
 from lmf_multitask import command_line
@@ -69,7 +69,7 @@ def program(page):
         if language == "bash":
             for words in commands(text):
                 more = CHANGED.get(words[0], CHANGED.get(" ".join(words[:2]), []))
-                if "per_emotion" in words and "--emotions" not in words:
+                if "per_emotion" in words and not {"--emotions", "--tasks"} & {*words}:
                     more = [*more, "--emotions", "happy"]
                 parts.append(f"lmf(*{[*words, *more]!r})")
         elif language == "python":
@@ -93,6 +93,7 @@ def folder(tmp_path, sample_path):
         "iemocap_data": mult_iemocap(make_clips(rows, classes=4)),
         "unaligned_50": mmsa(make_clips(rows, steps=3)),
         "IEMOCAP_features": dialogue_tuple(make_clips(rows)),
+        "mosi": lmf(make_clips(rows)),
     }
     for name, content in pickles.items():
         (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(content, protocol=2))

@@ -1,4 +1,4 @@
-"""``lmf data inspect FILE``, ``lmf data convert FILE DIR`` and ``lmf data sample FILE``."""
+"""``lmf data inspect FILE``, ``lmf data convert FILE DIR``, ``lmf data sample FILE`` and ``lmf data cache``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from lmf_multitask.config import ReadingOptions
 def main(arguments: Sequence[str]) -> None:
     """Parses the command line and runs the subcommand."""
     parser = CommandParser(
-        prog="lmf data", description="Show what a data file holds, convert it to Parquet, or write the sample."
+        prog="lmf data",
+        description="Show what a data file holds, convert it to Parquet, write the sample, or empty the cache.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="inspect|convert|sample")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="inspect|convert|sample|cache")
     inspect = commands.add_parser(
         "inspect", help="what a data file holds", description="Show what a data file holds, in one screen."
     )
@@ -48,7 +49,15 @@ def main(arguments: Sequence[str]) -> None:
     )
     sample.add_argument("--seed", type=int, default=0, help="of all random numbers, from 0 to 2^32 - 1; default: 0")
     sample.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    cache = commands.add_parser(
+        "cache", help="where converted data are kept", description="Show the folder of converted data, or empty it."
+    )
+    cache.add_argument("--data.cache_dir", dest="cache_dir", metavar="DIR", help="as given to lmf train")
+    cache.add_argument("--clear", action="store_true", help="remove the data converted by lmf; nothing else")
     options = parser.parse_args(arguments)
+    if options.command == "cache":
+        _cache(options)
+        return
     if options.command == "sample":
         _sample(options)
         return
@@ -61,6 +70,15 @@ def main(arguments: Sequence[str]) -> None:
         return
     for path, rows in loading.convert(options.file, Path(options.folder), options.emotions, config).items():
         print(f"written: {printable(str(path))} ({rows:,} clips)")
+
+
+def _cache(options: argparse.Namespace) -> None:
+    from lmf_multitask.data.cache_folder import cache_folder, clear_cache, describe_cache
+
+    folder = cache_folder(options.cache_dir)
+    if options.clear:
+        print(f"removed: {clear_cache(folder) / 1e6:,.1f} MB")
+    print(f"{folder}: {describe_cache(folder)}")
 
 
 def _sample(options: argparse.Namespace) -> None:

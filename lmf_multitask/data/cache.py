@@ -21,6 +21,7 @@ import pyarrow as pa
 from filelock import FileLock
 
 from lmf_multitask.data.arrow import feature_table, fixed_lists
+from lmf_multitask.data.cache_folder import cache_folder
 from lmf_multitask.data.cleaning import Cleaning, ModalityFacts, NonFinitePolicy, padding_side
 from lmf_multitask.data.columns import BLOCK_ROWS
 from lmf_multitask.data.description import describe, file_note
@@ -85,7 +86,7 @@ def cached(source: Source, policy: NonFinitePolicy, cache_dir: str | Path | None
         replace(reading.config, cache_dir=None), policy,
     )  # fmt: skip
     key = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:32]
-    base = Path(datasets.config.HF_DATASETS_CACHE if cache_dir is None else cache_dir).expanduser() / "lmf_multitask"
+    base = cache_folder(cache_dir)
     base.mkdir(parents=True, exist_ok=True)
     folder = base / key
     facts = _whole(folder)
@@ -186,10 +187,7 @@ class _Survey:
             raise DataError(
                 f"{', '.join(source.shapes)} must have numbers in some clip, but are zero or null everywhere. Check the features."
             )
-        notes = []
-        if source.path.is_file():
-            notes += file_note(source.path.stat().st_size, source.hashes[""], list(source.splits.values()))
-        notes += [*source.notes, *self._decided]
+        notes = [*source.notes, *self._decided]
         for name, shape in source.shapes.items():
             count = sum(cut[name] for cut in source.cut.values())
             if count:
@@ -203,9 +201,12 @@ class _Survey:
                     notes.append(outlier_note(name, split, outliers))
                     quality.setdefault("outliers", {}).setdefault(name, {})[split] = list(map(asdict, outliers))
         notes += [self.groups.note] if self.groups else []
+        files: list[str] = []
+        if source.path.is_file():
+            files = file_note(source.path.stat().st_size, source.hashes[""], list(source.splits.values()))
         return Facts(
             emotions=source.emotions,
-            report=describe(source.emotions, self.labels, found, notes, source.dtypes, self.kinds),
+            report=describe(source.emotions, self.labels, found, [*files, *notes], source.dtypes, self.kinds),
             notes=notes,
             padding={name: self._padding(name, found) for name in MODALITIES},
             label_column=source.label_column,

@@ -108,10 +108,11 @@ def load(
     source = _opened(path, None if wanted is None else [*wanted, *stratify], config)
     lacking = [split for split in SPLITS if split not in source.split_names]
     if lacking and fold is None:
-        shown = "none" if source.split_names == [ALL] else ", ".join(source.split_names)
+        got, add = ", ".join(source.split_names), f"Add {' and '.join(lacking)}"
+        if source.split_names == [ALL]:
+            got, add = "none", "Name the column that tells them: --data.split_column"
         raise DataError(
-            f"{path}: must have the splits {', '.join(SPLITS)} for training, but has {shown}. Add {' and '.join(lacking)}, name "
-            "their column with --data.split_column, or cross-validate with --folds 5."
+            f"{path}: must have the splits {', '.join(SPLITS)} for training, but has {got}. {add}; or cross-validate: --folds 5."
         )
     if not source.emotions:
         source.scan()

@@ -16,7 +16,6 @@ hidden signs times a strength from 0.5 to 1.5, with which the features depend on
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
+from lmf_multitask.data.cache_folder import cache_folder
 from lmf_multitask.data.schema import IEMOCAP_EMOTIONS
 from lmf_multitask.errors import ConfigError
 from lmf_multitask.files import atomic_write
@@ -76,9 +76,7 @@ def write_sample(path: str | Path, scale: Scale = "small", seed: int = 0, target
 
 def builtin_sample() -> Path:
     """Path of the small sample, written into the cache of `datasets` when it is first used."""
-    from datasets import config
-
-    path = Path(os.fspath(config.HF_DATASETS_CACHE)) / "lmf_multitask" / "sample-1.pkl"
+    path = cache_folder() / "sample-1.pkl"
     return path if path.exists() else write_sample(path)
 
 

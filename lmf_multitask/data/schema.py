@@ -48,6 +48,9 @@ KNOWN_TARGETS: dict[str, tuple[float, float] | None] = {
 """Names of label columns that may hold real numbers without being asked for, and the range that MOSI, MOSEI and POM use."""
 
 
+_OPTIONS = "--data.audio, --data.video and --data.text"
+
+
 def find_split(name: object) -> str | None:
     """The split that a file calls `name`, in any case; None if it is no name of a split."""
     lower = name.lower() if isinstance(name, str) else None
@@ -62,7 +65,7 @@ def rename_modalities(
     Args:
         names: what may hold features.
         where: the file, for messages.
-        chosen: modality -> the name that the user chose.
+        chosen: modality -> the name that the user chose; None where there is no choice.
         choices: further names that may be chosen.
 
     Raises:
@@ -91,10 +94,8 @@ def rename_modalities(
             )
     if not found:
         shown = ", ".join(sorted(name[:40] for name in names)[:12]) or "nothing"
-        raise DataError(
-            f"{where} must have at least one of {', '.join(MODALITIES)}, but has {shown}. Rename them, or choose them with "
-            "--data.audio, --data.video and --data.text."
-        )
+        hint = "Check the names." if chosen is None else f"Rename them, or choose them with {_OPTIONS}."
+        raise DataError(f"{where} must have at least one of {', '.join(MODALITIES)}, but has {shown}. {hint}")
     return {modality: found[modality] for modality in MODALITIES if modality in found}
 
 
@@ -120,8 +121,7 @@ def guess_modalities(names: Sequence[str], where: str, chosen: Mapping[str, str]
             found[modality] = own[0]
     if not found:
         raise DataError(
-            f"{where} must have features of {', '.join(MODALITIES)}, but has {_shown(names)}. Choose them with --data.audio, "
-            "--data.video and --data.text."
+            f"{where} must have features of {', '.join(MODALITIES)}, but has {_shown(names)}. Choose them with {_OPTIONS}."
         )
     return found
 

@@ -123,16 +123,19 @@ class _Lists:
         self._rows = before
 
     def take(self, values: Iterable[Any]) -> None:
-        arrays = [None if value is None or value == "" else self._array(value) for value in values]
-        known = next((array for array in arrays if array is not None), None)
-        if self._shape is None and known is not None:
-            self._shape = known.shape
-        for array in arrays:
+        """The next rows."""
+        arrays = []
+        for value in values:
             self._rows += 1
-            if array is not None and array.shape[-1:] != (self._shape or ())[-1:] and array.size:
-                self._refuse(f"{array.shape[-1]} numbers where others have {(self._shape or (0,))[-1]}")
-            if array is not None and array.ndim != len(self._shape or ()) and array.size:
+            array = None if value is None or value == "" else self._array(value)
+            arrays.append(array)
+            if array is None or not array.size:
+                continue
+            self._shape = self._shape or array.shape
+            if array.ndim != len(self._shape):
                 self._refuse("a list of another depth")
+            if array.shape[-1] != self._shape[-1]:
+                self._refuse(f"{array.shape[-1]} numbers where others have {self._shape[-1]}")
         self._write(arrays)
 
     def _array(self, value: Any) -> np.ndarray:
@@ -147,7 +150,7 @@ class _Lists:
 
     def _refuse(self, what: str) -> Any:
         raise ValueError(
-            f"the column {self._name!r} must hold lists of numbers of one size, and row {self._rows + 1:,} has {what}"
+            f"the column {self._name!r} must hold lists of numbers of one size, and row {self._rows:,} has {what}"
         )
 
     def _write(self, arrays: Sequence[np.ndarray | None]) -> None:

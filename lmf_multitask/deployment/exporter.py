@@ -37,9 +37,9 @@ from lmf_multitask.deployment.sessions import open_sessions
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration
 from lmf_multitask.evaluation.robustness import ROBUSTNESS_FILE, loss_without
-from lmf_multitask.files import atomic_folder, read_json
+from lmf_multitask.files import atomic_folder, check_space, read_json
 from lmf_multitask.models.lmf import LMFModel, model_folders
-from lmf_multitask.runtime import quiet_imports
+from lmf_multitask.runtime import home_for_caches, quiet_imports
 from lmf_multitask.tasks import RegressionTask, output_slices, predictions
 
 with quiet_imports():
@@ -48,6 +48,7 @@ with quiet_imports():
 TOLERANCE = 1e-5
 """Largest difference of a probability between the exported and the trained model."""
 
+_PROGRAM_BYTES = 1 << 20  # more than the description of any of our graphs takes; LSTM stays one operator
 _OPSET = 17  # the newest that paddle2onnx 2.0 is tested with; LSTM stays one operator
 
 
@@ -266,9 +267,13 @@ def _check_together(models: Sequence[LMFModel]) -> None:
 
 
 def _write_model(model: LMFModel, inputs: Mapping[str, Sequence[int]], folder: Path, about: ExportedModel) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(prefix="lmf-") as scratch:
         place = folder if "paddle" in about.formats else Path(scratch)
-        _write_paddle(model, inputs, place / about.name)
+        size = sum(value.nbytes for value in (one.numpy() for one in model.weights().values()))
+        for target in (place, folder):  # Paddle and paddle2onnx write half a file to a full disk, and say nothing
+            check_space(target, len(about.formats) * (size + _PROGRAM_BYTES))
+        with home_for_caches(scratch):
+            _write_paddle(model, inputs, place / about.name)
         if "onnx" in about.formats:
             _write_onnx(place / about.name, folder / f"{about.name}.onnx")
 

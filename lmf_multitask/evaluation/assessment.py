@@ -62,6 +62,7 @@ class Assessment:
         baselines: name -> predictions float `[N, T]`.
         curves: name -> one per training (a per-emotion group has several).
         robustness: see `robustness.measure_robustness`; None without a model.
+        without: modality -> predictions `[N, T]` without it, see `robustness.predictions_without`.
         facts: data, settings and command of the training: heading -> text.
         data_report: the cleaning report of the data, as plain text.
     """
@@ -76,6 +77,7 @@ class Assessment:
     baselines: Mapping[str, np.ndarray] = field(default_factory=dict)
     curves: dict[str, LearningCurves] = field(default_factory=dict)
     robustness: dict[str, Any] | None = None
+    without: dict[str, np.ndarray] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     data_report: str | None = None
 

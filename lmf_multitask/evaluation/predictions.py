@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,7 +176,7 @@ def predictions_csv(
         exclusive: add the columns ``decided`` and ``confidence``, see `metrics.decide`.
         head: write the names of the columns first.
     """
-    columns = {"id": ["'" + clip if clip.startswith(_FORMULA) else clip for clip in ids]}
+    columns = {"id": _safe_ids(ids)}
     if missing is not None:
         columns["missing"] = list(missing)
     limits = np.broadcast_to(0.5 if thresholds is None else thresholds, len(tasks)).astype(probabilities.dtype)
@@ -195,12 +195,35 @@ def predictions_csv(
         number, probability = decide(probabilities[:, binary])
         columns["decided"] = [task_names(tasks)[binary[t]] for t in number]
         columns["confidence"] = [f"{value:.9g}" for value in probability.tolist()]
+    return _csv(columns, head)
+
+
+def _safe_ids(ids: Sequence[str]) -> list[str]:
+    return ["'" + clip if clip.startswith(_FORMULA) else clip for clip in ids]
+
+
+def _csv(columns: Mapping[str, Sequence[str]], head: bool = True) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     if head:
         writer.writerow(columns)
     writer.writerows(zip(*columns.values()))
     return buffer.getvalue()
+
+
+def changes_csv(ids: Sequence[str], tasks: Sequence[str], changes: Mapping[str, np.ndarray]) -> str:
+    """Text of a ``without.csv``: the columns ``TASK_without_MODALITY``, prediction without it minus prediction with all.
+
+    Args:
+        ids: names of the N clips.
+        tasks: names of the T tasks.
+        changes: modality -> float `[N, T]`.
+    """
+    columns = {"id": _safe_ids(ids)}
+    for t, task in enumerate(tasks):
+        for modality, values in changes.items():
+            columns[f"{task}_without_{modality}"] = [f"{value:.6g}" for value in values[:, t].tolist()]
+    return _csv(columns)
 
 
 def write_predictions(

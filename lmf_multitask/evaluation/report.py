@@ -24,7 +24,7 @@ from lmf_multitask.evaluation.text import TextTable, number, with_interval
 from lmf_multitask.files import atomic_folder, write_text
 
 REPORT_FILE, COMPARISON_FILE, PLOTS_FOLDER = "report.html", "comparison.html", "plots"
-CLIPS_SHOWN = 5
+CLIPS_SHOWN = 50
 
 
 @dataclass(frozen=True)
@@ -232,9 +232,16 @@ def _detail_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[
     )
     if assessment.metrics.get("regression"):
         clips.append(_value_clips_table(assessment))
-    found.append(
-        Section("Clips to inspect", f"Up to {CLIPS_SHOWN} per task, by uncalibrated prediction.", tables=clips)
+    text = (
+        f"Up to {CLIPS_SHOWN} per task, by uncalibrated prediction; a click on a head sorts. A clip named test-00012 is row 12, "
+        "counted from 0, of the split test in the data file; other names are those of the file."
     )
+    if assessment.without:
+        text += (
+            " The columns “no ...” show how the prediction changes when the modality is removed from the clip: -0.300 under "
+            "“no text” means that the text raises it by 0.300. without.csv has this for every clip."
+        )
+    found.append(Section("Clips to inspect", text, tables=clips))
     if assessment.data_report:
         found.append(Section("Data", "What was read and cleaned.", verbatim=assessment.data_report))
     return found
@@ -281,9 +288,16 @@ def _clips_table(assessment: Assessment, *, wrong: bool) -> TextTable:
             chosen = chosen[~np.isnan(truth[chosen]) & ((truth[chosen] == 1) != (values[chosen] > 0.5))]
         for row in chosen[:CLIPS_SHOWN]:
             label = "not annotated" if np.isnan(truth[row]) else "present" if truth[row] else "absent"
-            rows.append([assessment.ids[row], emotion, label, f"{values[row]:.4f}"])
+            rows.append([assessment.ids[row], emotion, label, f"{values[row]:.4f}", *_changes(assessment, row, t)])
     title = "most confident errors" if wrong else "least confident decisions"
-    return TextTable(title, ["clip", "emotion", "label", "probability of present"], rows, left=(0, 1, 2))
+    heads = ["clip", "emotion", "label", "probability of present", *(f"no {name}" for name in assessment.without)]
+    return TextTable(title, heads, rows, left=(0, 1, 2), sortable=True)
+
+
+def _changes(assessment: Assessment, row: int, task: int) -> list[str]:
+    """How much a prediction changes without each modality."""
+    own = assessment.probabilities[row, task]
+    return [f"{values[row, task] - own:+.3f}" for values in assessment.without.values()]
 
 
 def _value_clips_table(assessment: Assessment) -> TextTable:
@@ -296,5 +310,7 @@ def _value_clips_table(assessment: Assessment) -> TextTable:
         errors = np.nan_to_num(np.abs(values - truth), nan=-1.0)
         for row in np.argsort(-errors, kind="stable")[:CLIPS_SHOWN]:
             if errors[row] >= 0:
-                rows.append([assessment.ids[row], task, f"{truth[row]:.3f}", f"{values[row]:.3f}"])
-    return TextTable("largest errors", ["clip", "task", "true", "predicted"], rows, left=(0, 1))
+                cells = [f"{truth[row]:.3f}", f"{values[row]:.3f}", *_changes(assessment, row, t)]
+                rows.append([assessment.ids[row], task, *cells])
+    heads = ["clip", "task", "true", "predicted", *(f"no {name}" for name in assessment.without)]
+    return TextTable("largest errors", heads, rows, left=(0, 1), sortable=True)

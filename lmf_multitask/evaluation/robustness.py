@@ -137,6 +137,22 @@ def measure_robustness(
     }
 
 
+def predictions_without(predict: Predict, rows: Columns, modalities: Sequence[str]) -> dict[str, np.ndarray]:
+    """Predictions of each clip when one modality is removed from it.
+
+    Args:
+        predict: as of `measure_robustness`.
+        rows: features of N rows, and ``labels``.
+        modalities: those that the model uses.
+
+    Returns:
+        Modality -> predictions `[N, T]`; empty for a model of one modality, which has nothing left without it.
+    """
+    if len(modalities) < 2:
+        return {}
+    return {name: _predicted(predict, rows, _without([name])) for name in modalities}
+
+
 def feature_stds(features: Column) -> np.ndarray:
     """Standard deviation of each feature, of vectors `[N, D]` or of the steps of sequences `[N, L, D]`: float32 `[D]`.
 

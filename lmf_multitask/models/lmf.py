@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load, save_file
+from safetensors.numpy import load, save
 
 from lmf_multitask.config import build, kind_of, to_dict
 from lmf_multitask.data.columns import Columns
@@ -242,7 +242,7 @@ class LMFModel(nn.Layer):
         weights = {name: np.ascontiguousarray(value.numpy()) for name, value in self.weights().items()}
         with atomic_folder(Path(folder)) as temporary:
             (temporary / CONFIG_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-            save_file(weights, temporary / WEIGHTS_FILE, metadata={"format": "np"})
+            (temporary / WEIGHTS_FILE).write_bytes(save(weights, metadata={"format": "np"}))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> LMFModel:

@@ -146,6 +146,8 @@ def _finish(prepared: Prepared, run: Run, report: bool) -> dict[str, Any]:
 
 
 def _train(prepared: Prepared, run: Run, resume: bool, report: bool) -> dict[str, Any]:
+    for note in prepared.data.notes:
+        logger.info("data: %s", note)
     for line in prepared.data.report.splitlines():
         logger.debug(line)
     logger.debug("settings:\n%s", prepared.config.to_yaml())

@@ -15,14 +15,16 @@ from lmf_multitask.data.loading import SAMPLE_NOTE
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.assessment import Assessment, LearningCurves
 from lmf_multitask.evaluation.plots import robustness_plot
+from lmf_multitask.evaluation.predictions import changes_csv
 from lmf_multitask.evaluation.report import write_report
-from lmf_multitask.evaluation.robustness import measure_robustness
-from lmf_multitask.files import atomic_write, read_text, write_json
+from lmf_multitask.evaluation.robustness import measure_robustness, predictions_without
+from lmf_multitask.files import atomic_write, read_text, write_json, write_text
 from lmf_multitask.pipeline.runs import (
     CONFIG_FILE,
     HISTORY_FILE,
     ROBUSTNESS_FILE,
     ROBUSTNESS_PLOT,
+    WITHOUT_FILE,
     check_no_links,
 )
 from lmf_multitask.pipeline.stages import (
@@ -126,7 +128,7 @@ def write_report_of(
     validation: Predicted | None = None,
     curves: bool = False,
 ) -> Path:
-    """Writes the report, and the robustness that it shows as files of their own.
+    """Writes the report, and as files of their own the robustness and the changes without a modality that it shows.
 
     Args:
         trained: the models.
@@ -136,18 +138,23 @@ def write_report_of(
         curves: also measure noise and missing clips, which takes a dozen times as long as the subsets of modalities.
     """
     robustness = _robustness(trained, validation or predict(trained, "validation"), curves)
+    without = predictions_without(trained.predict, trained.columns(found.metrics["split"]), trained.modalities)
     histories = {run.folder.name: learning_curves(run.folder) for run in trained.runs}
     page = write_report(
         dataclasses.replace(
             found,
             curves={name: one for name, one in histories.items() if one is not None},
             robustness=robustness,
+            without=without,
             facts=_facts(trained),
             data_report=trained.data.report,
         ),
         folder,
     )
     _write_robustness(folder, robustness)
+    if without:
+        changes = {name: values - found.probabilities for name, values in without.items()}
+        write_text(folder / WITHOUT_FILE, changes_csv(found.ids, found.emotions, changes))
     return page
 
 

@@ -10,6 +10,7 @@ metrics.json      metrics on test; its presence means that the run is complete
 manifest.json     SHA-256 of the files above
 report.html       the report, one self-contained file; its plots also in plots/
 robustness.json   metrics without some modalities or with noise; robustness.png shows them
+without.csv       how each test prediction changes when a modality is removed from the clip
 train.log         the log
 
 The parent of per-emotion runs holds one run directory per emotion and the joined metrics and predictions. The parent of
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE, ORIGIN_FILE, LOG_FILE = "config.yaml", "origin.json", "train.log"
 METRICS_FILE, PREDICTIONS_FILE, HISTORY_FILE = "metrics.json", "predictions.csv", "history.csv"
-REPORT_FILE, PLOTS_FOLDER = "report.html", "plots"
+REPORT_FILE, PLOTS_FOLDER, WITHOUT_FILE = "report.html", "plots", "without.csv"
 ROBUSTNESS_PLOT = "robustness.png"
 MODEL_FOLDER, CHECKPOINTS_FOLDER, VISUALDL_FOLDER = "model", "checkpoints", "visualdl"
 LINEAR = tuple(names[-1] for names in BASELINES.values())
@@ -67,7 +68,17 @@ def linear_file(path: Path, name: str) -> Path:
 LINEAR_FILES = tuple(linear_file(Path(PREDICTIONS_FILE), name).name for name in LINEAR)
 RESULTS = (HISTORY_FILE, PREDICTIONS_FILE, *LINEAR_FILES, METRICS_FILE)
 CONTENTS = (
-    *(CONFIG_FILE, ORIGIN_FILE, LOG_FILE, MANIFEST, REPORT_FILE, ROBUSTNESS_FILE, ROBUSTNESS_PLOT, *RESULTS),
+    *(
+        CONFIG_FILE,
+        ORIGIN_FILE,
+        LOG_FILE,
+        MANIFEST,
+        REPORT_FILE,
+        ROBUSTNESS_FILE,
+        ROBUSTNESS_PLOT,
+        WITHOUT_FILE,
+        *RESULTS,
+    ),
     *(MODEL_FOLDER, CHECKPOINTS_FOLDER, VISUALDL_FOLDER, PLOTS_FOLDER),
 )
 _SPLIT_RESULTS = ("metrics_*.json", "predictions_*.csv")  # written by `evaluate`

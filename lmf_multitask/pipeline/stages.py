@@ -158,8 +158,6 @@ def load(config: ExperimentConfig) -> Prepared:
     """
     select_device(config.device)
     data = read_data(config)
-    for note in data.notes:
-        logger.info("data: %s", note)
     config = config.resolved(data.targets)
     tasks = _check_labels(data, config.training)
     config = without(config, missing_in_train(data.dataset, config.model.modalities))

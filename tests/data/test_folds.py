@@ -141,9 +141,7 @@ def test_folds_are_of_all_clips_of_a_file(tmp_path, splits):
         assert "3 folds of 15 groups, none of which is in two splits" in data.notes
     assert sorted(tested) == sorted(arrays["id"])
     if not splits:
-        with pytest.raises(
-            DataError, match="but has none. Add train and validation and test, .* cross-validate with --folds 5"
-        ):
+        with pytest.raises(DataError, match="but has none. Name the column .*; or cross-validate: --folds 5."):
             load(tmp_path / "data.npz")
 
 

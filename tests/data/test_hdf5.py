@@ -126,3 +126,14 @@ def test_without_h5py_it_is_named(arrays, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(InstallationError, match=r"but it is not installed. Run: pip install 'lmf_multitask\[hdf5\]'"):
         open_source(arrays[0])
+
+
+def test_intensities_of_mosei(tmp_path):
+    csd_folder(tmp_path)
+    labels = {f"video{n}": {"features": np.full((1, 7), n / 3), "intervals": np.array([[0.0, 1.0]])} for n in range(6)}
+    (tmp_path / "CMU_Opinion_Segment_Labels.csd").unlink()
+    write_h5(tmp_path / "CMU_MOSEI_Labels.csd", {"All Labels": {"data": labels}})
+    source = open_source(tmp_path, "validation")
+    assert source.emotions == ["sentiment", "happy", "sad", "anger", "surprise", "disgust", "fear"]
+    assert source.kinds["fear"] == "regression" and source.ranges["fear"] == (0, 3)
+    np.testing.assert_allclose(source.labels("validation"), np.repeat([[1 / 3], [4 / 3]], 7, axis=1), rtol=1e-6)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lmf_multitask.data.modality import Input
-from lmf_multitask.data.padding import RepaddedColumn, repad, sides_to_move
+from lmf_multitask.data.padding import RepaddedColumn, moved_blocks, repad, sides_to_move
+from lmf_multitask.data.sources import open_source
 
 
 def sequences(*rows):
@@ -40,3 +41,21 @@ def test_only_a_known_side_of_training_is_restored(model, data, side):
     inputs = {"text": Input((4, 1), model), "audio": Input((3,))}
     found = sides_to_move(inputs, {"text": data, "audio": None}, ["audio", "text"])
     assert found == ({} if side is None else {"text": side})
+
+
+def test_blocks_of_a_file_are_moved(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(40, 6, 2)).astype("f4")
+    lengths = rng.integers(1, 6, 40)
+    front, end = np.zeros_like(values), np.zeros_like(values)
+    for row, length in enumerate(lengths):
+        end[row, :length] = front[row, 6 - length :] = values[row, :length]
+    np.savez(tmp_path / "front.npz", text=front, audio=np.ones((40, 3)))
+    inputs = {"audio": Input((3,)), "video": Input((1,)), "text": Input((6, 2), "end")}
+    blocks, notes = moved_blocks(open_source(tmp_path / "front.npz"), inputs, ["audio", "text"], 7)
+    np.testing.assert_array_equal(np.concatenate([found["text"] for _, found in blocks]), end)
+    assert notes == ["text is padded in front, in the model's training data at the end: the padding was moved there"]
+    inputs["text"] = Input((6, 2), "front")
+    blocks, notes = moved_blocks(open_source(tmp_path / "front.npz"), inputs, ["audio", "text"], 7)
+    np.testing.assert_array_equal(np.concatenate([found["text"] for _, found in blocks]), front)
+    assert notes == []

@@ -49,9 +49,7 @@ def test_sequences_of_every_modality_are_averaged():
 
 
 def test_prevalence_leaves_unannotated_clips_out():
-    np.testing.assert_array_equal(
-        constant(np.array([[1, np.nan], [0, np.nan], [0, np.nan], [1, np.nan]])), [0.5, 0.0]
-    )
+    np.testing.assert_array_equal(constant(np.array([[1, np.nan], [0, np.nan], [0, np.nan], [1, np.nan]])), [0.5, 0.0])
 
 
 def test_agreement_with_scikit_learns_pipeline():

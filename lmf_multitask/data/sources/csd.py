@@ -22,6 +22,7 @@ from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.schema import find_split, guess_modalities
 from lmf_multitask.data.sources import ALL, Candidate, Reading
 from lmf_multitask.data.sources.hdf5 import Hdf5Source
+from lmf_multitask.data.targets import REGRESSION
 from lmf_multitask.data.text_table import parse_table
 from lmf_multitask.errors import DataError
 
@@ -92,6 +93,10 @@ class Csd(Hdf5Source):
             raise DataError(f"{path}: labels must have one size, but have {sorted(widths)[:5]}. Check the file.")
         width = widths.pop()
         self._name_tasks(width, {1: ("sentiment",), len(_ALL_LABELS): _ALL_LABELS}.get(width))
+        if tuple(self.emotions) == _ALL_LABELS:  # intensities from 0 to 3
+            for name in _ALL_LABELS[1:]:
+                self.kinds.setdefault(name, REGRESSION)
+                self.ranges.setdefault(name, (0.0, 3.0))
         if self.emotions:
             self.notes.append(f"labels: columns taken as {', '.join(self.emotions)}")
         return found

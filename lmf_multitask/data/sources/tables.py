@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from lmf_multitask.data.arrow import feature_rows, is_number, label_rows, numbers, row_shape, value_type
 from lmf_multitask.data.label_columns import ID_COLUMNS, NUMBER, OTHER, TEXT, Classes, choose, ignored_note, lacking
-from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.data.modality import MODALITIES, modality_of_extractor
 from lmf_multitask.data.schema import SPLITS, emotion_of, find_split, guess_modalities, rename_modalities
 from lmf_multitask.data.sources import ALL, Candidate, Reading, Source
 from lmf_multitask.data.sources.array_files import ArrayFiles
@@ -179,8 +179,8 @@ class TableSource(Source):
             folders = [
                 path.name for path in sorted(self._folder.iterdir()) if path.is_dir() and path.name[0] not in "._"
             ]
-            if folders:
-                return guess_modalities(folders, str(self._folder), chosen)
+            if chosen or any(map(modality_of_extractor, folders)):
+                return guess_modalities(folders, f"{table.where}: the folders beside it", chosen)
         found = rename_modalities(columns or schema.names, table.where, chosen, schema.names)
         for name in found.values():
             if _is_text(schema.field(name).type) and name not in columns:
