@@ -21,7 +21,7 @@ COMMANDS = {
     "serve": ("lmf_multitask.serve", "an HTTP service of an exported model or a run, with a page to try it"),
     "doctor": ("lmf_multitask.doctor", "versions, devices, settings in force, and whether the installation works"),
     "benchmark": ("lmf_multitask.benchmark", "speed, size and distance from the limit, beside other fusions"),
-    "data": ("lmf_multitask.data.__main__", "inspect a data file, or write the sample"),
+    "data": ("lmf_multitask.data.__main__", "inspect or convert a data file, write the sample, empty the cache"),
 }
 
 

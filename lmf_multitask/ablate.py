@@ -12,8 +12,7 @@ from pathlib import Path
 from lmf_multitask.command_line import CommandParser, SettingsOptions, run
 from lmf_multitask.errors import ConfigError, TrainingError
 from lmf_multitask.pipeline.ablation import AblationConfig
-from lmf_multitask.runtime import tune_cpu
-from lmf_multitask.train import check_single_process
+from lmf_multitask.runtime import check_single_process, tune_cpu
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,34 @@ from lmf_multitask.errors import ConfigError, UserError, printable, suggestion
 from lmf_multitask.strict_yaml import parse_value
 
 T = TypeVar("T")
+
+_EVERY_EPOCH = "Validation, a line of the log and a checkpoint come after every epoch: leave it out"
+_OTHER_NAMES = {
+    **dict.fromkeys(("cuda", "use_gpu", "no_cuda"), "Use --device gpu or --device cpu"),
+    **dict.fromkeys(("fp16", "bf16", "amp", "fp16_opt_level"), "All computation is in float32: leave it out"),
+    **dict.fromkeys(
+        ("save_steps", "eval_steps", "logging_steps", "save_strategy", "evaluation_strategy"), _EVERY_EPOCH
+    ),
+    **dict.fromkeys(("do_train", "do_eval", "do_predict"), "lmf train trains, validates and tests: leave it out"),
+    **dict.fromkeys(
+        ("warmup_steps", "warmup_ratio"), "There is no warm-up: leave it out, or use --training.schedule cosine"
+    ),
+    **dict.fromkeys(("max_steps", "num_train_epochs"), "Use --training.epochs"),
+    **dict.fromkeys(
+        ("model_path", "check_path", "save_inference_dir", "save_dir"), "Use --output_dir for what is written"
+    ),
+    "report_to": "Use --training.visualdl true",
+    "gradient_accumulation_steps": "A batch of any size fits into memory: use --training.batch_size",
+    "per_device_train_batch_size": "Use --training.batch_size",
+    "per_device_eval_batch_size": "Use --training.eval_batch_size",
+    "lr": "Use --training.learning_rate",
+    "lr_scheduler_type": "Use --training.schedule constant or cosine",
+    "metric_for_best_model": "Use --training.monitor",
+    "early_stopping_patience": "Use --training.patience",
+    "resume_from_checkpoint": "Use --resume",
+    "output_dim": "The tasks determine it: leave it out",
+}
+"""Option of LMF_Paddle or PaddleNLP -> what to do here; shown where a command has the options that it names."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -54,7 +83,11 @@ class CommandParser(argparse.ArgumentParser):
         option = text.split("=")[0]
         if not option.startswith("-"):
             return f"there must be no argument {text!r} here"
-        return f"unknown option {option!r}.{suggestion(option, self.known_options())}"
+        known = self.known_options()
+        advice = _OTHER_NAMES.get(option.lstrip("-").replace("-", "_"))
+        if advice and set(re.findall(r"--[\w.]+", advice)) <= set(known):
+            return f"unknown option {option!r}. {advice}"
+        return f"unknown option {option!r}.{suggestion(option, known)}"
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         try:

@@ -20,12 +20,14 @@ def main(arguments: Sequence[str]) -> None:
     given = dict(os.environ)
     tune_cpu()
 
+    from lmf_multitask.data.cache_folder import cache_folder, describe_cache
     from lmf_multitask.errors import InstallationError
     from lmf_multitask.installation import check_installation, package_versions, processor_facts, settings_in_force
 
     _print("versions", package_versions())
     _print("machine", processor_facts())
     _print("settings", settings_in_force(os.environ, given))
+    _print("cache", {"converted data": f"{describe_cache(cache_folder())} (lmf data cache --clear empties it)"})
     print("checks")
     checks = check_installation(Path.cwd())
     for check in checks:

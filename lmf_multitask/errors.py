@@ -53,3 +53,9 @@ def suggestion(name: str, known: Sequence[str], prefix: str = "") -> str:
     same_end = [one for one in known if one.lstrip("-").rpartition(".")[2] == last]
     best = (same_end or difflib.get_close_matches(name, known, n=1))[:1]
     return f" Did you mean {prefix + best[0]!r}?" if best else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The message of an error, short enough for one line of ours."""
+    cause = error.__cause__ or error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")[:200]

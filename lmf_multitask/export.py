@@ -40,7 +40,13 @@ def main(arguments: Sequence[str]) -> None:
             f"{form}: probabilities differ from the trained model's by at most {difference:.2g} "
             f"(allowed: {TOLERANCE:g}), on {done.rows} {about}"
         )
-    print(f"outputs: {', '.join(done.description.emotions)}; probabilities of absent and present")
+    print(
+        f"outputs: {', '.join(done.description.emotions)}; "
+        + " and ".join(
+            (["probabilities of absent and present"] if done.description.binary else [])
+            + (["values"] if done.description.regression else [])
+        )
+    )
     print(f"written: {options.output_dir} ({', '.join(done.description.sha256)}, lmf_model.json)")
 
 

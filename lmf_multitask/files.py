@@ -13,7 +13,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -62,6 +62,25 @@ def open_regular(path: str | Path, error: type[UserError] = DataError) -> Binary
     if stat.S_ISDIR(mode):
         raise error(f"{path}: must be a file, but is a folder. Check the path.")
     raise error(f"{path}: must be a regular file, but is a pipe or a device. Write its content to a file first.")
+
+
+def unnamed_file(pieces: Iterable[bytes]) -> BinaryIO:
+    """Writes bytes into a temporary file without a name, and gives it for reading; it vanishes when it is closed.
+
+    Raises:
+        OSError: there is no space for it.
+    """
+    handle, name = tempfile.mkstemp(prefix="lmf-")
+    try:
+        os.unlink(name)
+        with open(handle, "wb", closefd=False) as file:
+            for piece in pieces:
+                file.write(piece)
+        os.lseek(handle, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(handle)
+        raise
+    return _ClosingReader(_ClosingFile(handle, "rb"))
 
 
 def read_bytes(path: str | Path, most_bytes: int, error: type[UserError] = DataError) -> bytes:
@@ -129,6 +148,32 @@ def sha256_of(source: str | Path | BinaryIO) -> str:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Adds the path to errors of a full disk inside the block: a failed write does not know its file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None and is_full(error):
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the system has refused to write because the disk, or the user's part of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def check_space(folder: Path, size: int) -> None:
+    """Checks that a file of this size can be written, for libraries that do not notice a full disk.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
+@contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Opens a temporary file beside `path` for writing bytes; it replaces `path` when the block ends without error.
 
@@ -144,7 +189,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     temporary = Path(name)
     _lock(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with naming(path), os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -180,7 +225,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     _lock(handle)
     try:
         temporary.chmod(0o777 & ~_umask())
-        yield temporary
+        with naming(path):
+            yield temporary
         for folder, _, names in os.walk(temporary):
             for name in names:
                 (Path(folder) / name).chmod(0o666 & ~_umask())

@@ -1,6 +1,7 @@
-"""Predict the clips of a file with an exported model or a run: EMOTION_prob.npy and predictions.csv.
+"""Predict the clips of a file with an exported model or a run: EMOTION_prob.npy, TASK_value.npy and predictions.csv.
 
-Each EMOTION_prob.npy is float32 [clips, 2]: the probabilities that the emotion is absent and present.
+Each EMOTION_prob.npy is float32 [clips, 2]: the probabilities that the emotion is absent and present. Each TASK_value.npy is
+float32 [clips]: the values of a real-valued task.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from lmf_multitask.command_line import CommandParser, run
+from lmf_multitask.command_line import CommandParser, SettingsOptions, run
+from lmf_multitask.config import ReadingOptions
 from lmf_multitask.data.schema import SPLITS
 from lmf_multitask.deployment.options import add_model_options
 from lmf_multitask.runtime import tune_cpu
@@ -42,7 +44,9 @@ def main(arguments: Sequence[str]) -> None:
         choices=["True", "False", "true", "false"],
         help="also measure the speed; without --data_path on generated clips",
     )
+    settings = SettingsOptions(parser, ReadingOptions)
     options = parser.parse_args(arguments)
+    data = settings.build(options).data
 
     tune_cpu(threads=options.threads)
     from lmf_multitask.data.sample import builtin_sample
@@ -64,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
     if path is None and not benchmark:
         path = builtin_sample()
         print("without --data_path: these are the made-up clips of the built-in sample")
-    source = None if path is None else open_source(path, None if options.all else options.split)
+    source = None if path is None else open_source(path, None if options.all else options.split, config=data)
     if benchmark:
         from lmf_multitask.deployment.benchmark import BATCH_SIZES, timing_table
         from lmf_multitask.deployment.description import generated_clips

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from lmf_multitask import __version__
+from lmf_multitask.data.cache_folder import cache_folder
 from lmf_multitask.runtime import cpu_settings, usable_cores
 
 PACKAGES = (
@@ -39,7 +41,7 @@ _TINY_STEP = """
 import json
 from lmf_multitask.models.lmf import LMFModel
 import numpy, paddle
-from lmf_multitask.installation import loss_of_tiny_step
+from lmf_multitask.pipeline.tiny_step import loss_of_tiny_step
 devices = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
 print(json.dumps({"cuda": paddle.is_compiled_with_cuda(), "gpus": devices, "loss": loss_of_tiny_step()}))
 """
@@ -139,7 +141,7 @@ def check_installation(folder: Path) -> list[Check]:
     places = {
         "the current folder": folder,
         "temporary files": Path(tempfile.gettempdir()),
-        "the cache of datasets": _cache(),
+        "the cache of converted data": cache_folder(),
     }
     checks += [_check_writable(what, place) for what, place in places.items()]
     return checks
@@ -149,30 +151,6 @@ MISSING_PADDLE = (
     "paddle must be installed, but is not. On a CPU: pip install 'paddlepaddle>=3.0,<3.4'; with an NVIDIA GPU use the "
     "wheel of Paddle's own index, see README."
 )
-
-
-def loss_of_tiny_step() -> float:
-    """Builds a small network, runs forward and backward once, and returns the loss.
-
-    Raises:
-        FloatingPointError: the loss or a gradient is not finite.
-    """
-    import numpy as np
-    import paddle
-
-    from lmf_multitask.models.lmf import LMFModel
-
-    paddle.seed(0)
-    rng = np.random.default_rng(0)
-    model = LMFModel({"audio": (5,), "video": (4,), "text": (7, 3)}, ["one", "two"])
-    batch = [paddle.to_tensor(rng.normal(size=(6, *one.shape)).astype("float32")) for one in model.inputs.values()]
-    labels = paddle.to_tensor(rng.integers(0, 2, 12))
-    loss = paddle.nn.functional.cross_entropy(model(*batch).reshape([-1, 2]), labels)
-    loss.backward()
-    values = [loss.numpy(), *(w.grad.numpy() for w in model.parameters() if w.grad is not None)]
-    if not all(np.isfinite(value).all() for value in values):
-        raise FloatingPointError("loss and gradients must be finite, but are not")
-    return float(loss)
 
 
 def _check_requirements() -> Check:
@@ -245,13 +223,7 @@ def _check_writable(what: str, place: Path) -> Check:
             file.write(b"x")
     except OSError as error:
         return Check(f"{what} can be written", f"{place}: must be writable, but {error.strerror}. Use another one.")
-    return Check(f"{what} can be written", None, str(place))
-
-
-def _cache() -> Path:
-    """Where `datasets` keeps its cache, without importing it."""
-    home = os.environ.get("HF_HOME", os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"))
-    return Path(os.environ.get("HF_DATASETS_CACHE", os.path.join(home, "datasets"))).expanduser()
+    return Check(f"{what} can be written", None, f"{place}; {shutil.disk_usage(existing).free / 1e9:,.1f} GB free")
 
 
 def _read(path: str) -> str:

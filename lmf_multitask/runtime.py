@@ -6,6 +6,7 @@ keeps its own settings.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import functools
@@ -17,6 +18,7 @@ import platform
 import random
 import signal
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
@@ -58,6 +60,45 @@ def prepare_process(debug: bool = False) -> None:
         logger.handlers[:] = [handler]
         logger.propagate = False
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it logs when it builds its list of fonts
+    place_caches()
+
+
+_CACHES = {"PPNLP_HOME": "~/.paddlenlp", "HF_HOME": "~/.cache/huggingface", "MPLCONFIGDIR": "~/.config/matplotlib"}
+"""Variable -> where a package that we use keeps its cache unless the variable is set."""
+
+
+def place_caches() -> None:
+    """Where the home directory cannot be written, moves the caches of other packages to a temporary folder of this process."""
+    refused = [name for name, place in _CACHES.items() if name not in os.environ and not _writable(place)]
+    if not refused:
+        return
+    folder = tempfile.TemporaryDirectory(prefix="lmf-")
+    atexit.register(folder.cleanup)
+    os.environ.update({name: str(Path(folder.name)) for name in refused})
+    logging.getLogger("lmf_multitask").warning(
+        "%s cannot be written: caches are in a temporary folder during this command. To keep them, set %s to a folder.",
+        *(Path.home(), ", ".join(refused)),
+    )
+
+
+@contextmanager
+def home_for_caches(folder: str | Path) -> Iterator[None]:
+    """Inside the block, `folder` is the home directory if ~/.cache cannot be written: Paddle's to_static has no variable for it."""
+    before = os.environ.get("HOME")
+    if before is None or _writable("~/.cache"):
+        yield
+        return
+    os.environ["HOME"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ["HOME"] = before
+
+
+def _writable(place: str) -> bool:
+    """Whether a folder can be written, or made."""
+    path = Path(place).expanduser()
+    return os.access(next(one for one in (path, *path.parents) if one.exists()), os.W_OK)
 
 
 def _open_streams() -> None:
@@ -169,6 +210,24 @@ def cpu_settings(processor: str | None = None, cores: int | None = None) -> dict
 def usable_cores() -> int:
     """How many cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def launched_processes() -> int:
+    """As ``paddle.distributed.launch`` sets it; read before Paddle is imported."""
+    return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+
+
+def check_single_process(what: str) -> None:
+    """Refuses commands that start processes of their own under a launcher.
+
+    Raises:
+        UserError: this process is one of several.
+    """
+    if launched_processes() > 1:
+        raise UserError(
+            f"{what} must be started in one process, but this is one of {launched_processes()}. "
+            "Start the command without a launcher: each training gets a process of its own."
+        )
 
 
 def _processor_vendor() -> str:

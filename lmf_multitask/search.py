@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from lmf_multitask.command_line import CommandParser, SettingsOptions, run
 from lmf_multitask.errors import ConfigError, InstallationError
-from lmf_multitask.runtime import tune_cpu, usable_cores
+from lmf_multitask.runtime import check_single_process, tune_cpu, usable_cores
 from lmf_multitask.searching.space import SearchConfig
-from lmf_multitask.train import check_single_process
 
 if TYPE_CHECKING:
     from lmf_multitask.searching.outcome import Plan
@@ -92,19 +91,21 @@ def _search_each(config: SearchConfig, folder: Path, plan: Plan, emotions: list[
     from lmf_multitask.pipeline.runs import check_run_names
     from lmf_multitask.pipeline.stages import read_data
 
-    wanted = emotions or config.experiment.emotions
-    base = dataclasses.replace(config.experiment, emotions=wanted)
-    found = read_data(base).emotions
-    check_run_names(found)
-    for emotion in found:
+    base = config.experiment
+    if emotions is not None:
+        base = dataclasses.replace(base, emotions=list(emotions), tasks=None)
+    found = read_data(base).targets
+    check_run_names([target.name for target in found])
+    for target in found:
+        emotion = target.name
         print(f"{emotion}:")
-        alone = dataclasses.replace(config, experiment=dataclasses.replace(base, emotions=[emotion]))
+        alone = dataclasses.replace(config, experiment=dataclasses.replace(base, emotions=None, tasks=[str(target)]))
         _search(alone, folder / emotion, plan)
         print()
 
 
 def _search(config: SearchConfig, folder: Path, plan: Plan) -> None:
-    from lmf_multitask.evaluation.tables import seed_table
+    from lmf_multitask.evaluation.tables import seed_tables
     from lmf_multitask.searching.outcome import SHOWN, search
 
     result = search(config, folder, plan)
@@ -113,7 +114,8 @@ def _search(config: SearchConfig, folder: Path, plan: Plan) -> None:
     if result.retrained:
         print(result.retrained_table().as_text())
         for one in result.retrained:
-            print(seed_table(one.test, f"trial {one.trial.number}: ").as_text())
+            for table in seed_tables(one.test, f"trial {one.trial.number}: "):
+                print(table.as_text())
     else:
         print(result.verdict())
     if plan.report:

@@ -5,7 +5,6 @@ Without --data_path it trains on a small built-in sample of made-up clips.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from lmf_multitask.command_line import CommandParser, SettingsOptions, run
 from lmf_multitask.errors import ConfigError, TrainingError
 from lmf_multitask.pipeline.settings import RECIPES, ExperimentConfig, recipe_config
-from lmf_multitask.runtime import tune_cpu
+from lmf_multitask.runtime import check_single_process, launched_processes, tune_cpu
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -50,14 +49,15 @@ def main(arguments: Sequence[str]) -> None:
     settings = SettingsOptions(parser, ExperimentConfig)
     options = parser.parse_args(arguments)
     config = settings.build(options)
-    if options.mode == "per_emotion" or options.seeds is not None:
+    in_folds = config.folds is not None and config.fold is None
+    if options.mode == "per_emotion" or options.seeds is not None or in_folds:
         check_single_process("several trainings")
         _train_several(settings, options, config)
         return
-    for name, needed in (("recipe", "--mode per_emotion"), ("jobs", "--mode per_emotion or --seeds")):
+    for name, needed in (("recipe", "--mode per_emotion"), ("jobs", "--mode per_emotion, --seeds or --folds")):
         if getattr(options, name) is not None:
             raise ConfigError(f"--{name} must be used with {needed}, but is not. Remove it.")
-    tune_cpu(threads=1 if _world_size() > 1 else None)
+    tune_cpu(threads=1 if launched_processes() > 1 else None)
 
     from lmf_multitask.evaluation.tables import results_table
     from lmf_multitask.pipeline.experiment import run_experiment
@@ -78,24 +78,6 @@ def main(arguments: Sequence[str]) -> None:
     print(f"run directory: {config.run_directory()}")
 
 
-def check_single_process(what: str) -> None:
-    """Refuses commands that start processes of their own under a launcher.
-
-    Raises:
-        ConfigError: this process is one of several.
-    """
-    if _world_size() > 1:
-        raise ConfigError(
-            f"{what} must be started in one process, but this is one of {_world_size()}. "
-            "Start the command without a launcher: each training gets a process of its own."
-        )
-
-
-def _world_size() -> int:
-    """As ``paddle.distributed.launch`` sets it; read before Paddle is imported."""
-    return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
-
-
 def _train_several(settings: SettingsOptions[ExperimentConfig], options: Any, base: ExperimentConfig) -> None:
     seeds, separate = options.seeds, options.mode == "per_emotion"
     if options.jobs is not None and options.jobs < 1:
@@ -108,10 +90,15 @@ def _train_several(settings: SettingsOptions[ExperimentConfig], options: Any, ba
         raise ConfigError("--recipe must be used with --mode per_emotion, but the mode is multitask. Remove it.")
     recipe = options.recipe or RECIPES[0]
 
-    from lmf_multitask.evaluation.tables import results_table, seed_table
+    from lmf_multitask.evaluation.tables import results_table, seed_tables
     from lmf_multitask.pipeline.several import train_several
 
-    folder = several_directory(base, f"per_emotion-{recipe}" if separate else "multitask-seeds")
+    parts = [f"per_emotion-{recipe.replace('/', '-')}" if separate else "multitask"]
+    if base.folds is not None:
+        parts.append(f"folds{base.folds}" + ("" if base.fold is None else f"-fold{base.fold}"))
+    if seeds is not None and not separate:
+        parts.append("seeds")
+    folder = several_directory(base, "-".join(parts))
     tune_cpu(threads=1)  # as in the trainings, so that the joined metrics are equal to theirs
     outcome = train_several(
         options.mode,
@@ -124,8 +111,8 @@ def _train_several(settings: SettingsOptions[ExperimentConfig], options: Any, ba
         report=not options.no_report,
     )
     if outcome.summary is not None:
-        print(seed_table(outcome.summary).as_text())
-    elif outcome.results:
+        print("\n\n".join(table.as_text() for table in seed_tables(outcome.summary)))
+    elif any(outcome.results.values()):
         (metrics,) = outcome.results.values()
         print(results_table(metrics))
     for path in outcome.reports:

@@ -1,6 +1,6 @@
-# Sourced by the other scripts: goes to the repository root and sees to it that .venv holds the package under the lock.
-# Sets `python`. With TEST_TOOLS=yes the tools of the tests are there too. PYTHON names the interpreter to build it with.
-# Nothing is installed when the lock and the package's metadata are those of the last installation.
+# Sourced by the other scripts: changes to the repository root, installs the package with the pinned versions into .venv, and sets
+# `python`. TEST_TOOLS=yes also installs the tools of the tests. PYTHON is the interpreter to create .venv with.
+# Nothing is installed if the lock and the package's metadata have not changed since the last installation.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

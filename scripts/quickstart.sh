@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a result: installs into .venv, trains on the built-in sample, prints the table.
-# Further options go to the training: bash scripts/quickstart.sh --seed 2
+# Installs into .venv, trains on the built-in sample, and prints the table of metrics.
+# Further options are passed to the training: bash scripts/quickstart.sh --seed 2
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 exec "$python" -m lmf_multitask.train --config configs/sample.yaml --output_dir runs/quickstart --overwrite "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests in .venv, a file per core at a time; options go to pytest: bash scripts/test.sh tests/data -k pickle -n 0
+# Runs the tests in .venv, one file per core at a time; options are passed to pytest: bash scripts/test.sh tests/data -k pickle -n 0
 set -euo pipefail
 TEST_TOOLS=yes
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

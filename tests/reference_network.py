@@ -7,7 +7,7 @@ input, forget, cell, output. Shape letters: B batch, L words, H hidden size, R f
 import numpy as np
 
 
-def random_parameters(seed=0, features=(5, 4, 3), hidden=(3, 2), lstm=4, text_hidden=2, rank=2):
+def random_parameters(seed=0, features=(5, 4, 3), hidden=(3, 2), lstm=4, text_hidden=2, rank=2, outputs=2):
     """A state dict as LMF_Paddle saves it, without the LSTM's second copy."""
     rng = np.random.default_rng(seed)
 
@@ -29,10 +29,10 @@ def random_parameters(seed=0, features=(5, 4, 3), hidden=(3, 2), lstm=4, text_hi
         "text_subnet.linear_1.weight": draw(lstm, text_hidden),
         "text_subnet.linear_1.bias": draw(text_hidden),
         "fusion_weights": draw(1, rank),
-        "fusion_bias": draw(1, 2),
+        "fusion_bias": draw(1, outputs),
     }
     for modality, width in zip(("audio", "video", "text"), (*hidden, text_hidden)):
-        weights[f"{modality}_factor"] = draw(rank, width + 1, 2)
+        weights[f"{modality}_factor"] = draw(rank, width + 1, outputs)
     return weights
 
 
@@ -81,7 +81,14 @@ def sum_cross_entropy(weights, batch, labels):
     return -log_probabilities[np.arange(len(labels)), labels].sum()
 
 
-def adam_training(weights, batches, rate_of, decay, betas=(0.9, 0.999), epsilon=1e-8, step=1e-6):
+def sum_absolute_error(weights, batch, targets):
+    """Sum over rows and outputs, with batch statistics, as the original trains on MOSI and POM: targets [B, O]."""
+    return np.abs(logits(weights, *batch, training=True) - targets).sum()
+
+
+def adam_training(
+    weights, batches, rate_of, decay, betas=(0.9, 0.999), epsilon=1e-8, step=1e-6, loss=sum_cross_entropy
+):
     """Trains by Adam with coupled L2 on numerical gradients; returns the losses and the final weights.
 
     Args:
@@ -91,6 +98,7 @@ def adam_training(weights, batches, rate_of, decay, betas=(0.9, 0.999), epsilon=
         decay: strength of L2.
         betas, epsilon: Adam's.
         step: of the central differences.
+        loss: of weights, batch and labels.
     """
     w = {name: np.array(values, np.float64) for name, values in weights.items()}
     trained = [name for name in w if not name.endswith(("._mean", "._variance"))]
@@ -98,16 +106,16 @@ def adam_training(weights, batches, rate_of, decay, betas=(0.9, 0.999), epsilon=
     second = {name: np.zeros_like(w[name]) for name in trained}
     losses = []
     for number, (batch, labels) in enumerate(batches, start=1):
-        losses.append(sum_cross_entropy(w, batch, labels))
+        losses.append(loss(w, batch, labels))
         gradients = {name: np.zeros_like(w[name]) for name in trained}
         for name in trained:
             flat, gradient = w[name].reshape(-1), gradients[name].reshape(-1)
             for index in range(flat.size):
                 kept = flat[index]
                 flat[index] = kept + step
-                above = sum_cross_entropy(w, batch, labels)
+                above = loss(w, batch, labels)
                 flat[index] = kept - step
-                gradient[index] = (above - sum_cross_entropy(w, batch, labels)) / (2 * step)
+                gradient[index] = (above - loss(w, batch, labels)) / (2 * step)
                 flat[index] = kept
         for name in trained:
             gradient = gradients[name] + decay * w[name]

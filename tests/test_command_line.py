@@ -1,16 +1,19 @@
 """Help, the table of commands, and how errors become one line."""
 
 import errno
+import importlib
+import re
 import subprocess
 import sys
 
 import pytest
 from commands import run_all, run_one
 
-from lmf_multitask import __version__
+from lmf_multitask import __version__, command_line
 from lmf_multitask.__main__ import COMMANDS
-from lmf_multitask.command_line import CommandParser, describe_error
+from lmf_multitask.command_line import CommandParser, SettingsOptions, describe_error
 from lmf_multitask.errors import ConfigError, DataError, printable, suggestion
+from lmf_multitask.pipeline.settings import ExperimentConfig
 
 HELP = """
 import sys, time
@@ -170,3 +173,39 @@ def test_errors_in_one_line():
     assert describe_error(OSError("odd\nthing")) == "odd thing"
     assert describe_error(DataError("a\x1b[2Jb ä 😀")) == "a\\x1b[2Jb ä 😀"
     assert printable("a\tb\x07", keep="\t") == "a\tb\\x07"
+
+
+@pytest.mark.parametrize(
+    ("module", "option", "advice"),
+    [
+        ("train", "--cuda", "Use --device gpu or --device cpu."),
+        ("infer", "--use-gpu", "Use --device gpu or --device cpu."),
+        ("train", "--rank", "Did you mean '--model.fusion.rank'?"),
+        ("train", "--report_to", "Use --training.visualdl true."),
+        (
+            "train",
+            "--save_steps",
+            "Validation, a line of the log and a checkpoint come after every epoch: leave it out.",
+        ),
+        ("train", "--fp16", "All computation is in float32: leave it out."),
+        ("train", "--gradient_accumulation_steps", "A batch of any size fits into memory: use --training.batch_size."),
+        ("train", "--per_device_train_batch_size", "Use --training.batch_size."),
+        ("train", "--lr", "Use --training.learning_rate."),
+        ("train", "--model_path", "Use --output_dir for what is written."),
+    ],
+)
+def test_options_of_other_packages(module, option, advice):
+    main = importlib.import_module(f"lmf_multitask.{module}").main
+    needed = ["x", "--data_path", "z"] if module == "infer" else []
+    with pytest.raises(ConfigError) as caught:
+        main([*needed, option, "2"])
+    assert str(caught.value).removesuffix(" See --help.") == f"unknown option '{option}'. {advice}"
+
+
+def test_every_advice_on_options_of_other_packages_is_a_setting():
+    parser = CommandParser(prog="test")
+    SettingsOptions(parser, ExperimentConfig)
+    parser.add_argument("--resume")
+    for name, advice in command_line._OTHER_NAMES.items():
+        with pytest.raises(ConfigError, match=re.escape(advice)):
+            parser.parse_args([f"--{name}", "1"])

@@ -42,6 +42,8 @@ def test_train_prints_the_table_and_nothing_else(trained_by_command):
     folder, done = trained_by_command
     assert done.returncode == 0, done.stderr
     said = done.stderr.splitlines()
+    while said[0].startswith("data: "):
+        del said[0]
     assert said[0].startswith("4 emotions (happy, sad, angry, neutral), 31 train / 16 validation / 19 test clips, ")
     assert [line[:11] for line in said[1:]] == ["epoch   1/2", "epoch   2/2"]
     printed = done.stdout.splitlines()
@@ -82,6 +84,8 @@ def test_evaluate_gives_the_same_metrics(trained_by_command, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     table = trained.stdout.splitlines()[:9]
     said = done.stdout.splitlines()
+    assert said[0].startswith("data: ")
+    said = said[said.index("") + 1 :]
     assert said[:9] == table
     assert said[-2:] == ["written: run/metrics_test.json", "written: run/predictions_test.csv"]
     assert (tmp_path / "run" / "metrics_test.json").read_text() == (tmp_path / "run" / "metrics.json").read_text()
@@ -127,7 +131,7 @@ def test_data_sample_and_inspect(tmp_path):
             ("lmf_multitask.data.__main__", ["inspect", "s.pkl"]),
             sample,
             ("lmf_multitask.__main__", ["data", "sample", "s.pkl", "--seed", 1, "--overwrite"]),
-            ("lmf_multitask.__main__", ["data", "inspect", "s.pkl", "--label_column", 0]),
+            ("lmf_multitask.__main__", ["data", "inspect", "s.pkl", "--data.label_column", 0]),
         ],
         cwd=tmp_path,
     )

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lmf_multitask.data.cache import feature_table
+from lmf_multitask.data.arrow import feature_table
 from lmf_multitask.data.sample import ROWS, sample_clips
 from lmf_multitask.data.schema import IEMOCAP_EMOTIONS, dataset_features
 
@@ -36,7 +36,7 @@ READ_ALL = """
 import sys
 import numpy as np
 from lmf_multitask import load_iemocap
-from lmf_multitask.data.schema import column_arrays
+from lmf_multitask.data.columns import column_arrays
 
 whole = [np.asarray(column_arrays(rows)[name]) for rows in load_iemocap(sys.argv[1]).values() for name in ("audio", "video", "text")]
 """
@@ -46,7 +46,8 @@ whole = [np.asarray(column_arrays(rows)[name]) for rows in load_iemocap(sys.argv
 def place(tmp_path_factory):
     """A folder with the same clips as ``saved`` and as ``parquet``."""
     place = tmp_path_factory.mktemp("large")
-    types = dataset_features(74, 35, 20, 300, IEMOCAP_EMOTIONS)
+    shapes = {"audio": (74,), "video": (35,), "text": (20, 300)}
+    types = dataset_features(shapes, IEMOCAP_EMOTIONS)
     mapped = datasets.DatasetDict()
     (place / "parquet").mkdir()
     for split, name in (("train", "train"), ("validation", "valid"), ("test", "test")):
@@ -60,9 +61,9 @@ def place(tmp_path_factory):
             for number, seed in enumerate(seeds):
                 clips = sample_clips(rows, seed)
                 features = {name: np.nan_to_num(clips[name]).astype("f4") for name in ("audio", "video", "text")}
-                labels = (clips["emotion"][:, None] == np.arange(4)).astype(int)
+                labels = (clips["emotion"][:, None] == np.arange(4)).astype("f4")
                 ids = [f"{split}-{number}-{row}" for row in range(rows)]
-                table = feature_table(ids, features, labels, types)
+                table = feature_table(ids, features, labels, IEMOCAP_EMOTIONS)
                 arrow.write_table(table)
                 parquet.write_table(table)
         mapped[split] = datasets.Dataset.from_file(str(stream))

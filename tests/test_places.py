@@ -1,5 +1,6 @@
 """Nothing is written outside the output directory, through a link, or over another run; and what the disk refuses is said."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -151,7 +152,12 @@ def test_overwriting_a_run_leaves_what_is_not_the_runs(sample_path, tmp_path):
 
 def in_read_only_mount(folder, code, before=""):
     """Runs Python code where `folder` is mounted read-only (permissions do not bind root); skips where that is not allowed."""
-    script = f'mount --bind {folder} {folder} && {before} mount -o remount,ro,bind {folder} && exec {sys.executable} -c "$CODE"'
+    return in_private_mount(f"mount --bind {folder} {folder} && {before} mount -o remount,ro,bind {folder}", code)
+
+
+def in_private_mount(prepare, code):
+    """Runs a shell command and then Python code, with mounts that nobody else sees; skips where that is not allowed."""
+    script = f'{prepare} && exec {sys.executable} -c "$CODE"'
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script], env={**os.environ, "CODE": code}, capture_output=True, text=True, timeout=120
     )  # fmt: skip
@@ -191,6 +197,96 @@ def test_read_only_folders(tmp_path, monkeypatch, checkpoint, write_pickle, name
     assert lines[-1].endswith("Read-only file system.")
     assert "Traceback" not in done.stderr
     assert sorted(str(path) for path in place.rglob("*")) == before
+
+
+FULL = {
+    "train": (
+        "full/new/checkpoints/checkpoint-",
+        "train --data_path data.pkl --training.batch_size 8 --output_dir full/new",
+    ),
+    "train, cache": ("full/lmf_multitask/", "train --data_path data.pkl --data.cache_dir full --output_dir new"),
+    "evaluate": ("full/new/", "evaluate run --output_dir full/new"),
+    "export": ("full/", "export run --output_dir full/new"),
+    "export, temporary files": ("full/", "export run --output_dir new"),
+    "infer": ("full/new/", "infer run --data_path data.pkl --output_dir full/new"),
+    "convert": ("full/new/model", "convert happy.npz --emotion happy --output_dir full/new"),
+    "data": ("full/new.pkl", "data sample full/new.pkl"),
+    "data convert": ("full/new", "data convert data.pkl full/new"),
+    "report": ("full/new/", "report run --output_dir full/new"),
+}
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_full_disks(tmp_path, monkeypatch, checkpoint, write_pickle):
+    """One line with the path and status 2; what is left behind is empty, or a run that can be resumed."""
+    data = write_pickle(make_corpus((24, 12, 16)))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.chdir(tmp_path)
+    convert_run(checkpoint, "happy", tmp_path / "run", str(data))
+    (tmp_path / "full").mkdir()
+    code = f"""
+import contextlib, importlib, io, json, os, subprocess, sys, tempfile
+from pathlib import Path
+from lmf_multitask.__main__ import COMMANDS
+from lmf_multitask.command_line import run
+found = {{}}
+for name, (_, words) in {FULL!r}.items():
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", "full"], check=True)
+    tempfile.tempdir = str(Path("full").absolute()) if "temporary" in name else None
+    command, *rest = words.split()
+    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
+        status = run(importlib.import_module(COMMANDS[command][0]).main, rest)
+    left = [str(path) for path in Path("full").rglob("*") if path.is_file()] + [str(one) for one in Path(".").glob("new*")]
+    found[name] = status, (said.getvalue().splitlines() or ['nothing'])[-1], left
+    subprocess.run(["umount", "full"], check=True)
+    subprocess.run(["rm", "-rf", "new"], check=True)
+print(json.dumps(found))
+"""
+    done = in_private_mount("mount -t tmpfs tmpfs full && umount full", code)
+    assert done.returncode == 0, done.stderr
+    whole = {"metrics_test.json"}  # of evaluate, without the predictions
+    for name, (status, line, left) in json.loads(done.stdout).items():
+        assert status == 2, (name, line)
+        assert line.startswith("error: "), (name, line)
+        assert line.endswith(": No space left on device."), (name, line)
+        assert FULL[name][0] in line, (name, line)
+        kept = {"train": {"config.yaml", "origin.json", "train.log"}, "convert": {"config.yaml"}}
+        assert {Path(one).name for one in left if not one.endswith(".lock")} <= kept.get(name, whole), (name, left)
+
+
+HOMELESS = {
+    "train": "train --data_path data.pkl --training.epochs 1 --output_dir new",
+    "export": "export run --output_dir exported",
+    "infer": "infer run --data_path data.pkl --output_dir out",
+    "doctor": "doctor",
+}
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_a_home_that_cannot_be_written(tmp_path, monkeypatch, checkpoint, write_pickle):
+    """Caches go to a temporary folder, which is said and removed."""
+    data = write_pickle(make_corpus((24, 12, 16)))
+    convert_run(checkpoint, "happy", tmp_path / "run", str(data))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    for name in ("HF_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "PPNLP_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    code = f"""
+import subprocess, sys
+for words in {list(HOMELESS.values())!r}:
+    subprocess.run([sys.executable, "-m", "lmf_multitask", *words.split()], check=True, stdout=sys.stderr)
+"""
+    done = in_read_only_mount(tmp_path / "home", code)
+    assert done.returncode == 0, done.stderr
+    said = done.stderr.count(f"warning: {tmp_path / 'home'} cannot be written: caches are in a temporary folder")
+    assert said == len(HOMELESS), done.stderr
+    assert "FAIL" not in done.stderr
+    assert (tmp_path / "exported/lmf_model.json").is_file()
+    assert list((tmp_path / "temporary").glob("lmf-*")) == []
 
 
 @pytest.mark.parametrize("order", ["seeded", "lmf_paddle"])

@@ -76,7 +76,7 @@ extra | there must be no argument 'extra' here. See --help.
 --emotions hapy | good.pkl: emotions must be among happy, sad, angry, neutral, but got 'hapy'. Did you mean 'happy'?
 --emotions | --emotions: expected at least one argument. See --help.
 --emotions happy happy | emotions must be one or more different names, but got ['happy', 'happy'].
---emotions ../../x | emotions must be among happy, sad, angry, neutral, but got '../../x'. Choose among these.
+--emotions ../../x | the name of a task must consist of at most 64 letters, digits, '_' and '-', but got '../../x'. Rename it.
 --emotions '' | arguments must not be empty, but one is. Is a variable in the command not set?
 --device tpu | device must be auto, cpu, gpu or gpu:NUMBER, but got 'tpu'.
 --device gpu | device must be one that Paddle can use, but got 'gpu' and it finds no GPU. Use --device cpu.
@@ -86,7 +86,7 @@ extra | there must be no argument 'extra' here. See --help.
 --jobs 2 | --jobs must be used with --mode per_emotion or --seeds, but is not. Remove it.
 --mode per_emotion --jobs 0 | --jobs must be a whole number of at least 1, but got 0.
 --mode per_emotion --jobs two | --jobs: must be a whole number, but got 'two'. See --help.
---mode per_emotion --recipe papers | --recipe: must be one of lmf_paddle, paper, but got 'papers'. Did you mean 'paper'?
+--mode per_emotion --recipe papers | --recipe: must be one of lmf_paddle, paper, paper/mosi, paper/pom, but got 'papers'. Did you mean 'paper'?
 --mode per_emotion --emotions hapy | but got 'hapy'. Did you mean 'happy'?
 --mode per_emotion --model.fusion.rank 0 | model.fusion.rank must be greater than or equal to 1, but got 0.
 --config | --config: expected one argument. See --help.
@@ -115,8 +115,8 @@ CONFIGS = {
     "# " + "x" * 200_000: "must be YAML, but it has 200,002 bytes, more than any config needs.",
     "? [a, b]\n: 2": "must be YAML, but while constructing a mapping",
     "<<: 3": "must be YAML, but while constructing a mapping",
-    "1: 2": "unknown setting '1'. Choose one of data_path, emotions, seed, output_dir, device, data, model, training.",
-    "colour: red": "unknown setting 'colour'. Choose one of data_path, emotions, seed, output_dir, device, data, model, training.",
+    "1: 2": "unknown setting '1'. Choose one of data_path, emotions, tasks, seed, output_dir, device, data, model, training.",
+    "colour: red": "unknown setting 'colour'. Choose one of data_path, emotions, tasks, seed, output_dir, device, data, model, training.",
     "model: {colour: red}": "unknown setting 'model.colour'. Choose one of encoders, fusion, modality_dropout, modalities.",
     "model: 3": "model must be settings by name, but got 3. See --help.",
     "training: {epochs: many}": "training.epochs must be a whole number, but got 'many'.",
@@ -153,28 +153,28 @@ nowhere.pkl --mode per_emotion | nowhere.pkl: must be a readable file, but No su
 empty.pkl | empty.pkl: must be a pickle, but is empty. Get the file again.
 cut.pkl | cut.pkl: must be a whole pickle of plain data, but ends too early
 hostile.pkl | must be plain data (arrays, numbers, text, dicts, lists), but names os.system (at byte 11). Nothing of it was run
-list.pkl | list.pkl: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk;
-none.pkl | none.pkl: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk;
+list.pkl | list.pkl: must be one of the known layouts (
+none.pkl | none.pkl: must be one of the known layouts (
 page.pkl | page.pkl: must be a pickle, but is a web page or XML. Download the file itself.
 lfs.pkl | lfs.pkl: must be a pickle, but is a Git LFS pointer, not the file itself. Run `git lfs pull`.
-table.csv | table.csv: must be a pickle, but is damaged or something else
-packed.pkl | packed.pkl: must be a pickle, but is a gzip archive. Unpack it first.
+table.csv | table.csv must have at least one of audio, video, text, but has id, label. Rename them, or choose them with --data.audio
+packed.pkl | packed.pkl: must be a whole compressed file, but is damaged
 happy.npz | happy.npz must have at least one of audio, video, text, but has audio_factor, audio_subnet.linear_1.bias, audio_subnet.linear_1.weight, audio_subnet.l
 path.pkl | path.pkl: the name of a task must consist of at most 64 letters, digits, '_' and '-', but got '../../x'. Rename it.
 path.pkl --mode per_emotion | path.pkl: the name of a task must consist of at most 64 letters, digits, '_' and '-', but got '../../x'. Rename it.
 absent.pkl | sad must be present in some clips of train and absent in others, but is present in 0 of 24.
 half.pkl | half.pkl: data['sad']['test']['label'] must be 0 or 1, or NaN where not annotated, but holds 0.5. Store one binary label per clip.
-misspelt.pkl | misspelt.pkl: data['happy']['train'] must name video 'facet' or 'video' or 'visual' or 'vision', but has 'facett'. Did you mean 'facet'?
+misspelt.pkl | misspelt.pkl: data['happy']['train'] must name its features audio, video, text, but has 'facett'. Did you mean 'video'?
 somewhere.pkl | somewhere.pkl: video must be in every emotion and split, or in none, but is in happy/train and not in sad/test. Store zeros
-featureless.pkl | featureless.pkl: data['happy']['train'] must have features of audio, video, text, but has ['label']. Check the names.
+featureless.pkl | featureless.pkl: data['happy']['train'] must have at least one of audio, video, text, but has nothing. Check the names.
 silent.pkl --model.modalities audio | train must have clips with audio, but audio is missing in every clip. Choose others with --model.modalities.
 silent.pkl --model.modalities audio --mode per_emotion | train must have clips with audio, but audio is missing in every clip.
-unseen.pkl --emotions sad --training.monitor uar | training.monitor must be a metric that the labels of validation define, but uar is undefined for every emotion: each is present in all or in none of t
-unseen.pkl --emotions sad --training.monitor positive_f1 | but positive_f1 is undefined for every emotion: each is present in all or in none
+unseen.pkl --emotions sad --training.monitor uar | training.monitor must be a metric that the labels of validation define, but uar is undefined for every task: each is present in all or in none of t
+unseen.pkl --emotions sad --training.monitor positive_f1 | but positive_f1 is undefined for every task: each is present in all or in none
 short.pkl | short.pkl: data['sad']['test'] must have the same number of rows in every feature, but has
 untested.pkl | untested.pkl: data['sad'] must have the split test, but has ['train', 'valid']. Choose a split with --split, or add it.
-nofolder | nofolder: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk;
-run | run: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk; a fol
+nofolder | nofolder: must be one of the known layouts (
+run | run: must be one of the known layouts (
 pipe | pipe: must be a regular file, but is a pipe or a device. Write its content to a file first.
 /dev/zero | /dev/zero: must be a regular file, but is a pipe or a device.
 ~nobody12/x | a path that begins with ~ must name a user, but this one has no home directory.
@@ -199,7 +199,7 @@ run --robust | unknown option '--robust'. Did you mean '--robustness'?
 run --robustness --split valid | --split: must be one of train, validation, test, but got 'valid'. Did you mean 'validation'?
 run --robustness --data_path wide.pkl | wide.pkl: audio must be 5 numbers per clip, as in the model, but is 9 numbers per clip. Extract the features alike.
 run --robustness --data_path two.pkl | two.pkl: emotions must be among calm, tense, but got 'happy'.
-run --robustness --data_path misspelt.pkl | has 'facett'. Did you mean 'facet'?
+run --robustness --data_path misspelt.pkl | has 'facett'. Did you mean 'video'?
 nomodel --robustness | nomodel: must hold a trained model, but has no folder 'model'.
 foreign --robustness | foreign: must be a run directory, but neither it nor a folder in it has a config.yaml. Give the --output_dir of a training.
 parent --robustness --data_path wide.pkl | wide.pkl: audio must be 5 numbers per clip, as in the model, but is 9 numbers per clip. Extract the features alike.
@@ -225,9 +225,9 @@ parent --data_path wide.pkl | wide.pkl: audio must be 5 numbers per clip, as in 
 
 INFER = """
 run --data_path vidoe.npz | vidoe.npz must name its features audio, video, text, but has 'vidoe'. Did you mean 'video'?
-run --data_path other.npz | other.npz must have at least one of audio, video, text, but has conv. Check the names.
-run --data_path misspelt.pkl | has 'facett'. Did you mean 'facet'?
-run --data_path featureless.pkl | featureless.pkl: data['happy']['test'] must have features of audio, video, text, but has ['label']. Check the names.
+run --data_path other.npz | other.npz must have at least one of audio, video, text, but has conv. Rename them, or choose them
+run --data_path misspelt.pkl | has 'facett'. Did you mean 'video'?
+run --data_path featureless.pkl | featureless.pkl: data['happy']['test'] must have at least one of audio, video, text, but has nothing. Check the names.
 run --data_path wide.pkl | audio must have the shape [5] per clip, as in training, but has [9]. Extract the features in the same way.
 blind --data_path videos.npz | the clips must have at least one of audio, text, which the model uses, but have video.
 unmeasured --data_path videos.npz | unmeasured/robustness.json: must be what `lmf evaluate --robustness` wrote, but
@@ -267,22 +267,22 @@ happy.npz --emotion happy --output_dir {LONG} | File name too long.
 """
 
 DATA = f"""
-| the following arguments are required: inspect|sample. See --help.
-show good.pkl | inspect|sample: must be one of inspect, sample, but got 'show'. See --help.
+| the following arguments are required: inspect|convert|sample. See --help.
+show good.pkl | inspect|convert|sample: must be one of inspect, convert, sample, but got 'show'. See --help.
 inspect | the following arguments are required: FILE. See --help.
 inspect nowhere.pkl | nowhere.pkl: must be a readable file, but No such file or directory.
 inspect good.pkl extra | there must be no argument 'extra' here. See --help.
-inspect good.pkl --label_column 2 | label_column
-inspect good.pkl --label_column one | label_column
+inspect good.pkl --data.label_column 2 | label_column
+inspect good.pkl --data.label_column one | label_column
 inspect hostile.pkl | but names os.system (at byte 11). Nothing of it was run
 inspect path.pkl | path.pkl: the name of a task must consist of at most 64 letters, digits, '_' and '-', but got '../../x'. Rename it.
 inspect pipe | pipe: must be a regular file, but is a pipe or a device.
 inspect /dev/zero | /dev/zero: must be a regular file, but is a pipe or a device.
-inspect nofolder | nofolder: must be one of the known layouts (a pickle data[emotion][split][feature]; an .npz file with audio, video or text; a folder of save_to_disk;
+inspect nofolder | nofolder: must be one of the known layouts (
 inspect '' | arguments must not be empty, but one is. Is a variable in the command not set?
 inspect ~nobody12/x | a path that begins with ~ must name a user
-inspect good.pkl --cache_dir file/below | unknown option '--cache_dir'. See --help.
-inspect good.pkl --cache_dir /proc/nowhere | unknown option '--cache_dir'. See --help.
+inspect good.pkl --cache_dir file/below | unknown option '--cache_dir'. Did you mean '--data.cache_dir'?
+inspect good.pkl --cache_dir /proc/nowhere | unknown option '--cache_dir'. Did you mean '--data.cache_dir'?
 sample | the following arguments are required: FILE. See --help.
 sample good.pkl | good.pkl: must not exist yet, but does. Choose another name, or --overwrite.
 sample pipe | pipe: must not exist yet, but does.
@@ -312,7 +312,7 @@ SEARCH = f"""
 --retrain_seeds 3 1 | --retrain_seeds must not contain the seed of the trials, but 1 is it. Choose fresh ones.
 --emotion happy | --emotion must be used with per_emotion: true, but the search has it false. Set experiment.emotions instead.
 --per_emotion true --emotion hapy | good.pkl: emotions must be among happy, sad, angry, neutral, but got 'hapy'. Did you mean 'happy'?
---objective f1 | objective must be one of loss, weighted_f1, accuracy, positive_f1, uar, precision, recall, macro_f1, auroc, average_precision, brier, ece, log_loss, w
+--objective f1 | objective must be one of loss, task_metric, weighted_f1, accuracy, positive_f1, uar, precision, recall, macro_f1, auroc, average_precision,
 --objective weightedf1 | but got 'weightedf1'. Did you mean 'weighted_f1'?
 --sampler grid | sampler must be
 --seed -1 | seed must be greater than or equal to 0, but got -1.
@@ -492,7 +492,7 @@ def place(tmp_path_factory):
 def _begin_searches(folder):
     from lmf_multitask.searching.space import SearchConfig
 
-    experiment = ExperimentConfig(data_path=str(folder / "good.pkl"), emotions=["happy", "sad", "angry", "neutral"])
+    experiment = ExperimentConfig(data_path=str(folder / "good.pkl")).resolved(["happy", "sad", "angry", "neutral"])
     space = {"model.fusion.rank": {"choices": [1, 2]}}
     for name, objective in (("sought", "uar"), ("badsearch", "uar"), ("badstudy", "weighted_f1")):
         (folder / name).mkdir()

@@ -1,61 +1,87 @@
-"""``lmf data inspect FILE`` and ``lmf data sample FILE``: show what a data file holds, write the sample."""
+"""``lmf data inspect FILE``, ``lmf data convert FILE DIR``, ``lmf data sample FILE`` and ``lmf data cache``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from lmf_multitask.command_line import CommandParser, run
+from lmf_multitask.command_line import CommandParser, SettingsOptions, run
+from lmf_multitask.config import ReadingOptions
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the command line and runs the subcommand."""
-    parser = CommandParser(prog="lmf data", description="Show what a data file holds, or write the sample.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="inspect|sample")
+    parser = CommandParser(
+        prog="lmf data",
+        description="Show what a data file holds, convert it to Parquet, write the sample, or empty the cache.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="inspect|convert|sample|cache")
     inspect = commands.add_parser(
         "inspect", help="what a data file holds", description="Show what a data file holds, in one screen."
     )
-    inspect.add_argument(
-        "file",
-        metavar="FILE",
-        help="a pickle, an .npz or Parquet file, or a folder of save_to_disk or of Parquet files",
+    convert = commands.add_parser(
+        "convert",
+        help="any data file as Parquet",
+        description="Write any data file as train.parquet, validation.parquet and test.parquet, checked and cleaned.",
     )
-    inspect.add_argument(
-        "--emotions", nargs="+", metavar="NAME", help="label columns, where the file does not name them"
-    )
-    inspect.add_argument(
-        "--label_column", type=int, choices=[0, 1], help='column of one-hot labels that means "present"'
-    )
-    inspect.add_argument("--max_length", type=int, metavar="N", help="longest sequence, in steps")
+    for one in (inspect, convert):
+        one.add_argument("file", metavar="FILE", help="a data file or folder of any layout")
+        one.add_argument(
+            "--emotions", nargs="+", metavar="NAME", help="label columns, where the file does not name them"
+        )
+    convert.add_argument("folder", metavar="DIR", help="the folder to write; it must not exist or be empty")
+    settings = {one: SettingsOptions(one, ReadingOptions) for one in (inspect, convert)}
     sample = commands.add_parser(
         "sample", help="write the built-in sample", description="Write the built-in sample of made-up clips."
     )
-    sample.add_argument("file", metavar="FILE", help="the pickle to write")
+    sample.add_argument("file", metavar="FILE", help="the pickle to write; an .npz with --targets")
+    sample.add_argument(
+        "--targets",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="real-valued tasks beside the emotions: valence, arousal",
+    )
     sample.add_argument(
         "--scale", choices=["small", "full"], default="small", help="full: as many clips as IEMOCAP, 443 MB"
     )
     sample.add_argument("--seed", type=int, default=0, help="of all random numbers, from 0 to 2^32 - 1; default: 0")
     sample.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    cache = commands.add_parser(
+        "cache", help="where converted data are kept", description="Show the folder of converted data, or empty it."
+    )
+    cache.add_argument("--data.cache_dir", dest="cache_dir", metavar="DIR", help="as given to lmf train")
+    cache.add_argument("--clear", action="store_true", help="remove the data converted by lmf; nothing else")
     options = parser.parse_args(arguments)
-    if options.command == "inspect":
-        _inspect(options)
-    else:
+    if options.command == "cache":
+        _cache(options)
+        return
+    if options.command == "sample":
         _sample(options)
-
-
-def _inspect(options: argparse.Namespace) -> None:
-    from lmf_multitask.config import DataConfig
-    from lmf_multitask.data.loading import inspect
+        return
+    from lmf_multitask.data import loading
     from lmf_multitask.errors import printable
 
-    config = DataConfig(label_column=options.label_column, max_length=options.max_length)
-    print(printable(inspect(options.file, options.emotions, config), keep="\n"))
+    config = settings[inspect if options.command == "inspect" else convert].build(options).data
+    if options.command == "inspect":
+        print(printable(loading.inspect(options.file, options.emotions, config), keep="\n"))
+        return
+    for path, rows in loading.convert(options.file, Path(options.folder), options.emotions, config).items():
+        print(f"written: {printable(str(path))} ({rows:,} clips)")
+
+
+def _cache(options: argparse.Namespace) -> None:
+    from lmf_multitask.data.cache_folder import cache_folder, clear_cache, describe_cache
+
+    folder = cache_folder(options.cache_dir)
+    if options.clear:
+        print(f"removed: {clear_cache(folder) / 1e6:,.1f} MB")
+    print(f"{folder}: {describe_cache(folder)}")
 
 
 def _sample(options: argparse.Namespace) -> None:
-    from pathlib import Path
-
     from lmf_multitask.data.sample import write_sample
     from lmf_multitask.errors import ConfigError
 
@@ -63,7 +89,7 @@ def _sample(options: argparse.Namespace) -> None:
         raise ConfigError(f"--seed must be from 0 to 2^32 - 1, but got {options.seed}.")
     if Path(options.file).expanduser().exists() and not options.overwrite:
         raise ConfigError(f"{options.file}: must not exist yet, but does. Choose another name, or --overwrite.")
-    path = write_sample(options.file, options.scale, options.seed)
+    path = write_sample(options.file, options.scale, options.seed, options.targets)
     print(f"written: {path} ({path.stat().st_size:,} bytes)")
 
 

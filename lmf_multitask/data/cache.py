@@ -10,7 +10,8 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,16 @@ import pyarrow as pa
 from filelock import FileLock
 
 from lmf_multitask.data.arrow import feature_table, fixed_lists
+from lmf_multitask.data.cache_folder import cache_folder
 from lmf_multitask.data.cleaning import Cleaning, ModalityFacts, NonFinitePolicy, padding_side
 from lmf_multitask.data.columns import BLOCK_ROWS
-from lmf_multitask.data.description import describe, duplicate_notes, file_note
-from lmf_multitask.data.modality import MODALITIES, missing_clips
+from lmf_multitask.data.description import describe, file_note
+from lmf_multitask.data.groups import Groups, find_groups
+from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.data.quality import Repetitions, outlier_note, repetition_notes
+from lmf_multitask.data.schema import KNOWN_TARGETS
 from lmf_multitask.data.sources import Source
+from lmf_multitask.data.targets import BINARY, REGRESSION
 from lmf_multitask.errors import DataError
 from lmf_multitask.files import atomic_folder, damage, read_json, remove_leftovers, write_json, write_manifest
 
@@ -33,8 +39,9 @@ logger = logging.getLogger(__name__)
 POSITIONS = "positions"
 """Column with the row number of each clip in each emotion's own order; only where the orders differ."""
 
-_VERSION = "2"  # part of the key: raise it when the same files must be converted again
+_VERSION = "4"  # part of the key: raise it when the same files must be converted again
 _FACTS = "facts.json"
+_MOST_FACTS = 1 << 28  # bytes, most of them groups
 _BLOCK_BYTES = 1 << 26
 _LONG = 1 << 28  # bytes of a source whose conversion is logged
 
@@ -49,6 +56,10 @@ class Facts:
         notes: what was decided about the file, and warnings.
         padding: modality -> where its sequences are padded; None for vectors.
         label_column: which column of one-hot labels means "present"; None for other kinds of labels.
+        kinds: label column -> kind of task.
+        ranges: label column -> lowest and highest possible value of a real-valued one, where known.
+        groups: split -> group of each clip; None if they are not known.
+        quality: what may spoil results, see `Repetitions.facts`, and ``outliers``: modality -> split -> features.
     """
 
     emotions: list[str]
@@ -56,6 +67,10 @@ class Facts:
     notes: list[str]
     padding: dict[str, str | None]
     label_column: int | None
+    kinds: dict[str, str] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
+    groups: dict[str, list[str]] | None = None
 
 
 def cached(source: Source, policy: NonFinitePolicy, cache_dir: str | Path | None) -> tuple[datasets.DatasetDict, Facts]:
@@ -67,10 +82,11 @@ def cached(source: Source, policy: NonFinitePolicy, cache_dir: str | Path | None
     """
     reading = source.reading
     depends_on = (
-        _VERSION, type(source).__name__, source.hashes, source.emotions, reading.label_column, reading.max_length, policy
+        _VERSION, type(source).__name__, source.hashes, source.emotions, sorted(reading.kinds.items()),
+        replace(reading.config, cache_dir=None), policy,
     )  # fmt: skip
     key = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:32]
-    base = Path(datasets.config.HF_DATASETS_CACHE if cache_dir is None else cache_dir).expanduser() / "lmf_multitask"
+    base = cache_folder(cache_dir)
     base.mkdir(parents=True, exist_ok=True)
     folder = base / key
     facts = _whole(folder)
@@ -129,11 +145,13 @@ class _Survey:
             split: source.labels(split) if source.emotions else np.empty((rows, 0), np.float32)
             for split, rows in source.splits.items()
         }
+        self.kinds, self.ranges, self._decided = _kinds(source, self.labels)
         self.shapes = {
             name: source.shapes.get(name, (1, 1) if about.sequence else (1,)) for name, about in MODALITIES.items()
         }
         self._cleaning = {split: {name: Cleaning(name, policy) for name in MODALITIES} for split in source.splits}
-        self._digests: dict[str, list[np.ndarray]] = {split: [] for split in source.splits}
+        self._repetitions = Repetitions()
+        self.ids: dict[str, list[str]] = {split: [] for split in source.splits}
 
     @property
     def dirty(self) -> bool:
@@ -146,11 +164,17 @@ class _Survey:
         rows = int(np.clip(_BLOCK_BYTES // bytes_per_row, 1, BLOCK_ROWS))
         for ids, found in self._source.blocks(split, rows):
             features = {
-                name: self._cleaning[split][name].take(found.get(name, np.zeros((len(ids), *shape), np.float32)))
+                name: self._cleaning[split][name].take(found.get(name, np.zeros((len(ids), *shape), np.float32)), ids)
                 for name, shape in self.shapes.items()
             }
-            self._digests[split].append(_clip_digests(features))
+            self._repetitions.take(split, ids, features)
+            self.ids[split] += ids
             yield ids, features
+
+    @cached_property
+    def groups(self) -> Groups | None:
+        """The groups of the clips, when every block has been read."""
+        return find_groups(self._source, self.ids)
 
     def facts(self) -> Facts:
         """What is known when every block has been read.
@@ -164,25 +188,71 @@ class _Survey:
             raise DataError(
                 f"{', '.join(source.shapes)} must have numbers in some clip, but are zero or null everywhere. Check the features."
             )
-        notes = []
-        if source.path.is_file():
-            notes += file_note(source.path.stat().st_size, source.hashes[""], list(source.splits.values()))
-        notes += source.notes
+        notes = [*source.notes, *self._decided]
         for name, shape in source.shapes.items():
             count = sum(cut[name] for cut in source.cut.values())
             if count:
                 notes.append(f"{name} of {count} clip(s) was cut to {shape[0]} steps (max_length)")
-        notes += duplicate_notes({split: np.concatenate(parts) for split, parts in self._digests.items()})
+        quality: dict[str, Any] = self._repetitions.facts(self.labels)
+        notes += repetition_notes(quality)
+        for split, each in self._cleaning.items():
+            for name, one in each.items():
+                outliers = one.extremes.outliers()
+                if outliers:
+                    notes.append(outlier_note(name, split, outliers))
+                    quality.setdefault("outliers", {}).setdefault(name, {})[split] = list(map(asdict, outliers))
+        notes += [self.groups.note] if self.groups else []
+        files: list[str] = []
+        if source.path.is_file():
+            files = file_note(source.path.stat().st_size, source.hashes[""], list(source.splits.values()))
         return Facts(
             emotions=source.emotions,
-            report=describe(source.emotions, self.labels, found, notes, source.dtypes),
+            report=describe(source.emotions, self.labels, found, [*files, *notes], source.dtypes, self.kinds),
             notes=notes,
             padding={name: self._padding(name, found) for name in MODALITIES},
             label_column=source.label_column,
+            kinds=self.kinds,
+            ranges=self.ranges,
+            quality=quality,
+            groups=None if self.groups is None else {split: list(names) for split, names in self.groups.of.items()},
         )
 
     def _padding(self, name: str, found: Mapping[str, Mapping[str, ModalityFacts]]) -> str | None:
         return padding_side([each[name] for each in found.values()]) if len(self.shapes[name]) == 2 else None
+
+
+def _kinds(
+    source: Source, labels: Mapping[str, np.ndarray]
+) -> tuple[dict[str, str], dict[str, tuple[float, float]], list[str]]:
+    """Kind of every label column, ranges of real-valued ones, and notes on what was decided."""
+    kinds: dict[str, str] = {}
+    ranges: dict[str, tuple[float, float]] = {}
+    notes = []
+    for t, name in enumerate(source.emotions):
+        values = np.concatenate([rows[:, t] for rows in labels.values()])
+        values = values[~np.isnan(values)]
+        kind = source.kinds.get(name)
+        if kind is None:
+            real = name in KNOWN_TARGETS and not np.isin(values, (0, 1, -100)).all()
+            kind = REGRESSION if real else BINARY
+            if real:
+                notes.append(f"{name}: real-valued (regression), since it has values other than 0 and 1")
+            for rows in labels.values() if not real else ():
+                rows[rows[:, t] == -100, t] = np.nan
+        kinds[name] = kind
+        if kind != REGRESSION or not len(values):
+            continue
+        known = source.ranges.get(name)
+        usual = KNOWN_TARGETS.get(name)
+        if known is None and usual and usual[0] <= values.min() and values.max() <= usual[1] and np.ptp(values) > 2:
+            known = usual
+            notes.append(
+                f"{name}: range {usual[0]:g} to {usual[1]:g} assumed from its name and values "
+                f"(--tasks {name}:{REGRESSION}:LOW:HIGH states another)"
+            )
+        if known is not None:
+            ranges[name] = known
+    return kinds, ranges, notes
 
 
 def _convert(source: Source, policy: NonFinitePolicy, folder: Path) -> dict[str, Any]:
@@ -229,19 +299,6 @@ def _write_split(source: Source, survey: _Survey, split: str, folder: Path, adva
         path.unlink()
 
 
-def _clip_digests(features: Mapping[str, np.ndarray]) -> np.ndarray:
-    """A hash of each clip that has any features, uint64."""
-    present = ~np.logical_and.reduce([missing_clips(values) for values in features.values()])
-    rows = [np.ascontiguousarray(values).reshape(len(values), -1).view(np.uint8) for values in features.values()]
-    found = []
-    for row in np.flatnonzero(present):
-        digest = hashlib.sha256()
-        for values in rows:
-            digest.update(values[row].data)
-        found.append(int.from_bytes(digest.digest()[:8], "little"))
-    return np.array(found, np.uint64)
-
-
 # -- the cached files
 
 _verified: dict[Path, list[tuple[str, int, int, int]]] = {}  # folders whose hashes this process has compared
@@ -259,7 +316,7 @@ def _whole(folder: Path) -> dict[str, Any] | None:
             logger.warning("%s: the cached data are damaged (%s) and are written again", folder, problem)
             return None
         _verified[folder] = state
-    return read_json(folder / _FACTS)
+    return read_json(folder / _FACTS, _MOST_FACTS)
 
 
 @contextmanager

@@ -5,13 +5,14 @@ Shape letters: n rows (clips), L steps, D features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from lmf_multitask.data.modality import missing_clips, present_steps
+from lmf_multitask.data.quality import Extremes
 from lmf_multitask.errors import DataError
 
 NonFinitePolicy = Literal["zero", "error"]
@@ -49,6 +50,7 @@ class Cleaning:
 
     Attributes:
         dirty: whether any number so far was not finite.
+        extremes: finds outliers.
     """
 
     def __init__(self, modality: str, policy: NonFinitePolicy = "zero") -> None:
@@ -66,17 +68,19 @@ class Cleaning:
         self._lengths: list[np.ndarray] = []  # two bytes per clip: the median needs all of them
         self._padded = np.zeros(3, np.int64)
         self._shape: tuple[int, ...] = ()
+        self.extremes = Extremes()
 
     @property
     def dirty(self) -> bool:
         """Whether any number so far was not finite."""
         return bool(self._nan or self._infinite)
 
-    def take(self, features: np.ndarray) -> np.ndarray:
+    def take(self, features: np.ndarray, ids: Sequence[str] | None = None) -> np.ndarray:
         """Cleans the next rows.
 
         Args:
             features: float32 `[n, D]` or `[n, L, D]`, one row at least.
+            ids: of the rows; None searches for no outliers.
 
         Returns:
             The same array if it is finite, otherwise a copy with zeros in place of NaN and infinities.
@@ -89,6 +93,8 @@ class Cleaning:
         self._smallest = min(self._smallest, float(features.min()))
         self._largest = max(self._largest, float(features.max()))
         self._missing += int(missing_clips(features).sum())
+        if ids is not None:
+            self.extremes.take(features, ids)
         if features.ndim == 2:
             self._first = features[0].copy() if self._first is None else self._first
             same = (features == self._first).all(axis=0)

@@ -11,6 +11,7 @@ import numpy as np
 
 from lmf_multitask.data.cleaning import ModalityFacts, padding_side
 from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.data.targets import REGRESSION
 
 RELEASED_SIZE = 764_739_145
 RELEASED_SHA256 = "7f20c9f5245c3bcb3a4638e8577f0c81ee2dbdede56d44f165ce9ae69a9c5ad9"
@@ -25,6 +26,7 @@ def describe(
     facts: Mapping[str, Mapping[str, ModalityFacts]],
     notes: Sequence[str] = (),
     dtypes: Mapping[str, str] | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> str:
     """The report as text.
 
@@ -34,13 +36,27 @@ def describe(
         facts: split -> modality -> statistics.
         notes: what was decided, and warnings.
         dtypes: modality -> type in the file; without modalities that the file does not have.
+        kinds: label column -> kind of task; binary where it is not named.
     """
     lines = [("note", note) for note in notes]
-    lines += _label_lines(emotions, labels)
+    real = {name for name, kind in (kinds or {}).items() if kind == REGRESSION}
+    if labels and not emotions:
+        lines.append(("clips", f"{_counts(labels)}; no labels"))
+    elif len(real) < len(emotions):
+        chosen = [name not in real for name in emotions]
+        names = [name for name in emotions if name not in real]
+        lines += _label_lines(names, {split: rows[:, chosen] for split, rows in labels.items()})
+    if real:
+        lines += _target_lines([(t, name) for t, name in enumerate(emotions) if name in real], labels)
     for modality in MODALITIES:
         per_split = [facts[split][modality] for split in facts]
         lines += _modality_lines(modality, per_split, (dtypes or {}).get(modality))
     return "\n".join(f"{head:<10} {text}" for head, text in lines)
+
+
+def with_notes(report: str, notes: Sequence[str]) -> str:
+    """A report with more notes at its beginning."""
+    return "\n".join([*(f"{'note':<10} {line}" for line in notes), report])
 
 
 def file_note(size: int, sha256: str, rows: Sequence[int]) -> list[str]:
@@ -58,27 +74,7 @@ def file_note(size: int, sha256: str, rows: Sequence[int]) -> list[str]:
     return found
 
 
-def duplicate_notes(digests: Mapping[str, np.ndarray]) -> list[str]:
-    """Clips that occur more than once.
-
-    Args:
-        digests: split -> a hash of each clip that has features, uint64.
-    """
-    found = []
-    for split, own in digests.items():
-        repeated = len(own) - len(np.unique(own))
-        if repeated:
-            found.append(f"{repeated} clip(s) of {split} repeat another clip of {split}")
-        for other in list(digests)[list(digests).index(split) + 1 :]:
-            both = len(np.intersect1d(own, digests[other]))
-            if both:
-                found.append(f"{both} clip(s) of {split} are also in {other}: results on {other} are too optimistic")
-    return found
-
-
 def _label_lines(emotions: Sequence[str], labels: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
-    if not emotions:
-        return [("clips", ", ".join(f"{split} {len(rows)}" for split, rows in labels.items()) + "; no labels")]
     every = np.concatenate(list(labels.values()))
     present = np.nansum(every[~np.isnan(every).any(axis=1)], axis=1)
     if len(emotions) == 1:
@@ -95,6 +91,24 @@ def _label_lines(emotions: Sequence[str], labels: Mapping[str, np.ndarray]) -> l
     for index, emotion in enumerate(emotions):
         cells = "".join(f"{_share(rows[:, index]):>16}" for rows in labels.values())
         lines.append(("", f"{emotion:<14}{cells}"))
+    return lines
+
+
+def _counts(labels: Mapping[str, np.ndarray]) -> str:
+    return ", ".join(f"{split} {len(rows)}" for split, rows in labels.items())
+
+
+def _target_lines(targets: Sequence[tuple[int, str]], labels: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
+    lines = [("targets", f"{', '.join(name for _, name in targets)} (real numbers; mean ± std, lowest to highest)")]
+    lines.append(("clips", _counts(labels)))
+    for t, name in targets:
+        for split, rows in labels.items():
+            values = rows[~np.isnan(rows[:, t]), t]
+            found = "none annotated"
+            if len(values):
+                found = f"{values.mean():.3f} ± {values.std():.3f}, {values.min():g} to {values.max():g}"
+                found += "" if len(values) == len(rows) else f" ({len(values)} annotated)"
+            lines.append(("", f"{name:<14}{split:<12}{found}"))
     return lines
 
 

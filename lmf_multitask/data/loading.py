@@ -6,12 +6,12 @@ Shape letters: N rows (clips), T tasks, L steps, D features.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import datasets
 import numpy as np
@@ -20,14 +20,22 @@ import pyarrow as pa
 from lmf_multitask.config import DataConfig
 from lmf_multitask.data import cache
 from lmf_multitask.data.arrow import label_struct
-from lmf_multitask.data.columns import column_arrays, emotion_names, fingerprint, missing_rows
+from lmf_multitask.data.columns import BLOCK_ROWS, column_arrays, emotion_names, fingerprint, missing_rows
+from lmf_multitask.data.description import with_notes
+from lmf_multitask.data.folds import Fold, describe_folds, split_of_rows
+from lmf_multitask.data.groups import overlap_notes, shown_names
 from lmf_multitask.data.modality import MODALITIES, Input
+from lmf_multitask.data.quality import repetition_notes
 from lmf_multitask.data.sample import builtin_sample
-from lmf_multitask.data.schema import SPLITS, labels_feature
-from lmf_multitask.data.sources import naming, open_source
+from lmf_multitask.data.schema import GROUPS, SPLITS, labels_feature
+from lmf_multitask.data.sources import ALL, Source, naming, open_source
+from lmf_multitask.data.targets import ABOVE, BINARY, REGRESSION, Target, parse_target
 from lmf_multitask.errors import DataError
+from lmf_multitask.files import atomic_folder
 
 logger = logging.getLogger(__name__)
+
+_FOLD_SPLIT = "fold_split"
 
 SAMPLE_NOTE = "These metrics are from the built-in sample of made-up clips: they say nothing about IEMOCAP."
 
@@ -38,13 +46,18 @@ class LoadedData:
 
     Attributes:
         dataset: splits ``train``, ``validation`` and ``test`` with the columns ``id`` (text), ``audio``, ``video``, ``text``
-            (float32 `[D]` or `[L, D]`) and ``labels`` (a struct with one float32 field per emotion, NaN = not annotated).
-        emotions: names of the T label columns, in their order.
+            (float32 `[D]` or `[L, D]`), ``labels`` (a struct with one float32 field per emotion, NaN = not annotated) and,
+            where they are known, ``groups`` (text).
+        emotions: names of the T tasks, in the order of their label columns.
         inputs: modality -> shape of a clip and padding of its sequences. A modality that the file does not have is a
             column of zeros of the shape ``(1,)``, for text ``(1, 1)``.
         report: text of ``lmf data inspect``: what was found and decided.
         notes: what was decided about the file, and warnings, one line each: for the console of train and evaluate.
         label_column: which column of one-hot labels means "present"; None for other kinds of labels.
+        targets: the T tasks with their kinds and, where known, ranges.
+        quality: repeated clips and ids, and outliers, for ``metrics.json``; see `cache.Facts`.
+        folds: of a cross-validation, the names of the groups whose clips are test clips in each fold (none where the groups are
+            not known); None for the splits of the file.
     """
 
     dataset: datasets.DatasetDict
@@ -53,6 +66,9 @@ class LoadedData:
     report: str
     notes: list[str]
     label_column: int | None
+    targets: list[Target]
+    quality: dict[str, Any] = field(default_factory=dict)
+    folds: list[list[str]] | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -61,7 +77,10 @@ class LoadedData:
 
 
 def load(
-    path: str | Path | None = None, emotions: Sequence[str] | None = None, config: DataConfig | None = None
+    path: str | Path | None = None,
+    emotions: Sequence[str | Target] | None = None,
+    config: DataConfig | None = None,
+    fold: Fold | None = None,
 ) -> LoadedData:
     """Loads a data file or folder of any known layout.
 
@@ -73,24 +92,27 @@ def load(
         path: a pickle ``data[emotion][split][feature]`` (read without running code from it), a folder written by
             ``save_to_disk``, a folder with ``train.parquet``, ``validation.parquet`` and ``test.parquet``, or an ``.npz`` file
             with an array ``split``. None takes the built-in sample.
-        emotions: which emotions, in which order; None takes all. If the emotions of a pickle store the same clips in
-            different orders, a single one comes in its own order. Also names the emotions of files that do not name them, and
-            chooses label columns of tables.
+        emotions: which tasks, in which order, as `data.targets.parse_target` reads them; None takes all. If the emotions of
+            a pickle store the same clips in different orders, a single one comes in its own order. Also names the emotions of
+            files that do not name them, and chooses label columns of tables.
         config: how to read the file.
+        fold: of a cross-validation over the clips of all splits, instead of the splits of the file, which may have none.
 
     Raises:
         DataError: the file is missing, damaged, hostile, of another layout, or lacks a split or an emotion.
     """
     config = config or DataConfig()
+    wanted = None if emotions is None else [parse_target(one) for one in emotions]
     path = Path(path or builtin_sample()).expanduser()
-    source = open_source(
-        path, emotions=emotions, label_column=config.label_column, max_length=config.max_length, scan=False
-    )
+    stratify = [parse_target(one) for one in (() if fold is None else fold.stratify or ())]
+    source = _opened(path, None if wanted is None else [*wanted, *stratify], config)
     lacking = [split for split in SPLITS if split not in source.split_names]
-    if lacking:
+    if lacking and fold is None:
+        got, add = ", ".join(source.split_names), f"Add {' and '.join(lacking)}"
+        if source.split_names == [ALL]:
+            got, add = "none", "Name the column that tells them: --data.split_column"
         raise DataError(
-            f"{path}: must have the splits {', '.join(SPLITS)} for training, but has {', '.join(source.split_names)}. Add "
-            f"{' and '.join(lacking)}."
+            f"{path}: must have the splits {', '.join(SPLITS)} for training, but has {got}. {add}; or cross-validate: --folds 5."
         )
     if not source.emotions:
         source.scan()
@@ -98,13 +120,31 @@ def load(
     with naming(path):
         found = cache.mapped(source, config.non_finite)
         dataset, facts = found or cache.cached(source, config.non_finite, config.cache_dir)
-        selected = _select_emotions(dataset, list(facts.emotions if emotions is None else emotions))
-        selected = _in_own_order(selected, None if emotions is None else list(emotions), facts.emotions)
+        chosen = _targets(facts, [Target(name) for name in facts.emotions] if wanted is None else wanted)
+        folds: list[list[str]] | None = None
+        notes: list[str] = []
+        if facts.groups is not None:
+            dataset = _with_column(dataset, GROUPS, facts.groups)
+        if fold is not None:
+            strata = _targets(facts, stratify) if stratify else chosen
+            dataset, folds, notes = _in_folds(dataset, strata, config.at_threshold, fold)
+            facts = _of_all_clips(facts)
+        selected, derived = _select_targets(dataset, chosen, config.at_threshold)
+        if fold is None:
+            selected = _in_own_order(
+                selected, None if wanted is None else [one.column for one in chosen], facts.emotions
+            )
+        else:
+            selected = _fold_splits(selected["all"])
+        if facts.groups is not None:
+            notes += overlap_notes({split: part[GROUPS][:] for split, part in selected.items()})
+    report = "\n".join([with_notes(facts.report, notes), *(f"{'derived':<10} {line}" for line in derived)])
     for part in selected.values():
-        part.info.description = facts.report
+        part.info.description = report
     columns = column_arrays(selected["train"])
     inputs = {name: Input(tuple(columns[name].shape[1:]), facts.padding[name]) for name in MODALITIES}
-    return LoadedData(selected, emotion_names(selected["train"]), inputs, facts.report, facts.notes, facts.label_column)
+    learned, notes = emotion_names(selected["train"]), [*facts.notes, *notes, *derived]
+    return LoadedData(selected, learned, inputs, report, notes, facts.label_column, chosen, facts.quality, folds)
 
 
 def load_iemocap(
@@ -114,6 +154,7 @@ def load_iemocap(
     label_column: Literal[0, 1] | None = None,
     non_finite: Literal["zero", "error"] = "zero",
     max_length: int | None = None,
+    group_column: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> datasets.DatasetDict:
     """Loads the IEMOCAP pickle, or your own features, as a `datasets.DatasetDict`.
@@ -124,6 +165,7 @@ def load_iemocap(
         label_column: which column of one-hot labels means "present" (0 or 1); None decides by evidence.
         non_finite: ``zero`` replaces NaN and infinities by 0; ``error`` refuses them.
         max_length: longest sequence, in steps; None: no limit.
+        group_column: column or key that names the speaker, session or dialogue of each clip; None: the usual names.
         cache_dir: instead of the default cache of `datasets`.
 
     Returns:
@@ -137,6 +179,7 @@ def load_iemocap(
         label_column=label_column,
         non_finite=non_finite,
         max_length=max_length,
+        group_column=group_column,
         cache_dir=None if cache_dir is None else str(cache_dir),
     )
     return load(path, emotions, config).dataset
@@ -149,13 +192,54 @@ def inspect(path: str | Path, emotions: Sequence[str] | None = None, config: Dat
         DataError: see `load`.
     """
     config = config or DataConfig()
-    source = open_source(
-        path, emotions=emotions, label_column=config.label_column, max_length=config.max_length, scan=False
-    )
+    source = _opened(path, None if emotions is None else [parse_target(one) for one in emotions], config)
     with naming(source.path):
         facts = cache.inspect(source, config.non_finite)
     assert facts is not None
-    return facts.report
+    return with_notes(facts.report, overlap_notes(facts.groups or {}))
+
+
+def _opened(path: str | Path, targets: Sequence[Target] | None, config: DataConfig) -> Source:
+    kinds = {one.column: one.kind if one.source is None else REGRESSION for one in targets or () if one.kind}
+    names = None if targets is None else list(dict.fromkeys(one.column for one in targets))
+    return open_source(path, emotions=names, kinds=kinds, config=config, scan=False)
+
+
+def convert(
+    path: str | Path, folder: Path, emotions: Sequence[str] | None = None, config: DataConfig | None = None
+) -> dict[Path, int]:
+    """Writes any data file as one Parquet file per split, which gives the same rows again: ``lmf data convert``.
+
+    Args:
+        path: see `load`; labels may be missing, and some of the splits.
+        folder: what to write; it must not exist or be empty.
+        emotions: see `load`.
+        config: how to read the file.
+
+    Returns:
+        The files, with their numbers of rows.
+
+    Raises:
+        DataError: see `load`; or the file has no splits, or the folder holds files.
+    """
+    config, folder = config or DataConfig(), folder.expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: must not exist or be an empty folder, but is neither. Choose another one.")
+    source = _opened(path, None if emotions is None else [parse_target(one) for one in emotions], config)
+    if ALL in source.split_names:
+        raise DataError(
+            f"{source.path}: must have splits, but has none. Name the column of splits: --data.split_column."
+        )
+    with naming(source.path):
+        dataset, facts = cache.cached(source, config.non_finite, config.cache_dir)
+    if facts.groups is not None:
+        dataset = _with_column(dataset, GROUPS, facts.groups)
+    found = {}
+    with atomic_folder(folder) as part:
+        for split, rows in dataset.items():
+            rows.to_parquet(str(part / f"{split}.parquet"), batch_size=BLOCK_ROWS)
+            found[folder / f"{split}.parquet"] = len(rows)
+    return found
 
 
 def missing_in_train(dataset: datasets.DatasetDict, modalities: Sequence[str]) -> list[str]:
@@ -184,35 +268,163 @@ def missing_in_train(dataset: datasets.DatasetDict, modalities: Sequence[str]) -
     return absent
 
 
-def _select_emotions(dataset: datasets.DatasetDict, emotions: list[str]) -> datasets.DatasetDict:
-    """Keeps the label columns of `emotions`, in that order, and the rows that at least one of them annotates."""
-    known = emotion_names(dataset["train"])
-    for emotion in emotions:
-        if emotion not in known:
-            close = get_close_matches(str(emotion), known, n=1)
+def _targets(facts: cache.Facts, wanted: Sequence[Target]) -> list[Target]:
+    """The tasks that the user wants, with the kinds and ranges that the data give them.
+
+    Raises:
+        DataError: there is no such column, or a task is not of the kind that it should be.
+    """
+    found = []
+    for one in wanted:
+        if one.column not in facts.emotions:
+            close = get_close_matches(str(one.column), facts.emotions, n=1)
             hint = f"Did you mean {close[0]!r}?" if close else "Choose among these."
-            raise DataError(f"emotions must be among {', '.join(known)}, but got {emotion!r}. {hint}")
-    if not emotions or len(set(emotions)) != len(emotions):
-        raise DataError(f"emotions must be one or more different names, but got {emotions}.")
-    if emotions == known:
-        return dataset
-    result = datasets.DatasetDict()
+            raise DataError(f"emotions must be among {', '.join(facts.emotions)}, but got {one.column!r}. {hint}")
+        kind = facts.kinds[one.column]
+        if one.source is None:
+            if one.kind == BINARY and kind != BINARY:
+                raise DataError(
+                    f"{one.name} must be 0 or 1 to be a binary task, but is real-valued. "
+                    f"Derive one: --tasks NAME:{ABOVE}:{one.name}:0."
+                )
+            found.append(replace(one, kind=one.kind or kind, range=one.range or facts.ranges.get(one.name)))
+        else:
+            found.append(one)
+    names = [one.name for one in found]
+    if not names or len(set(names)) != len(names):
+        raise DataError(f"emotions must be one or more different names, but got {names}.")
+    return found
+
+
+def _select_targets(
+    dataset: datasets.DatasetDict, targets: Sequence[Target], at_threshold: str
+) -> tuple[datasets.DatasetDict, list[str]]:
+    """Makes the label columns those of the tasks, in their order, and keeps the rows that at least one of them annotates.
+
+    Returns:
+        The data set, and notes on tasks that were derived from others.
+
+    Raises:
+        DataError: a split has no clip for them, or a value outside the range of a task.
+    """
+    known, names = emotion_names(next(iter(dataset.values()))), [one.name for one in targets]
+    as_stored = [one.column for one in targets] == known == names
+    result, equal = datasets.DatasetDict(), np.zeros(len(targets), int)
     for split, part in dataset.items():
-        labels = np.asarray(column_arrays(part)["labels"])[:, [known.index(emotion) for emotion in emotions]]
+        labels = np.asarray(column_arrays(part)["labels"])[:, [known.index(one.column) for one in targets]]
+        for t, one in enumerate(targets):
+            if one.source is not None:
+                values = labels[:, t]
+                equal[t] += (values == np.float32(one.threshold)).sum()
+                labels[:, t] = _above(values, one.threshold, at_threshold)
+            elif one.range is not None:
+                _check_range(labels[:, t], one, split)
+        if as_stored:
+            result[split] = part
+            continue
         annotated = ~np.isnan(labels).all(axis=1)
         if not annotated.any():
-            raise DataError(f"{split} must have clips annotated for {', '.join(emotions)}, but has none.")
-        types = datasets.Features(labels=labels_feature(emotions)).arrow_schema
-        column = pa.table({"labels": label_struct(labels, emotions)}).cast(types)
+            raise DataError(f"{split} must have clips annotated for {', '.join(names)}, but has none.")
+        types = datasets.Features(labels=labels_feature(names)).arrow_schema
+        column = pa.table({"labels": label_struct(labels, names)}).cast(types)
         chosen = datasets.Dataset(datasets.table.InMemoryTable(column))
         joined = datasets.concatenate_datasets([part.remove_columns("labels"), chosen], axis=1)
         result[split] = joined if annotated.all() else joined.select(np.flatnonzero(annotated))
-    return result
+    notes = [
+        f"{one.name}: present where {one.source} is above {one.threshold:g}; {equal[t]} clip(s) with exactly that are "
+        f"{at_threshold.replace('_', ' ')} (data.at_threshold)"
+        for t, one in enumerate(targets)
+        if one.source is not None
+    ]
+    return result, notes
+
+
+def _above(values: np.ndarray, threshold: float, at_threshold: str) -> np.ndarray:
+    """Real labels `[N]` -> binary ones float32 `[N]`, NaN where not annotated."""
+    found = (values > np.float32(threshold)).astype(np.float32)
+    undecided = np.isnan(values)
+    if at_threshold == "not_annotated":
+        undecided |= values == np.float32(threshold)
+    found[undecided] = np.nan
+    return found
+
+
+def _check_range(values: np.ndarray, target: Target, split: str) -> None:
+    low, high = target.range or (-np.inf, np.inf)
+    odd = values[(values < low) | (values > high)]
+    if len(odd):
+        raise DataError(
+            f"{target.name} must be from {low:g} to {high:g}, but is {odd[0]:g} in a clip of {split}. "
+            f"State its range: --tasks {target.name}:{REGRESSION}:LOW:HIGH."
+        )
+
+
+def _with_column(
+    dataset: Mapping[str, datasets.Dataset], name: str, values: Mapping[str, Sequence[str]]
+) -> datasets.DatasetDict:
+    """The same data sets with one more column of texts, in memory."""
+    found = datasets.DatasetDict()
+    for split, part in dataset.items():
+        column = datasets.Dataset(datasets.table.InMemoryTable(pa.table({name: pa.array(values[split], pa.string())})))
+        found[split] = datasets.concatenate_datasets([part, column], axis=1)
+    return found
+
+
+def _in_folds(
+    dataset: datasets.DatasetDict, strata: Sequence[Target], at_threshold: str, fold: Fold
+) -> tuple[datasets.DatasetDict, list[list[str]], list[str]]:
+    """All clips as the one split ``all``, with a column that says in which split of the fold each is.
+
+    Returns:
+        The data set, the test groups of every fold, and notes.
+    """
+    whole = datasets.concatenate_datasets(list(_in_own_order(dataset, None, []).values()))
+    labels, known = np.asarray(column_arrays(whole)["labels"]), emotion_names(whole)
+    columns = [
+        values if one.source is None else _above(values, one.threshold, at_threshold)
+        for one in strata
+        for values in [labels[:, known.index(one.column)]]
+    ]
+    groups = np.array(whole[GROUPS][:]) if GROUPS in whole.column_names else None
+    split, folds = split_of_rows(np.stack(columns, axis=1), groups, fold)
+    count = int(folds.max()) + 1
+    tested = [[] if groups is None else np.unique(groups[folds == number]).tolist() for number in range(count)]
+    own = tested[fold.number - 1]
+    notes = [describe_folds(tested), *([f"fold {fold.number}: test groups {shown_names(own)}"] if own else [])]
+    return _with_column({"all": whole}, _FOLD_SPLIT, {"all": split.tolist()}), tested, notes
+
+
+def _of_all_clips(facts: cache.Facts) -> cache.Facts:
+    """What is known about the file, with copies of a clip in two of its splits as copies among all clips."""
+    across = {name: sum(facts.quality.get(name, {}).values()) for name in ("shared", "shared_ids")}
+    outdated = repetition_notes({name: facts.quality[name] for name in across if name in facts.quality})
+    notes = [note for note in facts.notes if note not in outdated]
+    if across["shared"]:
+        notes.append(
+            f"{across['shared']} clip(s) are in two splits of the file: copies may be in train and test of a fold, whose "
+            "results are then too optimistic"
+        )
+    quality = {name: found for name, found in facts.quality.items() if name not in across}
+    quality.update({name: {"all": count} for name, count in across.items() if count})
+    report = "\n".join(line for line in facts.report.splitlines() if line[11:] not in outdated)
+    return replace(facts, notes=notes, quality=quality, report=report)
+
+
+def _fold_splits(whole: datasets.Dataset) -> datasets.DatasetDict:
+    """The clips by the column of `_in_folds`, without it."""
+    split, whole = np.array(whole[_FOLD_SPLIT][:]), whole.remove_columns(_FOLD_SPLIT)
+    rows = {name: np.flatnonzero(split == name) for name in SPLITS}
+    empty = [name for name, found in rows.items() if not len(found)]
+    if empty:
+        raise DataError(
+            f"{' and '.join(empty)} of the fold must have annotated clips, but have none. Take fewer folds."
+        )
+    return datasets.DatasetDict({name: whole.select(found) for name, found in rows.items()})
 
 
 def _in_own_order(dataset: datasets.DatasetDict, emotions: list[str] | None, known: list[str]) -> datasets.DatasetDict:
     """Puts the rows of a single emotion into its own order, and drops the column that has these orders."""
-    if cache.POSITIONS not in dataset["train"].column_names:
+    if cache.POSITIONS not in next(iter(dataset.values())).column_names:
         return dataset
     result = datasets.DatasetDict()
     for split, part in dataset.items():

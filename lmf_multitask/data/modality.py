@@ -21,20 +21,47 @@ class Modality:
     Attributes:
         name: ``audio``, ``video`` or ``text``.
         aliases: names in files; the first is that of the released IEMOCAP file.
+        extractors: parts of the names of feature extractors, in lower case: of folders and files that are named after one.
         sequence: always a sequence; a vector is a sequence of length one.
     """
 
     name: str
     aliases: tuple[str, ...]
+    extractors: tuple[str, ...]
     sequence: bool = False
 
 
 MODALITIES = {
     modality.name: modality
     for modality in (
-        Modality("audio", ("covarep", "audio", "acoustic")),
-        Modality("video", ("facet", "video", "visual", "vision")),
-        Modality("text", ("glove", "text", "words", "language"), sequence=True),
+        Modality(
+            "audio",
+            ("covarep", "audio", "acoustic"),
+            ("hubert", "wav2vec", "wavlm", "whisper", "opensmile", "gemaps", "vggish", "data2vec-audio", "librosa"),
+        ),
+        Modality(
+            "video",
+            ("facet", "video", "visual", "vision"),
+            ("clip", "openface", "resnet", "dino", "videomae", "manet", "senet", "emonet", "eva02", "face"),
+        ),
+        Modality(
+            "text",
+            ("glove", "text", "words", "language"),
+            (
+                "bert",
+                "bloom",
+                "llama",
+                "gpt",
+                "baichuan",
+                "electra",
+                "xlnet",
+                "qwen",
+                "word2vec",
+                "wordvectors",
+                "sentence",
+            ),
+            sequence=True,
+        ),
     )
 }
 
@@ -42,6 +69,15 @@ MODALITIES = {
 def find_modality(name: str) -> str | None:
     """The modality that a name in a file stands for; None for another name."""
     return next((one.name for one in MODALITIES.values() if name in one.aliases), None)
+
+
+def modality_of_extractor(name: str) -> str | None:
+    """The modality of the features in a folder or file of this name (``chinese-hubert-large-UTT``); None if it tells none."""
+    lower = name.lower()
+    for about in MODALITIES.values():  # audio before text: hubert is no bert
+        if any(part in lower for part in (*about.aliases, *about.extractors)):
+            return about.name
+    return None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from lmf_multitask.data.file_kinds import advice_on_class, check_kind_of_file, is_text
 from lmf_multitask.errors import DataError
 from lmf_multitask.files import open_regular
 
@@ -32,20 +33,6 @@ MOST_OBJECTS = 5_000_000
 
 _MOST_DIMENSIONS = 32
 _LONGEST_KEY = 1000
-_KINDS_OF_FILE = {
-    b"version https://git-lfs": "is a Git LFS pointer, not the file itself. Run `git lfs pull`",
-    b"<": "is a web page or XML. Download the file itself",
-    b"\x1f\x8b": "is a gzip archive. Unpack it first",
-    b"PK\x03\x04": "is a zip archive (.npz and PyTorch files are such). Unpack it, or give the original pickle",
-    b"BZh": "is a bzip2 archive. Unpack it first",
-    b"\xfd7zXZ": "is an xz archive. Unpack it first",
-    b"\x28\xb5\x2f\xfd": "is a zstd archive. Unpack it first",
-    b"Rar!": "is a rar archive. Unpack it first",
-    b"\x89HDF": "is an HDF5 file. Give the original pickle",
-    b"\x93NUMPY": "is a single numpy array. Give the original pickle",
-    b"PAR1": "is a Parquet file. Give the folder that holds train.parquet, validation.parquet and test.parquet",
-    b"ARROW1": "is an Arrow file. Give the folder that save_to_disk wrote",
-}
 
 
 def read_pickle(path: str | Path, file: BinaryIO | None = None) -> Any:
@@ -57,13 +44,13 @@ def read_pickle(path: str | Path, file: BinaryIO | None = None) -> Any:
 
     Returns:
         Its content: dicts (bytes keys decoded), lists (also for sets), tuples, numbers, text, bytes, None, and a
-        `StoredArray` for each numpy array (the same one wherever the pickle shares it).
+        `StoredArray` for each numpy array (the same one wherever the pickle shares it). Files of joblib are read as well.
 
     Raises:
         DataError: the file is missing, is not a pickle, is damaged, or names anything but plain data; no code of it was run.
     """
     content = _Content(path, open_regular(path) if file is None else file)
-    _check_kind_of_file(content, content.file.read(24))
+    check_kind_of_file(content, content.file.read(24))
     content.file.seek(0)
     try:
         return _Machine(content).run()
@@ -101,10 +88,13 @@ def _stacked(value: Any, limit: int, depth: int) -> tuple[np.ndarray, int]:
         limit -= math.prod(value.shape)
         if limit < 0:
             raise ValueError("repeats its parts too often")
-        if depth and value.dtype.kind not in "biufc":  # checked before it is read: a short list can repeat a long text
+        if depth and value.dtype.kind not in "biufcO":  # checked before it is read: a short list can repeat a long text
             raise ValueError("holds text")
+        if value.objects is not None:
+            part, limit = _stacked(value.objects, limit, depth + 1)
+            return part.reshape(value.shape + part.shape[1:]), limit
         return value.read(), limit
-    if not isinstance(value, (list, tuple)) or depth == 4:
+    if not isinstance(value, (list, tuple)) or depth >= 4:
         raise ValueError(f"holds {_in_words(value)}")
     limit -= len(value)
     if limit < 0:
@@ -135,7 +125,9 @@ class StoredArray:
 
     Attributes:
         shape: its dimensions.
-        dtype: its plain type: bool, (unsigned) integer, float, complex, bytes or text.
+        dtype: its plain type: bool, (unsigned) integer, float, complex, bytes or text; or object.
+        objects: of an array of Python objects, what it holds, in C order: parts of what `read_pickle` returned. None for
+            all other arrays; only these can be read.
     """
 
     shape: tuple[int, ...]
@@ -143,27 +135,27 @@ class StoredArray:
 
     def __init__(self) -> None:
         """Describes nothing yet: the pickle gives shape, type and content later."""
-        self._payload: Any = None  # bytes or a _Span
+        self._payload: Any = None  # bytes or a _Span, or a list of objects
+        self.objects: list[Any] | None = None
         self._axes: tuple[int, ...] | None = None
 
     def _set(self, shape: Any, dtype: Any, fortran: Any, payload: Any) -> None:
         if self._payload is not None:
             raise _Refused("sets the content of an array twice")
-        if isinstance(payload, list):
-            raise _Refused("holds an array of Python objects")
-        if not isinstance(dtype, _DType) or not isinstance(payload, (bytes, _Span)):
+        holds_objects = isinstance(dtype, _DType) and dtype.dtype.kind == "O"
+        if not isinstance(dtype, _DType) or not isinstance(payload, list if holds_objects else (bytes, _Span)):
             raise _Refused("describes an array wrongly")
         if isinstance(payload, _Span) and payload.coding in ("utf-8", "raw-unicode-escape"):
             raise _Refused("describes an array wrongly")
-        ints = isinstance(shape, tuple) and all(type(n) is int and 0 <= n < 2**48 for n in shape)
-        if not ints or len(shape) > _MOST_DIMENSIONS:
-            raise _Refused("gives an array an impossible shape")
         stored = dtype.dtype
-        if math.prod(max(n, 1) for n in shape) * max(stored.itemsize, 1) >= 2**62:
-            raise _Refused("gives an array an impossible shape")
+        size = _bytes_of(shape, stored)
+        if isinstance(payload, list):
+            if len(payload) != math.prod(shape):
+                raise _Refused(f"gives an array of the shape {list(shape)} {len(payload):,} objects")
+            self.objects, self.shape, self.dtype, self._payload = payload, shape, stored, payload
+            return
         if not stored.itemsize and math.prod(shape) > 1:  # takes no bytes in the file, but some in memory
             raise _Refused("has an array of an unusual type")
-        size = math.prod(shape) * stored.itemsize
         exact = isinstance(payload, bytes) or payload.coding is None
         if (len(payload) != size) if exact else (len(payload) < size):
             raise _Refused(f"gives an array of the shape {list(shape)} {len(payload):,} bytes, where it takes {size:,}")
@@ -183,7 +175,10 @@ class StoredArray:
 
         Raises:
             DataError: the file has changed since it was opened, or the numbers are damaged.
+            TypeError: it holds Python objects, see `objects`.
         """
+        if self.objects is not None:
+            raise TypeError("an array of Python objects has no numbers")
         if self._axes is None:
             return self._decoded(self._payload, self.shape, "F" if self._fortran else "C")
         stored = [self.shape[self._axes.index(axis)] for axis in range(len(self.shape))]
@@ -192,6 +187,8 @@ class StoredArray:
     @property
     def has_rows(self) -> bool:
         """Whether `read_rows` can read some rows without reading all of them."""
+        if self.objects is not None:
+            return False
         plain = isinstance(self._payload, bytes) or self._payload.coding is None
         in_order = self._axes is None and (not self._fortran or len(self.shape) == 1)
         return bool(self.shape) and plain and in_order and self._stored.itemsize > 0
@@ -226,11 +223,29 @@ class StoredArray:
         return np.ascontiguousarray(shaped.astype(self.dtype, copy=False)).reshape(shape)
 
 
+def _bytes_of(shape: Any, dtype: np.dtype) -> int:
+    """Size of an array whose shape comes from the file."""
+    ints = isinstance(shape, tuple) and all(type(n) is int and 0 <= n < 2**48 for n in shape)
+    if not ints or len(shape) > _MOST_DIMENSIONS:
+        raise _Refused("gives an array an impossible shape")
+    if math.prod(max(n, 1) for n in shape) * max(dtype.itemsize, 1) >= 2**62:
+        raise _Refused("gives an array an impossible shape")
+    return math.prod(shape) * dtype.itemsize
+
+
 # -- the machine
 
 
 class _Refused(Exception):
     """What is wrong with the pickle, as the end of "must be plain data, but ..."."""
+
+
+class _ForeignName(_Refused):
+    """The pickle names something that is not admitted."""
+
+    def __init__(self, module: str, name: str) -> None:
+        super().__init__(f"names {module[:60]}.{name[:60]}")
+        self.module, self.name = module, name
 
 
 class _Span:
@@ -295,7 +310,7 @@ class _Name:
 class _DType:
     """A numpy dtype under construction; it can only become a plain type."""
 
-    _SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}
+    _SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16), "O": (0, 4, 8)}
 
     def __init__(self, code: Any, align: Any = False, copy: Any = True) -> None:
         if align or not copy:  # numpy would give a type that takes no state, or another layout
@@ -305,12 +320,10 @@ class _DType:
         if match is None or match[1] not in "biufcSUOMmV":
             raise _Refused(f"has an array of the type {_printable(code)}")
         kind, self._size = match[1], int(match[2] or 0)
-        if kind == "O":
-            raise _Refused("holds an array of Python objects")
         if kind not in "SU" and self._size not in self._SIZES.get(kind, ()):
             raise _Refused(f"has an array of the type {_printable(code)}")
         self._kind, self._built = kind, False
-        self.dtype = np.dtype(f"{kind}{self._size}")
+        self.dtype = np.dtype("O" if kind == "O" else f"{kind}{self._size}")
 
     def build(self, state: Any) -> None:
         """Takes numpy's dtype state: version, byte order, and for text the size; refuses parts, fields and flags."""
@@ -325,12 +338,17 @@ class _DType:
             if not 0 <= size < 2**24 or size % unit or self._size not in (0, size // unit):
                 raise _Refused("describes a type wrongly")
             self._size = size // unit
-        if len(state) >= 8 and state[7] not in ((0, 8) if self._kind == "U" else (0,)):
+        if len(state) >= 8 and state[7] not in {"U": (0, 8), "O": (63,)}.get(self._kind, (0,)):
             raise _Refused("has an array of an unusual type")
         if len(state) == 9 and state[8] is not None:
             raise _Refused("has an array of a type with metadata")
         self._built = True
-        self.dtype = np.dtype(f"{order}{self._kind}{self._size}")
+        if self._kind != "O":
+            self.dtype = np.dtype(f"{order}{self._kind}{self._size}")
+
+
+class _JoblibArray:
+    """Where joblib's wrapper of an array stands in a pickle; the bytes of the array follow the wrapper's state."""
 
 
 class _Machine:
@@ -346,39 +364,56 @@ class _Machine:
         self._arrays: list[StoredArray] = []
         self._objects = 0
         self._made_bytes = 0
+        self._nested = False
+        self._joblib_wrapper = _Name(self._no_call)
         self._names = self._admitted_names()
 
     def run(self) -> Any:
         """The pickle's value."""
-        steps, file = _STEPS, self._file
+        file = self._file
         try:
-            while True:
-                code = file.read(1)
-                if code == b".":
-                    return self._result()
-                step = steps.get(code)
-                if step is None:
-                    if not code:
-                        raise _Refused("ends too early")
-                    raise _Refused(f"has the byte {code[0]:#04x}, which is not an instruction of a pickle")
-                self._count(1)
-                step(self)
+            value = self._program()
+            if any(array._payload is None for array in self._arrays):
+                raise _Refused("leaves an array without content")
+            return value
         except _Refused as error:
-            what, hint = "a whole pickle of plain data", ""
-            if str(error).startswith("names"):
-                what = "plain data (arrays, numbers, text, dicts, lists)"
-                hint = " Nothing of it was run. Save plain numpy arrays instead."
-            raise DataError(f"{self._content}: must be {what}, but {error} (at byte {file.tell():,}).{hint}") from None
+            place = f"(at byte {file.tell():,})"
+            if isinstance(error, _ForeignName):
+                raise DataError(
+                    f"{self._content}: must be plain data (arrays, numbers, text, dicts, lists), but {error} {place}. "
+                    f"{advice_on_class(error.module, error.name)}"
+                ) from None
+            self._check_no_text()
+            raise DataError(f"{self._content}: must be a whole pickle of plain data, but {error} {place}.") from None
         except (IndexError, KeyError, TypeError, ValueError, OverflowError, struct.error):
+            place = f"(at byte {file.tell():,})"
+            self._check_no_text()
             raise DataError(
-                f"{self._content}: must be a pickle, but is damaged or something else (at byte {file.tell():,}). Check the file."
+                f"{self._content}: must be a pickle, but is damaged or something else {place}. Check the file."
             ) from None
 
-    def _result(self) -> Any:
-        value = self._stack.pop()
-        if any(array._payload is None for array in self._arrays):
-            raise _Refused("leaves an array without content")
-        return value
+    def _program(self) -> Any:
+        steps, file = _STEPS, self._file
+        while True:
+            code = file.read(1)
+            if code == b".":
+                return self._stack.pop()
+            step = steps.get(code)
+            if step is None:
+                if not code:
+                    raise _Refused("ends too early")
+                raise _Refused(f"has the byte {code[0]:#04x}, which is not an instruction of a pickle")
+            self._count(1)
+            step(self)
+
+    def _check_no_text(self) -> None:
+        """Says so if the file is a table or other text."""
+        self._file.seek(0)
+        if is_text(self._file.read(4096)):
+            raise DataError(
+                f"{self._content}: must be a pickle, but is text (a table, JSON or source code). Give it the name that its "
+                "kind of file has, such as .csv."
+            ) from None
 
     # limits
 
@@ -520,7 +555,7 @@ class _Machine:
         if found is None:
             if not re.fullmatch(r"[\w.]+\n[\w.]+", f"{module}\n{name}", re.ASCII):
                 raise ValueError  # not a name: this is text that is not a pickle
-            raise _Refused(f"names {module[:60]}.{name[:60]}")
+            raise _ForeignName(module, name)
         self._push(found)
 
     def _call(self, function: Any, arguments: Any) -> None:
@@ -537,8 +572,45 @@ class _Machine:
             if not isinstance(state, tuple) or len(state) not in (4, 5):
                 raise _Refused("describes an array wrongly")
             target._set(*state[-4:])
+        elif isinstance(target, _JoblibArray):
+            self._stack[-1] = self._joblib_array(state)
         else:
             raise _Refused("sets the state of something that has none")
+
+    def _new_object(self) -> None:
+        arguments, kind = self._stack.pop(), self._stack.pop()
+        if kind is not self._joblib_wrapper or arguments != ():
+            raise _Refused("holds an object that is not plain data")
+        self._push(_JoblibArray())
+
+    def _joblib_array(self, state: Any) -> StoredArray:
+        """An array of joblib: its bytes follow in the file, or another pickle if it holds objects."""
+        if not isinstance(state, dict) or not isinstance(state.get("dtype"), _DType):
+            raise _Refused("describes an array wrongly")
+        if state.get("subclass") not in (self._names["numpy", "ndarray"], self._names["numpy", "memmap"]):
+            raise _Refused("holds a special kind of array")
+        if self._file.tell() < self._frame_end:
+            raise _Refused("has an array inside a frame")
+        dtype, shape = state["dtype"], state.get("shape")
+        if dtype.dtype.kind == "O":
+            return self._nested_array()
+        if state.get("numpy_array_alignment_bytes") is not None:
+            self._take(self._number("B"))
+        array = self._new_array(plain=True)
+        array._set(shape, dtype, state.get("order") == "F", self._payload(_bytes_of(shape, dtype.dtype)))
+        return array
+
+    def _nested_array(self) -> StoredArray:
+        """The pickle of an array that stands in this one."""
+        if self._nested:
+            raise _Refused("holds a pickle in a pickle in a pickle")
+        outside = self._stack, self._marks, self._memo
+        self._stack, self._marks, self._memo, self._nested = [], [], {}, True
+        value = self._program()
+        (self._stack, self._marks, self._memo), self._nested = outside, False
+        if not isinstance(value, StoredArray):
+            raise _Refused("describes an array wrongly")
+        return value
 
     def _outside(self) -> None:
         _no_outside(self)
@@ -558,6 +630,7 @@ class _Machine:
             ("numpy", "ndarray"): ndarray,
             ("numpy", "memmap"): memmap,
             ("numpy", "dtype"): _Name(_DType),
+            ("joblib.numpy_pickle", "NumpyArrayWrapper"): self._joblib_wrapper,
             ("_codecs", "encode"): _Name(self._encode),
             ("collections", "OrderedDict"): _Name(self._new_dict),
             ("collections", "defaultdict"): _Name(lambda factory=None, *items: self._new_dict(*items)),
@@ -659,18 +732,6 @@ def _whole_number(line: bytes) -> bool | int:
 
 def _float(line: bytes) -> float:
     return float(line.decode("ascii"))
-
-
-def _check_kind_of_file(path: object, start: bytes) -> None:
-    if not start:
-        raise DataError(f"{path}: must be a pickle, but is empty. Get the file again.")
-    for beginning, what in _KINDS_OF_FILE.items():
-        if (
-            start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(beginning)
-            if beginning == b"<"
-            else start.startswith(beginning)
-        ):
-            raise DataError(f"{path}: must be a pickle, but {what}.")
 
 
 def _protocol(machine: _Machine) -> None:
@@ -779,7 +840,7 @@ _STEPS: dict[bytes, Callable[[_Machine], object]] = {
     b"b": lambda m: m._build(),
     b"i": _instance,
     b"o": _no_objects,
-    b"\x81": _no_objects,
+    b"\x81": _Machine._new_object,
     b"\x92": _no_objects,
     b"P": _no_outside,
     b"Q": lambda m: m._outside(),

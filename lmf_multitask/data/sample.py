@@ -9,18 +9,23 @@ Two hidden signs define the emotion: valence (happy and neutral +, sad and angry
 neutral -). Text depends on valence. Video depends slightly on arousal and strongly on a third sign, the speaker's style,
 which is independent of the emotion. Audio depends on style times arousal, which alone is independent of the emotion, too. So no
 modality alone separates the four emotions, and audio helps only a model that multiplies it with video.
+
+With real-valued targets, the file is an ``.npz`` with one array per emotion and per target: ``valence`` and ``arousal`` are the
+hidden signs times a strength from 0.5 to 1.5, with which the features depend on them.
 """
 
 from __future__ import annotations
 
-import os
 import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 
+from lmf_multitask.data.cache_folder import cache_folder
 from lmf_multitask.data.schema import IEMOCAP_EMOTIONS
+from lmf_multitask.errors import ConfigError
 from lmf_multitask.files import atomic_write
 
 Scale = Literal["small", "full"]
@@ -31,11 +36,15 @@ ROWS = {
 }
 PREVALENCE = np.array([135, 193, 227, 383]) / 938
 VALENCE, AROUSAL = np.array([1, -1, -1, 1]), np.array([1, -1, 1, -1])
+TARGETS = ("valence", "arousal")
+"""Real-valued targets that a sample may have."""
+
+_NAMES = ("covarep", "facet", "glove")
 NAN_SHARE = 0.001
 CONSTANT_AUDIO_COLUMNS = slice(36, 40)
 
 
-def write_sample(path: str | Path, scale: Scale = "small", seed: int = 0) -> Path:
+def write_sample(path: str | Path, scale: Scale = "small", seed: int = 0, targets: Sequence[str] = ()) -> Path:
     """Writes the sample file; the same scale and seed give the same bytes everywhere.
 
     Args:
@@ -43,23 +52,31 @@ def write_sample(path: str | Path, scale: Scale = "small", seed: int = 0) -> Pat
         scale: ``small``: 160 / 60 / 80 clips, each array stored once and shared by the emotions (8 MB). ``full``:
             IEMOCAP's 2717 / 798 / 938 clips, stored once per emotion as in the released file (445 MB).
         seed: of all random numbers.
+        targets: real-valued ones, of `TARGETS`; with any, an ``.npz`` is written instead of a pickle.
 
     Returns:
         The path.
+
+    Raises:
+        ConfigError: a target is unknown.
     """
+    unknown = next((name for name in targets if name not in TARGETS), None)
+    if unknown is not None:
+        raise ConfigError(f"targets must be among {', '.join(TARGETS)}, but got {unknown!r}. Choose among these.")
     path = Path(path).expanduser()
     rng = np.random.RandomState(seed)  # numpy guarantees that RandomState's stream never changes
-    splits = {name: _draw_split(rng, count) for name, count in ROWS[scale].items()}
+    splits = {name: _draw_split(rng, count, bool(targets)) for name, count in ROWS[scale].items()}
     with atomic_write(path) as file:
+        if targets:
+            np.savez(file, **_npz_arrays(splits, targets))
+            return path
         _PickleWriter(file, share_arrays=scale == "small").write(splits)
     return path
 
 
 def builtin_sample() -> Path:
     """Path of the small sample, written into the cache of `datasets` when it is first used."""
-    from datasets import config
-
-    path = Path(os.fspath(config.HF_DATASETS_CACHE)) / "lmf_multitask" / "sample-1.pkl"
+    path = cache_folder() / "sample-1.pkl"
     return path if path.exists() else write_sample(path)
 
 
@@ -70,7 +87,23 @@ def sample_clips(count: int, seed: int = 0) -> dict[str, np.ndarray]:
     return {**features, "emotion": drawn["label"][:, :, 1].argmax(axis=0)}
 
 
-def _draw_split(rng: np.random.RandomState, rows: int) -> dict[str, np.ndarray]:
+def _npz_arrays(splits: Mapping[str, Mapping[str, np.ndarray]], targets: Sequence[str]) -> dict[str, np.ndarray]:
+    """Audio, video, text, id, split, one 0/1 array per emotion and one array per target."""
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([features[name] for features in splits.values()])
+
+    found = {modality: joined(name).astype(np.float32) for modality, name in zip(("audio", "video", "text"), _NAMES)}
+    found["id"] = np.array(
+        [f"{split}-{row:05d}" for split, one in splits.items() for row in range(len(one["covarep"]))]
+    )
+    found["split"] = np.repeat(list(splits), [len(one["covarep"]) for one in splits.values()])
+    for index, emotion in enumerate(IEMOCAP_EMOTIONS):
+        found[emotion] = np.concatenate([one["label"][index, :, 1] for one in splits.values()])
+    return {**found, **{name: joined(name) for name in targets}}
+
+
+def _draw_split(rng: np.random.RandomState, rows: int, targets: bool = False) -> dict[str, np.ndarray]:
     emotion = rng.choice(4, size=rows, p=PREVALENCE)
     valence, arousal = VALENCE[emotion], AROUSAL[emotion]
     style = rng.choice([-1, 1], size=rows)
@@ -89,6 +122,16 @@ def _draw_split(rng: np.random.RandomState, rows: int) -> dict[str, np.ndarray]:
         text[row, :words] = 0.3 * rng.standard_normal((words, 300))
         text[row, :words, 0:25] += 0.08 * valence[row]
 
+    values: dict[str, np.ndarray] = {}
+    if targets:  # drawn last, so that everything else is as without them
+        strengths = 1 + 0.5 * rng.uniform(-1, 1, size=(2, rows))
+        values = {
+            name: (sign * by).astype(np.float32) for name, sign, by in zip(TARGETS, (valence, arousal), strengths)
+        }
+        text[:, :, 0:25] += (text != 0).any(axis=2, keepdims=True) * 0.08 * (values["valence"] - valence)[:, None, None]
+        audio[:, 0:30] += 0.05 * (style * (values["arousal"] - arousal))[:, None]
+        video[:, 0:10] += 0.012 * (values["arousal"] - arousal)[:, None]
+
     labels = np.zeros((4, rows, 2), np.int64)
     labels[np.arange(4)[:, None], np.arange(rows), (emotion == np.arange(4)[:, None]).astype(int)] = 1
     # rounded to multiples of 2^-16, so that rounding differences between machines have no effect
@@ -97,6 +140,7 @@ def _draw_split(rng: np.random.RandomState, rows: int) -> dict[str, np.ndarray]:
         "facet": np.round(video * 65536) / 65536,
         "glove": (np.round(text * 65536) / 65536).astype(np.float32),
         "label": labels,
+        **values,
     }
 
 

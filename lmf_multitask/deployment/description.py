@@ -9,6 +9,7 @@
      "cleaning": {"non_finite": "zero"},
      "exclusive": true,                               whether every training clip had exactly one of the emotions
      "calibration": {...},                            temperatures (not part of the models) and thresholds
+     "regression": {"valence": {"mean": ..., "std": ..., "range": [1, 5], ...}, ...},      real-valued outputs, only if there are any
      "models": [{"name": "multitask", "emotions": [...], "modalities": [...],
                  "paddle": {"program": FILE, "weights": FILE}, "onnx": {"model": FILE}}],
      "sha256": {FILE: HASH}, "versions": {...}}
@@ -29,9 +30,10 @@ import numpy as np
 
 from lmf_multitask.config import check_name
 from lmf_multitask.data.modality import MODALITIES, Input, checked_inputs
-from lmf_multitask.errors import DataError, RunError
+from lmf_multitask.errors import ConfigError, DataError, RunError
 from lmf_multitask.evaluation.calibration import Calibration
 from lmf_multitask.files import read_bytes, read_json, sha256_of, write_json
+from lmf_multitask.tasks import BinaryTask, RegressionTask, Task, task_from
 
 DESCRIPTION_FILE = "lmf_model.json"
 FORMAT = 2
@@ -75,6 +77,7 @@ class ModelDescription:
         without: modality -> what was measured without it: ``split``, mean ``weighted_f1``, and ``with_all`` modalities.
         sha256: file name -> hash.
         versions: of this package and of the packages that wrote the files.
+        regression: the real-valued tasks, by name; all other outputs are binary.
     """
 
     inputs: Mapping[str, Input]
@@ -86,11 +89,22 @@ class ModelDescription:
     without: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sha256: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    regression: Mapping[str, RegressionTask] = field(default_factory=dict)
 
     @property
     def emotions(self) -> list[str]:
-        """All outputs, in order."""
+        """Names of all outputs, in order, real-valued tasks included."""
         return [emotion for model in self.models for emotion in model.emotions]
+
+    @property
+    def tasks(self) -> list[Task]:
+        """All outputs, in order."""
+        return [self.regression[name] if name in self.regression else BinaryTask(name) for name in self.emotions]
+
+    @property
+    def binary(self) -> list[int]:
+        """Numbers of the outputs that are probabilities."""
+        return [t for t, name in enumerate(self.emotions) if name not in self.regression]
 
     @property
     def modalities(self) -> list[str]:
@@ -111,7 +125,7 @@ class ModelDescription:
         Raises:
             RunError: the model has no thresholds of that name.
         """
-        return self.calibration.thresholds(criterion, self.emotions).tolist()
+        return self.calibration.thresholds(criterion, self.tasks).tolist()
 
     def shape(self, modality: str) -> tuple[int | str, ...]:
         """Sizes of a modality's array; a size that is free has a name instead of a number."""
@@ -132,6 +146,7 @@ class ModelDescription:
             inputs[name] = {"dtype": "float32", "shape": list(self.shape(name))}
             if one.is_sequence:
                 inputs[name].update(length=one.length, padding=one.padding)
+        values = {name: one.to_dict() for name, one in self.regression.items()}
         return {
             "format": FORMAT,
             "emotions": self.emotions,
@@ -141,8 +156,10 @@ class ModelDescription:
                 "dtype": "float32",
                 "shape": ["batch", 2],
                 "columns": ["absent", "present"],
-                "meaning": "probabilities as the network computes them (not calibrated); each row sums to one",
+                "meaning": "probabilities as the network computes them (not calibrated); each row sums to one"
+                + ("; of tasks in regression: values in the unit of the labels, [batch, 1]" if values else ""),
             },
+            **({"regression": values} if values else {}),
             "modalities": self.modalities,
             "without": {name: dict(metrics) for name, metrics in self.without.items()},
             "cleaning": {"non_finite": self.non_finite},
@@ -204,7 +221,7 @@ class ModelDescription:
             )
         try:
             return cls._from_json(content)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, DataError, RunError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ConfigError, DataError, RunError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
             raise RunError(f"{path}: must describe an exported model, but {reason} Export the run again.") from None
 
@@ -232,9 +249,15 @@ class ModelDescription:
         if non_finite not in ("zero", "error") or type(exclusive) is not bool:
             raise ValueError(f"its cleaning is {non_finite!r} and exclusive is {exclusive!r}.")
         calibration = Calibration.from_json(content["calibration"], "its calibration")
+        regression = {}
+        for name, one in content.get("regression", {}).items():
+            task = task_from(one)
+            if not isinstance(task, RegressionTask) or task.name != name or name not in emotions:
+                raise ValueError(f"its real-valued task {name!r:.40} is {one!r:.80}.")
+            regression[name] = task
         return cls(
             checked_inputs(inputs), tuple(free), tuple(models), calibration, non_finite, exclusive,
-            checked_losses(content["without"]), _texts(content["sha256"]), _texts(content["versions"]),
+            checked_losses(content["without"]), _texts(content["sha256"]), _texts(content["versions"]), regression,
         )  # fmt: skip
 
 

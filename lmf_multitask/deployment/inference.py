@@ -1,4 +1,4 @@
-"""A file of clips -> probabilities on disk, block by block, so that memory stays flat however long the file is.
+"""A file of clips -> predictions on disk, block by block, so that memory stays flat however long the file is.
 
 Shape letters: N rows (clips), T tasks (emotions).
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.data.padding import moved_blocks
 from lmf_multitask.data.sources import Source
 from lmf_multitask.deployment.predictor import Checked, Predictor
 from lmf_multitask.errors import DataError, RunError
@@ -27,7 +28,7 @@ from lmf_multitask.runtime import usable_cores
 BATCH_SIZE = 64
 """Clips per forward pass: the fastest of 1 to 1024 on the CPUs that were measured; more only takes more memory."""
 
-_SUFFIX = "_prob.npy"
+_SUFFIX, _VALUE_SUFFIX = "_prob.npy", "_value.npy"
 _LONGEST_HEADER = 2**20
 
 
@@ -41,7 +42,7 @@ class InferenceReport:
         non_finite: modality -> single numbers that were NaN or infinite and became 0.
         seconds: for reading, predicting and writing.
         files: what was written.
-        notes: on modalities that no clip has.
+        notes: what was decided about the file, on padding that was moved, and on modalities that no clip has.
     """
 
     rows: int = 0
@@ -72,7 +73,10 @@ def infer_file(
     thresholds: Sequence[float] | None = None,
     workers: int | None = None,
 ) -> InferenceReport:
-    """Writes ``EMOTION_prob.npy``, float32 `[N, 2]` (absent, present), per emotion, and ``predictions.csv``.
+    """Writes one array per task and ``predictions.csv``.
+
+    The arrays: per emotion ``EMOTION_prob.npy``, float32 `[N, 2]` (absent, present); per real-valued task ``TASK_value.npy``,
+    float32 `[N]`.
 
     Args:
         predictor: the model.
@@ -87,27 +91,32 @@ def infer_file(
         DataError: the clips do not fit the model.
         RunError: the folder holds other files.
     """
-    emotions = predictor.emotions
+    emotions, binary = predictor.emotions, predictor.description.binary
     thresholds = [0.5] * len(emotions) if thresholds is None else list(thresholds)
     check_shapes(predictor, source.shapes)
     output_dir = Path(output_dir).expanduser()
     report, started = InferenceReport(), time.perf_counter()
-    paths = [output_dir / f"{emotion}{_SUFFIX}" for emotion in emotions]
+    paths = [output_dir / f"{name}{_SUFFIX if t in binary else _VALUE_SUFFIX}" for t, name in enumerate(emotions)]
     table_path = output_dir / PREDICTIONS_FILE
     stale = _earlier_files(output_dir) - {*paths, table_path}
     exclusive = predictor.description.exclusive
     with ExitStack() as stack:
         table = stack.enter_context(atomic_write(table_path))
         arrays = [stack.enter_context(atomic_write(path)) for path in paths]
-        for file in arrays:
-            header = {"descr": "<f4", "fortran_order": False, "shape": (source.count, 2)}
+        for t, file in enumerate(arrays):
+            shape = (source.count, 2) if t in binary else (source.count,)
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-        for ids, clips, present in predict_blocks(predictor, source.all_blocks(batch_size), workers):
+        about = predictor.description
+        blocks, report.notes = moved_blocks(source, about.inputs, about.modalities, batch_size)
+        for ids, clips, present in predict_blocks(predictor, blocks, workers):
             missing = _count(clips, report)
             for t, file in enumerate(arrays):
-                file.write(np.stack([1 - present[:, t], present[:, t]], axis=1).astype("<f4").tobytes())
+                column = present[:, t]
+                values = np.stack([1 - column, column], axis=1) if t in binary else column
+                file.write(values.astype("<f4").tobytes())
             text = predictions_csv(
-                ids, present, emotions,
+                ids, present, predictor.description.tasks,
                 missing=missing, thresholds=thresholds, exclusive=exclusive, head=report.rows == len(ids),
             )  # fmt: skip
             table.write(text.encode())
@@ -117,8 +126,9 @@ def infer_file(
             )
     for path in stale:
         path.unlink(missing_ok=True)
-    report.notes = [_note_on_absent(predictor, name) for name, clips in report.missing.items() if clips == report.rows]
+    report.notes += [_note_on_absent(predictor, name) for name, clips in report.missing.items() if clips == report.rows]
     report.files = [*paths, table_path]
+    report.notes[:0] = source.notes
     report.seconds = time.perf_counter() - started
     return report
 
@@ -135,7 +145,7 @@ def predict_blocks(
             a Paddle predictor slow each other down (126 instead of 90 ms of CPU time for the same clips).
 
     Yields:
-        Ids, checked features, and probabilities of being present, float32 `[n, T]`.
+        Ids, checked features, and predictions, float32 `[n, T]`.
     """
     if workers is None:
         workers = usable_cores() if (predictor.backend, predictor.device) == ("onnx", "cpu") else 1
@@ -197,8 +207,11 @@ def _earlier_files(folder: Path) -> set[Path]:
     if table.is_file():
         with open_regular(table, RunError) as file:
             heads = next(csv.reader([file.readline(_LONGEST_HEADER).decode(errors="replace")]), [])
-        names = [head.removesuffix("_probability") for head in heads if head.endswith("_probability")]
-        own = {table, *(folder / f"{name}{_SUFFIX}" for name in names)}
+        suffixes = {"_probability": _SUFFIX, "_value": _VALUE_SUFFIX}
+        names = [
+            head.removesuffix(of) + suffix for head in heads for of, suffix in suffixes.items() if head.endswith(of)
+        ]
+        own = {table, *(folder / name for name in names)}
     foreign = sorted(path for path in folder.iterdir() if path not in own)
     if foreign:
         raise RunError(

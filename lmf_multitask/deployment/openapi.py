@@ -53,7 +53,7 @@ def body_schema(description: ModelDescription) -> dict[str, Any]:
 
 def answer_schema(description: ModelDescription) -> dict[str, Any]:
     """The answer of /predict."""
-    emotions = description.emotions
+    emotions = [description.emotions[t] for t in description.binary]
     probability = {"type": "number", "minimum": 0, "maximum": 1}
 
     def rows(item: dict[str, Any]) -> dict[str, Any]:
@@ -76,6 +76,13 @@ def answer_schema(description: ModelDescription) -> dict[str, Any]:
             "description": "modality that the model uses -> clips that lack it (zeros, or left out)",
         },
     }
+    if description.regression:
+        column = {"type": "array", "items": {"type": "number"}}
+        properties["values"] = {
+            "type": "object", "properties": dict.fromkeys(description.regression, column),
+            "required": list(description.regression), "additionalProperties": False,
+            "description": "real-valued task -> value per clip, in the unit of its labels",
+        }  # fmt: skip
     if description.exclusive:
         properties["decided"] = {"type": "array", "items": decided}
     schema = {

@@ -1,4 +1,4 @@
-"""Features in, probabilities out: checks of the input around an exported model.
+"""Features in, predictions out: checks of the input around an exported model.
 
 Shape letters: N rows (clips), L steps, D feature dimensions, T tasks (emotions).
 """
@@ -111,7 +111,7 @@ class Predictor:
     def predict(
         self, audio: np.ndarray | None = None, video: np.ndarray | None = None, text: np.ndarray | None = None
     ) -> np.ndarray:
-        """The probability that each emotion is present.
+        """The probability that each emotion is present; of real-valued tasks the value.
 
         A modality that is None is missing in all clips (its features are zero). A modality that the model does not use is
         ignored.
@@ -150,7 +150,7 @@ class Predictor:
         return self._calibrated(np.array([plain]))[0].tolist() if self.calibrated else plain
 
     def _calibrated(self, plain: np.ndarray) -> np.ndarray:
-        return self.description.calibration.calibrate(plain, self.emotions)
+        return self.description.calibration.calibrate(plain, self.description.tasks)
 
     def check(
         self, audio: np.ndarray | None = None, video: np.ndarray | None = None, text: np.ndarray | None = None

@@ -132,7 +132,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         responses={200: answer_schema(predictor.description), **errors(408, 413, 415, 422, 429, 503)},
     )
     async def predict(request: Request) -> JSONResponse:
-        """The probability that each emotion is present, per clip."""
+        """The probability that each emotion is present, and the value of each real-valued task, per clip."""
         return JSONResponse(await service.answer(request))
 
     @app.get("/health", responses=errors(503))
@@ -284,12 +284,16 @@ class _Service:
         return clips, {modality: int(rows.sum()) for modality, rows in clips.missing().items()}
 
     def _answer(self, present: np.ndarray) -> dict[str, Any]:
-        emotions = self.predictor.emotions
+        about, every = self.predictor.description, present
+        present, emotions = every[:, about.binary], [self.predictor.emotions[t] for t in about.binary]
         answer: dict[str, Any] = {
             "emotions": emotions,
             "probabilities": [[float(f"{value:.9g}") for value in row] for row in present.tolist()],
-            "present": (present > self._thresholds).tolist(),
+            "present": (present > self._thresholds[about.binary]).tolist(),
         }
+        if about.regression:
+            numbers = {name: every[:, self.predictor.emotions.index(name)].tolist() for name in about.regression}
+            answer["values"] = {name: [float(f"{value:.9g}") for value in column] for name, column in numbers.items()}
         if self.predictor.description.exclusive:
             chosen = zip(*decide(present))
             answer["decided"] = [

@@ -19,6 +19,7 @@ import numpy as np
 from lmf_multitask.deployment.description import ExportedModel, ModelDescription
 from lmf_multitask.deployment.graph import check_onnx, check_paddle
 from lmf_multitask.errors import RunError
+from lmf_multitask.files import is_full, naming
 from lmf_multitask.runtime import quiet_imports
 
 Arrays = Mapping[str, np.ndarray]
@@ -69,6 +70,8 @@ def _open(
     except RunError as error:
         raise RunError(f"{path}: {error}") from None
     except Exception as error:  # whatever a runtime raises, the content of the files is the cause
+        if is_full(error):
+            raise
         raise RunError(f"{path}: must be a graph that {backend} can load, but {_reason(error)}.") from error
     if any(one.dtype != np.float32 or one.ndim != 2 or len(one) != 2 for one in outputs):
         shapes = [f"{one.dtype} {list(one.shape)}" for one in outputs]
@@ -109,8 +112,9 @@ class _PaddleSession:
             from paddle import inference
         scratch = Path(tempfile.mkdtemp(prefix="lmf-"))
         weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
-        (scratch / "program.json").write_bytes(program)
-        (scratch / "weights").write_bytes(weights)
+        with naming(scratch):
+            (scratch / "program.json").write_bytes(program)
+            (scratch / "weights").write_bytes(weights)
         config = inference.Config(str(scratch / "program.json"), str(scratch / "weights"))
         config.disable_glog_info()
         if device == "gpu":

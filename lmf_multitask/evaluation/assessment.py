@@ -21,8 +21,11 @@ from lmf_multitask.evaluation.metrics import (
     mean_of,
     metrics_for,
     metrics_of,
+    task_kinds,
+    task_names,
 )
 from lmf_multitask.evaluation.statistics import LEVEL, RESAMPLES, bootstrap, intervals_of, paired_differences
+from lmf_multitask.tasks import make_tasks
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,14 @@ class LearningCurves:
         losses: name (train, validation) -> loss per epoch.
         weighted_f1: emotion -> validation metric per epoch.
         kept: the epoch whose weights were kept; None if unknown.
+        pearson: real-valued task -> validation metric per epoch.
     """
 
     epochs: list[int]
     losses: dict[str, list[float]]
     weighted_f1: dict[str, list[float]]
     kept: int | None
+    pearson: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,35 +53,44 @@ class Assessment:
 
     Attributes:
         name: of the model, in tables of several.
-        emotions: names of the T tasks.
+        tasks: the T tasks, `tasks.Task` objects or names of binary ones.
         ids: names of the N rows.
-        labels: float64 `[N, T]`, 1 present, 0 absent, NaN not annotated.
-        probabilities: float `[N, T]`, plain.
+        labels: float64 `[N, T]`, NaN not annotated; of binary tasks 1 present, 0 absent.
+        probabilities: float `[N, T]`, plain; of real-valued tasks the predictions.
         metrics: the content of ``metrics.json``.
         calibration: fitted on validation, if any.
+        baselines: name -> predictions float `[N, T]`.
         curves: name -> one per training (a per-emotion group has several).
         robustness: see `robustness.measure_robustness`; None without a model.
+        without: modality -> predictions `[N, T]` without it, see `robustness.predictions_without`.
         facts: data, settings and command of the training: heading -> text.
         data_report: the cleaning report of the data, as plain text.
     """
 
     name: str
-    emotions: list[str]
+    tasks: list[Any]
     ids: list[str]
     labels: np.ndarray
     probabilities: np.ndarray
     metrics: dict[str, Any]
     calibration: Calibration | None = None
+    baselines: Mapping[str, np.ndarray] = field(default_factory=dict)
     curves: dict[str, LearningCurves] = field(default_factory=dict)
     robustness: dict[str, Any] | None = None
+    without: dict[str, np.ndarray] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     data_report: str | None = None
+
+    @property
+    def emotions(self) -> list[str]:
+        """Names of the T tasks."""
+        return task_names(self.tasks)
 
 
 def evaluate_predictions(
     labels: np.ndarray,
     probabilities: np.ndarray,
-    emotions: Sequence[str] | None = None,
+    emotions: Sequence[Any] | None = None,
     *,
     ids: Sequence[str] | None = None,
     validation_labels: np.ndarray | None = None,
@@ -90,7 +104,7 @@ def evaluate_predictions(
     Args:
         labels: float `[N, T]`, 1 present, 0 absent, NaN not annotated.
         probabilities: float `[N, T]`, of present.
-        emotions: names of the T columns; None names them task1, task2, ...
+        emotions: the T columns: names of binary tasks, ``NAME:regression``, or `tasks.Task` objects; None names them task1, ...
         ids: names of the N rows; None numbers them.
         validation_labels: float `[M, T]`; with the next, temperatures and thresholds are fitted on these rows.
         validation_probabilities: float `[M, T]`.
@@ -106,8 +120,10 @@ def evaluate_predictions(
     """
     if np.ndim(labels) != 2:
         raise DataError(f"labels must have the shape [rows, emotions], but got {list(np.shape(labels))}.")
-    emotions = list(emotions) if emotions is not None else [f"task{t + 1}" for t in range(np.shape(labels)[1])]
-    labels, probabilities = checked_predictions(labels, probabilities, emotions)
+    tasks = _named_tasks(
+        list(emotions) if emotions is not None else [f"task{t + 1}" for t in range(np.shape(labels)[1])]
+    )
+    labels, probabilities = checked_predictions(labels, probabilities, tasks)
     if not len(labels):
         raise DataError("labels must have at least one row, but got none.")
     ids = [f"{split}-{row:05d}" for row in range(len(labels))] if ids is None else [str(one) for one in ids]
@@ -117,11 +133,16 @@ def evaluate_predictions(
         )
     calibration = None
     if validation_labels is not None and validation_probabilities is not None:
-        calibration = Calibration.fit(validation_labels, validation_probabilities, emotions)
+        calibration = Calibration.fit(validation_labels, validation_probabilities, tasks)
     elif validation_labels is not None or validation_probabilities is not None:
         raise DataError("validation labels and probabilities must be given together, but one of them is missing.")
-    metrics = assess(labels, probabilities, emotions, split=split, calibration=calibration, resamples=resamples)
-    return Assessment(name, emotions, ids, labels, probabilities, metrics, calibration)
+    metrics = assess(labels, probabilities, tasks, split=split, calibration=calibration, resamples=resamples)
+    return Assessment(name, tasks, ids, labels, probabilities, metrics, calibration)
+
+
+def _named_tasks(given: Sequence[Any]) -> list[Any]:
+    """``NAME:KIND`` as a task; any other text is the name of a binary task."""
+    return [make_tasks([one])[0] if isinstance(one, str) and ":" in one else one for one in given]
 
 
 def assess(
@@ -144,14 +165,15 @@ def assess(
         split: of the rows.
         seed: of the training.
         calibration: fitted on validation.
-        baselines: name -> predictions float `[N, T]` for the same rows.
+        baselines: name -> predictions float `[N, T]` for the same rows; NaN in the columns of tasks that it does not predict.
         resamples: of the bootstrap.
 
     Returns:
-        ``emotions`` and ``mean``: plain metrics (`metrics.metrics_of`); ``always_absent``; ``exclusive``: the decision among all
-        emotions, or None; ``baselines``: the same of each, and ``network_ahead``: the paired differences network - baseline with
-        their intervals; ``intervals``; with a calibration ``calibration`` (the fitted numbers), ``calibrated`` (metrics of the
-        calibrated probabilities) and ``thresholds`` (criterion -> metrics at the thresholds fitted for it).
+        ``emotions``, ``regression`` and ``mean``: plain metrics (`metrics.metrics_of`); ``always_absent``; ``exclusive``: the
+        decision among all emotions, or None; ``baselines``: the same of each, and ``network_ahead``: the paired differences
+        network - baseline with their intervals; ``intervals``; with a calibration ``calibration`` (the fitted numbers),
+        ``prediction_intervals`` (`Calibration.coverage`), ``calibrated`` (metrics of the calibrated probabilities) and
+        ``thresholds`` (criterion -> metrics at the thresholds fitted for it).
     """
     labels, predictions = checked_predictions(labels, predictions, tasks)
     calibrated = None if calibration is None else calibration.calibrate(predictions, tasks)
@@ -162,6 +184,8 @@ def assess(
         if calibrated is not None and plain is not None:
             exclusive["plain"] = {key: plain[key] for key in metrics_for(EXCLUSIVE)}
     others = {f"baseline {name}": np.asarray(values, np.float64) for name, values in (baselines or {}).items()}
+    absent = {name: np.flatnonzero(np.isnan(values).all(axis=0)).tolist() for name, values in others.items()}
+    others = {name: np.where(np.isnan(values).all(axis=0), predictions, values) for name, values in others.items()}
     ranked = {} if calibrated is None else {"network": calibrated}
     drawn = bootstrap(labels, {"network": predictions, **others}, tasks, ranked=ranked, resamples=resamples)
     found = {
@@ -175,13 +199,29 @@ def assess(
         "intervals": {"level": LEVEL, "resamples": resamples, "seed": 0, **intervals_of(drawn["network"], tasks)},
     }
     for name, values in others.items():
-        own = {**metrics_of(labels, values, tasks), "exclusive": exclusive_metrics(labels, values, tasks)}
-        intervals = intervals_of(paired_differences(drawn[name], drawn["network"]), tasks)
+        own_tasks = [t for t in range(len(tasks)) if t not in absent[name]]
+        chosen = [tasks[t] for t in own_tasks]
+        parts = labels[:, own_tasks], values[:, own_tasks], chosen
+        own = {**metrics_of(*parts), "exclusive": exclusive_metrics(*parts)}
+        differences = paired_differences(drawn[name], drawn["network"])
+        if own["exclusive"] is None:
+            differences = {key: one for key, one in differences.items() if one.ndim == 2}
+        intervals = intervals_of(
+            {k: one[:, own_tasks] if one.ndim == 2 else one for k, one in differences.items()}, chosen
+        )
         own["network_ahead"] = {"exclusive": None, **differences_of(found, own, intervals)}
         found["baselines"][name.removeprefix("baseline ")] = own
     if calibration is None or calibrated is None:
         return found
     found["calibration"] = calibration.to_json()
+    covered = calibration.coverage(labels, predictions, tasks)
+    if covered:
+        found["prediction_intervals"] = covered
+    binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind == "binary"]
+    if not binary:
+        return found
+    labels, predictions, calibrated = labels[:, binary], predictions[:, binary], calibrated[:, binary]
+    tasks = [tasks[t] for t in binary]
     keys = list(metrics_for("binary", "probability"))
     per_task = {
         name: {key: one[key] for key in keys if key in one}

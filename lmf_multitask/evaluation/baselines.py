@@ -1,4 +1,4 @@
-"""Baselines that a model must beat: the frequency of each emotion, and a linear model of the averaged features.
+"""Baselines that a model must beat: a constant per task, and a linear model of the averaged features.
 
 Shape letters: N rows (clips), T tasks (emotions), L steps, D numbers per clip.
 """
@@ -11,20 +11,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from lmf_multitask.data.columns import BLOCK_ROWS, Column, Columns
+from lmf_multitask.data.columns import BLOCK_ROWS, Columns
 from lmf_multitask.data.modality import MODALITIES, present_steps
 from lmf_multitask.errors import DataError
-from lmf_multitask.evaluation.metrics import WeightedRows, log_loss, task_names
+from lmf_multitask.evaluation.metrics import BASELINES, WeightedRows, kind_of, log_loss, task_kinds, task_names
 
 STRENGTHS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Values of scikit-learn's C (inverse strength of the penalty) that are tried."""
 
 UNVALIDATED_STRENGTH = 0.003
 """C of an emotion without validation labels."""
+
+PENALTIES = tuple(10.0**power for power in range(-1, 7))
+"""Values of scikit-learn's alpha (strength of the penalty of ridge regression) that are tried."""
+
+UNVALIDATED_PENALTY = 1000.0
+"""Alpha of a real-valued task without validation labels."""
 
 MOST_ROWS = 20_000
 """Clips of a split that the linear model is fitted on at most, drawn at random: 65 MB of averaged features."""
@@ -54,48 +60,73 @@ def flat_features(columns: Columns, rows: Sequence[int] | np.ndarray | None = No
     return found
 
 
-def prevalence(train_labels: Column) -> np.ndarray:
-    """Share of the annotated clips of train in which each emotion is present: labels `[N, T]` -> float64 `[T]`."""
-    labels = np.asarray(train_labels)
-    return (labels == 1).sum(axis=0) / np.maximum((~np.isnan(labels)).sum(axis=0), 1)
+def constant(train_labels: np.ndarray) -> np.ndarray:
+    """Mean of the labels of train, which of a binary task is the share of present: `[N, T]` -> float64 `[T]`; 0 without any."""
+    known = ~np.isnan(train_labels)
+    return np.where(known, train_labels, 0).sum(axis=0, dtype=np.float64) / np.maximum(known.sum(axis=0), 1)
+
+
+def baseline_predictions(
+    train: Columns, validation: Columns, rows: Columns, tasks: Sequence[Any]
+) -> dict[str, np.ndarray]:
+    """Name -> predictions float64 `[N, T]` of every baseline for the rows; NaN for tasks of another kind than its own."""
+    values = np.broadcast_to(constant(np.asarray(train["labels"])), np.shape(rows["labels"]))
+    linear = fit_linear_baseline(train, validation, tasks).predict(rows)
+    kinds, found = np.array(task_kinds(tasks)), {}
+    for kind in dict.fromkeys(kinds.tolist()):
+        for name, predictions in zip(BASELINES[kind], (values, linear)):
+            found[name] = np.where(kinds == kind, predictions, np.nan)
+    return found
 
 
 @dataclass(frozen=True)
 class LinearBaseline:
-    """A logistic regression per emotion on standardised `flat_features`.
+    """A logistic or ridge regression per task on standardised `flat_features`.
 
     Attributes:
         scaler: fitted on train.
-        models: one per emotion, with the chosen C.
+        tasks: the T tasks.
+        models: one per task, with the chosen strength of the penalty.
     """
 
     scaler: StandardScaler
-    models: list[LogisticRegression]
+    tasks: Sequence[Any]
+    models: list[LogisticRegression | Ridge]
 
-    def predict_probabilities(self, columns: Columns) -> np.ndarray:
-        """Features of N clips -> probability that each emotion is present, float64 `[N, T]`."""
+    def predict(self, columns: Columns) -> np.ndarray:
+        """Features of N clips -> probabilities of present, or values, float64 `[N, T]`."""
         count, found = len(columns["audio"]), []
         for start in range(0, count, MOST_ROWS):
             rows = self.scaler.transform(flat_features(columns, np.arange(start, min(start + MOST_ROWS, count))))
-            found.append(np.stack([model.predict_proba(rows)[:, 1] for model in self.models], axis=1))
+            found.append(
+                np.stack([_predicted(model, rows, task) for model, task in zip(self.models, self.tasks)], axis=1)
+            )
         return np.concatenate(found)
 
 
+def _predicted(model: LogisticRegression | Ridge, rows: np.ndarray, task: Any) -> np.ndarray:
+    if kind_of(task) == "binary":
+        return model.predict_proba(rows)[:, 1]
+    values, limits = model.predict(rows), getattr(task, "range", None)
+    return values if limits is None else np.clip(values, *limits)
+
+
 def fit_linear_baseline(train: Columns, validation: Columns, tasks: Sequence[Any]) -> LinearBaseline:
-    """Fits on train, with the strength of the penalty that gives the lowest log loss on validation.
+    """Fits on train, with the strength of the penalty that gives the lowest log loss or squared error on validation.
 
     Of a split with more than `MOST_ROWS` clips that many are used, drawn at random (the same ones every time), and at least one
     of each class of each emotion, so that memory does not grow with the data.
 
     Args:
         train: ``audio``, ``video``, ``text``, and ``labels`` float `[N, T]`, NaN not annotated.
-        validation: the same; C is `UNVALIDATED_STRENGTH` for an emotion without labels there.
-        tasks: the T binary tasks.
+        validation: the same; C is `UNVALIDATED_STRENGTH`, alpha `UNVALIDATED_PENALTY`, for a task without labels there.
+        tasks: the T tasks.
 
     Raises:
-        DataError: train has no clip, or only clips of one class, for an emotion.
+        DataError: train has no clip, or only clips of one class, for a task.
     """
-    drawn, held_out_drawn = _drawn(np.asarray(train["labels"])), _drawn(np.asarray(validation["labels"]))
+    binary = np.array(task_kinds(tasks)) == "binary"
+    drawn, held_out_drawn = (_drawn(np.asarray(columns["labels"])[:, binary]) for columns in (train, validation))
     scaler = StandardScaler(copy=False)  # works in place
     rows = scaler.fit_transform(flat_features(train, drawn))
     held_out = scaler.transform(flat_features(validation, held_out_drawn))
@@ -103,10 +134,10 @@ def fit_linear_baseline(train: Columns, validation: Columns, tasks: Sequence[Any
     # two threads take two to three times as long for products of this size, and change the rounding
     with threadpool_limits(1):
         models = [
-            _best_of(name, rows, labels[:, t], held_out, held_out_labels[:, t])
+            (_best_of if binary[t] else _best_ridge)(name, rows, labels[:, t], held_out, held_out_labels[:, t])
             for t, name in enumerate(task_names(tasks))
         ]
-    return LinearBaseline(scaler, models)
+    return LinearBaseline(scaler, tasks, models)
 
 
 def _drawn(labels: np.ndarray) -> np.ndarray:
@@ -141,3 +172,16 @@ def _best_of(
         losses.append(log_loss(judgement)[0])
         models.append(copy.deepcopy(model))
     return models[int(np.argmin(losses))]
+
+
+def _best_ridge(
+    name: str, rows: np.ndarray, labels: np.ndarray, held_out: np.ndarray, held_out_labels: np.ndarray
+) -> Ridge:
+    known, judged = ~np.isnan(labels), ~np.isnan(held_out_labels)
+    if not known.any():
+        raise DataError(f"{name} must be annotated in some clips of train, but is in none. Leave it out.")
+    models = [Ridge(alpha=alpha) for alpha in (PENALTIES if judged.any() else (UNVALIDATED_PENALTY,))]
+    for model in models:
+        model.fit(rows[known], labels[known].astype(np.float64))
+    errors = [np.square(model.predict(held_out[judged]) - held_out_labels[judged]).sum() for model in models]
+    return models[int(np.argmin(errors))]

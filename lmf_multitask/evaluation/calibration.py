@@ -1,7 +1,10 @@
-"""Calibrated probabilities and better thresholds, fitted on validation only.
+"""Calibrated probabilities, better thresholds and prediction intervals, fitted on validation only.
 
 Temperature scaling (Guo et al. 2017, arXiv 1706.04599): the logit difference of each head is divided by one number, which
 changes no decision at one half. Thresholds apply to the plain probability, so they need no temperature.
+
+Real-valued tasks get split-conformal prediction intervals (Papadopoulos et al. 2002; Lei et al. 2018): prediction ± a quantile of
+the absolute residuals on validation. Of clips drawn like those of validation, at least `COVERAGE` are inside.
 
 Shape letters: N rows (clips), T tasks (emotions), K candidate thresholds.
 """
@@ -21,12 +24,14 @@ from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.evaluation.metrics import (
     CLOSEST_TO_CERTAIN,
     METRICS,
+    REGRESSION,
     Confusion,
     WeightedRows,
     checked_predictions,
     log_loss,
     task_kinds,
     task_names,
+    tasks_of_kind,
 )
 from lmf_multitask.files import read_json, write_json
 
@@ -34,6 +39,9 @@ CALIBRATION_FILE = "calibration.json"
 HALF = "half"
 CRITERIA = ("positive_f1", "uar")
 """Metrics of decisions that a threshold is fitted for."""
+
+COVERAGE = 0.9
+"""Share of clips that a prediction interval is to cover."""
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
 
@@ -53,32 +61,48 @@ class TaskCalibration:
     reason: str | None = setting(default=None, help="why the plain values were kept; null where they were fitted")
 
 
+@settings
+class PredictionInterval:
+    """Prediction interval of one real-valued task."""
+
+    coverage: float = setting(default=COVERAGE, help="share of clips that it is to cover", gt=0, lt=1)
+    half_width: float = setting(default=0.0, help="distance of its ends from the prediction, in the task's unit", ge=0)
+    rows: int = setting(default=0, help="annotated validation clips that it was fitted on", ge=0)
+
+
 class Calibration:
-    """Calibrations of the binary tasks of a model.
+    """Calibrations of the tasks of a model.
 
     Attributes:
-        tasks: name -> calibration.
+        tasks: name of a binary task -> calibration.
+        intervals: name of a real-valued task -> prediction interval; without tasks that validation has too few labels of.
     """
 
-    def __init__(self, tasks: Mapping[str, TaskCalibration]) -> None:
-        self.tasks = dict(tasks)
+    def __init__(
+        self, tasks: Mapping[str, TaskCalibration], intervals: Mapping[str, PredictionInterval] | None = None
+    ) -> None:
+        self.tasks, self.intervals = dict(tasks), dict(intervals or {})
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Calibration) and self.tasks == other.tasks
+        return isinstance(other, Calibration) and (self.tasks, self.intervals) == (other.tasks, other.intervals)
 
     @classmethod
     def identity(cls, tasks: Sequence[Any], reason: str | None = None) -> Calibration:
         """Plain probabilities and thresholds of one half."""
-        return cls({name: TaskCalibration(reason=reason) for name in task_names(tasks)})
+        return cls({name: TaskCalibration(reason=reason) for name in task_names(tasks_of_kind(tasks, "binary"))})
 
     @classmethod
     def joined(cls, parts: Iterable[Calibration]) -> Calibration:
         """The calibrations of several models as one."""
-        return cls({name: one for part in parts for name, one in part.tasks.items()})
+        parts = list(parts)
+        return cls(
+            {name: one for part in parts for name, one in part.tasks.items()},
+            {name: one for part in parts for name, one in part.intervals.items()},
+        )
 
     @classmethod
     def fit(cls, labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any]) -> Calibration:
-        """Temperature and thresholds of every binary task.
+        """Temperature and thresholds of every binary task, prediction interval of every real-valued one.
 
         Args:
             labels: float `[N, T]` of validation, 1 present, 0 absent, NaN not annotated.
@@ -89,13 +113,27 @@ class Calibration:
             The calibration. A task keeps 1 and one half, with a reason, where validation has clips of one class only.
         """
         labels, predictions = checked_predictions(labels, predictions, tasks)
-        return cls(
-            {
-                name: _fit_task(labels[:, t], predictions[:, t])
-                for t, (name, kind) in enumerate(zip(task_names(tasks), task_kinds(tasks)))
-                if kind == "binary"
-            }
-        )
+        fitted, intervals = {}, {}
+        for t, (name, kind) in enumerate(zip(task_names(tasks), task_kinds(tasks))):
+            if kind == "binary":
+                fitted[name] = _fit_task(labels[:, t], predictions[:, t])
+            elif kind == REGRESSION:
+                found = fit_interval(labels[:, t], predictions[:, t])
+                intervals.update({} if found is None else {name: found})
+        return cls(fitted, intervals)
+
+    def coverage(self, labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any]) -> dict[str, Any]:
+        """Real-valued task -> its interval, and ``covered``: the share of annotated rows inside (None without any)."""
+        found = {}
+        for t, name in enumerate(task_names(tasks)):
+            known = ~np.isnan(labels[:, t])
+            if name in self.intervals:
+                inside = np.abs(labels[known, t] - predictions[known, t]) <= self.intervals[name].half_width
+                found[name] = {
+                    **to_dict(self.intervals[name]),
+                    "covered": float(inside.mean()) if known.any() else None,
+                }
+        return found
 
     def calibrate(self, predictions: np.ndarray, tasks: Sequence[Any]) -> np.ndarray:
         """Plain predictions float `[N, T]` -> calibrated ones, float64 `[N, T]`; those of other than binary tasks as they are.
@@ -139,7 +177,13 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in JSON files."""
-        return {"fitted_on": "validation", "emotions": {name: to_dict(one) for name, one in self.tasks.items()}}
+        found: dict[str, Any] = {
+            "fitted_on": "validation",
+            "emotions": {name: to_dict(one) for name, one in self.tasks.items()},
+        }
+        if self.intervals:
+            found["regression"] = {name: to_dict(one) for name, one in self.intervals.items()}
+        return found
 
     @classmethod
     def from_json(cls, content: Any, where: object) -> Calibration:
@@ -152,10 +196,15 @@ class Calibration:
         Raises:
             RunError: it is something else.
         """
-        if not isinstance(content, dict) or not isinstance(content.get("emotions"), dict):
+        parts: list[Any] = [content.get("emotions"), content.get("regression", {})] if isinstance(content, dict) else []
+        if not parts or not all(isinstance(part, dict) for part in parts):
             raise RunError(f"{where}: must hold a calibration, but does not. Train again.")
         try:
-            return cls({name: build(TaskCalibration, one, name) for name, one in content["emotions"].items()})
+            fitted, intervals = parts
+            return cls(
+                {name: build(TaskCalibration, one, name) for name, one in fitted.items()},
+                {name: build(PredictionInterval, one, name) for name, one in intervals.items()},
+            )
         except ConfigError as error:
             raise RunError(f"{where}: {error} Train again.") from None
 
@@ -180,6 +229,24 @@ def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities with their logits divided by a temperature; float64, of the same shape."""
     kept = np.clip(np.asarray(probabilities, np.float64), CLOSEST_TO_CERTAIN, 1 - CLOSEST_TO_CERTAIN)
     return 0.5 * (1 + np.tanh(0.5 * (np.log(kept) - np.log1p(-kept)) / temperature))
+
+
+def fit_interval(labels: np.ndarray, predictions: np.ndarray, coverage: float = COVERAGE) -> PredictionInterval | None:
+    """The split-conformal interval of one task.
+
+    Args:
+        labels: float `[N]` of validation, NaN not annotated.
+        predictions: float `[N]`.
+        coverage: share of new clips that is to be inside.
+
+    Returns:
+        The interval: the ceil((n + 1) coverage)-th smallest of the n absolute residuals; None if there are fewer.
+    """
+    residuals = np.sort(np.abs(labels - predictions)[~np.isnan(labels)])
+    place = math.ceil((len(residuals) + 1) * coverage)
+    if place > len(residuals):
+        return None
+    return PredictionInterval(coverage=coverage, half_width=float(residuals[place - 1]), rows=len(residuals))
 
 
 def _fit_task(labels: np.ndarray, probabilities: np.ndarray) -> TaskCalibration:

@@ -1,4 +1,4 @@
-"""Comparison of models on the same rows: paired bootstrap, and McNemar's exact test with Holm's correction.
+"""Comparison of models on the same rows: paired bootstrap, and McNemar's or Wilcoxon's test with Holm's correction.
 
 Shape letters: N rows (clips), T tasks (emotions).
 """
@@ -11,10 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.assessment import differences_of
-from lmf_multitask.evaluation.metrics import exclusive_metrics, exclusive_rows, metrics_of
+from lmf_multitask.evaluation.metrics import (
+    REGRESSION,
+    exclusive_metrics,
+    exclusive_rows,
+    metrics_of,
+    task_kinds,
+    task_names,
+)
 from lmf_multitask.evaluation.predictions import Predictions, shared_ids
 from lmf_multitask.evaluation.statistics import (
     RESAMPLES,
@@ -28,16 +36,17 @@ from lmf_multitask.evaluation.statistics import (
 
 @dataclass(frozen=True)
 class Difference:
-    """Second minus first, of one emotion, of the mean over emotions, or of the decision among exclusive emotions.
+    """Second minus first, of one task, of the mean over tasks, or of the decision among exclusive emotions.
 
     Attributes:
         rows: annotated clips.
         differences: key of a metric -> value; None where undefined.
         intervals: key of a metric -> [low, high] of the paired bootstrap; None where undefined.
-        only_first: clips that only the first decides correctly (None for the mean).
-        only_second: clips that only the second decides correctly.
-        p: of McNemar's exact test.
-        corrected: the same after Holm's correction over all emotions of the comparison.
+        only_first: clips that only the first decides correctly, or to whose real label it is closer (None for the mean,
+            and of several seeds).
+        only_second: the same of the second.
+        p: of McNemar's exact test of the decisions, or of Wilcoxon's signed-rank test of the absolute errors.
+        corrected: the same after Holm's correction over all tasks of the comparison.
     """
 
     rows: int
@@ -56,10 +65,11 @@ class Pair:
     Attributes:
         first: name of the reference.
         second: name of the other.
-        emotions: name -> difference.
-        mean: difference of the means over emotions.
+        emotions: name of a binary task -> difference.
+        mean: differences of the means over tasks.
         decision: difference of the decision among all emotions; None unless labels are exclusive. Its p-value is not
             corrected: it is one test.
+        values: name of a real-valued task -> difference.
     """
 
     first: str
@@ -67,6 +77,7 @@ class Pair:
     emotions: dict[str, Difference]
     mean: Difference
     decision: Difference | None = None
+    values: dict[str, Difference] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,11 +101,14 @@ class Comparison:
     pairs: list[Pair] = field(default_factory=list)
 
 
-def compare(models: Sequence[Predictions], *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
+def compare(
+    models: Sequence[Predictions | Sequence[Predictions]], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Comparison:
     """Compares models with the first of them, on the clips and emotions that all have, at decisions above one half.
 
     Args:
-        models: two or more; labels may be missing in all but one, and must agree where several have them.
+        models: two or more; labels may be missing in all but one, and must agree where several have them. Of a model that was
+            trained under several seeds, the predictions of each: its metrics are averaged over them, its decisions not tested.
         resamples: of the bootstrap.
         seed: of its draws.
 
@@ -103,9 +117,46 @@ def compare(models: Sequence[Predictions], *, resamples: int = RESAMPLES, seed: 
     """
     if len(models) < 2:
         raise DataError(f"a comparison must have at least two models, but got {len(models)}. Name another run.")
-    names = [model.name for model in models]
+    seeds = [[one] if isinstance(one, Predictions) else list(one) for one in models]
+    names = [runs[0].name for runs in seeds]
     if len(set(names)) != len(names):
         raise DataError(f"models to compare must have different names, but got {', '.join(names)}.")
+    chosen, notes = _common([run for runs in seeds for run in runs])
+    notes += [
+        f"{runs[0].name}: metrics are means over {len(runs)} seeds ({', '.join(run.source.parent.name for run in runs)}); "
+        "intervals show the variation over clips, with these seeds"
+        for runs in seeds
+        if len(runs) > 1
+    ]
+    ids, tasks = chosen[0].ids, chosen[0].tasks
+    labels = _common_labels(chosen)
+    rest = iter(chosen)
+    probabilities = {name: [next(rest).probabilities for _ in runs] for name, runs in zip(names, seeds)}
+    every = {(name, number): values for name, own in probabilities.items() for number, values in enumerate(own)}
+    resampled = bootstrap(labels, every, tasks, resamples=resamples, seed=seed)
+    drawn, metrics = {}, {}
+    for name, own in probabilities.items():
+        parts = [resampled[name, number] for number in range(len(own))]
+        drawn[name] = {key: np.mean([part[key] for part in parts], axis=0) for key in parts[0]}
+        metrics[name] = {
+            **_averaged([metrics_of(labels, values, tasks) for values in own]),
+            "exclusive": _averaged([exclusive_metrics(labels, values, tasks) for values in own]),
+            "intervals": intervals_of(drawn[name], tasks),
+        }
+    pairs = []
+    for name in names[1:]:
+        intervals = intervals_of(paired_differences(drawn[names[0]], drawn[name]), tasks)
+        found = differences_of(metrics[name], metrics[names[0]], intervals)
+        pairs.append(_pair(labels, tasks, (names[0], name), probabilities, found))
+    return Comparison(names, chosen[0].emotions, len(ids), notes, metrics, _corrected(pairs))
+
+
+def _common(models: Sequence[Predictions]) -> tuple[list[Predictions], list[str]]:
+    """The clips and emotions that all models have, and notes on what was left out.
+
+    Raises:
+        DataError: there are none.
+    """
     emotions = [emotion for emotion in models[0].emotions if all(emotion in model.emotions for model in models[1:])]
     if not emotions:
         known = "; ".join(f"{model.name} has {', '.join(model.emotions)}" for model in models)
@@ -120,23 +171,25 @@ def compare(models: Sequence[Predictions], *, resamples: int = RESAMPLES, seed: 
         if left := [emotion for emotion in model.emotions if emotion not in emotions]:
             notes.append(f"{model.name}: {', '.join(left)} left out, because not all others have it")
     chosen = [model.select(ids, emotions) for model in models]
-    labels = _common_labels(chosen)
-    probabilities = {model.name: model.probabilities for model in chosen}
-    drawn = bootstrap(labels, probabilities, emotions, resamples=resamples, seed=seed)
-    metrics = {
-        name: {
-            **metrics_of(labels, values, emotions),
-            "exclusive": exclusive_metrics(labels, values, emotions),
-            "intervals": intervals_of(drawn[name], emotions),
-        }
-        for name, values in probabilities.items()
-    }
-    pairs = []
-    for name in names[1:]:
-        intervals = intervals_of(paired_differences(drawn[names[0]], drawn[name]), emotions)
-        found = differences_of(metrics[name], metrics[names[0]], intervals)
-        pairs.append(_pair(labels, emotions, (names[0], name), probabilities, found))
-    return Comparison(names, emotions, len(ids), notes, metrics, _corrected(pairs))
+    tasks = chosen[0].tasks
+    for model in chosen[1:]:
+        for name, own, other in zip(emotions, task_kinds(tasks), task_kinds(model.tasks)):
+            if own != other:
+                raise DataError(
+                    f"{model.source}: {name} must be a {own} task, as in {chosen[0].source}, but is {other}. "
+                    "Compare models of the same tasks."
+                )
+    return chosen, list(dict.fromkeys(notes))
+
+
+def _averaged(parts: Sequence[Any]) -> Any:
+    """Metrics of several seeds as their means, None where one is undefined; what differs otherwise is None."""
+    first = parts[0]
+    if len(parts) == 1 or all(part == first for part in parts):
+        return first
+    if isinstance(first, Mapping):
+        return {key: _averaged([part.get(key) for part in parts]) for key in first}
+    return float(np.mean(parts)) if all(isinstance(part, float) for part in parts) else None
 
 
 def _common_labels(models: Sequence[Predictions]) -> np.ndarray:
@@ -159,21 +212,41 @@ def _common_labels(models: Sequence[Predictions]) -> np.ndarray:
 
 def _pair(
     labels: np.ndarray,
-    emotions: Sequence[str],
+    tasks: Sequence[Any],
     names: tuple[str, str],
-    probabilities: Mapping[str, np.ndarray],
+    probabilities: Mapping[str, Sequence[np.ndarray]],
     found: Mapping[str, Any],
 ) -> Pair:
-    per_emotion = {}
-    for t, emotion in enumerate(emotions):
+    tested = all(len(probabilities[name]) == 1 for name in names)
+    both = [probabilities[name][0] for name in names]
+    per_emotion, values = {}, {}
+    for t, (name_of_task, kind) in enumerate(zip(task_names(tasks), task_kinds(tasks))):
         known = ~np.isnan(labels[:, t])
-        right = [(probabilities[name][known, t] > 0.5) == (labels[known, t] == 1) for name in names]
-        per_emotion[emotion] = _difference(found["emotions"][emotion], int(known.sum()), right)
-    rows, decision = exclusive_rows(labels), None
+        if kind == REGRESSION:
+            errors = [np.abs(one[known, t] - labels[known, t]) for one in both]
+            values[name_of_task] = _value_difference(found[REGRESSION][name_of_task], errors, tested)
+            continue
+        right = [(one[known, t] > 0.5) == (labels[known, t] == 1) for one in both]
+        entry = found["emotions"][name_of_task]
+        per_emotion[name_of_task] = _difference(entry, int(known.sum()), right if tested else None)
+    binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind != REGRESSION]
+    truth, decision = labels[:, binary], None
+    rows = exclusive_rows(truth)
     if rows is not None:
-        right = [probabilities[name][rows].argmax(axis=1) == labels[rows].argmax(axis=1) for name in names]
-        decision = _difference(found["exclusive"], int(rows.sum()), right)
-    return Pair(*names, per_emotion, _difference(found["mean"], len(labels)), decision)
+        right = [one[:, binary][rows].argmax(axis=1) == truth[rows].argmax(axis=1) for one in both]
+        decision = _difference(found["exclusive"], int(rows.sum()), right if tested else None)
+    return Pair(*names, per_emotion, _difference(found["mean"], len(labels)), decision, values)
+
+
+def _value_difference(found: Mapping[str, Any], errors: Sequence[np.ndarray], tested: bool) -> Difference:
+    """Wilcoxon's signed-rank test of the absolute errors `[n]` of both models; ties count for neither."""
+    first, second = errors
+    plain = _difference(found, len(first))
+    if not tested:
+        return plain
+    closer = int((first < second).sum()), int((second < first).sum())
+    p = float(stats.wilcoxon(first, second).pvalue) if sum(closer) else 1.0
+    return dataclasses.replace(plain, only_first=closer[0], only_second=closer[1], p=p)
 
 
 def _difference(found: Mapping[str, Any], rows: int, right: Sequence[np.ndarray] | None = None) -> Difference:
@@ -186,12 +259,17 @@ def _difference(found: Mapping[str, Any], rows: int, right: Sequence[np.ndarray]
 
 
 def _corrected(pairs: list[Pair]) -> list[Pair]:
-    """Holm's correction over all emotions of all pairs, which are read together."""
-    corrected = iter(holm([one.p for pair in pairs for one in pair.emotions.values() if one.p is not None]))
+    """Holm's correction over all tasks of all pairs, which are read together."""
+    tests = [one for pair in pairs for part in (pair.emotions, pair.values) for one in part.values()]
+    corrected = iter(holm([one.p for one in tests if one.p is not None]))
+
+    def with_corrected(part: Mapping[str, Difference]) -> dict[str, Difference]:
+        return {
+            name: dataclasses.replace(one, corrected=None if one.p is None else next(corrected))
+            for name, one in part.items()
+        }
+
     return [
-        dataclasses.replace(
-            pair,
-            emotions={name: dataclasses.replace(one, corrected=next(corrected)) for name, one in pair.emotions.items()},
-        )
+        dataclasses.replace(pair, emotions=with_corrected(pair.emotions), values=with_corrected(pair.values))
         for pair in pairs
     ]

@@ -197,10 +197,12 @@ def whole_numbers(panel: Axes) -> None:
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def legend_below(figure: Figure, panel: Axes, columns: int = 3) -> None:
-    """The legend of a panel below the whole figure, each label once."""
-    entries = dict(zip(*reversed(panel.get_legend_handles_labels())))
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(columns, len(entries)))
+def legend_below(figure: Figure, panels: Axes | Sequence[Axes], columns: int = 3) -> None:
+    """The legend of one or several panels below the whole figure, each label once."""
+    entries: dict[str, Any] = {}
+    for panel in panels if isinstance(panels, Sequence) else [panels]:
+        entries.update(zip(*reversed(panel.get_legend_handles_labels())))
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=min(columns, len(entries)))
 
 
 def finish(figure: Figure, name: str, title: str, alternative: str) -> Plot:

@@ -9,13 +9,23 @@ Shape letters: N rows (clips), T tasks (emotions), R sets of row weights, C clas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from lmf_multitask.data.targets import REGRESSION
 from lmf_multitask.errors import ConfigError, DataError, suggestion
+from lmf_multitask.evaluation.value_metrics import (
+    concordance,
+    mean_absolute_error,
+    pearson,
+    root_mean_squared_error,
+    same_integer,
+    spearman,
+    two_classes,
+)
 from lmf_multitask.evaluation.weighted_rows import Confusion, WeightedRows, ratio
 
 CLOSEST_TO_CERTAIN = 1e-7
@@ -23,6 +33,18 @@ CLOSEST_TO_CERTAIN = 1e-7
 
 EXCLUSIVE = "exclusive"
 """Kind of the metrics of the one decision among all binary tasks, where labels are exclusive."""
+
+PLACES = {"binary": "emotions", "regression": "regression"}
+"""Kind of task -> where tasks of this kind stand in ``metrics.json``; those of a plug-in stand under ``emotions``."""
+
+BASELINES = {"binary": ("prevalence", "logistic_regression"), "regression": ("train_mean", "ridge_regression")}
+"""Kind of task -> names of its constant and its linear baseline in ``metrics.json``."""
+
+TASK_METRIC = "task_metric"
+"""As a monitor: of each task the metric of its kind, see `tasks.Task.monitor`."""
+
+SENTIMENT_RANGE, TRAIT_RANGE = (-3.0, 3.0), (1.0, 7.0)
+"""Ranges of sentiment in MOSI and MOSEI, and of traits in POM: seven integers each."""
 
 
 # -- the metrics; NaN where they are undefined
@@ -89,9 +111,11 @@ class Metric:
         title: name in tables and plots.
         function: `WeightedRows` (`Confusion` is enough where `needs` is ``decision``) -> float64 `[R]`, NaN where undefined.
         kind: kind of task that it rates, or `EXCLUSIVE`.
-        needs: ``decision`` where it depends on the decisions alone, ``probability`` where it depends on predictions.
+        needs: ``decision`` where it depends on the decisions alone, ``probability`` where it depends on predictions,
+            ``value`` for real-valued tasks.
         greater_is_better: its direction.
         headline: shown first.
+        ranges: ranges of the real-valued tasks that it is for; empty: any.
     """
 
     key: str
@@ -101,6 +125,11 @@ class Metric:
     needs: str = "decision"
     greater_is_better: bool = True
     headline: bool = False
+    ranges: tuple[tuple[float, float], ...] = ()
+
+    def rates(self, task: Any) -> bool:
+        """Whether it is defined for a task."""
+        return self.kind == kind_of(task) and (not self.ranges or getattr(task, "range", None) in self.ranges)
 
     def __call__(self, rows: Confusion) -> np.ndarray:
         """The values float64 `[R]`.
@@ -115,6 +144,10 @@ class Metric:
                 f"but got {list(values.shape)}."
             )
         return values
+
+
+def _real(key: str, title: str, function: Callable[[WeightedRows], np.ndarray], **about: Any) -> Metric:
+    return Metric(key, title, function, REGRESSION, "value", **about)
 
 
 METRICS: dict[str, Metric] = {
@@ -132,6 +165,29 @@ METRICS: dict[str, Metric] = {
         Metric("brier", "Brier", brier, needs="probability", greater_is_better=False),
         Metric("ece", "ECE", expected_calibration_error, needs="probability", greater_is_better=False),
         Metric("log_loss", "log loss", log_loss, needs="probability", greater_is_better=False),
+        _real("mae", "MAE", mean_absolute_error, greater_is_better=False, headline=True),
+        _real("rmse", "RMSE", root_mean_squared_error, greater_is_better=False),
+        _real("pearson", "r", pearson, headline=True),
+        _real("spearman", "Spearman", spearman),
+        _real("ccc", "CCC", concordance, headline=True),
+        _real("acc7", "Acc-7", same_integer(7), ranges=(SENTIMENT_RANGE, TRAIT_RANGE), headline=True),
+        _real("acc5", "Acc-5", same_integer(5), ranges=(SENTIMENT_RANGE,)),
+        _real(
+            "acc2_negative_nonnegative",
+            "Acc-2 neg/non-neg",
+            two_classes(accuracy, True),
+            ranges=(SENTIMENT_RANGE,),
+            headline=True,
+        ),
+        _real("f1_negative_nonnegative", "F1 neg/non-neg", two_classes(weighted_f1, True), ranges=(SENTIMENT_RANGE,)),
+        _real(
+            "acc2_negative_positive",
+            "Acc-2 neg/pos",
+            two_classes(accuracy, False),
+            ranges=(SENTIMENT_RANGE,),
+            headline=True,
+        ),
+        _real("f1_negative_positive", "F1 neg/pos", two_classes(weighted_f1, False), ranges=(SENTIMENT_RANGE,)),
         Metric("weighted_accuracy", "WA", accuracy, EXCLUSIVE),
         Metric("unweighted_accuracy", "UA", mean_recall, EXCLUSIVE),
     )
@@ -168,7 +224,17 @@ def task_names(tasks: Sequence[Any]) -> list[str]:
 
 def task_kinds(tasks: Sequence[Any]) -> list[str]:
     """Kinds of tasks; that of a plain name is ``binary``."""
-    return [getattr(task, "kind", "binary") for task in tasks]
+    return [kind_of(task) for task in tasks]
+
+
+def tasks_of_kind(tasks: Sequence[Any], kind: str) -> list[Any]:
+    """Those of a kind."""
+    return [task for task in tasks if kind_of(task) == kind]
+
+
+def kind_of(task: Any) -> str:
+    """Kind of a task; that of a plain name is ``binary``."""
+    return getattr(task, "kind", "binary")
 
 
 def checked_predictions(
@@ -195,6 +261,8 @@ def checked_predictions(
     odd = given[~(np.isnan(given) | (given == 0) | (given == 1))]
     if odd.size:
         raise DataError(f"labels must be 1, 0 or NaN (not annotated), but got {odd[0]:g}.")
+    if np.isinf(labels).any():
+        raise DataError("labels must be finite or NaN (not annotated), but some are infinite. Check the data.")
     return labels, predictions
 
 
@@ -208,7 +276,10 @@ def task_rows(
 ) -> list[WeightedRows]:
     """One `WeightedRows` per task: present where the prediction is above its threshold (None: one half)."""
     present = predictions > (0.5 if thresholds is None else np.asarray(thresholds))
-    return [WeightedRows(labels[:, t], predictions[:, t], present[:, t], weights) for t in range(len(tasks))]
+    return [
+        WeightedRows(labels[:, t], predictions[:, t], present[:, t], weights, range=getattr(task, "range", None))
+        for t, task in enumerate(tasks)
+    ]
 
 
 def exclusive_rows(labels: np.ndarray) -> np.ndarray | None:
@@ -270,20 +341,22 @@ def weighted_values(
         tasks: the T tasks.
         ranked: float `[N, T]`, which the decision among exclusive tasks compares; None: `predictions`.
         weights: float `[R, N]`; None: unit weights.
-        names: of `METRICS`; None computes all.
+        names: of `METRICS`; None computes all that rate one of the tasks.
 
     Returns:
         Name -> float64 `[R, T]`, NaN where undefined or for a task of another kind; of the decision among exclusive tasks
         float64 `[R]`, left out unless labels are exclusive.
     """
-    rows, kinds = task_rows(labels, predictions, tasks, weights=weights), task_kinds(tasks)
+    rows = task_rows(labels, predictions, tasks, weights=weights)
     decision = exclusive_decision(labels, predictions if ranked is None else ranked, tasks, weights)
     found = {}
-    for name in METRICS if names is None else names:
+    if names is None:
+        names = [n for n, metric in METRICS.items() if metric.kind == EXCLUSIVE or any(map(metric.rates, tasks))]
+    for name in names:
         metric = find_metric(name)
         if metric.kind != EXCLUSIVE:
             undefined = np.full(1 if weights is None else len(weights), np.nan)
-            columns = [metric(one) if kind == metric.kind else undefined for one, kind in zip(rows, kinds)]
+            columns = [metric(one) if metric.rates(task) else undefined for one, task in zip(rows, tasks)]
             found[name] = np.stack(columns, axis=1)
         elif decision is not None:
             found[name] = metric(decision)
@@ -296,6 +369,10 @@ def value_of(name: str, labels: np.ndarray, predictions: np.ndarray, tasks: Sequ
     Raises:
         ConfigError: there is no metric of that name.
     """
+    if name == TASK_METRIC:
+        chosen = [getattr(task, "monitor", METRICS["average_precision"].key) for task in tasks]
+        found = weighted_values(labels, predictions, tasks, names=list(dict.fromkeys(chosen)))
+        return mean_of([found[key][0, t] for t, key in enumerate(chosen)])
     values = weighted_values(labels, predictions, tasks, names=[name]).get(name, np.empty(0))
     return mean_of(values.ravel())
 
@@ -320,22 +397,36 @@ def metrics_of(
 
     Returns:
         ``emotions``: name -> key -> value, None where undefined; ``support``: clips where it is present; ``annotated``: clips
-        with a label; ``confusion``: counts of clips; ``undefined``: key -> why, only if any is. ``mean``: key -> mean over the
-        tasks where the metric is defined.
+        with a label; ``confusion``: counts of clips; ``undefined``: key -> why, only if any is. ``regression``: the same of
+        real-valued tasks, only if there are any. ``mean``: key -> mean over the tasks where the metric is defined.
 
     Raises:
         DataError: see `checked_predictions`.
     """
     labels, predictions = checked_predictions(labels, predictions, tasks)
     rows = task_rows(labels, predictions, tasks, thresholds=thresholds)
-    kinds = task_kinds(tasks)
-    per_task = {name: _task_metrics(one, kind) for name, one, kind in zip(task_names(tasks), rows, kinds)}
-    keys = dict.fromkeys(key for kind in kinds for key in metrics_for(kind))
-    return {"emotions": per_task, "mean": {key: mean_of([one.get(key) for one in per_task.values()]) for key in keys}}
+    per_task = {name: _task_metrics(one, task) for name, one, task in zip(task_names(tasks), rows, tasks)}
+    keys = [metric.key for metric in METRICS.values() if any(metric.rates(task) for task in tasks)]
+    mean = {key: mean_of([one.get(key) for one in per_task.values()]) for key in keys}
+    return {**by_place(per_task, tasks), "mean": mean}
 
 
-def _task_metrics(rows: WeightedRows, kind: str) -> dict[str, Any]:
-    found: dict[str, Any] = {key: _number(metric(rows)) for key, metric in metrics_for(kind).items()}
+def by_place(per_task: Mapping[str, Any], tasks: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """Name of a task -> value, as it stands in ``metrics.json``: ``emotions`` and, where there are such tasks, ``regression``."""
+    found: dict[str, dict[str, Any]] = {"emotions": {}}
+    for name, kind in zip(task_names(tasks), task_kinds(tasks)):
+        found.setdefault(PLACES.get(kind, "emotions"), {})[name] = per_task[name]
+    return found
+
+
+def all_tasks(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Name of a task of any kind -> its entry in a part of ``metrics.json``."""
+    return {name: one for place in PLACES.values() for name, one in content.get(place, {}).items()}
+
+
+def _task_metrics(rows: WeightedRows, task: Any) -> dict[str, Any]:
+    kind = kind_of(task)
+    found: dict[str, Any] = {m.key: _number(m(rows)) for m in METRICS.values() if m.rates(task)}
     reason = _why_undefined(rows.labels, kind)
     undefined = {key: reason for key, value in found.items() if value is None}
     if kind == "binary":
@@ -355,12 +446,16 @@ def _why_undefined(labels: np.ndarray, kind: str) -> str:
         return "no clip is annotated"
     if kind == "binary" and len(np.unique(labels)) == 1:
         return f"all annotated clips are {'present' if labels[0] else 'absent'}"
+    if kind == REGRESSION and len(np.unique(labels)) == 1:
+        return "all annotated clips have the same value"
     return "it has no value for these predictions"
 
 
 def always_absent(labels: np.ndarray, tasks: Sequence[Any]) -> dict[str, Any]:
-    """`metrics_of` a classifier that decides absent for every clip and task."""
-    return metrics_of(labels, np.zeros(np.shape(labels)), tasks)
+    """`metrics_of` a classifier that decides absent for every clip and binary task."""
+    binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind == "binary"]
+    chosen = labels[:, binary]
+    return metrics_of(chosen, np.zeros(chosen.shape), [tasks[t] for t in binary])
 
 
 def exclusive_metrics(

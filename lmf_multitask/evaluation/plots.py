@@ -31,8 +31,9 @@ from lmf_multitask.evaluation.drawing import (
     whole_numbers,
 )
 from lmf_multitask.evaluation.metrics import METRICS, reliability_bins
-from lmf_multitask.evaluation.tables import shown_metrics
+from lmf_multitask.evaluation.table_parts import shown_metrics
 from lmf_multitask.evaluation.text import number, with_interval
+from lmf_multitask.evaluation.value_plots import value_comparison_plot, value_plots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,6 +54,7 @@ def plots_of(assessment: Assessment) -> list[Plot]:
             ranking_plot(assessment),
             reliability_plot(assessment),
             robustness_plot(assessment.robustness),
+            *value_plots(assessment),
         ]
     return [plot for plot in drawn if plot is not None]
 
@@ -81,7 +83,7 @@ def metrics_plot(metrics: Mapping[str, Any], *, headline: bool) -> Plot | None:
         for (name, other), form, colour in zip(others.items(), ("x", "D"), (MUTED, SERIES[1])):
             if other is metrics["always_absent"] and metric.needs != "decision":
                 continue  # it has no probabilities of its own
-            values = [_or_nan(other["emotions"][e].get(metric.key)) for e in emotions]
+            values = [_or_nan(other["emotions"].get(e, {}).get(metric.key)) for e in emotions]
             panel.plot(values, places, form, color=colour, markersize=6, fillstyle="none", label=name)
         panel.set_title(metric.title)
         if panel.dataLim.x0 >= 0 and panel.dataLim.x1 <= 1:
@@ -101,27 +103,28 @@ def learning_plots(assessment: Assessment) -> list[Plot]:
     if not assessment.curves:
         return []
     emotions = list(assessment.emotions)
-    figure, (panel,) = panels_of(1, 3.4, width=WIDTH)
+    keys = [key for key in ("weighted_f1", "pearson") if any(getattr(one, key) for one in assessment.curves.values())]
+    figure, panels = panels_of(max(len(keys), 1), 3.4, width=WIDTH)
     said = []
+    for panel, key in zip(panels, keys):
+        for curves in assessment.curves.values():
+            for task, values in getattr(curves, key).items():
+                kept = [curves.epochs.index(curves.kept)] if curves.kept in curves.epochs else []
+                look = style(emotions.index(task) if task in emotions else 0)
+                panel.plot(curves.epochs, values, **look, markevery=kept, markersize=8, label=label(task))
+        kept_epochs = {curves.kept for curves in assessment.curves.values()}
+        if len(kept_epochs) == 1:
+            _mark_epoch(panel, kept_epochs.pop())
+        panel.set(xlabel="epoch (marker: the best epoch, which is kept)", ylabel=f"{METRICS[key].title}, validation")
+        whole_numbers(panel)
     for name, curves in assessment.curves.items():
-        for emotion, values in curves.weighted_f1.items():
-            kept = [curves.epochs.index(curves.kept)] if curves.kept in curves.epochs else []
-            look = style(emotions.index(emotion) if emotion in emotions else 0)
-            panel.plot(curves.epochs, values, **look, markevery=kept, markersize=8, label=label(emotion))
         if curves.kept is not None:
             said.append(f"{name}: epoch {curves.kept} of {len(curves.epochs)} kept")
-    kept_epochs = {curves.kept for curves in assessment.curves.values()}
-    if len(kept_epochs) == 1:
-        _mark_epoch(panel, kept_epochs.pop())
-    panel.set(
-        xlabel="epoch (marker: the best epoch, which is kept)", ylabel=f"{METRICS['weighted_f1'].title}, validation"
-    )
-    whole_numbers(panel)
-    legend_below(figure, panel, 4)
+    legend_below(figure, panels, 4)
     learning = finish(
         figure,
         "learning",
-        f"Validation {METRICS['weighted_f1'].title} per epoch",
+        f"Validation {' and '.join(METRICS[key].title for key in keys)} per epoch",
         f"Learning curves. {'; '.join(said)}.",
     )
     several = len(assessment.curves) > 1
@@ -154,7 +157,9 @@ def _mark_epoch(panel: Axes, epoch: int | None) -> None:
 def binary_tasks(assessment: Assessment) -> list[tuple[int, str]]:
     """Column and name of each binary task."""
     return [
-        (t, name) for t, name in enumerate(assessment.emotions) if "confusion" in assessment.metrics["emotions"][name]
+        (t, name)
+        for t, name in enumerate(assessment.emotions)
+        if "confusion" in assessment.metrics["emotions"].get(name, {})
     ]
 
 
@@ -210,6 +215,8 @@ def _matrix(panel: Axes, cells: Sequence[Sequence[int]], names: Sequence[str]) -
 
 def ranking_plot(assessment: Assessment) -> Plot | None:
     """ROC and precision-recall curves; None where no emotion has both classes."""
+    if not binary_tasks(assessment):
+        return None
     figure, (roc, curve) = panels_of(2, 3.9)
     said = []
     for t, name in binary_tasks(assessment):
@@ -241,7 +248,7 @@ def reliability_plot(assessment: Assessment) -> Plot | None:
     figure, panels = panels_of(len(tasks), 2.75, sharex=True, sharey=True)
     versions = {"uncalibrated": (assessment.probabilities, assessment.metrics, 1)}
     if assessment.calibration is not None:
-        calibrated = assessment.calibration.calibrate(assessment.probabilities, assessment.emotions)
+        calibrated = assessment.calibration.calibrate(assessment.probabilities, assessment.tasks)
         versions["calibrated"] = (calibrated, assessment.metrics["calibrated"], 0)
     said = []
     for panel, (t, name) in zip(panels, tasks):
@@ -282,7 +289,7 @@ def _diagonal(panel: Axes) -> None:
 
 def robustness_plot(found: Mapping[str, Any] | None) -> Plot | None:
     """Metrics against noise and against missing rows, a line per modality; None where no curves were measured."""
-    if not found or found["noise"] is None:
+    if not found or found["noise"] is None or not found["subsets"][0]["emotions"]:
         return None
     kinds = {"noise": ("strength", "noise, in std of the feature"), "missing": ("share", "clips where it is missing")}
     floors = {"weighted_f1": ("always absent", found["always_absent"]["weighted_f1"]), "auroc": ("guessing", 0.5)}
@@ -331,8 +338,18 @@ def _draw_curve(
 
 
 def comparison_plots(comparison: Comparison) -> list[Plot]:
-    """Metrics of several models side by side, and the differences from the first, with their intervals."""
-    emotions, models = [*comparison.emotions, "mean"], comparison.metrics
+    """Metrics of several models side by side, and the differences from the first, with their intervals; by kind of task."""
+    found = []
+    if any(metrics["emotions"] for metrics in comparison.metrics.values()):
+        found += _emotion_comparison_plots(comparison)
+    if any(pair.values for pair in comparison.pairs):
+        found.append(value_comparison_plot(comparison))
+    return found
+
+
+def _emotion_comparison_plots(comparison: Comparison) -> list[Plot]:
+    models = comparison.metrics
+    emotions = [*next(iter(models.values()))["emotions"], "mean"]
     with drawing():
         figure, panels = panels_of(2, 1.2 + 0.26 * len(emotions) * len(models))
         for panel, key in zip(panels, ("weighted_f1", "auroc")):

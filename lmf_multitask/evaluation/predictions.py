@@ -1,8 +1,9 @@
 """``predictions.csv``, of this package's runs or of any other model: written, read strictly, and joined by clip.
 
-Columns that are read: ``id``; per emotion ``EMOTION_probability`` and, where labels are known, ``EMOTION_label`` (1, 0, or
-empty where the clip is not annotated; -100 is read as empty). Decisions are made at one half. An id that a spreadsheet would
-take for a formula is written behind an apostrophe, which is removed when it is read.
+Columns that are read: ``id``; per emotion ``EMOTION_probability``, per real-valued task ``TASK_value``, and, where labels are
+known, ``TASK_label`` (of an emotion 1 or 0; empty where the clip is not annotated; -100 of an emotion is read as empty).
+Decisions are made at one half. An id that a spreadsheet would take for a formula is written behind an apostrophe, which is
+removed when it is read.
 
 Shape letters: N rows (clips), T tasks (emotions).
 """
@@ -12,21 +13,23 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lmf_multitask.errors import DataError
-from lmf_multitask.evaluation.metrics import decide, exclusive_rows
+from lmf_multitask.errors import ConfigError, DataError
+from lmf_multitask.evaluation.metrics import REGRESSION, decide, exclusive_rows, task_kinds, task_names
 from lmf_multitask.files import read_text, write_text
+from lmf_multitask.tasks import RegressionTask
 
 PREDICTIONS_FILE = "predictions.csv"
 MOST_BYTES = 1 << 30
 """Largest file that is read: about ten million clips."""
 
-_PROBABILITY, _LABEL, _PREDICTION = "_probability", "_label", "_prediction"
+_PROBABILITY, _VALUE, _LABEL, _PREDICTION = "_probability", "_value", "_label", "_prediction"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -38,17 +41,22 @@ class Predictions:
         name: of the model, in tables.
         source: the file that they were read from.
         ids: names of the N clips, all different.
-        emotions: names of the T tasks.
+        tasks: the T tasks, `tasks.Task` objects or names of binary ones.
         labels: float64 `[N, T]`, NaN where unknown.
-        probabilities: float64 `[N, T]`.
+        probabilities: float64 `[N, T]`; of real-valued tasks the predictions.
     """
 
     name: str
     source: Path
     ids: list[str]
-    emotions: list[str]
+    tasks: list[Any]
     labels: np.ndarray
     probabilities: np.ndarray
+
+    @property
+    def emotions(self) -> list[str]:
+        """Names of the T tasks."""
+        return task_names(self.tasks)
 
     def select(self, ids: Sequence[str], emotions: Sequence[str]) -> Predictions:
         """Those for some clips and emotions, in the given order."""
@@ -58,7 +66,7 @@ class Predictions:
         return dataclasses.replace(
             self,
             ids=list(ids),
-            emotions=list(emotions),
+            tasks=[self.tasks[column] for column in columns],
             labels=self.labels[rows][:, columns],
             probabilities=self.probabilities[rows][:, columns],
         )
@@ -77,17 +85,26 @@ def read_predictions(path: str | Path, name: str | None = None) -> Predictions:
         rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
         raise DataError(f"{path}: must be a CSV file, but {error}. Check the file.") from None
-    emotions = [head.removesuffix(_PROBABILITY) for head in heads if head.endswith(_PROBABILITY)]
+    columns = {head: suffix for head in heads for suffix in (_PROBABILITY, _VALUE) if head.endswith(suffix)}
     shown = ", ".join(heads)[:200] or "none"
-    if "id" not in heads or not emotions:
-        raise DataError(f"{path}: must have the columns id and EMOTION{_PROBABILITY}, but has {shown}. Add a header.")
+    if "id" not in heads or not columns:
+        raise DataError(
+            f"{path}: must have the columns id and EMOTION{_PROBABILITY} (or TASK{_VALUE}), but has {shown}. Add a header."
+        )
     if len(set(heads)) != len(heads):
         raise DataError(f"{path}: columns must have different names, but {shown} has one twice.")
     if not rows:
         raise DataError(f"{path}: must have at least one row, but has none. Check the file.")
+    try:
+        tasks: list[Any] = [
+            RegressionTask(head.removesuffix(_VALUE)) if suffix == _VALUE else head.removesuffix(_PROBABILITY)
+            for head, suffix in columns.items()
+        ]
+    except ConfigError as error:
+        raise DataError(f"{path}: {error}") from None
     column_of = {head: column for column, head in enumerate(heads)}
     ids: dict[str, int] = {}
-    probabilities = np.empty((len(rows), len(emotions)))
+    probabilities = np.empty((len(rows), len(tasks)))
     labels = np.full(probabilities.shape, np.nan)
     for number, (line, row) in enumerate(rows):
         if len(row) != len(heads):
@@ -97,39 +114,49 @@ def read_predictions(path: str | Path, name: str | None = None) -> Predictions:
         if clip in ids:
             raise DataError(f"{path}: every id must be in one row, but {clip!r} is in several. Remove the others.")
         ids[clip] = number
-        for t, emotion in enumerate(emotions):
-            probabilities[number, t] = _probability(path, line, emotion, row[column_of[emotion + _PROBABILITY]])
-            if emotion + _LABEL in column_of:
-                labels[number, t] = _label(path, line, emotion, row[column_of[emotion + _LABEL]])
-    return Predictions(name or path.parent.name, path, list(ids), emotions, labels, probabilities)
+        for t, (name_of_task, head) in enumerate(zip(task_names(tasks), columns)):
+            real = columns[head] == _VALUE
+            probabilities[number, t] = (_value if real else _probability)(path, line, head, row[column_of[head]])
+            label = name_of_task + _LABEL
+            if label in column_of and (row[column_of[label]] or not real):
+                labels[number, t] = (_value if real else _label)(path, line, label, row[column_of[label]])
+    return Predictions(name or path.parent.name, path, list(ids), tasks, labels, probabilities)
 
 
-def _probability(path: Path, line: int, emotion: str, text: str) -> float:
+def _value(path: Path, line: int, head: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not np.isfinite(value):
+        raise DataError(f"{path}: {head} in line {line} must be a number, but is {text!r}.")
+    return value
+
+
+def _probability(path: Path, line: int, head: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = float("nan")
     if not 0 <= value <= 1:
-        raise DataError(f"{path}: {emotion}{_PROBABILITY} in line {line} must be from 0 to 1, but is {text!r}.")
+        raise DataError(f"{path}: {head} in line {line} must be from 0 to 1, but is {text!r}.")
     return value
 
 
-def _label(path: Path, line: int, emotion: str, text: str) -> float:
+def _label(path: Path, line: int, head: str, text: str) -> float:
     try:
         value = float(text or "nan")
     except ValueError:
         value = float("inf")
     if value not in (0, 1, -100) and not np.isnan(value):
-        raise DataError(
-            f"{path}: {emotion}{_LABEL} in line {line} must be 1, 0 or empty (not annotated), but is {text!r}."
-        )
+        raise DataError(f"{path}: {head} in line {line} must be 1, 0 or empty (not annotated), but is {text!r}.")
     return value if value in (0, 1) else float("nan")
 
 
 def predictions_csv(
     ids: Sequence[str],
     probabilities: np.ndarray,
-    emotions: Sequence[str],
+    tasks: Sequence[Any],
     *,
     labels: np.ndarray | None = None,
     missing: Sequence[str] | None = None,
@@ -141,27 +168,41 @@ def predictions_csv(
 
     Args:
         ids: names of the N clips.
-        probabilities: float `[N, T]`.
-        emotions: names of the T tasks.
+        probabilities: float `[N, T]`; of real-valued tasks the predictions.
+        tasks: the T tasks, `tasks.Task` objects or names of binary ones.
         labels: float `[N, T]`, NaN not annotated; None writes no label columns.
         missing: names of the missing modalities of each clip; None writes no such column.
         thresholds: `[T]`; the prediction is 1 if the probability is above it. None: one half.
         exclusive: add the columns ``decided`` and ``confidence``, see `metrics.decide`.
         head: write the names of the columns first.
     """
-    columns = {"id": ["'" + clip if clip.startswith(_FORMULA) else clip for clip in ids]}
+    columns = {"id": _safe_ids(ids)}
     if missing is not None:
         columns["missing"] = list(missing)
-    limits = np.broadcast_to(0.5 if thresholds is None else thresholds, len(emotions)).astype(probabilities.dtype)
-    for t, name in enumerate(emotions):
+    limits = np.broadcast_to(0.5 if thresholds is None else thresholds, len(tasks)).astype(probabilities.dtype)
+    binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind != REGRESSION]
+    for t, name in enumerate(task_names(tasks)):
+        if t not in binary:
+            if labels is not None:
+                columns[name + _LABEL] = ["" if one != one else f"{one:.9g}" for one in labels[:, t].tolist()]
+            columns[name + _VALUE] = [f"{value:.9g}" for value in probabilities[:, t].tolist()]
+            continue
         if labels is not None:
             columns[name + _LABEL] = ["" if label != label else str(int(label)) for label in labels[:, t].tolist()]
         columns[name + _PROBABILITY] = [f"{value:.9g}" for value in probabilities[:, t].tolist()]
         columns[name + _PREDICTION] = [str(int(one)) for one in probabilities[:, t] > limits[t]]
     if exclusive:
-        number, probability = decide(probabilities)
-        columns["decided"] = [emotions[t] for t in number]
+        number, probability = decide(probabilities[:, binary])
+        columns["decided"] = [task_names(tasks)[binary[t]] for t in number]
         columns["confidence"] = [f"{value:.9g}" for value in probability.tolist()]
+    return _csv(columns, head)
+
+
+def _safe_ids(ids: Sequence[str]) -> list[str]:
+    return ["'" + clip if clip.startswith(_FORMULA) else clip for clip in ids]
+
+
+def _csv(columns: Mapping[str, Sequence[str]], head: bool = True) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     if head:
@@ -170,12 +211,28 @@ def predictions_csv(
     return buffer.getvalue()
 
 
+def changes_csv(ids: Sequence[str], tasks: Sequence[str], changes: Mapping[str, np.ndarray]) -> str:
+    """Text of a ``without.csv``: the columns ``TASK_without_MODALITY``, prediction without it minus prediction with all.
+
+    Args:
+        ids: names of the N clips.
+        tasks: names of the T tasks.
+        changes: modality -> float `[N, T]`.
+    """
+    columns = {"id": _safe_ids(ids)}
+    for t, task in enumerate(tasks):
+        for modality, values in changes.items():
+            columns[f"{task}_without_{modality}"] = [f"{value:.6g}" for value in values[:, t].tolist()]
+    return _csv(columns)
+
+
 def write_predictions(
-    path: Path, ids: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, emotions: Sequence[str]
+    path: Path, ids: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, tasks: Sequence[Any]
 ) -> None:
     """Writes one ``predictions.csv`` with labels; see `predictions_csv`."""
-    exclusive = exclusive_rows(labels) is not None
-    write_text(path, predictions_csv(ids, probabilities, emotions, labels=labels, exclusive=exclusive))
+    binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind != REGRESSION]
+    exclusive = exclusive_rows(labels[:, binary]) is not None
+    write_text(path, predictions_csv(ids, probabilities, tasks, labels=labels, exclusive=exclusive))
 
 
 def join_emotions(parts: Sequence[Predictions], name: str, source: Path) -> Predictions:
@@ -195,7 +252,7 @@ def join_emotions(parts: Sequence[Predictions], name: str, source: Path) -> Pred
         name,
         source,
         ids,
-        emotions,
+        [task for part in parts for task in part.tasks],
         np.concatenate([part.labels for part in chosen], axis=1),
         np.concatenate([part.probabilities for part in chosen], axis=1),
     )

@@ -18,15 +18,23 @@ from lmf_multitask.data.columns import Column, Columns, row_blocks
 from lmf_multitask.data.modality import MODALITIES, missing_clips, present_steps
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.metrics import (
+    METRICS,
+    PLACES,
+    REGRESSION,
     always_absent,
+    by_place,
     checked_predictions,
     mean_of,
     task_names,
+    tasks_of_kind,
     weighted_values,
 )
 
 ROBUSTNESS_FILE = "robustness.json"
 ROBUSTNESS_METRICS = ("weighted_f1", "positive_f1", "auroc")
+VALUE_METRICS = ("mae", "pearson")
+"""Measured too where there are real-valued tasks."""
+
 NOISE_STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 """Standard deviations (std) of the noise, in stds of the feature over train."""
 
@@ -71,8 +79,9 @@ def measure_robustness(
 
     Returns:
         The content of ``robustness.json``: ``subsets``, the largest first: ``modalities`` and the metrics of `ROBUSTNESS_METRICS`
-        as ``mean`` (over emotions) and for each of ``emotions``; ``noise`` and ``missing``: modality -> points ``{"strength" or
-        "share": x, "draws": n, "mean": metrics, "sd": their std over draws, "emotions": metrics}``, None without curves;
+        as ``mean`` (over tasks) and for each of ``emotions`` (with real-valued tasks also `VALUE_METRICS`, of each under
+        ``regression``); ``noise`` and ``missing``: modality -> points ``{"strength" or "share": x, "draws": n, "mean": metrics,
+        "sd": their std over draws, "emotions": metrics}``, None without curves;
         ``always_absent``; ``rows_without``: modality -> rows in which it is missing anyway. An undefined metric is None.
 
     Raises:
@@ -98,7 +107,7 @@ def measure_robustness(
             known = not removed and plain is not None
             metrics = _metrics(labels, np.asarray(plain), tasks) if known else measure(_without(removed))
             subsets.append({"modalities": list(kept), **metrics})
-    whole = {key: subsets[0][key] for key in ("mean", "emotions")}
+    whole = {key: value for key, value in subsets[0].items() if key != "modalities"}
     noise: dict[str, Any] = {}
     missing: dict[str, Any] = {}
     stds = {} if train is None else {name: feature_stds(train[name]) for name in modalities}
@@ -121,11 +130,27 @@ def measure_robustness(
         "draws": draws,
         "modalities": list(modalities),
         "rows_without": {m: sum(int(missing_clips(b).sum()) for b in row_blocks(rows[m])) for m in modalities},
-        "always_absent": {"weighted_f1": always_absent(labels, tasks)["mean"]["weighted_f1"]},
+        "always_absent": {"weighted_f1": always_absent(labels, tasks)["mean"].get("weighted_f1")},
         "subsets": subsets,
         "noise": noise or None,
         "missing": missing or None,
     }
+
+
+def predictions_without(predict: Predict, rows: Columns, modalities: Sequence[str]) -> dict[str, np.ndarray]:
+    """Predictions of each clip when one modality is removed from it.
+
+    Args:
+        predict: as of `measure_robustness`.
+        rows: features of N rows, and ``labels``.
+        modalities: those that the model uses.
+
+    Returns:
+        Modality -> predictions `[N, T]`; empty for a model of one modality, which has nothing left without it.
+    """
+    if len(modalities) < 2:
+        return {}
+    return {name: _predicted(predict, rows, _without([name])) for name in modalities}
 
 
 def feature_stds(features: Column) -> np.ndarray:
@@ -183,31 +208,35 @@ def _missing_in(modality: str, chosen: np.ndarray) -> Change:
 
 
 def _metrics(labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any]) -> dict[str, Any]:
-    found = weighted_values(*checked_predictions(labels, predictions, tasks), tasks, names=ROBUSTNESS_METRICS)
-    return {
-        "mean": {name: mean_of(values[0]) for name, values in found.items()},
-        "emotions": {
-            task: {name: _or_none(values[0, t]) for name, values in found.items()}
-            for t, task in enumerate(task_names(tasks))
-        },
+    real = tasks_of_kind(tasks, REGRESSION)
+    names = ROBUSTNESS_METRICS + (VALUE_METRICS if real else ())
+    found = weighted_values(*checked_predictions(labels, predictions, tasks), tasks, names=names)
+    per_task = {
+        name: {key: _or_none(values[0, t]) for key, values in found.items() if METRICS[key].rates(task)}
+        for t, (name, task) in enumerate(zip(task_names(tasks), tasks))
     }
+    return {"mean": {name: mean_of(values[0]) for name, values in found.items()}, **by_place(per_task, tasks)}
 
 
 def _over_draws(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     def columns(draws: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-        return {name: np.array([one[name] for one in draws], np.float64) for name in ROBUSTNESS_METRICS}
+        return {name: np.array([one[name] for one in draws], np.float64) for name in draws[0]}
 
     means = columns([one["mean"] for one in found])
     return {
         "draws": len(found),
         "mean": {name: _or_none(values.mean()) for name, values in means.items()},
         "sd": {name: _or_none(values.std(ddof=1)) if len(found) > 1 else 0.0 for name, values in means.items()},
-        "emotions": {
-            task: {
-                name: _or_none(values.mean())
-                for name, values in columns([one["emotions"][task] for one in found]).items()
+        **{
+            place: {
+                task: {
+                    name: _or_none(values.mean())
+                    for name, values in columns([one[place][task] for one in found]).items()
+                }
+                for task in found[0][place]
             }
-            for task in found[0]["emotions"]
+            for place in PLACES.values()
+            if place in found[0]
         },
     }
 
@@ -218,7 +247,7 @@ def _or_none(value: float) -> float | None:
 
 def loss_without(found: Mapping[str, Any], modality: str) -> tuple[float, float] | None:
     """Mean weighted F1 with all modalities, and without one; None where it was not measured."""
-    by_kept = {tuple(one["modalities"]): one["mean"]["weighted_f1"] for one in found["subsets"]}
+    by_kept = {tuple(one["modalities"]): one["mean"].get("weighted_f1") for one in found["subsets"]}
     everything = tuple(found["modalities"])
     with_all = by_kept.get(everything)
     without = by_kept.get(tuple(name for name in everything if name != modality))

@@ -5,13 +5,22 @@ Shape letters: N rows (clips), T tasks (emotions), R resamples, S runs (seeds).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lmf_multitask.errors import DataError
-from lmf_multitask.evaluation.metrics import EXCLUSIVE, find_metric, task_kinds, task_names, weighted_values
+from lmf_multitask.evaluation.metrics import (
+    EXCLUSIVE,
+    PLACES,
+    all_tasks,
+    by_place,
+    find_metric,
+    task_kinds,
+    task_names,
+    weighted_values,
+)
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -23,6 +32,8 @@ REDRAWS = 20
 
 WEIGHTS_AT_A_TIME = 1 << 23
 """Row weights in memory, 32 MB: 2000 resamples of up to 4194 rows are drawn at once, of more rows in batches."""
+
+Name = TypeVar("Name", bound=Hashable)
 
 Resampled = Mapping[str, np.ndarray]
 """Name of a metric -> resampled values, float64 `[R, T]`, or `[R]` of the decision among exclusive tasks."""
@@ -102,13 +113,13 @@ def _parts(resamples: int, rows: int) -> Iterator[slice]:
 
 def bootstrap(
     labels: np.ndarray,
-    models: Mapping[str, np.ndarray],
+    models: Mapping[Name, np.ndarray],
     tasks: Sequence[Any],
     *,
-    ranked: Mapping[str, np.ndarray] | None = None,
+    ranked: Mapping[Name, np.ndarray] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> dict[str, Resampled]:
+) -> dict[Name, Resampled]:
     """Every metric of several models on the same resampled rows, so that differences between models are paired.
 
     Args:
@@ -123,7 +134,7 @@ def bootstrap(
         Name of the model -> resampled metrics.
     """
     binary = np.array(task_kinds(tasks)) == "binary"
-    parts: dict[str, list[Resampled]] = {name: [] for name in models}
+    parts: dict[Name, list[Resampled]] = {name: [] for name in models}
     for batch in weight_batches(labels[:, binary], resamples, seed):
         for part in _parts(*batch.shape):
             weights = np.asfortranarray(batch[part])  # as rankings need them, transposed once for all tasks and models
@@ -159,17 +170,19 @@ def intervals_of(resampled: Resampled, tasks: Sequence[Any]) -> dict[str, Any]:
         ``emotions``: name -> key -> interval; ``mean``: key -> interval of the mean over tasks; ``exclusive``: key -> interval of
         the decision among all, only if labels are exclusive.
     """
-    found: dict[str, Any] = {"emotions": {name: {} for name in task_names(tasks)}, "mean": {}}
+    per_task: dict[str, dict[str, Any]] = {name: {} for name in task_names(tasks)}
+    mean: dict[str, Any] = {}
+    found: dict[str, Any] = {**by_place(per_task, tasks), "mean": mean}
     for name, values in resampled.items():
         metric = find_metric(name)
         if metric.kind == EXCLUSIVE:
             found.setdefault("exclusive", {})[metric.key] = interval(values)
             continue
-        for task, kind, column in zip(task_names(tasks), task_kinds(tasks), values.T):
-            if kind == metric.kind:
-                found["emotions"][task][metric.key] = interval(column)
-        if metric.kind in task_kinds(tasks):
-            found["mean"][metric.key] = interval(mean_over_tasks(values))
+        for name_of_task, task, column in zip(task_names(tasks), tasks, values.T):
+            if metric.rates(task):
+                per_task[name_of_task][metric.key] = interval(column)
+        if any(metric.rates(task) for task in tasks):
+            mean[metric.key] = interval(mean_over_tasks(values))
     return found
 
 
@@ -241,7 +254,7 @@ def seed_summary(list_of_metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     first = list_of_metrics[0]
     for other in list_of_metrics[1:]:
         for name, expected, got in (
-            ("emotions", list(first["emotions"]), list(other["emotions"])),
+            ("emotions", list(all_tasks(first)), list(all_tasks(other))),
             ("split", first["split"], other["split"]),
             ("samples", first["samples"], other["samples"]),
         ):
@@ -251,15 +264,34 @@ def seed_summary(list_of_metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "split": first["split"],
         "samples": first["samples"],
         "seeds": [metrics.get("seed") for metrics in list_of_metrics],
-        "emotions": {
-            emotion: _summary([metrics["emotions"][emotion] for metrics in list_of_metrics])
-            for emotion in first["emotions"]
+        **{
+            place: {name: _summary([metrics[place][name] for metrics in list_of_metrics]) for name in first[place]}
+            for place in PLACES.values()
+            if place in first
         },
         "mean": _summary([metrics["mean"] for metrics in list_of_metrics]),
     }
     if all(metrics.get("exclusive") for metrics in list_of_metrics):
         found["exclusive"] = _summary([metrics["exclusive"] for metrics in list_of_metrics])
     return found
+
+
+def fold_summary(list_of_metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation of metrics over the folds of a cross-validation, by the keys of `seed_summary`.
+
+    There are no intervals: the training data of folds overlap, so that Student's interval would be too narrow.
+
+    Args:
+        list_of_metrics: contents of ``metrics.json``, one per fold.
+    """
+    found = seed_summary([{**metrics, "samples": 0} for metrics in list_of_metrics])
+    return _without_intervals({key: value for key, value in found.items() if key not in ("split", "samples", "seeds")})
+
+
+def _without_intervals(tree: Any) -> Any:
+    if not isinstance(tree, Mapping):
+        return tree
+    return {key: _without_intervals(value) for key, value in tree.items() if key != "interval"}
 
 
 def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -6,31 +6,56 @@ Titles, order and direction of metrics come from `METRICS`: a metric that is reg
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from lmf_multitask.errors import printable
+from lmf_multitask.evaluation import value_tables
 from lmf_multitask.evaluation.comparison import Comparison, Difference, Pair
-from lmf_multitask.evaluation.metrics import EXCLUSIVE, METRICS, Metric, metrics_for
+from lmf_multitask.evaluation.fold_tables import pooled_tables
+from lmf_multitask.evaluation.metrics import (
+    BASELINES,
+    EXCLUSIVE,
+    METRICS,
+    PLACES,
+    REGRESSION,
+    Metric,
+    all_tasks,
+    metrics_for,
+)
 from lmf_multitask.evaluation.published import LMF_PADDLE, LMF_PAPER, PUBLISHED, is_lmf_split
 from lmf_multitask.evaluation.statistics import FEWEST_ROWS, LEVEL
+from lmf_multitask.evaluation.table_parts import (
+    TASK_WORDS,
+    Content,
+    cells_with_intervals,
+    rows_of,
+    shown_metrics,
+    spread,
+)
 from lmf_multitask.evaluation.text import TextTable, difference, number, with_interval
 
-VERDICT_METRICS = ("weighted_f1", "auroc", "weighted_accuracy", "unweighted_accuracy")
+VERDICT_METRICS = ("weighted_f1", "auroc", "weighted_accuracy", "unweighted_accuracy", "mae", "pearson")
 """Metrics that a verdict between two models is based on."""
 
-PAIRED_METRICS = ("weighted_f1", "positive_f1", "auroc")
-"""Metrics whose paired differences are shown per emotion."""
-
-Content = Mapping[str, Any]
-"""Metrics with ``emotions`` (name -> metrics of one) and ``mean``, as in ``metrics.json``."""
-
+PAIRED_METRICS = {"emotions": ("weighted_f1", "positive_f1", "auroc"), "regression": ("mae", "pearson", "ccc")}
+"""Where tasks stand in ``metrics.json`` -> metrics whose paired differences are shown per task."""
 
 # -- metrics of one model
 
 
 def results_table(metrics: Content) -> str:
-    """The headline metrics as text.
+    """The headline metrics of all tasks as text, and the verdicts on the linear baselines."""
+    values = value_tables.headline_table(metrics)
+    parts = [_emotions_table(metrics) if metrics["emotions"] else "", "" if values is None else values.as_text()]
+    if metrics.get("folds"):
+        parts = [table.as_text() for table in pooled_tables(metrics)]
+    verdicts = printable(verdict_on_linear(metrics))
+    # of emotions alone, the verdict is a note of their table
+    return "\n\n".join(part for part in parts if part) + (f"\n{verdicts}" if verdicts else "")
+
+
+def _emotions_table(metrics: Content) -> str:
+    """The headline metrics of emotions as text.
 
     Args:
         metrics: the content of ``metrics.json``; parts that are missing are left out. Published metrics are added if the
@@ -66,8 +91,8 @@ def results_table(metrics: Content) -> str:
         notes.append(
             f"** weighted F1 published for IEMOCAP's 938 test clips, one model per emotion; not measured here{difference}"
         )
-    notes += [line for line in (why_not_published(metrics), verdict_on_linear(metrics)) if line]
-    rows = _rows(cells, *[metrics, *([baseline] if baseline else [])])
+    notes += [line for line in (why_not_published(metrics),) if line]
+    rows = rows_of(cells, *[metrics, *([baseline] if baseline else [])])
     title = f"{metrics['split']}, {metrics['samples']} clips"
     return TextTable(title, heads, rows, len(rows) > 1, "\n".join(notes)).as_text()
 
@@ -82,7 +107,9 @@ def full_tables(metrics: Content, *, calibrated: bool = False, threshold: str = 
     """
     found: list[TextTable | None] = []
     if metrics.get("intervals"):
-        found += [intervals_table(metrics), further_table(metrics)]
+        found += [intervals_table(metrics), further_table(metrics)] if metrics["emotions"] else []
+        found += [value_tables.intervals_table(metrics), value_tables.further_table(metrics)]
+    found += [value_tables.prediction_intervals_table(metrics), value_tables.published_table(metrics)]
     if calibrated and metrics.get("calibrated"):
         found.append(calibrated_table(metrics))
     if threshold != "0.5" and metrics.get("thresholds"):
@@ -96,7 +123,7 @@ def full_tables(metrics: Content, *, calibrated: bool = False, threshold: str = 
 def intervals_table(metrics: Content) -> TextTable:
     """Headline metrics with their 95% intervals."""
     shown, intervals = shown_metrics(metrics, headline=True), metrics["intervals"]
-    rows = _rows(_with_intervals(shown), metrics, intervals)
+    rows = rows_of(cells_with_intervals(shown), metrics, intervals)
     title = f"headline metrics with 95% intervals over {metrics['split']} clips ({intervals['resamples']:,} bootstrap resamples)"
     return TextTable(title, ["emotion", *(metric.title for metric in shown)], rows, len(rows) > 1)
 
@@ -110,7 +137,7 @@ def further_table(metrics: Content) -> TextTable:
         parts = [counts.get(key) for key in ("true_positive", "false_positive", "false_negative", "true_negative")]
         return [*(number(found.get(m.key)) for m in shown), "" if None in parts else "/".join(map(str, parts))]
 
-    rows = _rows(cells, metrics)
+    rows = rows_of(cells, metrics)
     heads = ["emotion", *(metric.title for metric in shown), "TP/FP/FN/TN"]
     return TextTable("uncalibrated probabilities, present above one half", heads, rows, len(rows) > 1)
 
@@ -141,7 +168,7 @@ def thresholds_table(metrics: Content, threshold: str) -> TextTable:
         value = "" if name is None else f"{fitted[name]['thresholds'][threshold]:.3f}"
         return [value, *(number(found.get(m.key)) for m in shown)]
 
-    rows = _rows(cells, content)
+    rows = rows_of(cells, content)
     title = f"at the thresholds with the best {METRICS[threshold].title} on validation"
     heads = ["emotion", "threshold", *(metric.title for metric in shown)]
     return TextTable(title, heads, rows, len(rows) > 1, _fitted_here(metrics))
@@ -181,8 +208,9 @@ def exclusive_table(metrics: Content) -> TextTable | None:
 
 def baseline_table(metrics: Content) -> TextTable | None:
     """Every metric of the baselines and of the model, with the verdict on logistic regression; None without baselines."""
-    baselines = metrics.get("baselines") or {}
-    if not baselines:
+    others = BASELINES[REGRESSION]  # beside which real-valued tasks have their own table
+    baselines = {name: one for name, one in (metrics.get("baselines") or {}).items() if name not in others}
+    if not baselines or not metrics["emotions"]:
         return None
     columns = {"always_absent": metrics["always_absent"], **baselines, "this model": metrics}
     rows = [
@@ -196,7 +224,7 @@ def baseline_table(metrics: Content) -> TextTable | None:
             for key, metric in metrics_for(EXCLUSIVE).items()
         ]
     heads = ["mean over emotions", *(name.replace("_", " ") for name in columns)]
-    return TextTable("comparison with baselines", heads, rows, note=verdict_on_linear(metrics))
+    return TextTable("comparison with baselines", heads, rows, note=verdict_on_linear(metrics, "binary"))
 
 
 def published_table(models: Mapping[str, Content]) -> TextTable | None:
@@ -234,7 +262,7 @@ def why_not_published(metrics: Content) -> str:
 def undefined_lines(metrics: Content) -> str:
     """Which metrics are undefined, and why; empty if all are defined."""
     lines = []
-    for name, found in metrics["emotions"].items():
+    for name, found in all_tasks(metrics).items():
         undefined = found.get("undefined", {})
         for reason in dict.fromkeys(undefined.values()):
             which = ", ".join(METRICS[key].title for key, why in undefined.items() if why == reason and key in METRICS)
@@ -242,7 +270,18 @@ def undefined_lines(metrics: Content) -> str:
     return printable("\n".join(lines), keep="\n")
 
 
-def seed_table(summary: Content, title: str = "") -> TextTable:
+def seed_tables(summary: Content, title: str = "") -> list[TextTable]:
+    """`statistics.seed_summary` as tables of emotions and of real-valued tasks.
+
+    Args:
+        summary: of several seeds.
+        title: text in front of the titles.
+    """
+    found = [_seed_table(summary, title) if summary["emotions"] else None, value_tables.seed_table(summary, title)]
+    return [table for table in found if table is not None]
+
+
+def _seed_table(summary: Content, title: str) -> TextTable:
     """`statistics.seed_summary` as a table: mean ± std over seeds, and the interval of the mean.
 
     Args:
@@ -250,9 +289,9 @@ def seed_table(summary: Content, title: str = "") -> TextTable:
         title: text in front of the title.
     """
     shown = shown_metrics(summary, headline=True)
-    rows = _rows(lambda name, found: [_spread(found.get(m.key)) for m in shown], summary)
+    rows = rows_of(lambda name, found: [spread(found.get(m.key)) for m in shown], summary)
     exclusive = summary.get("exclusive") or {}
-    parts = [f"{m.title} {_spread(exclusive[m.key])}" for m in metrics_for(EXCLUSIVE).values() if m.key in exclusive]
+    parts = [f"{m.title} {spread(exclusive[m.key])}" for m in metrics_for(EXCLUSIVE).values() if m.key in exclusive]
     return TextTable(
         f"{title}{summary['split']}, {summary['samples']:,} clips, {len(summary['seeds'])} seeds: "
         "mean ± std [95% t-interval of the mean]",
@@ -263,7 +302,20 @@ def seed_table(summary: Content, title: str = "") -> TextTable:
     )
 
 
-def robustness_table(found: Content) -> TextTable:
+def robustness_tables(found: Content) -> list[TextTable]:
+    """Emotions and real-valued tasks with modalities removed or disturbed.
+
+    Args:
+        found: the content of ``robustness.json``.
+    """
+    tables = [
+        _robustness_table(found) if found["subsets"][0]["emotions"] else None,
+        value_tables.robustness_table(found),
+    ]
+    return [table for table in tables if table is not None]
+
+
+def _robustness_table(found: Content) -> TextTable:
     """Subsets of modalities and, where curves were measured, some of their points.
 
     Args:
@@ -310,22 +362,33 @@ def comparison_text(comparison: Comparison) -> str:
 
 def comparison_tables(comparison: Comparison) -> list[TextTable]:
     """The metrics of all models, and a table of differences for each pair."""
-    contents = comparison.metrics
-    shown = shown_metrics(next(iter(contents.values())), headline=True)
-    rows = []
+    places = [place for place in PLACES.values() if next(iter(comparison.metrics.values())).get(place)]
+    found = [_side_by_side(comparison, place) for place in places]
+    for pair in comparison.pairs:
+        found += [pair_table(pair, place) for place in places]
+    return found
+
+
+def _side_by_side(comparison: Comparison, place: str) -> TextTable:
+    contents, rows = comparison.metrics, []
+    shown = shown_metrics(next(iter(contents.values())), True, place)
     for name, found in contents.items():
-        own = _rows(_with_intervals(shown), found, found["intervals"])
-        rows += [[emotion, name, *cells] for emotion, *cells in own]
+        own = rows_of(cells_with_intervals(shown), found, found["intervals"], place=place)
+        rows += [[task, name, *cells] for task, *cells in own]
     order = [*comparison.emotions, "mean"]
     rows.sort(key=lambda row: order.index(row[0]))  # stable: models stay in their order
-    heads = ["emotion", "model", *(metric.title for metric in shown)]
-    first = TextTable(f"{comparison.rows:,} common clips, 95% intervals", heads, rows, left=(0, 1))
-    return [first, *map(pair_table, comparison.pairs)]
+    heads = [TASK_WORDS[place], "model", *(metric.title for metric in shown)]
+    return TextTable(f"{comparison.rows:,} common clips, 95% intervals", heads, rows, left=(0, 1))
 
 
-def pair_table(pair: Pair) -> TextTable:
-    """Paired differences with intervals, McNemar's test and the verdict, per emotion and of the means."""
-    shown = [METRICS[key] for key in PAIRED_METRICS]
+def pair_table(pair: Pair, place: str = "emotions") -> TextTable:
+    """Paired differences with intervals, a test and the verdict, per task and of the means.
+
+    Args:
+        pair: two models.
+        place: ``emotions``, with McNemar's test of the decisions; or ``regression``, with Wilcoxon's of the absolute errors.
+    """
+    pair, shown = _part(pair, place), [METRICS[key] for key in PAIRED_METRICS[place]]
     entries = {**pair.emotions, **({"mean": pair.mean} if len(pair.emotions) > 1 else {})}
     rows = []
     for name, one in entries.items():
@@ -335,25 +398,57 @@ def pair_table(pair: Pair) -> TextTable:
         differences = [difference(one.differences.get(m.key), one.intervals.get(m.key)) for m in shown]
         rows.append([name, *differences, *tests, verdict(one, pair)])
     note = f"Right alone: clips that only {pair.first} : only {pair.second} predicts correctly."
+    tests = ["right alone", "McNemar p"]
+    if place != "emotions":
+        note, tests = f"Closer: clips to whose label {pair.first} : {pair.second} is closer.", ["closer", "Wilcoxon p"]
     if pair.decision is not None:
         one = pair.decision
         note += (
-            f"\nOne of {len(pair.emotions)} (highest uncalibrated probability): {_differences(one)}, right alone "
-            f"{one.only_first} : {one.only_second}, McNemar p {_probability(one.p)}: {verdict(one, pair)}."
+            f"\nOne of {len(pair.emotions)} (highest uncalibrated probability): {_differences(one)}"
+            + (
+                f", right alone {one.only_first} : {one.only_second}, McNemar p {_probability(one.p)}"
+                if one.p is not None
+                else ""
+            )
+            + f": {verdict(one, pair)}."
         )
-    heads = ["emotion", *(metric.title for metric in shown), "right alone", "McNemar p", "Holm", "verdict"]
+    heads = [TASK_WORDS[place], *(metric.title for metric in shown), *tests, "Holm", "verdict"]
     title = f"{pair.second} minus {pair.first}, 95% intervals of the paired difference"
     return TextTable(title, heads, rows, len(entries) > 1, note, left=(0, len(heads) - 1))
 
 
+def _part(pair: Pair, place: str) -> Pair:
+    """A pair restricted to the tasks, and the means of the metrics, of one place; they become its ``emotions``."""
+    others = {metric.key for metric in METRICS.values() if PLACES.get(metric.kind, place) != place}
+    mean = dataclasses.replace(
+        pair.mean,
+        differences={key: value for key, value in pair.mean.differences.items() if key not in others},
+        intervals={key: value for key, value in pair.mean.intervals.items() if key not in others},
+    )
+    if place == "emotions":
+        return dataclasses.replace(pair, mean=mean, values={})
+    return Pair(pair.first, pair.second, pair.values, mean)
+
+
 def comparison_verdict(comparison: Comparison) -> str:
-    """The outcome, in a sentence per pair."""
-    return " ".join(map(_pair_verdict, comparison.pairs))
+    """The outcome, in a sentence per pair and kind of task."""
+    parts = [(_part(pair, place), TASK_WORDS[place]) for pair in comparison.pairs for place in PLACES.values()]
+    return " ".join(_pair_verdict(part, word) for part, word in parts if part.emotions)
 
 
-def verdict_on_linear(metrics: Content) -> str:
-    """Whether the network is better than logistic regression on the same features; empty where that was not measured."""
-    ahead = (metrics.get("baselines") or {}).get("logistic_regression", {}).get("network_ahead")
+def verdict_on_linear(metrics: Content, *kinds: str) -> str:
+    """Whether the network is better than a linear model of the same features; empty where that was not measured.
+
+    Args:
+        metrics: the content of ``metrics.json``.
+        kinds: of tasks; none: all.
+    """
+    return " ".join(filter(None, (_verdict_on_linear(metrics, kind) for kind in kinds or BASELINES)))
+
+
+def _verdict_on_linear(metrics: Content, kind: str) -> str:
+    name, place = BASELINES[kind][-1], PLACES[kind]
+    ahead = (metrics.get("baselines") or {}).get(name, {}).get("network_ahead")
     if not ahead:
         return ""
 
@@ -364,16 +459,16 @@ def verdict_on_linear(metrics: Content) -> str:
             {key: one["interval"] for key, one in entry.items()},
         )
 
-    emotions = {name: measured(one, metrics["emotions"][name]["annotated"]) for name, one in ahead["emotions"].items()}
+    found = {task: measured(one, metrics[place][task]["annotated"]) for task, one in ahead[place].items()}
     exclusive = ahead.get("exclusive")
     decision = measured(exclusive, metrics["exclusive"]["rows"]) if exclusive else None
     mean = measured(ahead["mean"], metrics["samples"])
-    text = _pair_verdict(Pair("logistic regression", "the network", emotions, mean, decision))
+    text = _pair_verdict(Pair(name.replace("_", " "), "the network", found, mean, decision), TASK_WORDS[place])
     return f"{text[0].upper()}{text[1:]}"
 
 
 def verdict(one: Difference, pair: Pair) -> str:
-    """What the intervals of `VERDICT_METRICS` and McNemar's test show, and in which direction each points."""
+    """What the intervals of `VERDICT_METRICS` and the test of the pair show, and in which direction each points."""
     if one.rows < FEWEST_ROWS:
         return f"no verdict is possible on {one.rows} clips (at least {FEWEST_ROWS} are needed)"
     better: dict[str, list[str]] = {pair.second: [], pair.first: []}
@@ -383,13 +478,14 @@ def verdict(one: Difference, pair: Pair) -> str:
             better[pair.second if sign > 0 else pair.first].append(METRICS[key].title)
     p = one.p if one.corrected is None else one.corrected
     if p is not None and p < 1 - LEVEL:
-        better[pair.second if (one.only_second or 0) > (one.only_first or 0) else pair.first].append("number of errors")
+        winner = pair.second if (one.only_second or 0) > (one.only_first or 0) else pair.first
+        better[winner].append("absolute errors" if "mae" in one.differences else "number of errors")
     found = [f"{name} is better on {', '.join(titles)}" for name, titles in better.items() if titles]
     return ", but ".join(found) or f"no difference that {one.rows} clips can show"
 
 
-def _pair_verdict(pair: Pair) -> str:
-    """`verdict` on the means and on the decision among all emotions, then on each emotion."""
+def _pair_verdict(pair: Pair, word: str = "emotion") -> str:
+    """`verdict` on the means and on the decision among all emotions, then on each task, which is called `word`."""
     overall, decision = pair.mean, pair.decision
     if decision is not None and decision.rows >= FEWEST_ROWS:
         overall = dataclasses.replace(
@@ -403,12 +499,12 @@ def _pair_verdict(pair: Pair) -> str:
         (overall,) = pair.emotions.values()
     text = f"{pair.second} against {pair.first}: {verdict(overall, pair)}"
     if overall.rows >= FEWEST_ROWS:
-        text += f" ({'means over emotions: ' if several else ''}{_differences(overall)})"
+        text += f" ({f'means over {word}s: ' if several else ''}{_differences(overall)})"
         if several:
             grouped: dict[str, list[str]] = {}
             for name, one in pair.emotions.items():
                 grouped.setdefault(verdict(one, pair), []).append(name)
-            text += ". By emotion: " + "; ".join(f"{found} ({', '.join(names)})" for found, names in grouped.items())
+            text += f". By {word}: " + "; ".join(f"{found} ({', '.join(names)})" for found, names in grouped.items())
     return f"{text}."
 
 
@@ -422,53 +518,12 @@ def _direction(metric: Metric, interval: Sequence[float] | None) -> int:
 # -- parts
 
 
-def shown_metrics(content: Content, headline: bool | None = None) -> list[Metric]:
-    """The metrics of tasks that a content has, in the order of `METRICS`.
-
-    Args:
-        content: metrics.
-        headline: only those in the headline, or only the others; None for all.
-    """
-    return [
-        metric
-        for metric in METRICS.values()
-        if metric.kind != EXCLUSIVE
-        and headline in (None, metric.headline)
-        and any(metric.key in found for found in content["emotions"].values())
-    ]
-
-
-def _rows(cells: Callable[..., list[str]], *contents: Content) -> list[list[str]]:
-    """A row per emotion, and of the means if there are several.
-
-    Args:
-        cells: called with the emotion's name (None for the means) and its entry in each content.
-        contents: of the same emotions.
-    """
-    names = list(contents[0]["emotions"])
-    rows = [[name, *cells(name, *(one["emotions"][name] for one in contents))] for name in names]
-    return [*rows, ["mean", *cells(None, *(one["mean"] for one in contents))]] if len(names) > 1 else rows
-
-
-def _with_intervals(shown: Sequence[Metric]) -> Callable[..., list[str]]:
-    return lambda name, found, intervals: [with_interval(found.get(m.key), intervals.get(m.key)) for m in shown]
-
-
 def _differences(one: Difference) -> str:
     return ", ".join(
         f"{METRICS[key].title} {difference(one.differences[key], one.intervals.get(key))}"
         for key in VERDICT_METRICS
         if one.differences.get(key) is not None
     )
-
-
-def _spread(found: Content | None) -> str:
-    if found is None:
-        return "-"
-    if found["sd"] is None:
-        return number(found["mean"])
-    low, high = found["interval"]
-    return f"{found['mean']:.3f} ± {found['sd']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _probability(value: float | None) -> str:

@@ -24,6 +24,7 @@ class TextTable:
         bold_last: whether the last row sums up the others.
         note: lines below the table; may be empty.
         left: indices of the columns that are aligned to the left; the others hold numbers.
+        sortable: whether a click on a head sorts the rows, on a page.
     """
 
     title: str
@@ -32,6 +33,7 @@ class TextTable:
     bold_last: bool = False
     note: str = ""
     left: Sequence[int] = (0,)
+    sortable: bool = False
 
     def as_text(self) -> str:
         """The table for a terminal; names may hold anything, since markup and control characters have no effect."""

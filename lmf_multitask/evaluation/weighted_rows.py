@@ -57,6 +57,7 @@ class WeightedRows(Confusion):
         decisions: int64 `[n]`, decided classes.
         classes: number C of classes.
         weights: float `[R, n]`.
+        range: lowest and highest value of a real-valued task; None: unknown, or another kind of task.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class WeightedRows(Confusion):
         decisions: np.ndarray | None = None,
         weights: np.ndarray | None = None,
         classes: int = 2,
+        range: tuple[float, float] | None = None,
     ) -> None:
         """Takes N rows and drops those whose label is NaN.
 
@@ -75,6 +77,7 @@ class WeightedRows(Confusion):
             decisions: `[N]`; None: whether the prediction is above one half.
             weights: float `[R, N]`; None: one set of unit weights.
             classes: C.
+            range: see above.
         """
         known = ~np.isnan(labels)
         decisions = predictions > 0.5 if decisions is None else decisions
@@ -83,7 +86,7 @@ class WeightedRows(Confusion):
         self.predictions = np.asarray(predictions, np.float64)[known]
         self.decisions = decisions[known].astype(np.int64)
         self.weights = weights if known.all() else weights[:, known]
-        self.classes = classes
+        self.classes, self.range = classes, range
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -114,6 +117,26 @@ class WeightedRows(Confusion):
         A probability on an edge belongs to the bin above it, 1 to the last bin.
         """
         return _one_hot(np.minimum((self.predictions * ECE_BINS).astype(int), ECE_BINS - 1), ECE_BINS)
+
+    @cached_property
+    def moments(self) -> tuple[np.ndarray, ...]:
+        """Of labels and predictions: weighted mean of each, variance of each, covariance; float64 `[R]` each."""
+        centre = [values.mean() if len(values) else 0.0 for values in (self.labels, self.predictions)]  # for precision
+        x, y = self.labels - centre[0], self.predictions - centre[1]
+        sums = self.sum(np.stack([x, y, x * x, y * y, x * y], axis=1))
+        mx, my, xx, yy, xy = (ratio(column, self.total) for column in sums.T)
+        return mx + centre[0], my + centre[1], np.maximum(xx - mx * mx, 0), np.maximum(yy - my * my, 0), xy - mx * my
+
+    def average_ranks(self, values: np.ndarray) -> np.ndarray:
+        """Ranks of values `[n]` among the weighted rows, ties in the middle: float64 `[n, R]`."""
+        order = np.argsort(values, kind="stable")
+        ends = np.append(np.flatnonzero(np.diff(values[order])) + 1, len(values))
+        cumulative = np.cumsum(self.weights[:, order].astype(np.float64), axis=1)[:, ends - 1]
+        before = np.concatenate([np.zeros((len(self), 1)), cumulative[:, :-1]], axis=1)
+        group = np.searchsorted(ends, np.arange(len(values)), side="right")
+        ranks = np.empty((len(values), len(self)))
+        ranks[order] = ((before + cumulative + 1) / 2).T[group]
+        return ranks
 
     @cached_property
     def ranking(self) -> tuple[np.ndarray, np.ndarray]:

@@ -15,11 +15,18 @@ import numpy as np
 from lmf_multitask.config import setting, settings
 from lmf_multitask.data.columns import Column, row_blocks
 from lmf_multitask.data.modality import Input, present_steps
+from lmf_multitask.data.quality import BEYOND, ordinary_range
 from lmf_multitask.errors import ConfigError
 from lmf_multitask.models.base import F, Layer, fixed_parameter, nn, paddle
 
 CLIP_AT = 5.0
 """Standardised features are clipped at so many standard deviations from the mean: recordings hold a few absurd values."""
+
+_SAMPLE_ROWS = 4096
+"""Training clips from which it is seen what an ordinary number is."""
+
+_LARGEST_STEP = 100.0
+"""Scaled steps are clipped there: one absurd number must not spoil the gradient of a batch."""
 
 _MASKED = -1e4
 """Added to the attention score of a padding step: its weight is then zero in float32."""
@@ -66,7 +73,8 @@ class Encoder(Layer):
 class Standardisation(Layer):
     """Subtracts the training mean and divides by the training standard deviation; the result is clipped at 5.
 
-    Unlike batch normalisation, a clip's result does not depend on its batch, and nothing is estimated while training.
+    Unlike batch normalisation, a clip's result does not depend on its batch, and nothing is estimated while training. Single
+    absurd numbers (`data.quality.ordinary_range`) do not count.
     """
 
     def __init__(self, features: int) -> None:
@@ -77,11 +85,12 @@ class Standardisation(Layer):
 
     def fit(self, features: Column) -> None:
         """Takes both from float `[N, D]`; all-zero rows (missing) do not count; a constant feature has std 1."""
-        total, count = _sum_of_present(features)
-        if not count:
+        ordinary = _ordinary_range(features)
+        total, count = _sum_of_present(features, ordinary)
+        if not count.all():
             return
         mean = total / count
-        std = np.sqrt(_sum_of_present(features, mean)[0] / count)
+        std = np.sqrt(_sum_of_present(features, ordinary, mean)[0] / count)
         # the standard deviation of a constant is the rounding error of its mean
         constant = std <= 1e-6 * np.maximum(np.abs(mean), 1e-30)
         self.mean.set_value(mean.astype(np.float32))
@@ -228,12 +237,21 @@ class LSTMEncoder(Encoder):
         """Takes the root mean square of the present steps, where steps are divided by it."""
         if not self.scaled:
             return
-        total, count = 0.0, 0
+        total, count, largest = 0.0, 0, self._largest(features)
         for block in row_blocks(features):
             known = block[present_steps(block)]
+            if known.size and max(known.max(), -known.min()) > largest:
+                known = known[np.abs(known) <= largest]
             total, count = total + np.square(known, dtype=np.float64).sum(), count + known.size
         if count:
             self.scale.set_value(np.sqrt([total / count]).astype(np.float32))
+
+    def _largest(self, features: Column) -> float:
+        """Magnitude of the largest number that is no outlier, from some clips."""
+        size = math.prod(features.shape[1:])
+        rows = features[_spread(len(features), int(np.clip((1 << 22) // size, 8, 512)))]
+        known = np.abs(rows[present_steps(rows)])
+        return BEYOND * float(np.quantile(known, 0.95)) or np.inf if known.size else np.inf
 
     def forward(self, features: paddle.Tensor, present: paddle.Tensor | None = None) -> paddle.Tensor:
         """See `Encoder.forward`."""
@@ -250,6 +268,8 @@ class LSTMEncoder(Encoder):
             features = features * factor
         if self.projection is not None:
             features = features + self.projection.bias
+        if self.scaled:
+            features = paddle.clip(features, -_LARGEST_STEP, _LARGEST_STEP)
         states, (last_state, _) = self.lstm(features)
         if self.pooling == "attention":
             pooled = self._attended(states, present)
@@ -299,16 +319,32 @@ def _last_present(states: paddle.Tensor, present: Any) -> paddle.Tensor:
     return paddle.gather_nd(states, paddle.stack([paddle.arange(present.shape[0]), last], axis=1))
 
 
-def _sum_of_present(features: Column, mean: np.ndarray | None = None) -> tuple[np.ndarray, int]:
-    """Sum of the rows of `[N, D]` that are not all zeros, or of their squared distances from a mean; and their number.
+def _sum_of_present(
+    features: Column, ordinary: tuple[np.ndarray, np.ndarray], mean: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of the rows of `[N, D]` that are not all zeros, or of their squared distances from a mean; and how many count, `[D]`.
 
-    Rows are added one after the other, as numpy does it for a whole array, so that the bits do not depend on the blocks.
+    Numbers out of the ordinary do not count. Rows are added one after the other, as numpy does it for a whole array, so that
+    the bits do not depend on the blocks.
     """
-    total, count = np.zeros((1, features.shape[1])), 0
+    total, count = np.zeros((1, features.shape[1])), np.zeros(features.shape[1], np.int64)
     for block in row_blocks(features):
         known = block[(block != 0).any(axis=1)].astype(np.float64)
-        count += len(known)
+        outside = (known < ordinary[0]) | (known > ordinary[1])
+        count += len(known) - outside.sum(axis=0)
         if mean is not None:
             known = np.square(known - mean)
+        known[outside] = 0
         total = np.concatenate([total, known]).sum(axis=0, keepdims=True)
     return total[0], count
+
+
+def _ordinary_range(features: Column) -> tuple[np.ndarray, np.ndarray]:
+    """`ordinary_range` of the clips that have the features, or of some of them."""
+    rows = features[_spread(len(features), _SAMPLE_ROWS)]
+    return ordinary_range(rows[(rows != 0).any(axis=1)])
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """At most so many row numbers, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load, save_file
+from safetensors.numpy import load, save
 
-from lmf_multitask.config import build, check_name, kind_of, to_dict
+from lmf_multitask.config import build, kind_of, to_dict
 from lmf_multitask.data.columns import Columns
 from lmf_multitask.data.modality import MODALITIES, Input, checked_inputs
 from lmf_multitask.errors import ConfigError, RunError, UserError
@@ -26,7 +26,7 @@ from lmf_multitask.models.config import ModelConfig
 from lmf_multitask.models.encoders import ENCODERS, step_mask
 from lmf_multitask.models.fusion import FUSIONS, Fusion
 from lmf_multitask.runtime import quiet_imports
-from lmf_multitask.tasks import Task, make_tasks, output_slices, predictions
+from lmf_multitask.tasks import Task, make_tasks, output_slices, predictions, task_from
 
 with quiet_imports():
     import paddle
@@ -52,8 +52,10 @@ class Heads(nn.Layer):
         order = [t for kind in kinds for t, task in enumerate(tasks) if task.kind == kind]
         parts = output_slices(tasks)
         columns = [column for t in order for column in range(parts[t].start, parts[t].stop)]
-        # position of each output in what the kinds give side by side; None where that is the order of the tasks
-        self._order = None if columns == sorted(columns) else np.argsort(columns).tolist()
+        # runs of outputs in what the kinds give side by side, in the order of the tasks; one where that is their order
+        order_of = np.argsort(columns).tolist()
+        starts = [0, *(n for n in range(1, len(order_of)) if order_of[n] != order_of[n - 1] + 1), len(order_of)]
+        self._runs = [(order_of[a], order_of[b - 1] + 1) for a, b in zip(starts, starts[1:])]
         for kind in kinds:
             count, outputs = sum(task.kind == kind for task in tasks), next(t.outputs for t in tasks if t.kind == kind)
             uniform = XavierUniform(fan_in=fusion_dim, fan_out=outputs)
@@ -71,7 +73,9 @@ class Heads(nn.Layer):
             each = paddle.matmul(fused, getattr(self, f"{kind}_weight")) + getattr(self, f"{kind}_bias")
             found.append(paddle.transpose(each, [1, 0, 2]).flatten(1))
         outputs = found[0] if len(found) == 1 else paddle.concat(found, axis=1)
-        return outputs if self._order is None else outputs[:, self._order]
+        if len(self._runs) == 1:
+            return outputs
+        return paddle.concat([outputs[:, start:stop] for start, stop in self._runs], axis=1)
 
     def flops(self) -> int:
         """Floating-point operations per clip."""
@@ -231,7 +235,7 @@ class LMFModel(nn.Layer):
         """Writes ``config.json`` and ``model.safetensors``; the folder is complete or left as it was."""
         about = {
             "model_type": "lmf",
-            "tasks": [{"name": task.name, "kind": task.kind} for task in self.tasks],
+            "tasks": [task.to_dict() for task in self.tasks],
             "inputs": {name: dataclasses.asdict(one) for name, one in self.inputs.items()},
             "model": to_dict(self.config),
             "exclusive": self.exclusive,
@@ -240,7 +244,7 @@ class LMFModel(nn.Layer):
         weights = {name: np.ascontiguousarray(value.numpy()) for name, value in self.weights().items()}
         with atomic_folder(Path(folder)) as temporary:
             (temporary / CONFIG_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-            save_file(weights, temporary / WEIGHTS_FILE, metadata={"format": "np"})
+            (temporary / WEIGHTS_FILE).write_bytes(save(weights, metadata={"format": "np"}))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> LMFModel:
@@ -256,7 +260,7 @@ class LMFModel(nn.Layer):
         about, path = _read_config(folder / CONFIG_FILE), folder / WEIGHTS_FILE
         try:
             inputs = {name: Input(tuple(one["shape"]), one["padding"]) for name, one in about["inputs"].items()}
-            tasks = make_tasks([f"{check_name(one['name'])}:{one['kind']}" for one in about["tasks"]])
+            tasks = make_tasks([task_from(one) for one in about["tasks"]])
             config = build(ModelConfig, about["model"], "model")
             if type(about["exclusive"]) is not bool or about["non_finite"] not in ("zero", "error"):
                 raise ValueError(f"exclusive is {about['exclusive']!r} and non_finite {about['non_finite']!r}")

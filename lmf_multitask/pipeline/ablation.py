@@ -19,8 +19,8 @@ ABLATION_FILE = "ablation.json"
 WHOLE = "as configured"
 """Name of the training that the variants are compared with."""
 
-SHOWN = ("weighted_f1", "positive_f1", "auroc", "unweighted_accuracy")
-"""Keys of `METRICS`: means over emotions; and, for exclusive emotions, the mean recall of the one decision among them."""
+SHOWN = ("weighted_f1", "positive_f1", "auroc", "unweighted_accuracy", "mae", "pearson")
+"""Keys of `METRICS`: means over tasks; and, for exclusive emotions, the mean recall of the one decision among them."""
 
 
 @settings
@@ -86,15 +86,15 @@ def run_ablation(
     from lmf_multitask.pipeline.runs import Run
     from lmf_multitask.pipeline.stages import read_data
 
-    emotions = read_data(config.experiment).emotions
+    data = read_data(config.experiment)
     experiments, runs = {}, {}
     for name, one in config.experiments().items():
         for seed in seeds:
             run = runs[name, seed] = Run(folder / _folder(name) / f"seed{seed}")
             changed = dataclasses.replace(one, seed=seed, output_dir=str(run.folder))
-            experiments[f"{_folder(name)}/seed{seed}"] = changed.resolved(emotions)
+            experiments[f"{_folder(name)}/seed{seed}"] = changed.resolved(data.targets)
     failures = train_all(experiments, jobs)
-    found: dict[str, Any] = {"split": "test", "emotions": emotions, "seeds": list(seeds), "variants": {}}
+    found: dict[str, Any] = {"split": "test", "emotions": data.emotions, "seeds": list(seeds), "variants": {}}
     whole = {seed: shown_metrics(runs[WHOLE, seed].metrics()) for seed in seeds}
     for name in config.experiments():
         own = {seed: shown_metrics(runs[name, seed].metrics()) for seed in seeds}
@@ -119,7 +119,7 @@ def ablation_table(found: Mapping[str, Any]) -> TextTable:
                 cells.append(f"{one[key]['difference']:+.3f} [{low:+.3f}, {high:+.3f}]")
         rows.append(cells)
     return TextTable(
-        f"{found['split']}, {len(found['seeds'])} seeds: mean over emotions; for variants, the difference to it "
+        f"{found['split']}, {len(found['seeds'])} seeds: mean over tasks; for variants, the difference to it "
         "[95% interval over seeds]",
         ["variant", *(METRICS[key].title for key in shown)],
         rows,

@@ -146,6 +146,8 @@ def _finish(prepared: Prepared, run: Run, report: bool) -> dict[str, Any]:
 
 
 def _train(prepared: Prepared, run: Run, resume: bool, report: bool) -> dict[str, Any]:
+    for note in prepared.data.notes:
+        logger.info("data: %s", note)
     for line in prepared.data.report.splitlines():
         logger.debug(line)
     logger.debug("settings:\n%s", prepared.config.to_yaml())
@@ -184,7 +186,9 @@ def _fit(prepared: Prepared, run: Run, resume: bool) -> Trained:
             history = trainer.fit(resume=resume)
     model = trainer.module.trained
     labels = np.asarray(column_arrays(prepared.data.dataset["train"])["labels"])
-    model.exclusive, model.non_finite = exclusive_rows(labels) is not None, prepared.config.data.non_finite
+    binary = [task.kind == "binary" for task in prepared.tasks]
+    model.exclusive = exclusive_rows(labels[:, binary]) is not None
+    model.non_finite = prepared.config.data.non_finite
     return Trained(
         run.folder.name or str(run.folder),
         [prepared.config],
@@ -202,9 +206,10 @@ def _trainer(
     """Seeds, and builds the model and its trainer; `arguments` are PaddleNLP's."""
     config, data, training = prepared.config, prepared.data, prepared.config.training
     seed_everything(config.seed)
-    model = LMFModel(data.inputs, data.emotions, config.model)
+    model = LMFModel(data.inputs, prepared.tasks, config.model)
     trainable = sum(int(np.prod(w.shape)) for w in model.weights().values() if not w.stop_gradient)
-    count = "1 emotion" if len(data.emotions) == 1 else f"{len(data.emotions)} emotions"
+    what = "emotion" if all(task.kind == "binary" for task in prepared.tasks) else "task"
+    count = f"1 {what}" if len(data.emotions) == 1 else f"{len(data.emotions)} {what}s"
     clips = " / ".join(f"{len(rows):,} {split}" for split, rows in data.dataset.items())
     logger.info("%s (%s), %s clips, %s parameters", count, ", ".join(data.emotions), clips, f"{trainable:,}")
     columns = column_arrays(data.dataset["train"])
@@ -220,11 +225,14 @@ def _trainer(
 
 
 def validation_metrics(model: LMFModel, outputs: np.ndarray, labels: np.ndarray, monitor: str) -> dict[str, float]:
-    """Means of the headline metrics, the monitored one, and the weighted F1 of each task, where defined."""
+    """Means of the headline metrics, the monitored one, and of each task weighted F1 or r and MAE, where defined."""
     predicted = predictions(outputs, model.tasks)
     found = metrics_of(labels, predicted, model.tasks)
     shown = {key: value for key, value in found["mean"].items() if METRICS[key].headline}
     if monitor != "loss":
         shown[monitor] = value_of(monitor, labels, predicted, model.tasks)
-    shown.update({f"{name}_weighted_f1": values["weighted_f1"] for name, values in found["emotions"].items()})
+    per_task = {"emotions": ("weighted_f1",), "regression": ("pearson", "mae")}
+    for place, keys in per_task.items():
+        for name, values in found.get(place, {}).items():
+            shown.update({f"{name}_{key}": values[key] for key in keys})
     return {name: value for name, value in shown.items() if value is not None}

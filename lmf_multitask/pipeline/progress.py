@@ -57,6 +57,7 @@ def epoch_line(row: Mapping[str, float], epochs: int, monitor: str) -> str:
         monitor: the metric that selects the best epoch.
     """
     shown = {"train_loss": "train loss", "validation_loss": "validation loss", "validation_weighted_f1": "weighted F1"}
+    shown["validation_mae"] = "MAE"
     shown.setdefault(f"validation_{monitor}", monitor)
     parts = [
         f"epoch {row['epoch']:>3}/{epochs}",

@@ -15,14 +15,16 @@ from lmf_multitask.data.loading import SAMPLE_NOTE
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.assessment import Assessment, LearningCurves
 from lmf_multitask.evaluation.plots import robustness_plot
+from lmf_multitask.evaluation.predictions import changes_csv
 from lmf_multitask.evaluation.report import write_report
-from lmf_multitask.evaluation.robustness import measure_robustness
-from lmf_multitask.files import atomic_write, read_text, write_json
+from lmf_multitask.evaluation.robustness import measure_robustness, predictions_without
+from lmf_multitask.files import atomic_write, read_text, write_json, write_text
 from lmf_multitask.pipeline.runs import (
     CONFIG_FILE,
     HISTORY_FILE,
     ROBUSTNESS_FILE,
     ROBUSTNESS_PLOT,
+    WITHOUT_FILE,
     check_no_links,
 )
 from lmf_multitask.pipeline.stages import (
@@ -46,6 +48,7 @@ def evaluate_run(
     *,
     output_dir: str | Path | None = None,
     need_calibration: bool = False,
+    write: bool = True,
 ) -> tuple[Assessment, list[Path]]:
     """Evaluates a run, or per-emotion runs together; writes ``metrics_SPLIT.json`` and ``predictions_SPLIT.csv``.
 
@@ -56,6 +59,7 @@ def evaluate_run(
         device: where to compute.
         output_dir: where the files go; None takes the folder itself.
         need_calibration: refuse runs without a calibration.
+        write: False writes no files.
 
     Returns:
         The assessment, and the files.
@@ -69,7 +73,7 @@ def evaluate_run(
             f"{folder}: must have a calibration for --calibrated and --threshold, but has none. Train the run with lmf train."
         )
     found = assess_predictions(trained, predict(trained, split))
-    return found, write_split(Path(output_dir or folder).expanduser(), found)
+    return found, write_split(Path(output_dir or folder).expanduser(), found) if write else []
 
 
 def robustness_of_run(
@@ -124,7 +128,7 @@ def write_report_of(
     validation: Predicted | None = None,
     curves: bool = False,
 ) -> Path:
-    """Writes the report, and the robustness that it shows as files of their own.
+    """Writes the report, and as files of their own the robustness and the changes without a modality that it shows.
 
     Args:
         trained: the models.
@@ -134,18 +138,23 @@ def write_report_of(
         curves: also measure noise and missing clips, which takes a dozen times as long as the subsets of modalities.
     """
     robustness = _robustness(trained, validation or predict(trained, "validation"), curves)
+    without = predictions_without(trained.predict, trained.columns(found.metrics["split"]), trained.modalities)
     histories = {run.folder.name: learning_curves(run.folder) for run in trained.runs}
     page = write_report(
         dataclasses.replace(
             found,
             curves={name: one for name, one in histories.items() if one is not None},
             robustness=robustness,
+            without=without,
             facts=_facts(trained),
             data_report=trained.data.report,
         ),
         folder,
     )
     _write_robustness(folder, robustness)
+    if without:
+        changes = {name: values - found.probabilities for name, values in without.items()}
+        write_text(folder / WITHOUT_FILE, changes_csv(found.ids, found.emotions, changes))
     return page
 
 
@@ -169,16 +178,21 @@ def learning_curves(folder: Path) -> LearningCurves | None:
     epochs = columns["epoch"].astype(int)
     kept = epochs[columns["best"] == 1] if "best" in columns else []
     losses = {"train": "train_loss", "validation": "validation_loss"}
-    prefix, suffix = "validation_", "_weighted_f1"
-    return LearningCurves(
-        epochs.tolist(),
-        {name: columns[column].tolist() for name, column in losses.items() if column in columns},
-        {
+
+    def per_task(key: str) -> dict[str, list[float]]:
+        prefix, suffix = "validation_", f"_{key}"
+        return {
             name.removeprefix(prefix).removesuffix(suffix): values.tolist()
             for name, values in columns.items()
             if name.startswith(prefix) and name.endswith(suffix) and name != f"validation{suffix}"
-        },
+        }
+
+    return LearningCurves(
+        epochs.tolist(),
+        {name: columns[column].tolist() for name, column in losses.items() if column in columns},
+        per_task("weighted_f1"),
         int(kept[-1]) if len(kept) else None,
+        per_task("pearson"),
     )
 
 
@@ -216,7 +230,7 @@ def _facts(trained: Trained) -> dict[str, str]:
     return {
         "Data": f"the built-in sample. {SAMPLE_NOTE}" if trained.data_path is None else trained.data_path,
         "Clips": ", ".join(f"{len(rows):,} {name}" for name, rows in trained.data.dataset.items()),
-        "Emotions": ", ".join(trained.tasks) + (" (one model each)" if len(runs) > 1 else ""),
+        "Emotions": ", ".join(task.name for task in trained.tasks) + (" (one model each)" if len(runs) > 1 else ""),
         "Trainable parameters": " + ".join(f"{size:,}" for size in sizes),
         "Seed": ", ".join(dict.fromkeys(str(one.seed) for one in trained.configs)),
         "Started": time.strftime("%Y-%m-%d %H:%M", begun),

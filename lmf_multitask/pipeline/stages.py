@@ -20,18 +20,20 @@ from lmf_multitask.data.columns import Columns, column_arrays, match_inputs, mis
 from lmf_multitask.data.loading import SAMPLE_NOTE, LoadedData, missing_in_train
 from lmf_multitask.data.loading import load as load_file
 from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.data.padding import RepaddedColumn, moved_note, sides_to_move
 from lmf_multitask.errors import RunError, TrainingError
 from lmf_multitask.evaluation.assessment import Assessment, assess
-from lmf_multitask.evaluation.baselines import fit_linear_baseline, prevalence
+from lmf_multitask.evaluation.baselines import baseline_predictions
 from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration
-from lmf_multitask.evaluation.metrics import value_of
+from lmf_multitask.evaluation.metrics import EXCLUSIVE, METRICS, task_kinds, value_of
 from lmf_multitask.evaluation.predictions import write_predictions
 from lmf_multitask.files import write_json
 from lmf_multitask.models.config import ModelConfig
-from lmf_multitask.pipeline.runs import MODEL_FOLDER, PREDICTIONS_FILE, Run, runs_in
+from lmf_multitask.pipeline.runs import LINEAR, MODEL_FOLDER, PREDICTIONS_FILE, Run, linear_file, runs_in
 from lmf_multitask.pipeline.settings import ExperimentConfig
 from lmf_multitask.runtime import quiet_imports, select_device
-from lmf_multitask.tasks import make_tasks
+from lmf_multitask.tasks import BinaryTask, RegressionTask, Task, make_tasks
+from lmf_multitask.training.config import TrainingConfig
 
 with quiet_imports():
     from lmf_multitask.models.lmf import LMFModel, check_size
@@ -44,12 +46,14 @@ class Prepared:
     """Result of `load`.
 
     Attributes:
-        config: the settings, with the names of the emotions, an absolute path, and no modality that train lacks.
+        config: the settings, with the names of the tasks, an absolute path, and no modality that train lacks.
         data: the checked and cleaned data.
+        tasks: to learn.
     """
 
     config: ExperimentConfig
     data: LoadedData
+    tasks: list[Task]
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,9 @@ class Trained:
     history: Sequence[Mapping[str, float]] = ()
 
     @property
-    def tasks(self) -> list[str]:
-        """Names of the T tasks."""
-        return [name for model in self.models for name in model.task_names]
+    def tasks(self) -> list[Task]:
+        """The T tasks."""
+        return [task for model in self.models for task in model.tasks]
 
     @property
     def modalities(self) -> list[str]:
@@ -98,7 +102,22 @@ class Trained:
         for model in self.models[1:]:
             match_inputs(columns, model.inputs, model.config.modalities, self.data_path)
         first = self.models[0]
-        return match_inputs(columns, first.inputs, first.config.modalities, self.data_path)
+        found = match_inputs(columns, first.inputs, first.config.modalities, self.data_path)
+        return {**found, **{name: RepaddedColumn(found[name], side) for name, side in self.sides_to_move().items()}}
+
+    def sides_to_move(self) -> dict[str, str]:
+        """Modality -> the side to which the padding of its sequences is moved, see `data.padding`."""
+        paddings = {name: one.padding for name, one in self.data.inputs.items()}
+        return sides_to_move(self.models[0].inputs, paddings, self.modalities)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was decided about the data."""
+        inputs = self.data.inputs
+        return [
+            *self.data.notes,
+            *(moved_note(name, inputs[name].padding, side) for name, side in self.sides_to_move().items()),
+        ]
 
     def predict(self, features: Columns) -> np.ndarray:
         """Features of N clips -> predictions float32 `[N, T]`."""
@@ -139,11 +158,11 @@ def load(config: ExperimentConfig) -> Prepared:
     """
     select_device(config.device)
     data = read_data(config)
-    _check_labels(data, config.training.monitor)
-    config = config.resolved(data.emotions)
+    config = config.resolved(data.targets)
+    tasks = _check_labels(data, config.training)
     config = without(config, missing_in_train(data.dataset, config.model.modalities))
     check_network(data, config.model)
-    return Prepared(config, data)
+    return Prepared(config, data, tasks)
 
 
 def read_data(config: ExperimentConfig) -> LoadedData:
@@ -154,7 +173,7 @@ def read_data(config: ExperimentConfig) -> LoadedData:
     """
     if config.data_path is None:
         logger.info("%s", SAMPLE_NOTE)
-    return load_file(config.data_path, config.emotions, config.data)
+    return load_file(config.data_path, config.wanted, config.data, config.chosen_fold)
 
 
 def check_network(data: LoadedData, config: ModelConfig) -> None:
@@ -163,7 +182,7 @@ def check_network(data: LoadedData, config: ModelConfig) -> None:
     Raises:
         ConfigError: it is.
     """
-    check_size(data.inputs, make_tasks(data.emotions), config)
+    check_size(data.inputs, make_tasks(data.targets), config)
 
 
 def without(config: ExperimentConfig, absent: Sequence[str]) -> ExperimentConfig:
@@ -172,17 +191,42 @@ def without(config: ExperimentConfig, absent: Sequence[str]) -> ExperimentConfig
     return dataclasses.replace(config, model=dataclasses.replace(config.model, modalities=left))
 
 
-def _check_labels(data: LoadedData, monitor: str) -> None:
+def _make_tasks(data: LoadedData, train: np.ndarray, training: TrainingConfig) -> list[Task]:
+    """The tasks of the data; of real-valued ones with mean and std of the labels of train, float32 `[N, T]`.
+
+    Raises:
+        TrainingError: the labels of a real-valued task do not vary.
+    """
+    tasks = make_tasks(data.targets)
+    for t, task in enumerate(tasks):
+        if isinstance(task, RegressionTask):
+            known = train[~np.isnan(train[:, t]), t].astype(np.float64)
+            if not len(known) or np.ptp(known) == 0:
+                raise TrainingError(
+                    f"{task.name} must vary in train, but has {'one value' if len(known) else 'no label'}. "
+                    "Leave it out of --tasks."
+                )
+            mean, std = (float(known.mean()), float(known.std())) if training.standardize_targets else (0.0, 1.0)
+            tasks[t] = dataclasses.replace(task, criterion=training.regression_loss, mean=mean, std=std)
+    return tasks
+
+
+def _check_labels(data: LoadedData, training: TrainingConfig) -> list[Task]:
     """Checks that every task can be learnt, and the best epoch be selected.
+
+    Returns:
+        The tasks.
 
     Raises:
         TrainingError: one cannot.
     """
-    train = np.asarray(column_arrays(data.dataset["train"])["labels"])
+    train, monitor = np.asarray(column_arrays(data.dataset["train"])["labels"]), training.monitor
+    tasks = _make_tasks(data, train, training)
+    binary = [isinstance(task, BinaryTask) for task in tasks]
     for t, name in enumerate(data.emotions):
         known = train[~np.isnan(train[:, t]), t]
         present = int((known == 1).sum())
-        if present in (0, len(known)):
+        if binary[t] and present in (0, len(known)):
             raise TrainingError(
                 f"{name} must be present in some clips of train and absent in others, but is present in {present} of "
                 f"{len(known)}. Choose others with --emotions."
@@ -194,20 +238,32 @@ def _check_labels(data: LoadedData, monitor: str) -> None:
             "validation must have annotated clips to select the best epoch, but has none. Annotate some."
         )
     # whether a metric is defined depends on the labels alone
-    if monitor != "loss" and value_of(monitor, labels, np.zeros(labels.shape), data.emotions) is None:
+    probe = np.where(
+        binary, 0.0, np.linspace(0, 1, len(labels))[:, None]
+    )  # of real-valued tasks, predictions must vary
+    if monitor != "loss" and value_of(monitor, labels, probe, tasks) is None:
+        kinds = {METRICS[name].kind for name in (monitor,) if name in METRICS}
+        reason = "each is present in all or in none of the clips, or has one value"
+        if kinds and not kinds & {*task_kinds(tasks), EXCLUSIVE}:
+            reason = f"it is for {kinds.pop()} tasks"
         raise TrainingError(
             f"training.monitor must be a metric that the labels of validation define, but {monitor} is undefined for every "
-            "emotion: each is present in all or in none of the clips. Choose --training.monitor loss, or other splits."
+            f"task: {reason}. Choose --training.monitor loss, or other splits."
         )
     unlabelled = [name for t, name in enumerate(data.emotions) if not known[:, t].any()]
     if unlabelled:
         logger.warning("validation has no label for %s: the best epoch is selected without", ", ".join(unlabelled))
-    unseen = [name for t, name in enumerate(data.emotions) if known[:, t].any() and not (labels[:, t] == 1).any()]
+    unseen = [
+        name
+        for t, name in enumerate(data.emotions)
+        if binary[t] and known[:, t].any() and not (labels[:, t] == 1).any()
+    ]
     if unseen:
         logger.warning(
             "no clip of validation has %s: the best epoch is selected without, and no threshold or temperature is fitted",
             ", ".join(unseen),
         )
+    return tasks
 
 
 # -- predict
@@ -240,6 +296,7 @@ def calibrate(trained: Trained, validation: Predicted) -> Trained:
 def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
     """Metrics of one split, with intervals, calibration and, on the data of the training, baselines."""
     seeds = {config.seed for config in trained.configs}
+    baselines = _baselines(trained, predicted) if trained.own_data else {}
     metrics = assess(
         predicted.labels,
         predicted.predictions,
@@ -247,10 +304,16 @@ def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
         split=predicted.split,
         seed=seeds.pop() if len(seeds) == 1 else None,
         calibration=trained.calibration,
-        baselines=_baselines(trained.data, predicted) if trained.own_data else None,
+        baselines=baselines,
     )
+    metrics["data"] = {"notes": trained.notes, **trained.data.quality}
     if len(trained.models) > 1:
         metrics = {"mode": "per_emotion", **metrics}
+    fold = trained.configs[0].chosen_fold
+    if fold is not None and trained.own_data:
+        assert trained.data.folds is not None
+        groups = trained.data.folds
+        metrics["fold"] = {"by": fold.by, "number": fold.number, "of": len(groups), "groups": groups[fold.number - 1]}
     return Assessment(
         trained.name,
         trained.tasks,
@@ -259,18 +322,15 @@ def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
         predicted.predictions,
         metrics,
         trained.calibration,
+        baselines,
     )
 
 
-def _baselines(data: LoadedData, predicted: Predicted) -> dict[str, np.ndarray]:
+def _baselines(trained: Trained, predicted: Predicted) -> dict[str, np.ndarray]:
     """Name -> predictions `[N, T]` of the baselines, fitted on train and validation."""
-    train, validation = (column_arrays(data.dataset[name]) for name in ("train", "validation"))
-    linear = fit_linear_baseline(train, validation, data.emotions)
-    own = column_arrays(data.dataset[predicted.split])
-    return {
-        "prevalence": np.tile(prevalence(train["labels"]), (len(predicted.ids), 1)),
-        "logistic_regression": linear.predict_probabilities(own),
-    }
+    dataset = trained.data.dataset
+    train, validation, rows = (column_arrays(dataset[name]) for name in ("train", "validation", predicted.split))
+    return baseline_predictions(train, validation, rows, trained.tasks)
 
 
 # -- write
@@ -286,16 +346,28 @@ def write_run(run: Run, trained: Trained, found: Assessment) -> None:
 
 def write_joined(run: Run, found: Assessment) -> None:
     """Writes predictions and metrics of a run, or of per-emotion runs into their parent."""
-    write_predictions(run.folder / PREDICTIONS_FILE, found.ids, found.labels, found.probabilities, found.emotions)
+    _write_predictions(run.folder / PREDICTIONS_FILE, found)
     run.write_metrics(found.metrics)
 
 
 def write_split(folder: Path, found: Assessment) -> list[Path]:
-    """Writes ``metrics_SPLIT.json`` and ``predictions_SPLIT.csv``; returns their paths."""
+    """Writes ``metrics_SPLIT.json``, ``predictions_SPLIT.csv`` and those of the linear model; returns their paths."""
     split = found.metrics["split"]
     paths = [folder / f"metrics_{split}.json", folder / f"predictions_{split}.csv"]
     write_json(paths[0], found.metrics)
-    write_predictions(paths[1], found.ids, found.labels, found.probabilities, found.emotions)
+    return [paths[0], *_write_predictions(paths[1], found)]
+
+
+def _write_predictions(path: Path, found: Assessment) -> list[Path]:
+    """Writes the predictions of the model, and of the linear models beside them; returns the paths."""
+    write_predictions(path, found.ids, found.labels, found.probabilities, found.tasks)
+    paths = [path]
+    for name in LINEAR:
+        if name in found.baselines:
+            values = found.baselines[name]
+            own = [t for t in range(len(found.tasks)) if not np.isnan(values[:, t]).any()]
+            paths.append(linear_file(path, name))
+            write_predictions(paths[-1], found.ids, found.labels[:, own], values[:, own], [found.tasks[t] for t in own])
     return paths
 
 
@@ -327,7 +399,7 @@ def restore(
     configs = [run.load_config() for run in runs]
     first = configs[0]
     for run, config in zip(runs, configs):
-        if (config.data_path, config.data) != (first.data_path, first.data):
+        if _data_of(config) != _data_of(first):
             raise RunError(
                 f"{run.folder}: must be trained on the data of {runs[0].folder}, but is not. Give one of them."
             )
@@ -337,7 +409,9 @@ def restore(
     if len(set(tasks)) != len(tasks):
         raise RunError(f"{folder}: must hold one run per emotion, but has {', '.join(tasks)}. Give one run directory.")
     if data is None or data.emotions != tasks:
-        data = read_data(dataclasses.replace(first, data_path=data_path or first.data_path, emotions=tasks))
+        wanted = [one for config in configs for one in config.wanted or ()]
+        config = first if data_path is None else first.on_other_data(data_path)
+        data = read_data(dataclasses.replace(config, emotions=None, tasks=wanted or tasks))
     places = [run.folder / MODEL_FOLDER for run in runs]
     calibrated = all((place / CALIBRATION_FILE).is_file() for place in places)
     return Trained(
@@ -350,3 +424,7 @@ def restore(
         Calibration.joined([Calibration.load(place) for place in places]) if calibrated else None,
         own_data=data_path is None,
     )
+
+
+def _data_of(config: ExperimentConfig) -> tuple[object, ...]:
+    return config.data_path, config.data, config.chosen_fold

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmf_multitask.evaluation.report import Section, write_page
-from lmf_multitask.evaluation.tables import seed_table
+from lmf_multitask.evaluation.tables import seed_tables
 from lmf_multitask.searching.plots import MOST_SLICES, search_plots
 from lmf_multitask.searching.results import SearchResult
 
@@ -22,7 +22,7 @@ def write_search(result: SearchResult, folder: Path) -> Path:
         text = "The same settings trained again on the same data with seeds that the search has not used."
         sections.append(Section("New seeds", text, tables=[result.retrained_table()]))
         text = "Only the trainings with new seeds were tested, after everything had been chosen on validation."
-        tests = [seed_table(one.test, f"trial {one.trial.number}, ") for one in result.retrained]
+        tests = [table for one in result.retrained for table in seed_tables(one.test, f"trial {one.trial.number}, ")]
         sections.append(Section("Test", text, tables=tests))
     text = (
         f"{len(result.trials)} trials: {result.counts_line()}. A pruned trial was stopped because others were better after as "

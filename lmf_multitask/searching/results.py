@@ -87,7 +87,7 @@ class SearchResult:
     @property
     def metric(self) -> str:
         """Title of the objective."""
-        return METRICS[self.objective].title if self.objective != "loss" else "loss"
+        return METRICS[self.objective].title if self.objective in METRICS else self.objective
 
     def of_state(self, state: State) -> list[Trial]:
         """The trials that ended in one way."""

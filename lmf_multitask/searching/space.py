@@ -14,7 +14,7 @@ import yaml
 
 from lmf_multitask.config import build, options, read_settings, replaced, setting, settings, to_dict, type_parts
 from lmf_multitask.errors import ConfigError, RunError
-from lmf_multitask.evaluation.metrics import METRICS
+from lmf_multitask.evaluation.metrics import METRICS, TASK_METRIC
 from lmf_multitask.pipeline.runs import first_difference
 from lmf_multitask.pipeline.settings import ExperimentConfig, varied_settings
 
@@ -54,7 +54,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         """Checks what the types cannot."""
-        known = ("loss", *METRICS)
+        known = ("loss", TASK_METRIC, *METRICS)
         if self.objective not in known:
             close = difflib.get_close_matches(self.objective, known, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -69,7 +69,7 @@ class SearchConfig:
     @property
     def maximise(self) -> bool:
         """Whether a larger objective is better."""
-        return self.objective != "loss" and METRICS[self.objective].greater_is_better
+        return self.objective == TASK_METRIC or (self.objective != "loss" and METRICS[self.objective].greater_is_better)
 
     @property
     def column(self) -> str:

@@ -8,15 +8,23 @@ from pydantic import AfterValidator, Field, model_validator
 
 from lmf_multitask.config import setting, settings
 from lmf_multitask.errors import suggestion
-from lmf_multitask.evaluation.metrics import METRICS
+from lmf_multitask.evaluation.metrics import METRICS, TASK_METRIC
+from lmf_multitask.tasks import CRITERIA
 
 _Weight = Annotated[float, Field(ge=0, le=1000)]
 
 
 def _monitor(name: str) -> str:
-    if name != "loss" and name not in METRICS:
-        hint = f"{suggestion(name, ['loss', *METRICS])} If a plug-in defines it, add --plugin FILE.py."
-        raise ValueError(f"must be loss or one of {', '.join(METRICS)}, but got {name!r}.{hint}")
+    known = ["loss", TASK_METRIC, *METRICS]
+    if name not in known:
+        hint = f"{suggestion(name, known)} If a plug-in defines it, add --plugin FILE.py."
+        raise ValueError(f"must be one of {', '.join(known)}, but got {name!r}.{hint}")
+    return name
+
+
+def _criterion(name: str) -> str:
+    if name not in CRITERIA:
+        raise ValueError(f"must be one of {', '.join(CRITERIA)}, but got {name!r}.{suggestion(name, list(CRITERIA))}")
     return name
 
 
@@ -61,6 +69,17 @@ class TrainingConfig:
     focal_gamma: float = setting(
         default=0.0, help="exponent of the focal loss (Lin et al. 2017); 0 is plain cross entropy", ge=0, le=10
     )
+    regression_loss: Annotated[str, AfterValidator(_criterion)] = setting(
+        default="l1", help=f"loss of real-valued tasks, of standardised targets: {', '.join(CRITERIA)}"
+    )
+    standardize_targets: bool = setting(
+        default=True, help="real-valued targets in units of the std of train around its mean; false: as they are"
+    )
+    balance_kinds: bool = setting(
+        default=True,
+        help="beside binary tasks, scale the losses of other kinds so that a constant prediction loses as much (after GradNorm, "
+        "Chen et al. 2018)",
+    )
     task_weighting: Literal["uniform", "fixed", "uncertainty"] = setting(
         default="uniform",
         help="weights of the tasks' losses: uniform, fixed (task_weights), or uncertainty (learned, Kendall et al. 2018)",
@@ -78,7 +97,9 @@ class TrainingConfig:
         default=None, help="gradients are scaled down to this norm; null: no limit", gt=0
     )
     monitor: Annotated[str, AfterValidator(_monitor)] = setting(
-        default="average_precision", help="validation metric that chooses the best epoch: the mean over tasks, or loss"
+        default=TASK_METRIC,
+        help="validation metric that chooses the best epoch: the mean over tasks, or loss; task_metric takes of each task the "
+        "metric of its kind, average_precision or ccc",
     )
     patience: int | None = setting(
         default=10, help="epochs without improvement after which training stops; null: it never stops early", ge=1

@@ -5,7 +5,6 @@ Shape letters: B batch, N clips of the training split, T tasks, O outputs.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 
@@ -25,35 +24,63 @@ with quiet_imports():
 
 
 class TaskLosses:
-    """Computes each task's own loss; neighbouring tasks that differ by name only are computed together."""
+    """Computes each task's own loss; neighbouring tasks of one family are computed together.
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        """Stores the T tasks."""
-        self._groups: list[tuple[Task, slice, slice]] = []
-        parts, first = output_slices(tasks), 0
-        for _, group in itertools.groupby(tasks, key=lambda task: dataclasses.replace(task, name="any")):
-            last = first + len(list(group))
-            self._groups.append(
-                (tasks[first], slice(parts[first].start, parts[last - 1].stop), slice(first, last))
-            )  # fmt: skip
-            first = last
+    Between kinds the losses are balanced: beside binary tasks, the loss of a task of another kind is divided by what the
+    best constant prediction loses on train, and multiplied by the mean of that over the binary tasks. So every task starts
+    with about the same loss whatever its unit and criterion, as the loss ratios of GradNorm do (Chen et al. 2018, section
+    3.2: losses in units of the initial loss). Tasks of one kind alone are left as they are.
+    """
+
+    def __init__(self, tasks: Sequence[Task], labels: np.ndarray | None = None) -> None:
+        """Groups the T tasks.
+
+        Args:
+            tasks: the tasks.
+            labels: of the training split, float32 `[N, T]`, NaN = not annotated; None: nothing is balanced.
+        """
+        self._groups = [list(group) for _, group in itertools.groupby(tasks, key=lambda task: task.family)]
+        self._counts = [len(group) for group in self._groups]
+        self._widths = [sum(task.outputs for task in group) for group in self._groups]
+        self.scales = np.ones(len(tasks), np.float32) if labels is None else _scales(tasks, labels)
+        self._factors = None if (self.scales == 1).all() else paddle.to_tensor(self.scales)
 
     def __call__(self, outputs: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
         """Outputs `[B, O]`, labels float32 `[B, T]` -> losses, float32 `[B, T]`, 0 where not annotated."""
         if len(self._groups) == 1:
-            return self._alike(self._groups[0][0], outputs, labels)
-        found = [self._alike(task, outputs[:, part], labels[:, columns]) for task, part, columns in self._groups]
-        return paddle.concat(found, axis=1)
+            members = self._groups[0]
+            return type(members[0]).losses(members, outputs, labels)
+        parts = zip(outputs.split(self._widths, axis=1), labels.split(self._counts, axis=1))
+        found = [type(members[0]).losses(members, *part) for members, part in zip(self._groups, parts)]
+        each = paddle.concat(found, axis=1)
+        return each if self._factors is None else each * self._factors
 
-    @staticmethod
-    def _alike(task: Task, outputs: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
-        return task.loss(outputs.reshape([-1, task.outputs]), labels.reshape([-1])).reshape(labels.shape)
+
+def _scales(tasks: Sequence[Task], labels: np.ndarray) -> np.ndarray:
+    """Factors that balance the losses of kinds, float32 `[T]`; 1 for binary tasks, and for all where there are none."""
+    binary = np.array([isinstance(task, BinaryTask) for task in tasks])
+    if binary.all() or not binary.any():
+        return np.ones(len(tasks), np.float32)
+    losses = np.array([_constant_loss(task, labels[:, t]) for t, task in enumerate(tasks)])
+    level = losses[binary].mean()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scales = np.where(binary | (losses <= 0) | (level <= 0), 1.0, level / losses)
+    return scales.astype(np.float32)
+
+
+def _constant_loss(task: Task, labels: np.ndarray) -> float:
+    """Mean loss of the best constant prediction for labels `[N]`; 0 without any."""
+    known = labels[~np.isnan(labels)].astype(np.float32)
+    if not len(known):
+        return 0.0
+    outputs = np.tile(task.constant(known), (len(known), 1))
+    return float(task.loss(paddle.to_tensor(outputs), paddle.to_tensor(known)).mean())
 
 
 class MultitaskLoss(nn.Layer):
     """The loss of a batch under the settings of `TrainingConfig`.
 
-    - ``joint_loss`` s: (1 - s) times the tasks' losses plus s times one cross entropy over all binary heads, a softmax of
+    - ``joint_loss`` s: (1 - s) times the losses of binary tasks plus s times one cross entropy over all binary heads, a softmax of
       their logit differences. Only the difference of a head's two logits matters, so this is multinomial logistic
       regression over the same heads: they learn that exactly one emotion is present. It counts for clips where that is so.
     - ``class_weights`` balanced: a label counts N / (2 N_c) times, N_c being the training clips with the same label of that
@@ -78,13 +105,15 @@ class MultitaskLoss(nn.Layer):
             TrainingError: labels are needed but not given, or a weight is for an unknown task.
         """
         super().__init__()
-        self.config, self.task_losses = config, TaskLosses(tasks)
+        self.config, self.task_losses = config, TaskLosses(tasks, labels if config.balance_kinds else None)
         self._binary = [t for t, task in enumerate(tasks) if isinstance(task, BinaryTask)]
         self._all_binary = len(self._binary) == len(tasks)
         self._parts = output_slices(tasks)
         self.joint_share = 0.0
         if labels is not None and self._binary and exclusive_rows(labels[:, self._binary]) is not None:
             self.joint_share = float(config.joint_loss)
+            own = np.where(np.isin(np.arange(len(tasks)), self._binary), 1.0 - self.joint_share, 1.0)
+            self._own_shares = paddle.to_tensor(own.astype(np.float32))
         self._absent_weights = self._present_weights = None
         if config.class_weights == "balanced":
             if labels is None:
@@ -112,9 +141,12 @@ class MultitaskLoss(nn.Layer):
             each = each * factors if self._all_binary else self._on_binary(each, factors)
         if self._present_weights is not None:
             each = each * paddle.where(labels == 1.0, self._present_weights, self._absent_weights)
+        if self.joint_share and not self._all_binary:  # the share is that of binary tasks only
+            each = each * self._own_shares
         total = self._over_tasks(each, known)
         if self.joint_share:
-            total = (1.0 - self.joint_share) * total + self.joint_share * self._joint(outputs, labels)
+            own = 1.0 - self.joint_share if self._all_binary else 1.0
+            total = own * total + self.joint_share * self._joint(outputs, labels)
         return total, count
 
     def _on_binary(self, each: paddle.Tensor, factors: paddle.Tensor) -> paddle.Tensor:
@@ -133,8 +165,12 @@ class MultitaskLoss(nn.Layer):
 
     def _joint(self, outputs: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
         """Sum over clips where one binary task is present and all others are absent."""
+        first, last = self._binary[0], self._binary[-1]
         if self._all_binary:
             logits = outputs.reshape([-1, len(self._binary), 2])
+        elif last - first + 1 == len(self._binary):  # neighbours, of which one slice is taken
+            logits = outputs[:, self._parts[first].start : self._parts[last].stop].reshape([-1, len(self._binary), 2])
+            labels = labels[:, first : last + 1]
         else:
             logits = paddle.stack([outputs[:, self._parts[t]] for t in self._binary], axis=1)
             labels = paddle.stack([labels[:, t] for t in self._binary], axis=1)

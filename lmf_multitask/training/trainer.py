@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lmf_multitask.errors import RunError, TrainingError
-from lmf_multitask.evaluation.metrics import METRICS
+from lmf_multitask.evaluation.metrics import METRICS, TASK_METRIC
 from lmf_multitask.runtime import flush_denormals, ignore_noise, quiet_imports
 from lmf_multitask.training import checkpoints, parallel
 from lmf_multitask.training.batches import RecordingCollator, make_loader
@@ -80,7 +80,8 @@ def training_arguments(
         "per_device_eval_batch_size": config.eval_batch_size,
         "num_train_epochs": config.epochs,
         "metric_for_best_model": f"eval_{config.monitor}",
-        "greater_is_better": config.monitor != "loss" and METRICS[config.monitor].greater_is_better,
+        "greater_is_better": config.monitor == TASK_METRIC
+        or (config.monitor != "loss" and METRICS[config.monitor].greater_is_better),
         "load_best_model_at_end": True,
         "evaluation_strategy": "epoch",
         "save_strategy": "epoch",

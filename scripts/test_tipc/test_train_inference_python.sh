@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Paddle's "training and inference pipeline" check (TIPC): trains, evaluates, exports and infers as a config lists it.
+# Paddle's Training and Inference Pipeline Criterion (TIPC): trains, evaluates, exports and infers what a config lists.
 #
 #   bash scripts/test_tipc/test_train_inference_python.sh configs/tipc/lmf/train_infer_python.txt lite_train_lite_infer
 #
@@ -7,10 +7,10 @@
 # that the config names), whole_infer (only export and inference, of the run that the config's infer_model names).
 # Everything goes to log/MODEL_NAME/MODE; results_python.log there holds one line per step. Exit status 1: a step failed.
 #
-# The config is TIPC's: KEY:VALUE lines, sections between ===== lines, blocks between ## lines; in a block the order counts,
-# because a key may be the name of an option. A value "mode=a|mode=b" depends on the mode, other values "a|b" are lists
-# (lists inside a mode's value take commas), null means: not given. gpu_list -1 is the CPU, and --device in the same order
-# says what the training is told. Lines beyond those of the format are further options of the block's commands.
+# The config has TIPC's format: KEY:VALUE lines, sections between ===== lines, blocks between ## lines. The order of lines in a
+# block matters, because a key may be the name of an option. A value "mode=a|mode=b" depends on the mode; other values "a|b" are
+# lists (with commas inside a mode's value); null means: not given. gpu_list -1 is the CPU; --device, in the same order, is
+# the device that the training gets. Lines beyond those of the format are further options of the block's commands.
 set -uo pipefail
 IFS=$' \t\n'
 

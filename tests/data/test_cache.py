@@ -13,6 +13,7 @@ from conftest import make_corpus
 
 from lmf_multitask import load_iemocap
 from lmf_multitask.data import cache as cache_module
+from lmf_multitask.data import quality
 from lmf_multitask.data.arrow import feature_table
 from lmf_multitask.data.columns import ChunkedColumn, column_arrays, fingerprint, missing_rows
 from lmf_multitask.data.loading import load
@@ -339,7 +340,7 @@ def test_clips_that_occur_more_than_once(tmp_path):
         table = pa.table({"audio": audio, "calm": [0, 1] * 4})
         pq.write_table(table, tmp_path / f"{split}.parquet")
     notes = load(tmp_path, config=cache_module_config(tmp_path / "cache")).notes
-    assert "1 clip(s) of train repeat another clip of train" in notes
+    assert any(note.startswith("1 clip(s) of train repeat another clip of train") for note in notes)
     assert "4 clip(s) of train are also in validation: results on validation are too optimistic" in notes
     assert "3 clip(s) of train are also in test: results on test are too optimistic" in notes
 
@@ -405,9 +406,9 @@ def test_converting_a_row_group_takes_the_memory_of_some_rows(many_clips, tmp_pa
     tracemalloc.start()
     pool = pa.default_memory_pool()
     before, peak = pool.bytes_allocated(), []
-    original = cache_module._clip_digests
+    original = quality._clip_digests
     monkeypatch.setattr(
-        cache_module, "_clip_digests", lambda found: peak.append(pool.bytes_allocated() - before) or original(found)
+        quality, "_clip_digests", lambda found: peak.append(pool.bytes_allocated() - before) or original(found)
     )
     try:
         data = load_iemocap(many_clips / "tables", cache_dir=tmp_path / "cache")

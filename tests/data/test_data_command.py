@@ -36,15 +36,15 @@ def test_what_a_file_holds(data, capsys):
     said = capsys.readouterr().out
     assert "column 1 = present: in every clip it is set for exactly one of the 4 emotions" in said
     assert "happy 3 (33.3%)" in " ".join(said.split())
-    main(["inspect", str(data), "--label_column", "0"])
+    main(["inspect", str(data), "--data.label_column", "0"])
     said = capsys.readouterr().out
     assert "column 0 = present, as set by label_column" in said
     assert "happy 6 (66.7%)" in " ".join(said.split())
-    main(["inspect", str(data), "--max_length", "3"])
+    main(["inspect", str(data), "--data.max_length", "3"])
     assert "clip(s) was cut to 3 steps (max_length)" in capsys.readouterr().out
     for wrong in ("2", "-1", "x"):
-        refused("label_column", "inspect", str(data), "--label_column", wrong)
-    refused("max_length", "inspect", str(data), "--max_length", "0")
+        refused("label_column", "inspect", str(data), "--data.label_column", wrong)
+    refused("max_length", "inspect", str(data), "--data.max_length", "0")
     refused("unknown option '--label_colum'", "inspect", str(data), "--label_colum", "0")
 
 
@@ -79,13 +79,19 @@ def test_seeds_and_scales(tmp_path, monkeypatch, capsys):
     for seed in ("0", str(2**32 - 1)):
         main(["sample", "s.pkl", "--seed", seed, "--scale", "full"])
     main(["sample", "s.pkl"])
-    assert asked == [("s.pkl", "full", 0), ("s.pkl", "full", 2**32 - 1), ("s.pkl", "small", 0)]
+    main(["sample", "s.npz", "--targets", "valence"])
+    assert asked == [
+        ("s.pkl", "full", 0, []),
+        ("s.pkl", "full", 2**32 - 1, []),
+        ("s.pkl", "small", 0, []),
+        ("s.npz", "small", 0, ["valence"]),
+    ]
     for seed in (-1, 2**32):
         with pytest.raises(ConfigError) as caught:
             main(["sample", "s.pkl", "--seed", str(seed)])
         assert str(caught.value) == f"--seed must be from 0 to 2^32 - 1, but got {seed}."
     refused("scale", "sample", "s.pkl", "--scale", "huge")
-    assert len(asked) == 3
+    assert len(asked) == 4
 
 
 def test_help(capsys):
@@ -93,7 +99,7 @@ def test_help(capsys):
         ((), ["usage: lmf data", "inspect what a data file holds", "sample write the built-in sample"]),
         (
             ("inspect",),
-            ["usage: lmf data inspect", "FILE", "--emotions NAME", "--label_column {0,1}", "--max_length N"],
+            ["usage: lmf data inspect", "FILE", "--emotions NAME", "--data.label_column 0|1", "--data.max_length N"],
         ),
         (("sample",), ["usage: lmf data sample", "--scale {small,full}", "--seed SEED", "--overwrite"]),
     ):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lmf_multitask.data.cleaning import Cleaning, ModalityFacts, padding_side
-from lmf_multitask.data.description import describe, duplicate_notes, file_note
+from lmf_multitask.data.description import describe, file_note
 from lmf_multitask.errors import DataError
 
 # of the file that LMF_Paddle distributes, by the pointer that Git LFS keeps of it
@@ -202,20 +202,6 @@ def test_which_file_it_is():
     assert file_note(RELEASED_SIZE, "00", [1, 1, 1])[1:] == [
         "the file is as long as the released one, but its splits are not (2717, 798, 938)"
     ]
-
-
-def test_repeated_clips():
-    digests = {
-        name: np.array(values, np.uint64)
-        for name, values in (("train", [1, 2, 3, 3]), ("validation", [2, 9]), ("test", [1, 2, 8]))
-    }
-    assert duplicate_notes(digests) == [
-        "1 clip(s) of train repeat another clip of train",
-        "1 clip(s) of train are also in validation: results on validation are too optimistic",
-        "2 clip(s) of train are also in test: results on test are too optimistic",
-        "1 clip(s) of validation are also in test: results on test are too optimistic",
-    ]
-    assert duplicate_notes({"train": np.array([1, 2]), "test": np.array([3])}) == []
 
 
 def test_notes_come_first_and_files_may_lack_labels():

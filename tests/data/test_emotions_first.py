@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import make_corpus
 
+from lmf_multitask.config import DataConfig
 from lmf_multitask.data.sources import emotions_first, open_source
 from lmf_multitask.errors import DataError
 
@@ -23,7 +24,7 @@ def read(tmp_path):
     def read_tree(tree, **options):
         path = tmp_path / "data.pkl"
         path.write_bytes(pickle.dumps(tree, protocol=2))
-        return open_source(path, **options)
+        return open_source(path, config=DataConfig(**options))
 
     return read_tree
 
@@ -220,7 +221,7 @@ def test_exactly_as_many_labels_as_allowed(read, monkeypatch):
     assert read(make_corpus()).splits["train"] == 12
     monkeypatch.setattr(emotions_first, "MOST_LABELS", 12 * 4 - 1)
     with monkeypatch.context() as patch:
-        patch.setattr(emotions_first, "_row_reader", lambda *which: pytest.fail("nothing is read before it is counted"))
+        patch.setattr(emotions_first, "row_reader", lambda *which: pytest.fail("nothing is read before it is counted"))
         with pytest.raises(DataError, match="must hold at most 47 labels in train, but holds 48"):
             read(make_corpus())
     monkeypatch.setattr(emotions_first, "MOST_EMOTIONS", 4)

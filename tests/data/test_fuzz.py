@@ -14,6 +14,7 @@ import struct
 import time
 import tracemalloc
 
+import joblib
 import numpy as np
 import pytest
 from recorded_pickles import RECORDED
@@ -22,8 +23,17 @@ from lmf_multitask.data import safe_pickle
 from lmf_multitask.data.safe_pickle import StoredArray, to_array
 from lmf_multitask.errors import DataError
 
+
+def joblib_bytes(content, protocol):
+    file = io.BytesIO()
+    joblib.dump(content, file, protocol=protocol)
+    return file.getvalue()
+
+
 SEEDS = [pickle.dumps({"a": [np.arange(3.0), "ä", b"x", {1: (2.5, None)}]}, protocol=p) for p in range(6)]
 SEEDS += [pickle.dumps([np.float32(1), np.array(["ab"]), {b"k": bytearray(99)}], protocol=p) for p in range(6)]
+SEEDS += [pickle.dumps(np.array(["a", 1, np.arange(2)], object), protocol=p) for p in (0, 2, 4)]
+SEEDS += [joblib_bytes([np.arange(9.0), np.array(["a", None], object)], p) for p in (2, 4)]
 SEEDS += list(RECORDED.values())
 EDGES = [struct.pack(form, n) for form in ("<B", "<H", "<i", "<q") for n in (0, 1, 127)]
 EDGES += [b"\xff" * n for n in (1, 2, 4, 8)] + [
@@ -40,6 +50,7 @@ PIECES = [
     b"(U\x02f8K\x00K\x01tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb", b"U\x02S0", b"U\x02O8", b"U\x04U999", b"U\x01<",
     b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR", b"(K\x01(K\x01t", b"(J\x00\x00\x00\x40t", b"Vlatin1\n",
     b"T\x60\x00\x00\x00" + bytes(96), b"V" + b"\xe9" * 99 + b"\n", b"S'" + b"\\x00" * 40 + b"'\n", b"h\x00", b"q\x00", b"\x85R", b"}(",
+    b"cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81", b"U\x02O8K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3ftb",
     b"\x95\x04" + bytes(7), b"\x95\x40" + bytes(7), b"(K\x01K\x00t", b"U\x01K", b"cnumpy\nmemmap\n", b"cbuiltins\nint\n",
 ]  # fmt: skip
 
@@ -72,7 +83,10 @@ def mutant(draw, pool):
 def values_in(value, depth=6):
     """Every array and list of numbers to be found without going round in circles."""
     if isinstance(value, StoredArray):
-        value.read()
+        if value.objects is None:
+            value.read()
+        else:
+            values_in(value.objects, depth - 1)
     elif isinstance(value, (list, tuple, dict)) and depth and len(value) < 50:
         if not isinstance(value, dict):
             try:

@@ -267,7 +267,7 @@ def test_the_information_beside_a_saved_data_set_is_not_read(tmp_path, content):
     for split in ("train", "validation", "test"):
         (folder / split / "dataset_info.json").write_text(json.dumps(content))
     (told,) = {rows.info.description for rows in load_iemocap(folder).values()}
-    assert told.startswith("emotions   calm, tense (")
+    assert "emotions   calm, tense (" in told
     assert "\x1b" not in told
 
 
@@ -339,10 +339,10 @@ WRONG_PARQUET = {
     "longer rows": ({"audio": [[1.0], None, [1.0, 2.0]]}, "column 'audio' must have rows of one length"),
     "lists in lists in lists": ({"audio": [[[[1.0]]]] * 3}, r"audio must have the shape .* rows of the shape \[1, 1, 1\]"),
     "empty lists": ({"audio": pa.array([[]] * 3, pa.list_(pa.float32()))}, r"rows of the shape \[0\]"),
-    "text": ({"audio": ["loud"] * 3}, "column 'audio' must hold numbers, but holds"),
+    "text": ({"audio": ["loud"] * 3}, "column 'audio' must hold numbers, or paths of .npy files, but holds text"),
     "labels of three": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3, "calm": [0, 1, 2]}, "labels of 'calm' must be 0 or 1, or NaN where not annotated, but holds 2"),
-    "no labels": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3}, "must have a column 'labels', or columns of 0 and 1 named like emotions, but has no other column of numbers"),
-    "a path for an emotion": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3, "../x": [0, 1, 1]}, "must have a column 'labels', or columns of 0 and 1 named like emotions, but has ../x"),
+    "no labels": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3}, "must have labels: .* but has no other column"),
+    "a path for an emotion": ({"audio": NUMBERS, "video": NUMBERS, "text": [NUMBERS] * 3, "../x": [0, 1, 1]}, "must have labels: .* but has ../x"),
 }  # fmt: skip
 
 

@@ -405,7 +405,7 @@ def test_no_column_is_a_label_by_name(parquet):
     folder = parquet(emotions=("yes", "no"))
     with pytest.raises(
         DataError,
-        match="must have a column 'labels', or columns of 0 and 1 named like emotions, but has yes, no. Choose the columns",
+        match="must have labels: a column 'labels' or 'emotion', or columns of 0 and 1 named .*, but has yes, no. Choose them with",
     ):
         load(folder)
     assert load(folder, ["no", "yes"]).emotions == ["no", "yes"]
@@ -592,7 +592,7 @@ BAD_TREES = {
     "a list": ([1, 2], "must be one of the known layouts .* but is a pickle of a list"),
     "empty": ({}, "is a pickle of a dict that holds nothing"),
     "no emotion": ({"weights": {"a": 1}}, "is a pickle of a dict that holds 'weights'"),
-    "splits on top": ({"train": {}}, "is a pickle of a dict that holds 'train'"),
+    "splits on top": ({"train": {}}, r"data\['train'\] must have at least one of audio, video, text, but has nothing"),
     "dangerous name": ({"../../x": make_corpus()["sad"]}, "the name of a task must consist of .* but got '../../x'"),
     "no test split": (
         change("sad/test", None),

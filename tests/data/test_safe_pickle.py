@@ -8,6 +8,7 @@ import pickle
 import pickletools
 import struct
 
+import joblib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -80,6 +81,41 @@ def test_large_text_and_bytes_stay_in_the_file(read, protocol):
     got = read(pickle.dumps(["ä" * 100_000, np.arange(50_000.0)], protocol=protocol))
     assert not isinstance(got[0], str)
     np.testing.assert_array_equal(got[1].read(), np.arange(50_000.0))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_arrays_of_objects_hold_what_they_hold(read, protocol):
+    """MMSA's raw text, ids and the like; nothing of numpy is built from them."""
+    inner = np.arange(3.0)
+    texts = np.array([["a", "\u4f60"], [None, b"b"]], object)
+    got = read(pickle.dumps([texts, np.array([inner, inner, 1], object)], protocol=protocol))
+    assert (got[0].shape, got[0].dtype) == ((2, 2), np.dtype(object))
+    assert got[0].objects == ["a", "\u4f60", None, b"b"]
+    assert got[1].objects[0] is got[1].objects[1]
+    np.testing.assert_array_equal(got[1].objects[0].read(), inner)
+    with pytest.raises(TypeError):
+        got[0].read()
+
+
+def test_an_array_of_objects_that_are_numbers(read):
+    got = read(pickle.dumps([np.array([[1, 2.5], [3, 4]], object), np.array(["a"], object)]))
+    np.testing.assert_array_equal(to_array(got[0], 100), [[1, 2.5], [3, 4]])
+    with pytest.raises(ValueError, match="holds text"):
+        to_array(got[1], 100)
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("name", ARRAYS)
+def test_joblib_files(tmp_path, name, protocol):
+    array = ARRAYS[name]
+    joblib.dump(
+        {"a": [array, array], "objects": np.array(["x", None], object), "b": "text"}, tmp_path / "x", protocol=protocol
+    )
+    got = read_pickle(tmp_path / "x")
+    for stored in got["a"]:
+        np.testing.assert_array_equal(stored.read(), array)
+    assert got["objects"].objects == ["x", None]
+    assert got["b"] == "text"
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -290,7 +326,11 @@ def test_nothing_is_run(read, tmp_path):
 
 
 HOSTILE = {
-    "an object array": (pickle.dumps(np.array([None, 1], object)), "holds an array of Python objects"),
+    "an object in an object array": (pickle.dumps(np.array([Plain(), 1], object)), "names .*Plain"),
+    "an object array of too few": (
+        pickle.dumps(np.array([None, 1], object), protocol=2).replace(b"K\x02\x85", b"K\x03\x85"),
+        r"gives an array of the shape \[3\] 2 objects",
+    ),
     "a structured array": (pickle.dumps(np.zeros(2, "i4,f8")), "has an array of the type V12"),
     "an array of dates": (pickle.dumps(np.array(["2020-01-01"], "M8[D]")), "has an array of the type M8"),
     "a masked array": (pickle.dumps(np.ma.array([1.0])), "names numpy.ma.core._mareconstruct"),
@@ -338,9 +378,10 @@ HOSTILE = {
     "half of a file": (pickle.dumps({"a": np.arange(100_000.0)})[:400_000], "ends too early"),
     "half of a small file": (pickle.dumps({"a": np.arange(100.0)}, protocol=2)[:500], "ends too early"),
     "plain text": (b"hello world, this is a text file\n" * 9, "must be a"),
-    "a table": (b"id,label\n1,0\n2,1\n", "is damaged or something else"),
+    "a table": (b"id,label\n1,0\n2,1\n", "is text \\(a table, JSON or source code\\). Give it the name"),
     "colours for the terminal": (b"cos\x1b[31m\nsystem\n.", "is damaged or something else"),
-    "JSON": (b'{"happy": {"train": {}}}', "must be a"),
+    "JSON": (b'{"happy": {"train": {}}}', "is text"),
+    "a table of numbers": (b"-1.5,2\n3,4\n", "is text"),
     "a photograph": (b"\xff\xd8\xff\xe0\x00\x10JFIF", "must be a"),
     "zeros": (b"\x00" * 1000, "has the byte 0x00"),
 }  # fmt: skip

@@ -223,7 +223,7 @@ REFUSED = {
     "a payload too long": (array_opcodes(payload="S'123456789'\n"), "gives an array of the shape [1] 9 bytes, where it takes 8"),
     "a new object of an admitted name": (b"ccollections\nOrderedDict\n)\x81.", "holds an object that is not plain data"),
     "content set twice": (array_opcodes()[:-1] + b"(I1\n(I1\ntNI00\nS''\ntb.", "sets the content of an array twice"),
-    "a payload of objects": (array_opcodes(payload="(lNa"), "holds an array of Python objects"),
+    "a payload of objects": (array_opcodes(payload="(lNa"), "describes an array wrongly"),
     "a payload of numbers": (array_opcodes(payload="I8\n"), "describes an array wrongly"),
     "a payload of text": (array_opcodes(payload="V12345678\n"), "describes an array wrongly"),
     "a large payload of text": (array_opcodes(shape="I10000\nt", payload="V" + "1" * 80000 + "\n"), "describes an array wrongly"),
@@ -256,7 +256,8 @@ def test_refused_with_these_words(read, tmp_path, name):
 
 
 TYPES = {
-    "object code": ("(S'O8'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI63\ntb", "holds an array of Python objects"),
+    "object code": ("(S'O8'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI63\ntb", "describes an array wrongly"),
+    "object code without its flags": ("(S'O8'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI0\ntb", "has an array of an unusual type"),
     # the crafted dtypes of FACTS section 7: fields or subarrays of objects whose flags are cleared
     "void with an object field": ("(S'V8'\nI0\nI1\ntR(I3\nS'|'\nN(S'a'\nt(dS'a'\n(cnumpy\ndtype\n(S'O8'\nI0\nI1\ntRI0\ntsI8\nI1\nI0\ntb", "has an array of the type V8"),
     "fields on a plain code": ("(S'f8'\nI0\nI1\ntR(I3\nS'<'\nN(S'a'\nt(dI8\nI1\nI0\ntb", "has an array of a structured type"),

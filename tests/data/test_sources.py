@@ -7,6 +7,7 @@ import pytest
 from conftest import make_corpus, shared_file, to_bytes_keys
 
 from lmf_multitask import load_iemocap
+from lmf_multitask.config import DataConfig
 from lmf_multitask.data.safe_pickle import read_pickle
 from lmf_multitask.data.sources import open_source
 from lmf_multitask.errors import DataError
@@ -341,7 +342,7 @@ def test_ragged_sequences_are_padded_at_the_end_and_cut(tmp_path, form, longest)
         rows.to_parquet(str(tmp_path / "x.parquet"))
     else:
         rows.save_to_disk(str(tmp_path / "x.parquet"))
-    source = open_source(tmp_path / "x.parquet", max_length=longest)
+    source = open_source(tmp_path / "x.parquet", config=DataConfig(max_length=longest))
     length = longest or max(len(clip) for clip in audio if clip)
     assert source.shapes == {"audio": (length, 3), "video": (1,)}
     found = np.concatenate([block["audio"] for _, block in source.all_blocks(4)])
@@ -367,7 +368,7 @@ def test_front_padded_sequences_lose_padding_first(tmp_path):
     values[1, 1:] = 2
     values[2, :3] = 3
     np.savez(tmp_path / "x.npz", audio=values)
-    source = open_source(tmp_path / "x.npz", max_length=4)
+    source = open_source(tmp_path / "x.npz", config=DataConfig(max_length=4))
     ((_, block),) = source.all_blocks(9)
     np.testing.assert_array_equal(block["audio"][:, :, 0], [[0, 0, 1, 1], [2, 2, 2, 2], [3, 3, 3, 0]])
     assert source.cut["all"]["audio"] == 1

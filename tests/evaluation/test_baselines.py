@@ -11,9 +11,9 @@ from lmf_multitask.evaluation import baselines
 from lmf_multitask.evaluation.baselines import (
     STRENGTHS,
     UNVALIDATED_STRENGTH,
+    constant,
     fit_linear_baseline,
     flat_features,
-    prevalence,
 )
 
 
@@ -49,15 +49,13 @@ def test_sequences_of_every_modality_are_averaged():
 
 
 def test_prevalence_leaves_unannotated_clips_out():
-    np.testing.assert_array_equal(
-        prevalence(np.array([[1, np.nan], [0, np.nan], [0, np.nan], [1, np.nan]])), [0.5, 0.0]
-    )
+    np.testing.assert_array_equal(constant(np.array([[1, np.nan], [0, np.nan], [0, np.nan], [1, np.nan]])), [0.5, 0.0])
 
 
 def test_agreement_with_scikit_learns_pipeline():
     train, validation, test = columns(120, 0), columns(60, 1), columns(50, 2)
     baseline = fit_linear_baseline(train, validation, ["a", "b"])
-    got = baseline.predict_probabilities(test)
+    got = baseline.predict(test)
     for t, chosen in enumerate(strengths(baseline)):
         theirs = make_pipeline(StandardScaler(), LogisticRegression(C=chosen, max_iter=5000, tol=1e-8))
         theirs.fit(flat_features(train), train["labels"][:, t])
@@ -117,9 +115,9 @@ def test_of_many_clips_some_are_drawn(monkeypatch):
     assert [len(rows) for rows in asked] == [200, 200]
     assert len(set(asked[0].tolist())) == 200
     again = fit_linear_baseline(train, validation, ["a", "b"])
-    np.testing.assert_array_equal(again.predict_probabilities(test), baseline.predict_probabilities(test))
+    np.testing.assert_array_equal(again.predict(test), baseline.predict(test))
     asked.clear()
-    got = baseline.predict_probabilities(test)
+    got = baseline.predict(test)
     assert [len(rows) for rows in asked] == [200, 200, 100]
     right = (got > 0.5) == (test["labels"] == 1)
     assert (right.mean(axis=0) > 0.6).all()  # of two classes that are as frequent

@@ -80,6 +80,7 @@ def full_page(tmp_path_factory):
         metrics=metrics,
         curves={"multitask": curves},
         robustness=robustness(),
+        without={"audio": probabilities, "text": probabilities / 2},
         facts={"Data": "/" + "long" * 60, "Settings": "seed: 1\n"},
         data_report="audio  " + "x" * 300,
     )
@@ -125,7 +126,7 @@ def test_nothing_comes_from_elsewhere_and_no_text_is_markup(full_page, compariso
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
         assert "url(" not in text
-        assert "<script" not in text
+        assert text.count("<script") == text.count("<script>\nfor (const table of") == 1  # ours
     assert "&lt;b&gt;markup" in full_page.read_text(encoding="utf-8")
 
 
@@ -308,6 +309,44 @@ def test_a_browser_finds_nothing_wrong(which, request, tmp_path):
         assert one["images"] == len(images(page))
         assert one["missing"] == 0
         assert one["scroll"] <= one["width"]
+
+
+CLICKS = """<script>
+addEventListener("load", () => {
+  const table = document.querySelector(".long table"), column = 3;
+  const values = () => [...table.tBodies[0].rows].map(row => Number(row.cells[column].textContent));
+  const button = table.querySelectorAll("thead button")[column];
+  button.click();
+  const up = values();
+  button.click();
+  console.log(JSON.stringify({up, down: values(), sort: button.parentElement.getAttribute("aria-sort")}));
+});
+</script></body>"""
+
+
+def test_a_click_sorts_the_clips(full_page, tmp_path):
+    text = full_page.read_text(encoding="utf-8").replace("</body>", CLICKS)
+    _, console = open_in_browser(text, tmp_path)
+    found = json.loads(re.search(r"\{.*\}", console[0])[0].replace('\\"', '"'))
+    assert len(found["up"]) > 20
+    assert found["up"] == sorted(found["up"])
+    assert found["down"] == found["up"][::-1]
+    assert found["sort"] == "descending"
+
+
+def test_clips_have_the_change_without_each_modality(full_page):
+    """By hand: predictions without text are half of those with it."""
+    text = full_page.read_text(encoding="utf-8")
+    heads, rows = (
+        re.findall(pattern, text.split("most confident errors</p>")[1], re.S)
+        for pattern in (r"<button type=\"button\">(.*?)</button>", r"<tr><th scope=\"row\">(.*?)</tr>")
+    )
+    assert heads[:6] == ["clip", "emotion", "label", "probability of present", "no audio", "no text"]
+    for row in rows[:5]:
+        *_, own, without_audio, without_text = re.findall(r"<td[^>]*>(.*?)</td>", row)
+        assert without_audio == "+0.000"
+        assert abs(float(without_text) + float(own) / 2) < 6e-4
+    assert "test-00012 is row 12, counted from 0, of the split test in the data file" in text
 
 
 def test_the_browser_test_finds_faults(tmp_path):

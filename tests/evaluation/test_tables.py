@@ -12,7 +12,7 @@ from lmf_multitask.evaluation.tables import (
     further_table,
     published_table,
     results_table,
-    seed_table,
+    seed_tables,
     thresholds_table,
     verdict_on_linear,
 )
@@ -248,8 +248,8 @@ def test_seeds_in_a_table():
         metrics = {"weighted_f1": f1, "accuracy": None}
         return {"split": "test", "samples": 9, "seed": seed, "emotions": {"sad": metrics}, "mean": metrics}
 
-    table = seed_table(seed_summary([one(1, 0.7), one(2, 0.8), one(3, 0.9)]))
+    (table,) = seed_tables(seed_summary([one(1, 0.7), one(2, 0.8), one(3, 0.9)]))
     assert table.title == "test, 9 clips, 3 seeds: mean ± std [95% t-interval of the mean]"
     # 0.8 ± 4.3026527 x 0.1 / sqrt(3)
     assert table.rows == [["sad", "0.800 ± 0.100 [0.552, 1.048]", "-"]]
-    assert seed_table(seed_summary([one(1, 0.7)]), "trial 3, ").title.startswith("trial 3, test, 9 clips, 1 seeds")
+    assert seed_tables(seed_summary([one(1, 0.7)]), "trial 3, ")[0].title.startswith("trial 3, test, 9 clips, 1 seeds")

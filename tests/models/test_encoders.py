@@ -337,3 +337,27 @@ def test_an_lstm_needs_sequences():
 )
 def test_flops(encoder, length, flops):
     assert encoder().flops(length) == flops
+
+
+@pytest.mark.parametrize("value", [1e12, -1e30])
+def test_one_absurd_number_does_not_change_the_statistics(value):
+    rng = np.random.default_rng(0)
+    clean = rng.normal(3, 2, size=(200, 4)).astype("float32")
+    spoilt = clean.copy()
+    spoilt[17, 2] = value
+    norm = Standardisation(4)
+    norm.fit(spoilt)
+    others = np.delete(clean[:, 2].astype("float64"), 17)
+    mean, std = clean.astype("float64").mean(axis=0), clean.astype("float64").std(axis=0)
+    mean[2], std[2] = others.mean(), others.std()
+    np.testing.assert_allclose(norm.mean.numpy(), mean, rtol=1e-6)
+    np.testing.assert_allclose(norm.std.numpy(), std, rtol=1e-6)
+    steps = rng.normal(size=(50, 6, 4)).astype("float32")
+    steps[3, 4:] = 0
+    root = np.sqrt(np.square(steps.astype("float64")[(steps != 0).any(axis=2)]).mean())
+    steps[5, 2, 1] = value
+    encoder = lstm((6, 4), norm="standard")
+    encoder.fit(steps)
+    assert abs(encoder.scale.item() / root - 1) < 0.01
+    encoder.eval()
+    assert np.isfinite(encoder(paddle.to_tensor(steps)).numpy()).all()

@@ -231,7 +231,7 @@ def test_wrong_inputs(inputs, error, message):
         (["../x"], "the name of a task must consist of at most 64 letters"),
         (["a" * 65], "the name of a task must consist of at most 64 letters"),
         ([3], "the name of a task must consist of at most 64 letters"),
-        (["happy:magic"], "the kind of task happy must be one of binary, but got 'magic'"),
+        (["happy:magic"], "the kind of task happy must be one of binary, regression, but got 'magic'"),
     ],
 )
 def test_wrong_tasks(tasks, message):
@@ -645,7 +645,10 @@ def test_missing_files(saved, tmp_path):
     [
         ({"model_type": "bert"}, "must describe a model of the type lmf, but does not"),
         ({"tasks": None}, "must describe an LMF model, but TypeError"),
-        ({"tasks": [{"name": "happy", "kind": "magic"}]}, "but the kind of task happy must be one of binary, but got"),
+        (
+            {"tasks": [{"name": "happy", "kind": "magic"}]},
+            "but the kind of task happy must be one of binary, regression, but got",
+        ),
         ({"tasks": [{"name": "happy"}]}, "must describe an LMF model, but KeyError: 'kind'"),
         ({"model": None}, "but model must be settings by name, but got None"),
         ({"model": {"fusion": {"rank": 0}}}, "but model.fusion.rank must be greater than or equal to 1, but got 0"),

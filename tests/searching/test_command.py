@@ -8,7 +8,7 @@ import sys
 import optuna
 import pytest
 
-from lmf_multitask.errors import ConfigError, InstallationError
+from lmf_multitask.errors import InstallationError, UserError
 from lmf_multitask.pipeline.runs import Run
 from lmf_multitask.pipeline.settings import settings_from
 
@@ -48,7 +48,7 @@ def test_without_optuna(monkeypatch, tmp_path):
 def test_under_a_launcher(monkeypatch, tmp_path):
     (tmp_path / "mine.yaml").write_text(SEARCH)
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
-    with pytest.raises(ConfigError, match="a search must be started in one process, but this is one of 2"):
+    with pytest.raises(UserError, match="a search must be started in one process, but this is one of 2"):
         given(monkeypatch, "--config", str(tmp_path / "mine.yaml"), "--trials", "1")()
 
 

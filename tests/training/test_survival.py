@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 from conftest import model_config
-from lmf_multitask.pipeline.runs import Run
 
 from lmf_multitask.config import build
 from lmf_multitask.errors import RunError
 from lmf_multitask.files import write_manifest
 from lmf_multitask.pipeline import experiment
+from lmf_multitask.pipeline.runs import Run
 from lmf_multitask.pipeline.settings import ExperimentConfig, recipe_config
 from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.training.module import LMFModule

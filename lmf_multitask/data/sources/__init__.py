@@ -14,17 +14,20 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
+from lmf_multitask.config import DataConfig
 from lmf_multitask.data.cleaning import shorten
+from lmf_multitask.data.compressed import is_compressed, unpacked
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.safe_pickle import read_pickle
-from lmf_multitask.data.schema import SPLITS
+from lmf_multitask.data.schema import GROUP_COLUMNS, KNOWN_TARGETS, SPLITS
+from lmf_multitask.data.targets import BINARY
 from lmf_multitask.errors import DataError
 from lmf_multitask.files import open_regular, sha256_of
 
@@ -45,14 +48,14 @@ class Reading:
     Attributes:
         split: the only split to open; None opens all. A file without splits is opened as a whole in any case.
         emotions: names of the emotions, for files that do not name them, and for label columns that no known emotion names.
-        label_column: which column of one-hot labels means "present"; None decides by evidence.
-        max_length: longest sequence, in steps; None: no limit.
+        kinds: label column -> kind of task, where the user states it.
+        config: how to read the file.
     """
 
     split: str | None = None
     emotions: tuple[str, ...] | None = None
-    label_column: int | None = None
-    max_length: int | None = None
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    config: DataConfig = field(default_factory=DataConfig)
 
 
 class Candidate:
@@ -88,12 +91,26 @@ class Candidate:
 
     @cached_property
     def tree(self) -> Any:
-        """Content of a pickle, see `read_pickle`; None for anything else, with the reason in `problem`."""
+        """Content of a pickle, compressed or not, see `read_pickle`; None for anything else, with the reason in `problem`."""
         try:
-            return None if self.file is None else read_pickle(self.path, self.file)
+            return None if self._content is None else read_pickle(self.path, self._content)
         except DataError as error:
             self.problem = error
+            if self.file is not None:
+                self.file.seek(0)
             return None
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of the content of a pickle, unpacked; 0 for a folder."""
+        return 0 if self._content is None else self._content.seek(0, os.SEEK_END)
+
+    @cached_property
+    def _content(self) -> BinaryIO | None:
+        if self.file is None or not is_compressed(self.start):
+            return self.file
+        with naming(self.path):
+            return unpacked(self.file)
 
 
 class Source(ABC):
@@ -106,6 +123,8 @@ class Source(ABC):
         path: of the file or folder.
         reading: what the user said.
         emotions: names of the T label columns; empty if the file has no labels.
+        kinds: name of a label column -> kind of its task, where the user or the layout says so; the values decide about others.
+        ranges: name of a real-valued label column -> its smallest and largest possible value, where they are known.
         split_names: names of the opened splits.
         splits: the same -> N; a file without splits has ``all``.
         shapes: modality -> shape of one clip, `(D,)` or `(L, D)`; without modalities that the file does not have.
@@ -113,7 +132,7 @@ class Source(ABC):
         notes: what was decided about the file, one sentence each.
         label_column: which of the two columns of one-hot labels means "present"; None for other kinds of labels. May be
             set by `labels`.
-        cut: split -> modality -> number of clips that `blocks` has shortened to `Reading.max_length`.
+        cut: split -> modality -> number of clips that `blocks` has shortened to ``max_length``.
     """
 
     layout: ClassVar[str]
@@ -134,6 +153,8 @@ class Source(ABC):
         self.dtypes: dict[str, str] = {}
         self.notes: list[str] = []
         self.label_column: int | None = None
+        self.kinds = dict(reading.kinds)
+        self.ranges: dict[str, tuple[float, float]] = {}
         self.cut: dict[str, Counter[str]] = {}
         self._files: dict[Path, tuple[BinaryIO, os.stat_result]] = {}
         if candidate.file is not None and candidate.on_disk:
@@ -162,11 +183,25 @@ class Source(ABC):
 
     @abstractmethod
     def labels(self, split: str) -> np.ndarray:
-        """Labels of one split: float32 `[N, T]`, 1 present, 0 absent, NaN not annotated.
+        """Labels of one split: float32 `[N, T]`, 1 present, 0 absent, or real values (see `kinds`); NaN not annotated.
 
         Raises:
-            DataError: the file has no labels, or they are not binary.
+            DataError: the file has no labels, or they are of another kind.
         """
+
+    def groups(self, split: str) -> list[str] | None:
+        """Name of the dialogue, video or speaker of each clip of a split, in order; None if the file names none."""
+        return None
+
+    @property
+    def group_columns(self) -> Sequence[str]:
+        """Names of a column, array or key that holds groups."""
+        chosen = self.reading.config.group_column
+        return GROUP_COLUMNS if chosen is None else (chosen,)
+
+    def column_texts(self, split: str, name: str) -> list[str] | None:
+        """A column, array or key of a split as one text per clip, in order; None if there is none of that name."""
+        return None
 
     def positions(self, split: str) -> np.ndarray | None:
         """Row number of each clip in each emotion's own order, int32 `[N, T]`, -1 if it lacks the clip; None: one order."""
@@ -191,6 +226,11 @@ class Source(ABC):
         """
         done, self.cut[split] = 0, Counter()
         for ids, found in self._read(split, rows):
+            if "text" in found and _are_token_ids(found["text"]):
+                raise self.fail(
+                    "text must be features, such as word vectors, but is BERT's token ids, masks and segments. Compute its "
+                    "hidden states, and store them."
+                )
             count = len(next(iter(found.values())))
             features = {
                 modality: self._fitted(split, modality, found[modality])
@@ -217,6 +257,9 @@ class Source(ABC):
     @cached_property
     def hashes(self) -> dict[str, str]:
         """Name of each file (empty for a single one) -> SHA-256 of its content, read through its only handle."""
+        return self._file_hashes()
+
+    def _file_hashes(self) -> dict[str, str]:
         found = {}
         for path in self.files:
             file = self._files[path][0]
@@ -240,6 +283,17 @@ class Source(ABC):
         return DataError(f"{self.path}: {message}")
 
     # -- for subclasses
+
+    def _checked_labels(self, values: np.ndarray, where: str) -> np.ndarray:
+        """Labels `[N, T]` of `emotions` as float32: real numbers where the kind is stated, or the name is a known target's."""
+        found = values.astype(np.float32)
+        for t, name in enumerate(self.emotions):
+            kind = self.kinds.get(name, None if name in KNOWN_TARGETS else BINARY)
+            if kind == BINARY:
+                found[:, t] = binary_labels(values[:, t], f"{where} {name!r}")
+            elif np.isinf(found[:, t]).any():
+                raise DataError(f"{where} {name!r} must be finite, or NaN where not annotated, but has infinities.")
+        return found
 
     def _open(self, path: Path) -> BinaryIO:
         """Opens a file of a folder, once; it must not be a link."""
@@ -288,8 +342,9 @@ class Source(ABC):
                 )
             if len(shape) == 1 and MODALITIES[modality].sequence:
                 shape = (1, *shape)
-            if len(shape) == 2 and self.reading.max_length is not None:
-                shape = (min(shape[0], self.reading.max_length), shape[1])
+            longest = self.reading.config.max_length
+            if len(shape) == 2 and longest is not None:
+                shape = (min(shape[0], longest), shape[1])
             self.shapes[modality] = shape
 
     def _fitted(self, split: str, modality: str, values: np.ndarray) -> np.ndarray:
@@ -308,8 +363,8 @@ def open_source(
     split: str | None = None,
     *,
     emotions: Sequence[str] | None = None,
-    label_column: int | None = None,
-    max_length: int | None = None,
+    kinds: Mapping[str, str] | None = None,
+    config: DataConfig | None = None,
     scan: bool = True,
 ) -> Source:
     """Opens a data file or folder of any known layout, and checks its structure.
@@ -319,15 +374,15 @@ def open_source(
         split: ``train``, ``validation`` or ``test`` opens only this split; None opens all. A file without splits is always
             opened as a whole, as the split ``all``.
         emotions: see `Reading`.
-        label_column: see `Reading`.
-        max_length: see `Reading`.
+        kinds: see `Reading`.
+        config: see `Reading`.
         scan: False leaves out `Source.scan`.
 
     Raises:
         DataError: it is missing, damaged, hostile or of an unknown layout, or lacks the split.
     """
     candidate = Candidate(path)
-    reading = Reading(split, None if emotions is None else tuple(emotions), label_column, max_length)
+    reading = Reading(split, None if emotions is None else tuple(emotions), kinds or {}, config or DataConfig())
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     with naming(candidate.path):
@@ -364,9 +419,18 @@ def binary_labels(values: np.ndarray, where: str) -> np.ndarray:
     odd = labels[~(np.isnan(labels) | np.isin(labels, (0.0, 1.0)))].ravel()
     if len(odd):
         raise DataError(
-            f"{where} must be 0 or 1, or NaN where not annotated, but holds {odd[0]:g}. Store one binary label per clip."
+            f"{where} must be 0 or 1, or NaN where not annotated, but holds {odd[0]:g}. Store one binary label per clip. "
+            "For real numbers, name the task NAME:regression in --tasks."
         )
     return labels.astype(np.float32)
+
+
+def _are_token_ids(text: np.ndarray) -> bool:
+    """Whether `[n, 3, L]` is what BERT takes (in MMSA ``text_bert``): token ids, a mask of 0 and 1, segments 0 and 1."""
+    if text.ndim != 3 or text.shape[1] != 3:
+        return False
+    flags = text[:, 1:]
+    return bool((flags[:, 0, 0] == 1).all() and ((flags == 0) | (flags == 1)).all() and (text[:, 0] % 1 == 0).all())
 
 
 def _identity(about: os.stat_result) -> tuple[int, int, int, int]:

@@ -9,15 +9,16 @@ Shape letters: N rows (clips), T tasks, L steps, D features.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 import numpy as np
 
-from lmf_multitask.data.safe_pickle import StoredArray, to_array
+from lmf_multitask.data.safe_pickle import StoredArray
 from lmf_multitask.data.schema import KNOWN_EMOTIONS, SPLITS, emotion_of, find_split, rename_modalities, sort_emotions
-from lmf_multitask.data.sources import Candidate, Reading, Source, binary_labels
+from lmf_multitask.data.sources import Candidate, Reading, binary_labels
+from lmf_multitask.data.sources.pickles import Array, PickleSource, kind_of, present_column, row_reader
 from lmf_multitask.errors import DataError
 
 LABEL_KEYS = ("label", "labels", "y")
@@ -27,7 +28,7 @@ MOST_EMOTIONS, MOST_LABELS = 256, 5_000_000
 
 _DIGEST_ROWS = 512
 
-Arrays = dict[str, StoredArray | np.ndarray]
+Arrays = dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class _Join:
         return bool((self.positions == np.arange(len(self.positions))[:, None]).all())
 
 
-class EmotionsFirst(Source):
+class EmotionsFirst(PickleSource):
     """The checked content of one pickle: features stay in the file until they are read."""
 
     layout = "a pickle data[emotion][split][feature]"
@@ -106,7 +107,7 @@ class EmotionsFirst(Source):
             if not _has_splits(value):
                 if isinstance(key, str) and key.lower() in KNOWN_EMOTIONS:
                     raise self.fail(
-                        f"data[{key!r}] must be a dict of splits ({', '.join(SPLITS)}), but is {_kind_of(value)}. "
+                        f"data[{key!r}] must be a dict of splits ({', '.join(SPLITS)}), but is {kind_of(value)}. "
                         "Store its splits under these names, or remove it."
                     )
                 ignored.append(ascii(str(key))[1:-1][:40])
@@ -149,7 +150,7 @@ class EmotionsFirst(Source):
     def _checked_arrays(self, emotion: str, split: str, content: object) -> Arrays:
         where = f"data[{emotion!r}][{split!r}]"
         if not isinstance(content, Mapping):
-            raise self.fail(f"{where} must be a dict of features, but is {_kind_of(content)}. Check the file.")
+            raise self.fail(f"{where} must be a dict of features, but is {kind_of(content)}. Check the file.")
         arrays: Arrays = {}
         names = [key for key in content if isinstance(key, str) and key not in LABEL_KEYS]
         for modality, key in rename_modalities(names, f"{self.path}: {where}").items():
@@ -165,19 +166,6 @@ class EmotionsFirst(Source):
         if 0 in counts.values():
             raise self.fail(f"{where} must have at least one row, but is empty. Give every split some clips.")
         return arrays
-
-    def _array(self, value: object, where: str) -> StoredArray | np.ndarray:
-        if not isinstance(value, StoredArray):
-            try:
-                value = to_array(value, limit=self.path.stat().st_size)
-            except ValueError as error:
-                raise self.fail(
-                    f"{where} must be an array of numbers, but {error}. Store it as a numpy array."
-                ) from None
-        if value.dtype.kind not in "biuf":
-            kind = {"S": "bytes", "U": "text", "c": "complex numbers"}[value.dtype.kind]
-            raise self.fail(f"{where} must be an array of numbers, but holds {kind} ({value.dtype}). Convert it.")
-        return value
 
     def _check_modalities(self) -> None:
         """Checks that a modality has one shape everywhere, and sets the shapes; a whole split may lack it."""
@@ -245,7 +233,7 @@ class EmotionsFirst(Source):
             for emotion in self._owners:
                 stored = self._arrays[emotion][split][modality]
                 if id(stored) not in known:  # arrays that the pickle shares between emotions are read once
-                    read, starts = _row_reader(stored), range(0, stored.shape[0], _DIGEST_ROWS)
+                    read, starts = row_reader(stored), range(0, stored.shape[0], _DIGEST_ROWS)
                     known[id(stored)] = [
                         digest for start in starts for digest in _row_digests(read(start, start + _DIGEST_ROWS))
                     ]
@@ -279,7 +267,7 @@ class EmotionsFirst(Source):
         """Only some rows are in memory, unless the pickle stores an array as text or in Fortran order."""
         join = self._joined[split]
         readers = {
-            (index, modality): _row_reader(self._arrays[self._owners[index]][split][modality])
+            (index, modality): row_reader(self._arrays[self._owners[index]][split][modality])
             for index in np.unique(join.emotion)
             for modality in self.shapes
         }
@@ -300,6 +288,20 @@ class EmotionsFirst(Source):
         """See `Source.positions`."""
         return None if all(join.same_order for join in self._joined.values()) else self._joined[split].positions
 
+    def column_texts(self, split: str, name: str) -> list[str] | None:
+        """See `Source.column_texts`."""
+        contents = [self._contents[emotion][split] for emotion in self._owners]
+        if not all(name in content for content in contents):
+            return None
+        columns = []
+        for emotion, content in zip(self._owners, contents):
+            texts = self._texts(content[name], _count(self._arrays[emotion][split]))
+            if texts is None:
+                raise self.fail(f"data[{emotion!r}][{split!r}][{name!r}] must hold one text or whole number per clip.")
+            columns.append(["_".join(parts) for parts in texts])
+        join = self._joined[split]
+        return [columns[index][row] for index, row in zip(join.emotion, join.position)]
+
     # -- labels
 
     def labels(self, split: str) -> np.ndarray:
@@ -307,7 +309,7 @@ class EmotionsFirst(Source):
         if self._column is None:
             every = np.concatenate([self._both_columns(name) for name in self.splits])
             if self._one_hot:
-                self._column, reason = self._column_by_evidence(every)
+                self._column, reason = present_column(every, self.reading.config.label_column)
                 self.label_column = self._column
             else:
                 self._column, reason = 1, "stored as 0 and 1"
@@ -352,48 +354,13 @@ class EmotionsFirst(Source):
             raise self.fail(f"{where} must be one-hot in every row, but row {wrong[0]} is {row}. Check the labels.")
         return labels
 
-    def _column_by_evidence(self, labels: np.ndarray) -> tuple[int, str]:
-        """Which of the two label columns means "present", and why; labels `[N, T, 2]`."""
-        if self.reading.label_column is not None:
-            return self.reading.label_column, f"column {self.reading.label_column} = present, as set by label_column"
-        full = labels[~np.isnan(labels).any(axis=(1, 2))]
-        count = len(self._owners)
-        if count >= 3 and len(full):
-            exclusive = [bool((full[:, :, column].sum(axis=1) == 1).all()) for column in (0, 1)]
-            if exclusive[0] != exclusive[1]:
-                column = exclusive.index(True)
-                return (
-                    column,
-                    f"column {column} = present: in every clip it is set for exactly one of the {count} emotions",
-                )
-        return 1, (
-            "column 1 = present, by convention: nothing in the file proves it. Set --data.label_column 0 if it means absent"
-        )
-
 
 def _has_splits(value: object) -> bool:
     return isinstance(value, Mapping) and any(find_split(key) is not None for key in value)
 
 
-def _kind_of(value: object) -> str:
-    return "an array" if isinstance(value, StoredArray) else f"a {type(value).__name__}"
-
-
 def _count(arrays: Arrays) -> int:
     return next(iter(arrays.values())).shape[0]
-
-
-def _row_reader(stored: StoredArray | np.ndarray) -> Callable[[int, int], np.ndarray]:
-    """(start, stop) -> float32 rows; an array that can only be read as a whole is read once."""
-    if isinstance(stored, StoredArray) and not stored.has_rows:
-        stored = stored.read()
-
-    def read(start: int, stop: int) -> np.ndarray:
-        rows = stored.read_rows(start, stop) if isinstance(stored, StoredArray) else stored[start:stop]
-        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
-            return rows.astype(np.float32)
-
-    return read
 
 
 def _row_digests(features: np.ndarray) -> list[bytes]:

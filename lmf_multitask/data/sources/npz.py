@@ -9,47 +9,34 @@ Shape letters: N rows (clips), T tasks, L steps, D features.
 
 from __future__ import annotations
 
-import math
-import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
-from lmf_multitask.data.schema import KNOWN_EMOTIONS, emotion_of, find_split, rename_modalities
-from lmf_multitask.data.sources import ALL, Candidate, Reading, Source, binary_labels
+from lmf_multitask.data.label_columns import ID_COLUMNS, NUMBER, OTHER, TEXT, Classes, choose, ignored_note, lacking
+from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.data.npy import Header, exactly, pieces, read_header
+from lmf_multitask.data.schema import emotion_of, find_split, rename_modalities
+from lmf_multitask.data.sources import ALL, Candidate, Reading, Source
 from lmf_multitask.errors import DataError
 
+_DAMAGES = (
+    zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError, OSError, TypeError
+)  # fmt: skip
 _MOST_MEMBERS = 300
-_MOST_TEXT = 4096  # bytes per row of id, split and emotions
-_LONGEST_HEADER = 10_000
-_HEADER = re.compile(
-    r"\{\s*'descr':\s*'([<>|=]?[a-zA-Z]\d*)',\s*'fortran_order':\s*(True|False),\s*'shape':\s*\(([\d, ]*)\),?\s*\}\s*"
-)
-
-
-@dataclass(frozen=True)
-class _Header:
-    """What an ``.npy`` header announces."""
-
-    shape: tuple[int, ...]
-    fortran: bool
-    dtype: np.dtype
-
-    @property
-    def bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+_MOST_CLASS_ROWS = 10_000_000
+_MOST_TEXT = 4096  # bytes per row of texts
 
 
 class NpzSource(Source):
     """The clips of one ``.npz`` file.
 
-    Labels are ``labels`` `[N, T]` with their names in ``emotions`` `[T]`, or one 0/1 array `[N]` per emotion. ``split`` is one
-    name of a split per row.
+    Labels are ``labels`` `[N, T]` with their names in ``emotions`` `[T]`, or arrays `[N]` as `label_columns` finds them. ``split``
+    is one name of a split per row.
     """
 
     layout = "an .npz file with audio, video or text"
@@ -75,7 +62,10 @@ class NpzSource(Source):
         if len(members) > _MOST_MEMBERS:
             raise self.fail(f"must hold at most {_MOST_MEMBERS} arrays, but holds {len(members)}.")
         self._members = {member.filename.removesuffix(".npy"): member for member in members}
-        self._names = rename_modalities(list(self._members), str(self.path))
+        chosen = {
+            name: getattr(reading.config, name) for name in MODALITIES if getattr(reading.config, name) is not None
+        }
+        self._names = rename_modalities(list(self._members), str(self.path), chosen)
         self._headers = {modality: self._number_header(name) for modality, name in self._names.items()}
         self._set_shapes({modality: header.shape[1:] for modality, header in self._headers.items()})
         counts = {modality: header.shape[0] for modality, header in self._headers.items()}
@@ -85,10 +75,20 @@ class NpzSource(Source):
         size = sum(header.bytes for header in self._headers.values())
         if limit is not None and size > limit:
             raise self.fail(f"must hold at most {limit:,} bytes of numbers, but holds {size:,}. Send fewer rows.")
-        self._ids = self._texts("id")
+        by_name = {name.lower(): name for name in self._members}
+        ids = [by_name[name] for name in ID_COLUMNS if name in by_name]
+        self._id_name = next((name for name in ids if name == "id" or self._kind(name) == TEXT), None)
+        self._ids = None if self._id_name is None else self._texts(self._id_name)
         self._split = self._split_of_rows()
         self._set_split_names([ALL] if self._split is None else dict.fromkeys(self._split))
-        self._label_names = self._find_labels()
+        self._label_names: list[str] = []
+        self._classes: Classes | None = None
+        self._label_problem: DataError | None = None
+        try:
+            self._find_labels()
+        except DataError as error:  # files without usable labels can be predicted
+            self._label_problem = error if str(self.path) in str(error) else self.fail(str(error))
+            self.emotions = []
 
     @classmethod
     def from_bytes(cls, file: BinaryIO, name: str, limit: int | None = None) -> NpzSource:
@@ -140,55 +140,103 @@ class NpzSource(Source):
                 names = names and [names[row] for row in kept]
             yield names, features
 
+    def column_texts(self, split: str, name: str) -> list[str] | None:
+        """See `Source.column_texts`."""
+        if name not in self._members:
+            return None
+        if self._kind(name) == NUMBER:
+            texts = next(self._pieces(name, self._number_header(name), self._rows)).reshape(-1).astype(str)
+        else:
+            texts = np.array(self._texts(name))
+        return (texts if self._split is None else texts[self._split == split]).tolist()
+
     def labels(self, split: str) -> np.ndarray:
         """See `Source.labels`."""
-        if not self.emotions:
-            arrays = ", ".join(sorted(self._members)[:12])
-            raise self.fail(
-                f"must have the arrays 'labels' and 'emotions', or one 0/1 array per emotion, but has {arrays}."
-            )
+        if self._label_problem is not None:
+            raise self._label_problem
         columns = []
         for name in self._label_names:
+            if self._classes is not None:
+                columns.append(self._classes.labels(self._class_values(name)))
+                continue
             header = self._number_header(name)
             if header.shape[:1] != (self._rows,) or len(header.shape) > 2:
                 raise self.fail(f"{name} must have one row per clip, but has the shape {list(header.shape)}.")
-            whole = next(self._pieces(name, header, self._rows)).reshape(self._rows, -1)
-            columns.append(binary_labels(whole, f"{self.path}: {name}"))
+            columns.append(next(self._pieces(name, header, self._rows)).reshape(self._rows, -1))
         labels = np.concatenate(columns, axis=1)
         if labels.shape[1] != len(self.emotions):
             raise self.fail(
                 f"labels must have one column per emotion, but have {labels.shape[1]} for {len(self.emotions)} names."
             )
-        return labels if self._split is None else labels[self._split == split]
+        labels = labels if self._split is None else labels[self._split == split]
+        return self._checked_labels(labels, f"{self.path}: labels of")
 
-    def _find_labels(self) -> list[str]:
-        """Names of the arrays with labels; sets `emotions`."""
+    def _find_labels(self) -> None:
+        """Sets `emotions`, and the names of the arrays with labels."""
+        config, split = self.reading.config, self.reading.config.split_column or "split"
         others = [
-            name for name in self._members if name not in {*self._names.values(), "id", "split", "emotions", "labels"}
+            name
+            for name in self._members
+            if name not in {*self._names.values(), self._id_name, split, *self.group_columns}
         ]
-        if "labels" in self._members:
-            names = self._texts("emotions", rows=None) or self.reading.emotions
-            self.emotions = [emotion_of(name) for name in names or ()]
-            label_names = ["labels"]
-        else:
-            wanted = {*KNOWN_EMOTIONS, *(self.reading.emotions or ())}
-            label_names = [name for name in others if name.lower() in KNOWN_EMOTIONS or name in wanted]
-            self.emotions = [emotion_of(name) for name in label_names]
-        if len(set(self.emotions)) != len(self.emotions):
-            raise self.fail(f"emotions must be different, but got {', '.join(self.emotions)[:80]}. Rename them.")
-        ignored = [name for name in others if name not in label_names]
-        if ignored:
-            self.notes.append(f"ignored arrays: {', '.join(map(ascii, sorted(ignored)[:12]))}")
-        return label_names
+        kinds = {name: self._kind(name) for name in others if name != "emotions"}
+        named = (
+            self._texts("emotions", rows=None) if "emotions" in self._members and "labels" in self._members else None
+        )
+        if "labels" in kinds and (named or kinds["labels"] == OTHER) and not (config.labels or config.class_column):
+            self.emotions = [emotion_of(name) for name in named or self.reading.emotions or ()]
+            self._label_names = ["labels"]
+            if len(set(self.emotions)) != len(self.emotions):
+                raise self.fail(f"emotions must be different, but got {', '.join(self.emotions)[:80]}. Rename them.")
+            self.notes += ignored_note([name for name in kinds if name != "labels"], "arrays")
+            if not self.emotions:
+                raise self.fail("the columns of labels must have names. Give them in their order with --emotions.")
+            return
+        choice = choose(kinds, self.reading, str(self.path))
+        self._label_names, self.emotions = list(choice.labels.values()), list(choice.labels)
+        if choice.classes is not None:
+            self._label_names = [choice.classes]
+            values = self._class_values(choice.classes).tolist()
+            self._classes = Classes(choice.classes, values, str(self.path))
+            self.emotions = self._classes.tasks
+            self.notes.append(self._classes.note.removeprefix(f"{self.path}: "))
+        self.notes += ignored_note(choice.ignored, "arrays")
+        if not self.emotions:
+            self._label_problem = lacking(kinds, str(self.path))
+
+    def _kind(self, name: str) -> str:
+        """What an array holds, see `label_columns`."""
+        try:
+            with self._archive.open(self._members[name]) as file:
+                header = read_header(file)
+        except _DAMAGES:
+            return OTHER
+        if header.shape not in ((self._rows,), (self._rows, 1)):
+            return OTHER
+        return NUMBER if header.dtype.kind in "fiub" else TEXT if header.dtype.kind == "U" else OTHER
+
+    def _class_values(self, name: str) -> np.ndarray:
+        if self._rows > _MOST_CLASS_ROWS:
+            raise self.fail(
+                f"{name} must have at most {_MOST_CLASS_ROWS:,} rows, but has {self._rows:,}. Check the file."
+            )
+        if self._kind(name) == TEXT:
+            return np.array(self._texts(name), object)
+        return next(self._pieces(name, self._number_header(name), self._rows)).reshape(self._rows)
 
     def _split_of_rows(self) -> np.ndarray | None:
-        names = self._texts("split")
+        chosen = self.reading.config.split_column
+        if chosen is not None and chosen not in self._members:
+            raise self.fail(
+                f"must have the array {chosen!r} of data.split_column, but has {', '.join(self._members)[:200]}."
+            )
+        names = self._texts(chosen or "split")
         if names is None:
             return None
         splits = [find_split(name) for name in names]
         if None in splits:
             raise self.fail(
-                f"split must be train, validation or test in every row, but is {ascii(names[splits.index(None)])[:60]}."
+                f"{chosen or 'split'} must be train, validation or test in every row, but is {ascii(names[splits.index(None)])[:60]}."
             )
         return np.array(splits)
 
@@ -197,66 +245,27 @@ class NpzSource(Source):
         if name not in self._members:
             return None
         with self._reading(name), self._archive.open(self._members[name]) as file:
-            header = self._header(file)
+            header = read_header(file)
             expected = self._rows if rows == -1 else header.shape[0] if header.shape else -1
             if header.dtype.kind != "U" or header.shape != (expected,) or not 0 < header.dtype.itemsize <= _MOST_TEXT:
                 raise self.fail(
                     f"{name} must be one short text per row, but is {header.dtype} {list(header.shape)}. Leave it out."
                 )
-            return np.frombuffer(self._exactly(file, header.bytes, name), header.dtype).tolist()
+            return np.frombuffer(exactly(file, header.bytes), header.dtype).tolist()
 
     # -- one member of the archive
 
-    def _number_header(self, name: str) -> _Header:
+    def _number_header(self, name: str) -> Header:
         with self._reading(name), self._archive.open(self._members[name]) as file:
-            header = self._header(file)
+            header = read_header(file)
         if header.dtype.kind not in "fiub":
             raise self.fail(f"{name} must be an array of numbers, but holds {header.dtype}. Save it as float32.")
         return header
 
-    @staticmethod
-    def _header(file: IO[bytes]) -> _Header:
-        """Reads an ``.npy`` header; numpy's own parser evaluates it as Python, which is not safe in threads."""
-        magic = file.read(8)
-        if magic[:6] != b"\x93NUMPY" or magic[6:7] not in (b"\x01", b"\x02", b"\x03"):
-            raise ValueError("it is not a .npy array")
-        length = int.from_bytes(file.read(2 if magic[6] == 1 else 4), "little")
-        if length > _LONGEST_HEADER:
-            raise ValueError(f"its header has {length:,} bytes")
-        text = file.read(length).decode("latin-1")
-        if "|O" in text:
-            raise ValueError("it holds Python objects. Save it as float32")
-        match = _HEADER.fullmatch(text)
-        if match is None:
-            raise ValueError(f"its type is not a plain one: {ascii(text.strip())[:80]}")
-        shape = tuple(int(size) for size in match[3].replace(",", " ").split())
-        dtype = np.dtype(match[1])
-        if any(size >= 2**40 for size in shape) or math.prod(shape) >= 2**48 or len(shape) > 4:
-            raise ValueError(f"its shape is {str(shape)[:80]}")
-        return _Header(shape, match[2] == "True", dtype)
-
-    def _pieces(self, name: str, header: _Header, rows: int) -> Iterator[np.ndarray]:
+    def _pieces(self, name: str, header: Header, rows: int) -> Iterator[np.ndarray]:
         with self._reading(name), self._archive.open(self._members[name]) as file:
-            self._header(file)
-            count, row = header.shape[0], math.prod(header.shape[1:]) * header.dtype.itemsize
-            whole = None
-            if header.fortran:  # the bytes of a row are not adjacent: only the whole array can be read
-                whole = np.frombuffer(self._exactly(file, header.bytes, name), header.dtype).reshape(
-                    header.shape, order="F"
-                )
-            for start in range(0, count, rows):
-                stop = min(start + rows, count)
-                if whole is not None:
-                    yield whole[start:stop]
-                else:
-                    raw = self._exactly(file, (stop - start) * row, name)
-                    yield np.frombuffer(raw, header.dtype).reshape((stop - start, *header.shape[1:]))
-
-    def _exactly(self, file: IO[bytes], size: int, what: str) -> bytes:
-        raw = file.read(size)
-        if len(raw) != size:
-            raise self.fail(f"{what} must have the {size:,} bytes that it announces, but ends after {len(raw):,}.")
-        return raw
+            read_header(file)
+            yield from pieces(file, header, rows)
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
@@ -265,15 +274,6 @@ class NpzSource(Source):
             yield
         except DataError:
             raise
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            ValueError,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-            OSError,
-            TypeError,
-        ) as error:
+        except _DAMAGES as error:
             reason = " ".join(str(error).split()).rstrip(".")[:120] or type(error).__name__
             raise self.fail(f"{what} must be a whole .npy array of numbers, but {reason}.") from None

@@ -1,4 +1,4 @@
-"""Parquet: a folder with one file per split, or a single file without splits."""
+"""Parquet: one file, or a folder with one or more files per split."""
 
 from __future__ import annotations
 
@@ -9,47 +9,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lmf_multitask.data.schema import find_split
-from lmf_multitask.data.sources import ALL, Candidate, Reading
-from lmf_multitask.data.sources.saved import SavedDataset
-from lmf_multitask.data.sources.tables import DAMAGES, Table, TableSource, first_line
-from lmf_multitask.errors import DataError
+from lmf_multitask.data.sources import Candidate
+from lmf_multitask.data.sources.table_files import TableFiles
+from lmf_multitask.data.sources.tables import DAMAGES, Table
+from lmf_multitask.errors import DataError, first_line
 
 
-class ParquetSource(TableSource):
-    """A folder with ``train.parquet``, ``validation.parquet`` and ``test.parquet``, or one Parquet file without splits."""
+class ParquetSource(TableFiles):
+    """``train.parquet``, ``train-00000-of-00001.parquet`` and so on in a folder, or one Parquet file."""
 
     layout = "a folder with train.parquet, validation.parquet and test.parquet, or one Parquet file"
-
-    def __init__(self, candidate: Candidate, reading: Reading) -> None:
-        """Reads the metadata of the files."""
-        super().__init__(candidate, reading)
-        if candidate.file is not None:
-            self._set_split_names([ALL])
-            self._set_tables({ALL: self._parquet(self.path)})
-            return
-        paths: dict[str, Path] = {}
-        for path in sorted(self.path.glob("*.parquet")):
-            split = find_split(path.stem)
-            if split is None:
-                self.notes.append(f"ignored files: {ascii(path.name)[1:-1]}")
-            elif split in paths:
-                raise self.fail(
-                    f"must have one file for {split}, but has {paths[split].name} and {path.name}. Remove one."
-                )
-            else:
-                paths[split] = path
-        self._set_split_names(paths)
-        self._set_tables({split: self._parquet(paths[split]) for split in self.split_names})
+    suffixes = (".parquet",)
 
     @classmethod
     def recognises(cls, candidate: Candidate) -> bool:
         """Whether it is a Parquet file, or a folder with some and no saved data set."""
-        if candidate.file is not None:
-            return candidate.start.startswith(b"PAR1")
-        return not SavedDataset.recognises(candidate) and any(candidate.path.glob("*.parquet"))
+        return candidate.start.startswith(b"PAR1") or cls.in_folder(candidate)
 
-    def _parquet(self, path: Path) -> Table:
+    def _table(self, path: Path) -> Table:
         file = self._open(path)
 
         def open_parquet() -> pq.ParquetFile:

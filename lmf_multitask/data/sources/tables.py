@@ -1,33 +1,39 @@
-"""What the layouts of tables have in common: columns with features, ids and labels, however they are stored.
+"""What the layouts of tables have in common: columns with features, ids, splits and labels, however they are stored.
 
-Columns: ``audio``, ``video``, ``text`` (lists of numbers, or lists of such lists; null where a clip lacks the modality),
-``id``, and labels: a column ``labels`` with one field per emotion, a column ``labels`` with one list of numbers (then the
-user names the emotions), or one column of numbers per emotion.
+Features are columns ``audio``, ``video``, ``text`` of numbers (lists, or lists of lists; null where a clip lacks the modality)
+or of paths of ``.npy`` files, or folders of such files beside the table. `label_columns` says which columns are labels; a column
+``labels`` may also hold one field per emotion, or one list of numbers (then the user names the emotions).
 
 Shape letters: N rows (clips), T tasks, L steps, D features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lmf_multitask.data.arrow import feature_rows, is_list, is_number, label_rows, numbers, row_shape, value_type
-from lmf_multitask.data.modality import MODALITIES
-from lmf_multitask.data.schema import KNOWN_EMOTIONS, emotion_of, rename_modalities
-from lmf_multitask.data.sources import Source, binary_labels
-from lmf_multitask.errors import DataError
+from lmf_multitask.data.arrow import feature_rows, label_rows, numbers, row_shape, value_type
+from lmf_multitask.data.label_columns import OTHER, Classes, choose, ignored_note, lacking
+from lmf_multitask.data.modality import MODALITIES, modality_of_extractor
+from lmf_multitask.data.schema import SPLITS, emotion_of, find_split, guess_modalities, rename_modalities
+from lmf_multitask.data.sources import ALL, Candidate, Reading, Source
+from lmf_multitask.data.sources.array_files import ArrayFiles
+from lmf_multitask.data.table_columns import class_names, decoded, holds_lists, id_column, ids, is_text, kind_of, texts
+from lmf_multitask.errors import DataError, first_line, suggestion
 
-_LABEL_ROWS = 1 << 16  # read at a time: labels are small
+_SMALL_ROWS = 1 << 16  # read at a time of columns with one value per clip
 _PROBED_ROWS = 64  # read at a time while the length of sequences is unknown
-_LONGEST_ID = 1000
 DAMAGES = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, pa.ArrowException)
 """What `datasets` and pyarrow raise on files that are not what they expect."""
+
+Reader = Callable[[Sequence[str], int], Iterator[pa.Table]]
 
 
 @dataclass
@@ -44,149 +50,333 @@ class Table:
     where: str
     count: int
     schema: pa.Schema
-    read: Callable[[Sequence[str], int], Iterator[pa.Table]]
+    read: Reader
+
+    def texts(self, column: str) -> list[str | None]:
+        """The values of a column of text or whole numbers."""
+        found: list[str | None] = []
+        for part in self.read([column], _SMALL_ROWS):
+            found += texts(part.column(column), column)
+        return found
+
+    def only(self, rows: np.ndarray, name: str) -> Table:
+        """The rows of one split, given as bool `[N]`."""
+
+        def read(columns: Sequence[str], most: int) -> Iterator[pa.Table]:
+            start = 0
+            for part in self.read(columns, most):
+                kept = rows[start : start + len(part)]
+                start += len(part)
+                if kept.any():
+                    yield part.filter(pa.array(kept))
+
+        return Table(f"{self.where}: {name}", int(rows.sum()), self.schema, read)
 
 
 class TableSource(Source):
     """A source of one Arrow table per split."""
 
+    def __init__(self, candidate: Candidate, reading: Reading) -> None:
+        """Starts without tables: subclasses call `_set_tables`."""
+        super().__init__(candidate, reading)
+        folder = self.path if self.path.is_dir() else self.path.parent
+        root = reading.config.feature_root
+        self._array_files = ArrayFiles(folder if root is None else Path(root).expanduser())
+        self._label_problem: DataError | None = None
+        self._classes: Classes | None = None
+        self._label_columns: dict[str, str] = {}
+
     def _set_tables(self, tables: Mapping[str, Table]) -> None:
-        """Checks the columns of all splits, and sets the attributes."""
-        self._tables = {split: tables[split] for split in self.split_names}
-        first, *others = self._tables.values()
-        for table in self._tables.values():
+        """Checks the columns, and sets the attributes; one table without splits is divided if a column names them."""
+        for table in tables.values():
             names = table.schema.names
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice is not None:
                 raise DataError(f"{table.where} must have different columns, but has two named {twice[:40]!r}.")
-            _check_ids(table)
+        tables = self._divided(tables) if list(tables) == [ALL] else tables
+        self._set_split_names(tables)
+        self._tables = {split: tables[split] for split in self.split_names}
+        first, *others = self._tables.values()
+        self._id_column = id_column(first.schema, first.where)
         self._names = self._find_features(first)
         for table in others:
-            if self._find_features(table) != self._names:
+            if id_column(table.schema, table.where) != self._id_column or self._find_features(table) != self._names:
                 columns = ", ".join(name[:40] for name in table.schema.names)
+                needed = ", ".join(filter(None, [self._id_column, *self._names.values()]))
                 raise DataError(
-                    f"{table.where} must have the columns {', '.join(self._names.values())}, as {first.where} has, but has "
-                    f"{columns}. Store nulls for clips that have none."
+                    f"{table.where} must have the columns {needed}, as {first.where} has, but has {columns}. Store nulls for "
+                    "clips that have none."
                 )
-        self._find_labels(first)
+        if self._id_column not in (None, "id"):
+            self.notes.append(f"ids from the column {self._id_column!r}")
+        folders = [f"{modality} {name!r}" for modality, name in self._names.items() if name not in first.schema.names]
+        if folders:
+            self.notes.append(f"features from the folders {', '.join(folders)}, a file for each id")
+        try:
+            self._find_labels(first)
+        except DataError as error:  # files without usable labels can be predicted
+            self._label_problem = error if str(self.path) in str(error) else self.fail(str(error))
+            self.emotions = []
+
+    def _divided(self, tables: Mapping[str, Table]) -> Mapping[str, Table]:
+        (table,) = tables.values()
+        column = self._split_column(table)
+        if column is None:
+            return tables
+        with self._table_errors(table):
+            names = table.texts(column)
+        splits = np.array([find_split(name) or "" for name in names])
+        if (splits == "").any():
+            odd = names[int((splits == "").argmax())]
+            raise self.fail(
+                f"column {column!r} must name a split among {', '.join(SPLITS)} in every row, but has {ascii(odd)[:60]}."
+            )
+        self.notes.append(f"splits from the column {column!r}")
+        return {split: table.only(splits == split, split) for split in SPLITS if (splits == split).any()}
+
+    def _split_column(self, table: Table) -> str | None:
+        chosen = self.reading.config.split_column
+        names = table.schema.names
+        if chosen is not None and chosen not in names:
+            hint = suggestion(chosen, names) or f" Choose one of {', '.join(name[:40] for name in names[:12])}."
+            raise self.fail(f"must have the column {chosen!r} of data.split_column, but has not.{hint}")
+        by_name = {name.lower(): name for name in names}
+        return chosen or by_name.get("split")
 
     def scan(self) -> None:
         """See `Source.scan`; lists of any length must be read to know the longest."""
         self._set_splits({split: table.count for split, table in self._tables.items()})
         shapes: dict[str, tuple[int, ...]] = {}
-        for modality, name in self._names.items():
+        for modality in self._names:
             shape = None
             for table in self._tables.values():
                 with self._table_errors(table):
-                    shape = row_shape(table.read([name], _PROBED_ROWS), name, shape)
+                    shape = self._shape(table, modality, shape)
             if shape is not None:
                 shapes[modality] = shape
-                self.dtypes[modality] = self._type(name)
         self._set_shapes(shapes)
-        longest = self.reading.max_length
+        longest = self.reading.config.max_length
         self._stored_shapes = {
             modality: (min(shape[0], longest), shape[1]) if len(shape) == 2 and longest is not None else shape
             for modality, shape in shapes.items()
         }
 
     def _find_features(self, table: Table) -> dict[str, str]:
-        lists = [
+        """Modality -> the column with its features, or the folder beside the table with one file per clip."""
+        config = self.reading.config
+        chosen = {name: getattr(config, name) for name in MODALITIES if getattr(config, name) is not None}
+        schema = table.schema
+        columns = [
             field.name
-            for field in table.schema
-            if field.name in MODALITIES or (value_type(field.type) != field.type and is_number(value_type(field.type)))
+            for field in schema
+            if self._holds_paths(table, field.name)
+            or (field.name in MODALITIES and not is_text(field.type))
+            or (holds_lists(field.type) and field.name != "labels")
         ]
-        return rename_modalities([name for name in lists if name != "labels"] or table.schema.names, table.where)
-
-    def _type(self, name: str) -> str:
-        """Type of the numbers in a column, in numpy's words."""
-        kind = str(value_type(next(iter(self._tables.values())).schema.field(name).type))
-        return {"float": "float32", "double": "float64", "halffloat": "float16"}.get(kind, kind)
-
-    def _find_labels(self, table: Table) -> None:
-        """Sets `emotions`, and the names of the label columns."""
-        schema, chosen = table.schema, self.reading.emotions or ()
-        rest = [name for name in schema.names if name not in {*self._names.values(), "id", "labels"}]
-        if "labels" in schema.names:
-            kind = schema.field("labels").type
-            self._label_columns = ["labels"]
-            names = [field.name for field in kind] if pa.types.is_struct(kind) else chosen
-        else:
-            self._label_columns = [
-                name
-                for name in rest
-                if is_number(schema.field(name).type) and (name.lower() in KNOWN_EMOTIONS or name in chosen)
+        if not columns and self._id_column and not set(chosen.values()) & set(schema.names):
+            folders = [
+                path.name for path in sorted(self._folder.iterdir()) if path.is_dir() and path.name[0] not in "._"
             ]
-            names = self._label_columns
-        self.emotions = [emotion_of(name) for name in names]
-        if len(set(self.emotions)) != len(self.emotions):
-            raise self.fail(f"emotions must be different, but got {', '.join(self.emotions)[:80]}. Rename them.")
-        ignored = [ascii(name)[1:-1][:40] for name in rest if name not in self._label_columns]
-        if ignored:
+            if chosen or any(map(modality_of_extractor, folders)):
+                return guess_modalities(folders, f"{table.where}: the folders beside it", chosen)
+        found = rename_modalities(columns or schema.names, table.where, chosen, schema.names)
+        for name in found.values():
+            if is_text(schema.field(name).type) and name not in columns:
+                raise DataError(
+                    f"{table.where}: column {name!r} must hold numbers, or paths of .npy files, but holds text. Choose another."
+                )
+        return found
+
+    @property
+    def _folder(self) -> Path:
+        return self._array_files.root
+
+    def _holds_paths(self, table: Table, name: str) -> bool:
+        if not is_text(table.schema.field(name).type):
+            return False
+        with self._table_errors(table):
+            for part in table.read([name], _PROBED_ROWS):
+                values = part.column(name).drop_null()
+                if len(values):
+                    return str(values[0].as_py())[-4:].lower() == ".npy"
+        return False
+
+    def _paths(self, part: pa.Table, name: str) -> list[Path | None] | None:
+        """The feature files of some rows; None if the column holds the numbers itself."""
+        if name in part.schema.names:
+            if not is_text(part.schema.field(name).type):
+                return None
+            return [
+                None if text is None else self._array_files.path(text) for text in texts(part.column(name), name, 4096)
+            ]
+        folder, found = self._folder / name, []
+        for clip in ids(part, self._id_column or ""):
+            if Path(f"{clip}.npy").name != f"{clip}.npy":
+                raise DataError(f"ids must be names of files in {folder}, but got {ascii(clip)[:60]}. Use plain names.")
+            path = self._array_files.path(f"{name}/{clip}.npy")
+            found.append(path if path.exists() else None)
+        return found
+
+    def _columns(self, table: Table, names: Iterable[str]) -> list[str]:
+        """The columns that must be read for some features; a folder needs the ids."""
+        found = [name if name in table.schema.names else self._id_column for name in names]
+        return list(dict.fromkeys(filter(None, found)))
+
+    def _shape(self, table: Table, modality: str, known: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """Shape of a clip's features in one table, given that in others; the same if no clip has any."""
+        name = self._names[modality]
+        if name in table.schema.names and not is_text(table.schema.field(name).type):
+            kind = str(value_type(table.schema.field(name).type))
+            self.dtypes[modality] = {"float": "float32", "double": "float64", "halffloat": "float16"}.get(kind, kind)
+            return row_shape(table.read([name], _PROBED_ROWS), name, known)
+        self.dtypes[modality] = ".npy files"
+        found, without = known, 0
+        for part in table.read(self._columns(table, [name]), _SMALL_ROWS):
+            paths = self._paths(part, name) or []
+            without += paths.count(None)
+            found = self._array_files.shape(paths, found)
+        if name not in table.schema.names and without:
             self.notes.append(
-                f"ignored columns: {', '.join(ignored[:12])}" + (" and more" if len(ignored) > 12 else "")
+                f"{name} has no file for {without} of {table.count} clip(s) of {table.where}: missing there"
             )
+        return found
 
     # -- rows
 
     def _read(self, split: str, rows: int) -> Iterator[tuple[list[str] | None, Mapping[str, np.ndarray]]]:
-        table = self._tables[split]
-        has_ids = "id" in table.schema.names
-        columns = [*(["id"] if has_ids else []), *self._names.values()]
+        table, id_name = self._tables[split], self._id_column
+        columns = self._columns(table, [*([id_name] if id_name else []), *self._names.values()])
         with self._table_errors(table):
             for part in table.read(columns, rows):
                 features = {}
                 for modality, shape in self._stored_shapes.items():
-                    features[modality], cut = feature_rows(part, self._names[modality], shape)
+                    name = self._names[modality]
+                    paths = self._paths(part, name)
+                    if paths is None:
+                        features[modality], cut = feature_rows(part, name, shape)
+                    else:
+                        features[modality], cut = self._array_files.rows(paths, shape)
                     self.cut[split][modality] += cut
-                yield _ids(part) if has_ids else None, features
+                yield ids(part, id_name) if id_name else None, features
+
+    # -- labels
+
+    def _find_labels(self, table: Table) -> None:
+        """Sets `emotions`, and what their labels are made of."""
+        schema, config = table.schema, self.reading.config
+        used = {*self._names.values(), self._id_column, self._split_column(table), *self.group_columns}
+        kinds = {name: kind_of(schema.field(name).type) for name in schema.names if name not in used}
+        if kinds.get("labels") == OTHER and config.labels is None and config.class_column is None:
+            kind = schema.field("labels").type
+            self.emotions = [
+                emotion_of(name)
+                for name in (
+                    [field.name for field in kind] if pa.types.is_struct(kind) else self.reading.emotions or ()
+                )
+            ]
+            if len(set(self.emotions)) != len(self.emotions):
+                raise self.fail(f"emotions must be different, but got {', '.join(self.emotions)[:80]}. Rename them.")
+            self.notes += ignored_note([name for name in kinds if name != "labels"])
+            return
+        choice = choose(kinds, self.reading, str(self.path))
+        self._label_columns, self.emotions = choice.labels, list(choice.labels)
+        if choice.classes is not None:
+            self._class_column = choice.classes
+            values: set[object] = set()
+            for one in self._tables.values():
+                for part in self._small_parts(one, [choice.classes]):
+                    values |= set(pc.unique(decoded(part.column(choice.classes))).to_pylist())
+            self._classes = Classes(choice.classes, values, str(self.path), class_names(schema, choice.classes))
+            self.emotions = self._classes.tasks
+            self.notes.append(self._classes.note.removeprefix(f"{self.path}: "))
+        self.notes += ignored_note(choice.ignored)
+        if not self.emotions:
+            self._label_problem = lacking(kinds, str(self.path))
+
+    def column_texts(self, split: str, name: str) -> list[str] | None:
+        """See `Source.column_texts`."""
+        table = self._tables[split]
+        if name not in table.schema.names:
+            return None
+        if kind_of(table.schema.field(name).type) == OTHER:
+            raise self.fail(
+                f"column {name!r} must name a group in every row, but holds {table.schema.field(name).type}."
+            )
+        with self._table_errors(table):
+            return [value or "" for value in table.texts(name)]
 
     def labels(self, split: str) -> np.ndarray:
         """See `Source.labels`."""
         table = self._tables[split]
-        if not self.emotions or (self._label_columns == ["labels"] and "labels" not in table.schema.names):
-            raise self._no_labels(table)
-        lacking = [name for name in self._label_columns if name not in table.schema.names]
-        if lacking:
-            raise DataError(
-                f"{table.where} must have the label columns of the other splits, but lacks {', '.join(lacking)}."
+        if self._label_problem is not None:
+            raise self._label_problem
+        where = f"{table.where}: labels of"
+        if self._classes is not None:
+            parts = [
+                self._classes.labels(np.array(decoded(part.column(self._class_column)).to_pylist(), object))
+                for part in self._small_parts(table, [self._class_column])
+            ]
+        elif self._label_columns:
+            parts = [
+                np.stack([label_rows(part.column(name), name) for name in self._label_columns.values()], axis=1)
+                for part in self._small_parts(table, list(self._label_columns.values()))
+            ]
+        else:
+            parts = [self._nested_labels(part) for part in self._small_parts(table, ["labels"])]
+        values = np.concatenate(parts)
+        if not self.emotions:
+            raise self.fail(
+                "the label columns must have names, but the file has none. Give them in their order with --emotions."
             )
-        with self._table_errors(table):
-            values = np.concatenate([self._label_values(part) for part in table.read(self._label_columns, _LABEL_ROWS)])
         if values.shape[1] != len(self.emotions):
             raise DataError(
                 f"labels of {table.where} must have one column per emotion, but have {values.shape[1]} columns for "
                 f"{len(self.emotions)} names. Name all of them, in their order, with --emotions."
             )
-        columns = [
-            binary_labels(values[:, index], f"{table.where}: labels of {emotion!r}")
-            for index, emotion in enumerate(self.emotions)
-        ]
-        return np.stack(columns, axis=1)
+        return self._checked_labels(values, where)
 
-    def _label_values(self, part: pa.Table) -> np.ndarray:
-        """Labels of some rows as they are stored, `[n, T]`."""
-        columns = [part.column(name) for name in self._label_columns]
-        kind = columns[0].type
-        if is_list(kind):
-            return np.concatenate([numbers(chunk, "labels") for chunk in columns[0].chunks])
-        if pa.types.is_struct(kind):
-            names = [field.name for field in kind]
-            if [emotion_of(name) for name in names] != self.emotions:
-                raise DataError(f"labels must have the fields {', '.join(self.emotions)}, but have {', '.join(names)}.")
-            columns = columns[0].flatten()
-        return np.stack([label_rows(column, emotion) for column, emotion in zip(columns, self.emotions)], axis=1)
+    def _nested_labels(self, part: pa.Table) -> np.ndarray:
+        """The column ``labels`` of some rows, a struct or a list, as `[n, T]`."""
+        column = part.column("labels").combine_chunks()
+        if not pa.types.is_struct(column.type):
+            found = numbers(column, "labels")
+            return found.reshape(len(found), -1)
+        fields = {field.name: values for field, values in zip(column.type, column.flatten())}
+        if [emotion_of(name) for name in fields] != self.emotions:
+            raise DataError(f"labels must have the fields {', '.join(self.emotions)}, but have {', '.join(fields)}.")
+        return np.stack([label_rows(values, name) for name, values in fields.items()], axis=1)
 
-    def _no_labels(self, table: Table) -> DataError:
-        if "labels" in table.schema.names:
-            return self.fail(
-                "the label columns must have names, but the file has none. Give them in their order with --emotions."
+    def _small_parts(self, table: Table, columns: Sequence[str]) -> Iterator[pa.Table]:
+        missing = [name for name in columns if name not in table.schema.names]
+        if missing:
+            raise DataError(
+                f"{table.where} must have the label columns of the other splits, but lacks {', '.join(missing)}."
             )
-        found = [field.name for field in table.schema if is_number(field.type) and field.name != "id"]
-        shown = ", ".join(name[:40] for name in found[:12]) or "no other column of numbers"
-        return self.fail(
-            f"must have a column 'labels', or columns of 0 and 1 named like emotions, but has {shown}. Choose the columns with "
-            "--emotions."
-        )
+        with self._table_errors(table):
+            yield from table.read(columns, _SMALL_ROWS)
+
+    # -- files
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """See `Source.hashes`; the feature files count as one."""
+        paths: set[Path] = set()
+        for table in self._tables.values():
+            for name in self._names.values():
+                if name in table.schema.names and not is_text(table.schema.field(name).type):
+                    continue
+                with self._table_errors(table):
+                    for part in table.read(self._columns(table, [name]), _SMALL_ROWS):
+                        paths |= {path for path in self._paths(part, name) or () if path is not None}
+        with self._table_errors(next(iter(self._tables.values()))):
+            return {**self._file_hashes(), **({"*.npy": self._array_files.digest(paths)} if paths else {})}
+
+    def check_unchanged(self) -> None:
+        """See `Source.check_unchanged`."""
+        super().check_unchanged()
+        path = self._array_files.changed()
+        if path is not None:
+            raise DataError(f"{path}: must not change while it is read, but did. Start again when it is complete.")
 
     @contextmanager
     def _table_errors(self, table: Table) -> Iterator[None]:
@@ -197,28 +387,3 @@ class TableSource(Source):
             raise DataError(str(error) if str(self.path) in str(error) else f"{table.where}: {error}") from None
         except DAMAGES as error:
             raise DataError(f"{table.where}: must be a whole table, but {first_line(error)}. Write it again.") from None
-
-
-def _check_ids(table: Table) -> None:
-    """Ids are read as they are stored: a type that would be decoded (an image is fetched from its address) is refused."""
-    if "id" in table.schema.names:
-        kind = table.schema.field("id").type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
-            raise DataError(
-                f"column 'id' of {table.where} must hold text or whole numbers, but holds {kind}. Convert it."
-            )
-
-
-def _ids(part: pa.Table) -> list[str]:
-    column = part.column("id")
-    if not pa.types.is_integer(column.type):
-        longest = pc.max(pc.binary_length(column)).as_py() or 0
-        if longest > _LONGEST_ID:
-            raise DataError(f"ids must have at most {_LONGEST_ID:,} bytes, but one has {longest:,}. Shorten it.")
-    return list(map(str, column.to_pylist()))
-
-
-def first_line(error: BaseException) -> str:
-    """The message of an error, short enough for one line of ours."""
-    cause = error.__cause__ or error
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")[:200]

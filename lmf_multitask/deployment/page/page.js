@@ -47,6 +47,13 @@ function show() {
     item.append(name, track);
     bars.append(item);
   });
+  Object.entries(answer.values || {}).forEach(([task, values]) => {
+    const item = element("li", "");
+    const name = element("div", "name");
+    name.append(element("span", "", task), element("span", "value", values[row].toFixed(2)));
+    item.append(name);
+    bars.append(item);
+  });
   if (answer.decided) {
     const { emotion, probability } = answer.decided[row];
     get("verdict").textContent = `If exactly one is present: ${emotion} (${(100 * probability).toFixed(1)} %).`;
@@ -124,7 +131,7 @@ async function start() {
     for (const [name, input] of Object.entries(model.inputs)) {
       get("expects").append(element("li", "", `${name}: [clips, ${input.shape.slice(1).join(", ")}]`));
     }
-    get("about").textContent = `Low-rank Multimodal Fusion, ${model.emotions.length} emotions, ${model.settings.backend} on ${model.settings.device}`;
+    get("about").textContent = `Low-rank Multimodal Fusion, ${model.emotions.length} tasks, ${model.settings.backend} on ${model.settings.device}`;
     samples = (await (await fetch("/samples")).json()).samples;
     samples.forEach((sample, index) => {
       const option = element("option", "", `${sample.name} – drawn as ${sample.emotion}`);

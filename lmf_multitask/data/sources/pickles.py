@@ -1,0 +1,210 @@
+"""What the layouts of pickles have in common: arrays and texts of a parsed pickle, and labels in all their forms.
+
+Shape letters: N rows (clips), T tasks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lmf_multitask.data.safe_pickle import StoredArray, to_array
+from lmf_multitask.data.schema import emotion_of
+from lmf_multitask.data.sources import Candidate, Reading, Source, binary_labels
+
+REGRESSION = "regression"
+SIX_WAY = ("happy", "sad", "neutral", "angry", "excited", "frustrated")
+"""Classes 0 to 5 of IEMOCAP in conv-emotion and what followed it; its four-way files have the first four."""
+
+_LONGEST_ID = 1000
+_MOST_CLASSES = 50
+
+Array = StoredArray | np.ndarray
+
+
+class PickleSource(Source):
+    """A source of one pickle."""
+
+    def __init__(self, candidate: Candidate, reading: Reading) -> None:
+        """Remembers the size of the content, which bounds everything that is made of it."""
+        super().__init__(candidate, reading)
+        self._size = candidate.size
+
+    # -- parts of the pickle
+
+    def _array(self, value: object, where: str) -> Array:
+        """A part of the pickle as an array of numbers, which stays in the file if it is one there.
+
+        Raises:
+            DataError: it is none.
+        """
+        if not isinstance(value, StoredArray) or value.objects is not None:
+            try:
+                value = to_array(value, limit=self._size)
+            except ValueError as error:
+                raise self.fail(
+                    f"{where} must be an array of numbers, but {error}. Store it as a numpy array."
+                ) from None
+        if value.dtype.kind not in "biuf":
+            kind = {"S": "bytes", "U": "text", "c": "complex numbers"}[value.dtype.kind]
+            raise self.fail(f"{where} must be an array of numbers, but holds {kind} ({value.dtype}). Convert it.")
+        return value
+
+    def _numbers(self, value: object, where: str) -> np.ndarray:
+        """A small part of the pickle as numbers in memory, float64."""
+        array = self._array(value, where)
+        return (array.read() if isinstance(array, StoredArray) else array).astype(np.float64)
+
+    def _texts(self, value: object, rows: int) -> list[list[str]] | None:
+        """A part of the pickle as short texts, one or several per row; None if it is something else.
+
+        Numbers become text; bytes are decoded.
+        """
+        if isinstance(value, StoredArray):
+            if value.shape[:1] != (rows,) or 0 in value.shape or math.prod(value.shape) > 8 * rows:
+                return None
+            shape, flat = value.shape, value.objects
+            if flat is None:
+                flat = value.read().ravel().tolist()
+            width = math.prod(shape[1:])
+            value = [flat[row * width : (row + 1) * width] for row in range(rows)]
+        if not isinstance(value, (list, tuple)) or len(value) != rows:
+            return None
+        found, left = [], max(self._size, 1 << 20)
+        for row in value:
+            if isinstance(row, StoredArray):
+                row = row.read().ravel()[:8].tolist() if row.objects is None else row.objects
+            parts = row if isinstance(row, (list, tuple)) else [row]
+            texts = [_text(part) for part in parts[:8]]
+            if not texts or None in texts:
+                return None
+            left -= sum(len(text) for text in texts if text is not None)
+            if left < 0:  # a short pickle can name a long text repeatedly
+                return None
+            found.append([text for text in texts if text is not None])
+        return found
+
+    # -- labels
+
+    def _names_of_columns(self, count: int, default: Sequence[str] = (), taken: Iterable[str] = ()) -> list[str]:
+        """Names of `count` label columns that the file does not name: the user's, else the layout's.
+
+        Args:
+            count: number of columns.
+            default: what the layout calls them; empty: nothing.
+            taken: what the user may have chosen otherwise.
+
+        Raises:
+            DataError: nobody names them.
+        """
+        wanted = [name for name in self.reading.emotions or () if name not in taken]
+        if len(wanted) == count and not set(wanted) <= set(default):
+            return [emotion_of(name) for name in wanted]
+        if not default:
+            raise self.fail(
+                f"the {count} label columns must have names, but the file has none. Give them in their order with --emotions."
+            )
+        return [emotion_of(name) for name in default]
+
+    def _classes(self, values: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Class numbers `[N]` as one binary task per class; numbers below 0 and NaN are not annotated."""
+        known = np.isfinite(values) & (values >= 0)
+        return {name: np.where(known, (values == index).astype(np.float64), np.nan) for index, name in enumerate(names)}
+
+    def _count_classes(self, values: np.ndarray, where: str) -> int:
+        known = values[np.isfinite(values)]
+        if (known % 1).any() or not len(known) or known.max() < 0 or known.max() >= _MOST_CLASSES:
+            raise self.fail(
+                f"{where} must be class numbers from 0 to {_MOST_CLASSES - 1}, but are not. Check the file."
+            )
+        return int(known.max()) + 1
+
+    def _present(self, labels: np.ndarray, where: str) -> np.ndarray:
+        """One-hot pairs `[N, T, 2]` as `[N, T]`, 1 where the column that means "present" is set; notes which one that is."""
+        labels = binary_labels(labels, where)
+        wrong = np.argwhere(~np.isnan(labels).any(axis=2) & (labels.sum(axis=2) != 1))
+        if len(wrong):
+            row = labels[tuple(wrong[0])]
+            raise self.fail(
+                f"{where} must be one-hot in every row, but row {wrong[0][0]} is {row.astype(int).tolist()}. Check the labels."
+            )
+        self.label_column, reason = present_column(labels, self.reading.config.label_column)
+        self.notes.append(f"labels: {reason}")
+        return labels[:, :, self.label_column]
+
+
+def present_column(labels: np.ndarray, given: int | None) -> tuple[int, str]:
+    """Which of the two columns of one-hot labels means "present", and why.
+
+    Args:
+        labels: `[N, T, 2]`, 0 and 1, NaN = not annotated.
+        given: what the user says.
+    """
+    if given is not None:
+        return given, f"column {given} = present, as set by label_column"
+    full, count = labels[~np.isnan(labels).any(axis=(1, 2))], labels.shape[1]
+    if count >= 3 and len(full):
+        exclusive = [bool((full[:, :, column].sum(axis=1) == 1).all()) for column in (0, 1)]
+        if exclusive[0] != exclusive[1]:
+            column = exclusive.index(True)
+            return column, f"column {column} = present: in every clip it is set for exactly one of the {count} emotions"
+    return 1, (
+        "column 1 = present, by convention: nothing in the file proves it. Set --data.label_column 0 if it means absent"
+    )
+
+
+def draw_validation(groups: Sequence[str]) -> list[str]:
+    """A tenth of the groups (one at least), drawn by their names: the same on every machine and in any order."""
+    drawn = sorted(groups, key=lambda name: hashlib.sha256(f"0:{name}".encode()).digest())
+    return drawn[: max(1, round(len(groups) / 10))]
+
+
+def row_reader(stored: Array) -> Callable[[int, int], np.ndarray]:
+    """(start, stop) -> float32 rows; an array that can only be read as a whole is read once."""
+    if isinstance(stored, StoredArray) and not stored.has_rows:
+        stored = stored.read()
+
+    def read(start: int, stop: int) -> np.ndarray:
+        rows = stored.read_rows(start, stop) if isinstance(stored, StoredArray) else stored[start:stop]
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
+            return rows.astype(np.float32)
+
+    return read
+
+
+def kind_of(value: object) -> str:
+    """What a part of a pickle is, for a message."""
+    return "an array" if isinstance(value, StoredArray) else f"a {type(value).__name__}"
+
+
+def shown_keys(keys: Iterable[object]) -> str:
+    """Keys of a file for one line."""
+    found = [ascii(str(key))[1:-1][:40] for key in keys]
+    return ", ".join(found[:12]) + (" and more" if len(found) > 12 else "")
+
+
+def group_of(parts: Sequence[str]) -> str | None:
+    """The video in the id of a clip, where the id has one of the usual forms: several parts, VIDEO$_$CLIP, VIDEO[CLIP]."""
+    if len(parts) > 1:
+        return parts[0]
+    match = re.fullmatch(r"(.+?)(?:\$_\$\d+|\[\d+\])", parts[0])
+    return match and match[1]
+
+
+def _text(value: Any) -> str | None:
+    """A name, number or nothing (null) as text; None for anything else, or a long text."""
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError:
+            value = value.decode("latin-1")
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e18:
+        value = f"{value:g}" if isinstance(value, float) else str(value)
+    return value if isinstance(value, str) and len(value) <= _LONGEST_ID else None
