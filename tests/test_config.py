@@ -76,6 +76,7 @@ RULES = {
     "data.video": (["", 1], [None, "x"]),
     "data.text": (["", 1], [None, "x"]),
     "data.feature_root": (["", 1], [None, "x"]),
+    "data.group_column": (["", 1], [None, "x"]),
     "data.cache_dir": (["", 3], [None, "x"]),
     f"{AUDIO}.hidden": WIDTH,
     f"{AUDIO}.dropout": PROBABILITY,
@@ -129,6 +130,10 @@ RULES = {
     "data_path": (["", 3, "a\0b", "\ud800"], [None, "x.pkl"]),
     "output_dir": ([""], [None, "x"]),
     "device": ([None, 0], ["cpu"]),
+    "folds": ([0, 1, 101, "", 2.5], [None, 2, 100, "session"]),
+    "fold": ([0, "1"], [None]),
+    "fold_seed": ([-1, 2**32, None], [0, 5]),
+    "stratify": ([[], "happy"], [None, ["happy"]]),
 }
 
 
@@ -522,7 +527,7 @@ def test_multitask_config_states_the_defaults():
     stated, defaults = yaml.safe_load(path.read_text()), to_dict(ExperimentConfig())
     assert stated["model"] == defaults["model"]
     unstated = {part: set(defaults[part]) - set(stated[part]) for part in ("data", "training")}
-    chosen = {"labels", "class_column", "split_column", "audio", "video", "text", "feature_root"}
+    chosen = {"labels", "class_column", "split_column", "audio", "video", "text", "feature_root", "group_column"}
     assert unstated == {"data": {"cache_dir", *chosen}, "training": {"eval_batch_size", "task_weights", "visualdl"}}
 
 

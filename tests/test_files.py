@@ -64,7 +64,7 @@ def test_an_open_file_closes_itself(tmp_path):
     open_regular(tmp_path / "a").read(1)
     del cycle
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == handles
+    assert len(os.listdir("/proc/self/fd")) <= handles  # others may have gone meanwhile
 
 
 def test_text_of_bounded_size(tmp_path):
@@ -150,6 +150,12 @@ ALLOWED = {
     "models/convert.py": {"zipfile.ZipFile(file)", "np.load(file, allow_pickle=False)"},
     "data/sources/npz.py": {"zipfile.ZipFile(candidate.file)", "zipfile.ZipFile(file)", "zipfile.ZipFile(self.file)"},
     "data/sources/parquet.py": {"pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)"},
+    "data/sources/arrow_files.py": {"pa.ipc.open_stream(source)", "pa.memory_map(f'/dev/fd/{file.fileno()}')"},
+    "data/sources/hdf5.py": {"h5py.File(self._open(path), 'r')"},
+    "data/text_table.py": {
+        "pa.memory_map(f'/dev/fd/{self.file.fileno()}')",  # a temporary file of ours
+        "pa.ipc.open_stream(pa.memory_map(f'/dev/fd/{self.file.fileno()}'))",
+    },
     "data/sources/saved.py": {"datasets.Dataset.from_file(str(folder / name))"},
     "searching/study.py": {"optuna.create_study"},
     # written by ourselves, and compared with its hash

@@ -264,7 +264,7 @@ class TableSource(Source):
     def _find_labels(self, table: Table) -> None:
         """Sets `emotions`, and what their labels are made of."""
         schema, config = table.schema, self.reading.config
-        used = {*self._names.values(), self._id_column, self._split_column(table)}
+        used = {*self._names.values(), self._id_column, self._split_column(table), *self.group_columns}
         kinds = {name: kind_of(schema.field(name).type) for name in schema.names if name not in used}
         if kinds.get("labels") == OTHER and config.labels is None and config.class_column is None:
             kind = schema.field("labels").type
@@ -292,6 +292,18 @@ class TableSource(Source):
         self.notes += ignored_note(choice.ignored)
         if not self.emotions:
             self._label_problem = lacking(kinds, str(self.path))
+
+    def column_texts(self, split: str, name: str) -> list[str] | None:
+        """See `Source.column_texts`."""
+        table = self._tables[split]
+        if name not in table.schema.names:
+            return None
+        if kind_of(table.schema.field(name).type) == OTHER:
+            raise self.fail(
+                f"column {name!r} must name a group in every row, but holds {table.schema.field(name).type}."
+            )
+        with self._table_errors(table):
+            return [value or "" for value in table.texts(name)]
 
     def labels(self, split: str) -> np.ndarray:
         """See `Source.labels`."""
