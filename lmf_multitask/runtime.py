@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from lmf_multitask import __version__
-from lmf_multitask.errors import UserError
+from lmf_multitask.errors import UserError, printable
 
 _NOISE = (
     "No ccache found",  # Paddle, at import: concerns people who compile it
@@ -109,9 +109,19 @@ def _open_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors="backslashreplace")
+    if sys.stdout is sys.__stdout__ and type(sys.stdout) is io.TextIOWrapper:
+        coding, by_line = sys.stdout.encoding, sys.stdout.line_buffering
+        sys.stdout = _PlainStream(sys.stdout.detach(), coding, "backslashreplace", line_buffering=by_line)
+
+
+class _PlainStream(io.TextIOWrapper):
+    """A text stream that escapes control characters: names in files must not control a terminal."""
+
+    def write(self, text: str) -> int:
+        super().write(printable(text, keep="\n\t"))
+        return len(text)
 
 
 @contextmanager
@@ -173,6 +183,7 @@ class _ConsoleFormatter(logging.Formatter):
         text = record.getMessage()
         if record.name == "py.warnings":
             text = text.splitlines()[0]
+        text = printable(text, keep="\n\t")
         return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
 
 

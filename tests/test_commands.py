@@ -189,6 +189,20 @@ def test_a_terminal_of_ascii_only(trained_by_command):
     assert r"1 seeds: mean \xb1 std" in done.stdout
 
 
+def test_names_do_not_control_the_terminal_and_are_no_markup(trained_by_command):
+    folder, _ = trained_by_command
+    for name in ("run[old]", "$1_and_$2", "e\x1b[2Jx"):
+        shutil.copytree(folder / "out" / "run", folder / name)
+    done = run_one("lmf_multitask.evaluate", "e\x1b[2Jx", "--device", "cpu", cwd=folder)
+    assert (done.returncode, "\x1b" in done.stdout + done.stderr) == (0, False)
+    assert r"written: e\x1b[2Jx/metrics_test.json" in done.stdout
+    compared = run_one("lmf_multitask.compare", "run[old]", "$1_and_$2", cwd=folder)
+    assert compared.returncode == 0
+    assert "run[old] against $1_and_$2" in compared.stdout.replace(
+        "$1_and_$2 against run[old]", "run[old] against $1_and_$2"
+    )
+
+
 def test_debug_shows_the_traceback(tmp_path):
     done = run_one("lmf_multitask.data", "inspect", "nowhere.pkl", "--debug", cwd=tmp_path)
     assert done.returncode == 1

@@ -725,7 +725,7 @@ def _printable(text: str) -> str:
 def _whole_number(line: bytes) -> bool | int:
     if line in (b"00", b"01"):
         return line == b"01"
-    if not re.fullmatch(rb"[+-]?\d{1,400}L?", line):
+    if not re.fullmatch(rb"[+-]?(0|[1-9]\d{0,399})L?", line):  # Python takes 050 for an octal number
         raise _Refused("has a malformed number")
     return int(line.rstrip(b"L"))
 

@@ -46,6 +46,7 @@ from lmf_multitask.evaluation.robustness import ROBUSTNESS_FILE
 from lmf_multitask.files import (
     MANIFEST,
     naming,
+    open_regular,
     read_json,
     remove_leftovers,
     sha256_of,
@@ -372,6 +373,8 @@ class Run:
     @contextmanager
     def logging_to_file(self) -> Iterator[None]:
         """Copies everything that the package logs inside the block to train.log."""
+        if (self.folder / LOG_FILE).exists():  # a pipe would never open
+            open_regular(self.folder / LOG_FILE, RunError).close()
         handler = _LogFile(self.folder / LOG_FILE, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         loggers = [logging.getLogger("lmf_multitask"), logging.getLogger("py.warnings")]
