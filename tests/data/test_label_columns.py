@@ -126,7 +126,9 @@ def test_a_file_without_splits_asks_for_them(tmp_path):
     )
     with pytest.raises(DataError, match="x.parquet: must have splits, but has none. Name the column of splits"):
         convert(tmp_path / "x.parquet", tmp_path / "out")
-    with pytest.raises(DataError, match="must have the splits train, validation, test for training, but has none. Name the column"):
+    with pytest.raises(
+        DataError, match="must have the splits train, validation, test for training, but has none. Name the column"
+    ):
         load(tmp_path / "x.parquet")
     found = load(tmp_path / "x.parquet", config=DataConfig(split_column="fold"))
     assert {split: len(rows) for split, rows in found.dataset.items()} == {"train": 2, "validation": 2, "test": 2}
