@@ -47,6 +47,7 @@ _LINES = (
 
 def prepare_process(debug: bool = False) -> None:
     """Sets up this process for a command: logging to stderr, no noise of other packages. Call it before Paddle is imported."""
+    _open_streams()
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ lines; errors still reach the user
     # objects made by imports stay alive: searching them for garbage takes a seventh of the time of the imports
     gc.set_threshold(50_000, 20, 100)
@@ -98,6 +99,19 @@ def _writable(place: str) -> bool:
     """Whether a folder can be written, or made."""
     path = Path(place).expanduser()
     return os.access(next(one for one in (path, *path.parents) if one.exists()), os.W_OK)
+
+
+def _open_streams() -> None:
+    """Makes closed standard streams lead nowhere, and characters that the terminal does not have appear as escapes.
+
+    Otherwise the next file that is opened gets the number of the closed stream, and everything that prints writes into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Shape letters: B batch, N clips, T tasks, O outputs of all tasks together.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -172,12 +173,10 @@ class RegressionTask(Task):
         """See `Task.losses`."""
         import paddle
 
-        mean, std = (
-            paddle.to_tensor([getattr(task, name) for task in tasks], dtype="float32") for name in ("mean", "std")
-        )
+        mean, std = _constants(tuple((task.mean, task.std) for task in tasks), paddle.get_device())
         known = ~paddle.isnan(labels)
         weight = known.astype(outputs.dtype)
-        target = (paddle.where(known, labels, mean.expand_as(labels)) - mean) / std
+        target = (paddle.where(known, labels, mean) - mean) / std
         difference = outputs - target
         criterion = tasks[0].criterion
         if criterion == "ccc":
@@ -200,6 +199,15 @@ class RegressionTask(Task):
         """The prediction, float32 `[B, 1]`."""
         values = outputs * self.std + self.mean
         return values if self.range is None else values.clip(*self.range)
+
+
+@functools.lru_cache(maxsize=64)
+def _constants(values: tuple[tuple[float, float], ...], device: str) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Means and stds of T tasks as float32 `[T]`, made once."""
+    import paddle
+
+    mean, std = (paddle.to_tensor(column, dtype="float32") for column in zip(*values))
+    return mean, std
 
 
 def _huber(size: paddle.Tensor) -> paddle.Tensor:

@@ -76,7 +76,7 @@ extra | there must be no argument 'extra' here. See --help.
 --emotions hapy | good.pkl: emotions must be among happy, sad, angry, neutral, but got 'hapy'. Did you mean 'happy'?
 --emotions | --emotions: expected at least one argument. See --help.
 --emotions happy happy | emotions must be one or more different names, but got ['happy', 'happy'].
---emotions ../../x | emotions must be among happy, sad, angry, neutral, but got '../../x'. Choose among these.
+--emotions ../../x | the name of a task must consist of at most 64 letters, digits, '_' and '-', but got '../../x'. Rename it.
 --emotions '' | arguments must not be empty, but one is. Is a variable in the command not set?
 --device tpu | device must be auto, cpu, gpu or gpu:NUMBER, but got 'tpu'.
 --device gpu | device must be one that Paddle can use, but got 'gpu' and it finds no GPU. Use --device cpu.
@@ -86,7 +86,7 @@ extra | there must be no argument 'extra' here. See --help.
 --jobs 2 | --jobs must be used with --mode per_emotion or --seeds, but is not. Remove it.
 --mode per_emotion --jobs 0 | --jobs must be a whole number of at least 1, but got 0.
 --mode per_emotion --jobs two | --jobs: must be a whole number, but got 'two'. See --help.
---mode per_emotion --recipe papers | --recipe: must be one of lmf_paddle, paper, but got 'papers'. Did you mean 'paper'?
+--mode per_emotion --recipe papers | --recipe: must be one of lmf_paddle, paper, paper/mosi, paper/pom, but got 'papers'. Did you mean 'paper'?
 --mode per_emotion --emotions hapy | but got 'hapy'. Did you mean 'happy'?
 --mode per_emotion --model.fusion.rank 0 | model.fusion.rank must be greater than or equal to 1, but got 0.
 --config | --config: expected one argument. See --help.
@@ -115,8 +115,8 @@ CONFIGS = {
     "# " + "x" * 200_000: "must be YAML, but it has 200,002 bytes, more than any config needs.",
     "? [a, b]\n: 2": "must be YAML, but while constructing a mapping",
     "<<: 3": "must be YAML, but while constructing a mapping",
-    "1: 2": "unknown setting '1'. Choose one of data_path, emotions, seed, output_dir, device, data, model, training.",
-    "colour: red": "unknown setting 'colour'. Choose one of data_path, emotions, seed, output_dir, device, data, model, training.",
+    "1: 2": "unknown setting '1'. Choose one of data_path, emotions, tasks, seed, output_dir, device, data, model, training.",
+    "colour: red": "unknown setting 'colour'. Choose one of data_path, emotions, tasks, seed, output_dir, device, data, model, training.",
     "model: {colour: red}": "unknown setting 'model.colour'. Choose one of encoders, fusion, modality_dropout, modalities.",
     "model: 3": "model must be settings by name, but got 3. See --help.",
     "training: {epochs: many}": "training.epochs must be a whole number, but got 'many'.",
@@ -169,8 +169,8 @@ somewhere.pkl | somewhere.pkl: video must be in every emotion and split, or in n
 featureless.pkl | featureless.pkl: data['happy']['train'] must have at least one of audio, video, text, but has nothing. Check the names.
 silent.pkl --model.modalities audio | train must have clips with audio, but audio is missing in every clip. Choose others with --model.modalities.
 silent.pkl --model.modalities audio --mode per_emotion | train must have clips with audio, but audio is missing in every clip.
-unseen.pkl --emotions sad --training.monitor uar | training.monitor must be a metric that the labels of validation define, but uar is undefined for every emotion: each is present in all or in none of t
-unseen.pkl --emotions sad --training.monitor positive_f1 | but positive_f1 is undefined for every emotion: each is present in all or in none
+unseen.pkl --emotions sad --training.monitor uar | training.monitor must be a metric that the labels of validation define, but uar is undefined for every task: each is present in all or in none of t
+unseen.pkl --emotions sad --training.monitor positive_f1 | but positive_f1 is undefined for every task: each is present in all or in none
 short.pkl | short.pkl: data['sad']['test'] must have the same number of rows in every feature, but has
 untested.pkl | untested.pkl: data['sad'] must have the split test, but has ['train', 'valid']. Choose a split with --split, or add it.
 nofolder | nofolder: must be one of the known layouts (
@@ -312,7 +312,7 @@ SEARCH = f"""
 --retrain_seeds 3 1 | --retrain_seeds must not contain the seed of the trials, but 1 is it. Choose fresh ones.
 --emotion happy | --emotion must be used with per_emotion: true, but the search has it false. Set experiment.emotions instead.
 --per_emotion true --emotion hapy | good.pkl: emotions must be among happy, sad, angry, neutral, but got 'hapy'. Did you mean 'happy'?
---objective f1 | objective must be one of loss, weighted_f1, accuracy, positive_f1, uar, precision, recall, macro_f1, auroc, average_precision, brier, ece, log_loss, w
+--objective f1 | objective must be one of loss, task_metric, weighted_f1, accuracy, positive_f1, uar, precision, recall, macro_f1, auroc, average_precision,
 --objective weightedf1 | but got 'weightedf1'. Did you mean 'weighted_f1'?
 --sampler grid | sampler must be
 --seed -1 | seed must be greater than or equal to 0, but got -1.
@@ -492,7 +492,7 @@ def place(tmp_path_factory):
 def _begin_searches(folder):
     from lmf_multitask.searching.space import SearchConfig
 
-    experiment = ExperimentConfig(data_path=str(folder / "good.pkl"), emotions=["happy", "sad", "angry", "neutral"])
+    experiment = ExperimentConfig(data_path=str(folder / "good.pkl")).resolved(["happy", "sad", "angry", "neutral"])
     space = {"model.fusion.rank": {"choices": [1, 2]}}
     for name, objective in (("sought", "uar"), ("badsearch", "uar"), ("badstudy", "weighted_f1")):
         (folder / name).mkdir()
@@ -603,8 +603,12 @@ def test_what_does_not_fit_into_the_machine_ends_in_one_line(monkeypatch, capsys
     for error in (MemoryError, RecursionError, RuntimeError("home directory"), OSError(2, "x")):
         with pytest.raises(type(error) if isinstance(error, Exception) else error):
             run(fails(error), ["--debug"])
-    with pytest.raises(RuntimeError, match="a mistake of ours"):
-        run(fails(RuntimeError("a mistake of ours")), [])
+    assert run(fails(KeyError("a mistake\nof ours")), []) == 2
+    assert capsys.readouterr().err == (
+        "error: unexpected KeyError: 'a mistake\\nof ours' This is a bug: --debug shows where.\n"
+    )
+    with pytest.raises(KeyError):
+        run(fails(KeyError("a mistake of ours")), ["--debug"])
     signal.signal(signal.SIGTERM, before)
 
 

@@ -17,6 +17,15 @@ import numpy as np
 
 from lmf_multitask.data.targets import REGRESSION
 from lmf_multitask.errors import ConfigError, DataError, suggestion
+from lmf_multitask.evaluation.value_metrics import (
+    concordance,
+    mean_absolute_error,
+    pearson,
+    root_mean_squared_error,
+    same_integer,
+    spearman,
+    two_classes,
+)
 from lmf_multitask.evaluation.weighted_rows import Confusion, WeightedRows, ratio
 
 CLOSEST_TO_CERTAIN = 1e-7
@@ -93,75 +102,6 @@ def log_loss(rows: WeightedRows) -> np.ndarray:
     return rows.mean(-np.log(np.where(rows.labels == 1, kept, 1 - kept)))
 
 
-# -- of real-valued tasks
-
-
-def mean_absolute_error(rows: WeightedRows) -> np.ndarray:
-    """MAE, in the unit of the labels."""
-    return rows.mean(np.abs(rows.predictions - rows.labels))
-
-
-def root_mean_squared_error(rows: WeightedRows) -> np.ndarray:
-    """RMSE, in the unit of the labels."""
-    return np.sqrt(rows.mean((rows.predictions - rows.labels) ** 2))
-
-
-def pearson(rows: WeightedRows) -> np.ndarray:
-    """Pearson's correlation r; undefined where labels or predictions do not vary."""
-    *_, x, y, both = rows.moments
-    return _correlation(x, y, both, rows)
-
-
-def spearman(rows: WeightedRows) -> np.ndarray:
-    """Spearman's rank correlation; undefined where labels or predictions do not vary."""
-    if not len(rows.labels):
-        return np.full(len(rows), np.nan)
-    weights = rows.weights.astype(np.float64).T
-    x, y = rows.average_ranks(rows.labels), rows.average_ranks(rows.predictions)
-    x, y = x - ratio((x * weights).sum(axis=0), rows.total), y - ratio((y * weights).sum(axis=0), rows.total)
-    xx, yy, xy = (ratio((one * weights).sum(axis=0), rows.total) for one in (x * x, y * y, x * y))
-    return _correlation(xx, yy, xy, rows)
-
-
-def _correlation(x: np.ndarray, y: np.ndarray, both: np.ndarray, rows: WeightedRows) -> np.ndarray:
-    """Covariance over the root of two variances; NaN where a variance is zero up to rounding."""
-    varies = len(rows.labels) > 1 and np.ptp(rows.labels) > 0 and np.ptp(rows.predictions) > 0
-    return np.clip(ratio(both, np.sqrt(x * y)), -1, 1) if varies else np.full(len(rows), np.nan)
-
-
-def concordance(rows: WeightedRows) -> np.ndarray:
-    """Concordance correlation coefficient (CCC, Lin 1989): 1 only if predictions equal labels; undefined if labels do not vary."""
-    if not len(rows.labels) or np.ptp(rows.labels) == 0:
-        return np.full(len(rows), np.nan)
-    if np.ptp(rows.predictions) == 0:
-        return np.zeros(len(rows))
-    first, second, x, y, both = rows.moments
-    return ratio(2 * both, x + y + (first - second) ** 2)
-
-
-def _same_integer(most: int) -> Callable[[WeightedRows], np.ndarray]:
-    def accuracy(rows: WeightedRows) -> np.ndarray:
-        """Share of predictions that round to the same integer as the label, both limited to the classes."""
-        low, high = rows.range or (-np.inf, np.inf)
-        middle = (low + high) / 2
-        low, high = max(low, middle - most // 2), min(high, middle + most // 2)
-        return rows.mean(np.round(np.clip(rows.predictions, low, high)) == np.round(np.clip(rows.labels, low, high)))
-
-    return accuracy
-
-
-def _two_classes(metric: Callable[[Confusion], np.ndarray], zeros: bool) -> Callable[[WeightedRows], np.ndarray]:
-    """A metric of signs: zero counts as not negative, or clips whose label is zero are left out."""
-
-    def function(rows: WeightedRows) -> np.ndarray:
-        labels, predictions = rows.labels, rows.predictions
-        kept = np.ones(len(labels), bool) if zeros else labels != 0
-        truth, decided = (values >= 0 if zeros else values > 0 for values in (labels, predictions))
-        return metric(WeightedRows(truth[kept].astype(float), predictions[kept], decided[kept], rows.weights[:, kept]))
-
-    return function
-
-
 @dataclass(frozen=True)
 class Metric:
     """A number that rates the predictions of one task.
@@ -230,24 +170,24 @@ METRICS: dict[str, Metric] = {
         _real("pearson", "r", pearson, headline=True),
         _real("spearman", "Spearman", spearman),
         _real("ccc", "CCC", concordance, headline=True),
-        _real("acc7", "Acc-7", _same_integer(7), ranges=(SENTIMENT_RANGE, TRAIT_RANGE), headline=True),
-        _real("acc5", "Acc-5", _same_integer(5), ranges=(SENTIMENT_RANGE,)),
+        _real("acc7", "Acc-7", same_integer(7), ranges=(SENTIMENT_RANGE, TRAIT_RANGE), headline=True),
+        _real("acc5", "Acc-5", same_integer(5), ranges=(SENTIMENT_RANGE,)),
         _real(
             "acc2_negative_nonnegative",
             "Acc-2 neg/non-neg",
-            _two_classes(accuracy, True),
+            two_classes(accuracy, True),
             ranges=(SENTIMENT_RANGE,),
             headline=True,
         ),
-        _real("f1_negative_nonnegative", "F1 neg/non-neg", _two_classes(weighted_f1, True), ranges=(SENTIMENT_RANGE,)),
+        _real("f1_negative_nonnegative", "F1 neg/non-neg", two_classes(weighted_f1, True), ranges=(SENTIMENT_RANGE,)),
         _real(
             "acc2_negative_positive",
             "Acc-2 neg/pos",
-            _two_classes(accuracy, False),
+            two_classes(accuracy, False),
             ranges=(SENTIMENT_RANGE,),
             headline=True,
         ),
-        _real("f1_negative_positive", "F1 neg/pos", _two_classes(weighted_f1, False), ranges=(SENTIMENT_RANGE,)),
+        _real("f1_negative_positive", "F1 neg/pos", two_classes(weighted_f1, False), ranges=(SENTIMENT_RANGE,)),
         Metric("weighted_accuracy", "WA", accuracy, EXCLUSIVE),
         Metric("unweighted_accuracy", "UA", mean_recall, EXCLUSIVE),
     )

@@ -16,6 +16,7 @@ from lmf_multitask.evaluation import tables, value_tables
 from lmf_multitask.evaluation.assessment import Assessment
 from lmf_multitask.evaluation.comparison import Comparison
 from lmf_multitask.evaluation.drawing import Plot
+from lmf_multitask.evaluation.fold_tables import each_fold_table, pooled_tables
 from lmf_multitask.evaluation.metrics import METRICS
 from lmf_multitask.evaluation.plots import binary_tasks, comparison_plots, plots_of
 from lmf_multitask.evaluation.table_parts import shown_metrics
@@ -176,6 +177,7 @@ def _value_sections(metrics: Mapping[str, Any], plots: Mapping[str, Plot]) -> li
                 value_tables.headline_table(metrics),
                 value_tables.further_table(metrics),
                 value_tables.prediction_intervals_table(metrics),
+                value_tables.published_table(metrics),
             ],
             "" if metrics["emotions"] else tables.undefined_lines(metrics),
         )
@@ -194,6 +196,9 @@ def _emotion_sections(metrics: Mapping[str, Any], plots: Mapping[str, Plot]) -> 
             tables.undefined_lines(metrics),
         )
     ]
+    if metrics.get("folds"):
+        text = "Each clip is predicted by the model of the fold whose training had neither the clip nor its group."
+        found.append(Section("Cross-validation", text, tables=[*pooled_tables(metrics), each_fold_table(metrics)]))
     baselines = [tables.baseline_table(metrics), tables.published_table({"this model": metrics})]
     if any(baselines):
         text = (

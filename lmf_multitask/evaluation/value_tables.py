@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lmf_multitask.evaluation.metrics import BASELINES, METRICS, PLACES, REGRESSION, Metric
+from lmf_multitask.evaluation.published import PUBLISHED_VALUES, VALUE_KEYS, published_data_set
 from lmf_multitask.evaluation.table_parts import Content, cells_with_intervals, rows_of, shown_metrics, spread
 from lmf_multitask.evaluation.text import TextTable, number
 
@@ -67,6 +68,19 @@ def prediction_intervals_table(metrics: Content) -> TextTable | None:
     if metrics["calibration"]["fitted_on"] == metrics["split"]:
         note += f" Fitted on these same {metrics['split']} clips: too optimistic."
     return TextTable("prediction intervals", heads, rows, note=note)
+
+
+def published_table(metrics: Content) -> TextTable | None:
+    """Published results next to the own ones; None for anything but the test splits of MOSI and POM."""
+    name = published_data_set(metrics.get(PLACE, {}))
+    if name is None:
+        return None
+    keys = VALUE_KEYS[name]
+    rows = [[model, *map(number, values)] for model, values in PUBLISHED_VALUES[name].items()]
+    rows.append(["this model", *(number(metrics["mean"].get(key)) for key in keys)])
+    heads = ["model", *(METRICS[key].title for key in keys)]
+    note = "Second-hand: quoted from memory, not checked against the papers' tables. The convention of Acc-2 and F1 is assumed."
+    return TextTable(f"published for the test split of {name}", heads, rows, True, note)
 
 
 def seed_table(summary: Content, title: str = "") -> TextTable | None:

@@ -39,25 +39,19 @@ class TaskLosses:
             tasks: the tasks.
             labels: of the training split, float32 `[N, T]`, NaN = not annotated; None: nothing is balanced.
         """
-        self._groups: list[tuple[list[Task], slice, slice]] = []
-        parts, first = output_slices(tasks), 0
-        for _, group in itertools.groupby(tasks, key=lambda task: task.family):
-            members = list(group)
-            last = first + len(members)
-            self._groups.append((members, slice(parts[first].start, parts[last - 1].stop), slice(first, last)))
-            first = last
+        self._groups = [list(group) for _, group in itertools.groupby(tasks, key=lambda task: task.family)]
+        self._counts = [len(group) for group in self._groups]
+        self._widths = [sum(task.outputs for task in group) for group in self._groups]
         self.scales = np.ones(len(tasks), np.float32) if labels is None else _scales(tasks, labels)
         self._factors = None if (self.scales == 1).all() else paddle.to_tensor(self.scales)
 
     def __call__(self, outputs: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
         """Outputs `[B, O]`, labels float32 `[B, T]` -> losses, float32 `[B, T]`, 0 where not annotated."""
         if len(self._groups) == 1:
-            members = self._groups[0][0]
+            members = self._groups[0]
             return type(members[0]).losses(members, outputs, labels)
-        found = [
-            type(members[0]).losses(members, outputs[:, part], labels[:, columns])
-            for members, part, columns in self._groups
-        ]
+        parts = zip(outputs.split(self._widths, axis=1), labels.split(self._counts, axis=1))
+        found = [type(members[0]).losses(members, *part) for members, part in zip(self._groups, parts)]
         each = paddle.concat(found, axis=1)
         return each if self._factors is None else each * self._factors
 
@@ -171,8 +165,12 @@ class MultitaskLoss(nn.Layer):
 
     def _joint(self, outputs: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
         """Sum over clips where one binary task is present and all others are absent."""
+        first, last = self._binary[0], self._binary[-1]
         if self._all_binary:
             logits = outputs.reshape([-1, len(self._binary), 2])
+        elif last - first + 1 == len(self._binary):  # neighbours, of which one slice is taken
+            logits = outputs[:, self._parts[first].start : self._parts[last].stop].reshape([-1, len(self._binary), 2])
+            labels = labels[:, first : last + 1]
         else:
             logits = paddle.stack([outputs[:, self._parts[t]] for t in self._binary], axis=1)
             labels = paddle.stack([labels[:, t] for t in self._binary], axis=1)

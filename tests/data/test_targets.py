@@ -121,7 +121,7 @@ def test_inspect_shows_mean_and_std(npz):
         (
             {"happy": SENTIMENT},
             None,
-            "labels of 'happy' must be 0 or 1, .* ask for a real-valued task: --tasks NAME:regression",
+            "labels of 'happy' must be 0 or 1, .* For real numbers, name the task NAME:regression in --tasks",
         ),
         ({"sentiment": SENTIMENT}, ["sentiment:binary"], "labels of 'sentiment' must be 0 or 1"),
         (

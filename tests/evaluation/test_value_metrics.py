@@ -275,3 +275,10 @@ def test_wrong_values(tmp_path, text, message):
     (tmp_path / "p.csv").write_text(text)
     with pytest.raises(Exception, match=message):
         read_predictions(tmp_path / "p.csv")
+
+
+@pytest.mark.parametrize(("rows", "shown"), [(686, True), (573, False)])
+def test_published_results_are_shown_for_their_test_split_only(rows, shown):
+    labels, predictions = made_up(rows)
+    found = evaluate_predictions(labels[:, None], predictions[:, None], ["sentiment:regression:-3:3"], resamples=10)
+    assert ("published for the test split of CMU-MOSI" in full_tables(found.metrics)) == shown

@@ -96,7 +96,11 @@ def test_evaluate_writes_elsewhere(trained, tmp_path, capsys):
     """For runs that may be read only."""
     before = sorted(path.name for path in (trained / "seed2").iterdir())
     assert run(evaluate.main, [str(trained / "seed2"), "--split", "train", "--output_dir", str(tmp_path / "out")]) == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics_train.json", "predictions_train.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "metrics_train.json",
+        "predictions_train.csv",
+        "predictions_train_logistic_regression.csv",
+    ]
     assert sorted(path.name for path in (trained / "seed2").iterdir()) == before
     assert f"written: {tmp_path / 'out/predictions_train.csv'}" in capsys.readouterr().out
 

@@ -96,7 +96,7 @@ def test_wrong_spaces(space, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"objective": "f1"}, "objective must be one of loss, weighted_f1, "),
+        ({"objective": "f1"}, "objective must be one of loss, task_metric, weighted_f1, "),
         ({"objective": "weightedf1"}, "Did you mean 'weighted_f1'?"),
         (
             {"experiment": ExperimentConfig(output_dir="runs/x")},
