@@ -230,6 +230,6 @@ def test_changes_without_a_modality_are_those_of_a_clip_that_lacks_it(trained, t
     assert [row["id"] for row in rows] == list(run.data.dataset["test"]["id"])
     for modality in ("audio", "video", "text"):
         without = run.predict({**columns, modality: np.zeros_like(columns[modality])})
-        found = [[float(row[f"{task}_without_{modality}"]) for task in run.tasks] for row in rows]
+        found = [[float(row[f"{task}_without_{modality}"]) for task in run.models[0].task_names] for row in rows]
         np.testing.assert_allclose(found, without - own, atol=1e-5)
         assert np.abs(found).max() > 1e-4
