@@ -62,9 +62,10 @@ def test_predictions_of_separate_models_are_side_by_side(corpus_path, tmp_path):
         config = small_experiment(corpus_path, tmp_path / "parent" / name, emotions=[name], epochs=1)
         run_experiment(config, report=False, quiet=True)
     both = stages.restore(tmp_path / "parent", device="cpu")
-    assert both.tasks == ["happy", "sad"]
+    names = [task.name for task in both.tasks]
+    assert names == ["happy", "sad"]
     found = stages.predict(both, "test")
-    for t, name in enumerate(both.tasks):
+    for t, name in enumerate(names):
         alone = stages.predict(stages.restore(tmp_path / "parent" / name, device="cpu"), "test")
         np.testing.assert_array_equal(found.predictions[:, t], alone.predictions[:, 0])
         np.testing.assert_array_equal(found.labels[:, t], alone.labels[:, 0])
