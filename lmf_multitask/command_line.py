@@ -231,14 +231,20 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
         what = "memory" if isinstance(error, MemoryError) else "nesting"
         sys.stderr.write(f"error: the input must fit into this machine, but its {what} does not. Use a smaller one.\n")
         return 2
-    except RuntimeError as error:
-        if debug or "home directory" not in str(error):  # pathlib's words for ~nobody
-            raise
-        sys.stderr.write("error: a path that begins with ~ must name a user, but this one has no home directory.\n")
-        return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+    except Exception as error:
+        if debug:
+            raise
+        if isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's words for ~nobody
+            line = "a path that begins with ~ must name a user, but this one has no home directory."
+        else:
+            line = (
+                f"unexpected {type(error).__name__}: {describe_error(error)[:300]} This is a bug: --debug shows where."
+            )
+        sys.stderr.write(f"error: {line}\n")
+        return 2
     return 0
 
 

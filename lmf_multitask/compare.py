@@ -1,6 +1,6 @@
 """Are the differences between models real? Paired bootstrap and McNemar's exact test on the same test rows.
 
-Each argument is a run directory, a parent of per-emotion runs, or a predictions.csv of any model (columns id and
+Each argument is a run directory, a parent of per-emotion runs, of folds or of seeds, or a predictions.csv of any model (columns id and
 EMOTION_probability; EMOTION_label where known). The first is the reference.
 """
 

@@ -460,6 +460,11 @@ class DataConfig:
         help="folder that .npy paths in tables start from and may not leave; null: that of the table",
         min_length=1,
     )
+    group_column: str | None = setting(
+        default=None,
+        help="column or key that names the speaker, session or dialogue of each clip; null: groups or group, if there is one",
+        min_length=1,
+    )
     cache_dir: str | None = setting(
         default=None, help="folder of the Arrow cache; null takes that of datasets", min_length=1
     )

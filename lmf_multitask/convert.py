@@ -1,6 +1,6 @@
 """Turn a checkpoint of another LMF code into a run directory for evaluate, infer and export.
 
-CHECKPOINT: LMF_Paddle's .pkl, or a state dict of the original PyTorch code as .npz.
+CHECKPOINT: LMF_Paddle's .pkl, or a state dict of the original PyTorch code, written by torch.save or as .npz.
 """
 
 from __future__ import annotations

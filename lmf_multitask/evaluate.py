@@ -37,9 +37,11 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
 
     tune_cpu()
+    from lmf_multitask.errors import RunError
     from lmf_multitask.evaluation.tables import full_tables, robustness_tables, seed_tables
+    from lmf_multitask.pipeline.cross_validation import evaluate_folds
     from lmf_multitask.pipeline.reporting import evaluate_run, robustness_of_run
-    from lmf_multitask.pipeline.runs import seed_folders
+    from lmf_multitask.pipeline.runs import fold_folders, seed_folders
     from lmf_multitask.pipeline.several import write_seed_summary
 
     needs_calibration = options.calibrated or options.threshold != "0.5"
@@ -49,9 +51,18 @@ def main(arguments: Sequence[str]) -> None:
     places = {place: output / place.name for place in seeds.values()} if seeds else {options.run_dir: output}
     results, paths = [], []
     for place, target in places.items():
-        found, written = evaluate_run(
-            place, options.data_path, split, options.device, output_dir=target, need_calibration=needs_calibration
-        )
+        folds = fold_folders(place)
+        if folds and (options.data_path or split != "test" or needs_calibration or options.robustness):
+            raise RunError(
+                f"{place}: of a cross-validation only the test clips of all folds can be evaluated together, as they are. "
+                f"Give one fold, such as {next(iter(folds.values()))}, for other data, other splits and other options."
+            )
+        if folds:
+            found, written = evaluate_folds(Path(place), options.device, target)
+        else:
+            found, written = evaluate_run(
+                place, options.data_path, split, options.device, output_dir=target, need_calibration=needs_calibration
+            )
         results.append(found.metrics)
         if len(results) == 1:  # seeds are trained on the same data
             print(printable("".join(f"data: {note}\n" for note in found.metrics["data"]["notes"]), keep="\n"))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -80,22 +83,36 @@ def unnamed_file(pieces: Iterable[bytes]) -> BinaryIO:
     return _ClosingReader(_ClosingFile(handle, "rb"))
 
 
+def read_bytes(path: str | Path, most_bytes: int, error: type[UserError] = DataError) -> bytes:
+    """Reads a file of bounded size.
+
+    Raises:
+        UserError: (as `error`) it cannot be opened (see `open_regular`), or is larger.
+    """
+    parts: list[bytes] = []
+    left = most_bytes + 1
+    try:
+        with open_regular(path, error) as file:
+            while block := file.read(min(left, 1 << 26)):  # Python reserves as much memory as it is asked to read
+                parts.append(block)
+                left -= len(block)
+    except OSError as problem:
+        raise error(f"{path}: must be a readable file, but {problem.strerror}. Check the path.") from None
+    if left == 0:
+        raise error(f"{path}: must have at most {most_bytes:,} bytes, but has more. Check the file.")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 def read_text(path: str | Path, most_bytes: int = 1 << 24, error: type[UserError] = DataError) -> str:
     """Reads a UTF-8 text file of bounded size.
 
     Raises:
-        UserError: (as `error`) it cannot be opened (see `open_regular`), is larger, or is not UTF-8.
+        UserError: (as `error`) see `read_bytes`; or it is not UTF-8.
     """
     try:
-        with open_regular(path, error) as file:
-            content = file.read(most_bytes + 1)
-        if len(content) > most_bytes:
-            raise error(f"{path}: must have at most {most_bytes:,} bytes, but has more. Check the file.")
-        return content.decode("utf-8")
+        return read_bytes(path, most_bytes, error).decode("utf-8")
     except UnicodeDecodeError as problem:
         raise error(f"{path}: must be UTF-8 text, but is not at byte {problem.start:,}. Check the file.") from None
-    except OSError as problem:
-        raise error(f"{path}: must be a readable file, but {problem.strerror}. Check the path.") from None
 
 
 def read_json(path: str | Path, most_bytes: int = 1 << 24, error: type[UserError] = DataError) -> Any:
@@ -167,8 +184,10 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "must be a file, but is a folder", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers_of(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     temporary = Path(name)
+    _lock(handle)
     try:
         with naming(path), os.fdopen(handle, "wb") as file:
             yield file
@@ -200,7 +219,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     left half-written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers_of(path)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    handle = os.open(temporary, os.O_RDONLY)
+    _lock(handle)
     try:
         temporary.chmod(0o777 & ~_umask())
         with naming(path):
@@ -225,13 +247,44 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        os.close(handle)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Removes the temporary files and folders that a killed process left in a folder."""
-    for pattern in (".*.part", ".*.old"):
-        for path in folder.glob(pattern):
-            _remove(path)
+    for path in folder.glob(".*.old"):
+        _remove(path)
+    for path in folder.glob(".*.part"):
+        _remove_if_left(path)
+
+
+def _remove_leftovers_of(path: Path) -> None:
+    """Removes what a killed process left that was writing the same file or folder."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.part")  # as mkstemp names it
+    for place in path.parent.glob(".*.part"):
+        if pattern.fullmatch(place.name):
+            _remove_if_left(place)
+
+
+def _remove_if_left(temporary: Path) -> None:
+    """Removes a temporary file or folder, unless another process is writing it."""
+    with contextlib.suppress(OSError):
+        handle = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if _lock(handle):
+                _remove(temporary)
+        finally:
+            os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Locks an open file or folder until it is closed; False if another process has, or the file system cannot."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _remove(path: Path) -> None:

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from lmf_multitask import __version__
-from lmf_multitask.errors import UserError
+from lmf_multitask.errors import UserError, printable
 
 _NOISE = (
     "No ccache found",  # Paddle, at import: concerns people who compile it
@@ -47,6 +47,7 @@ _LINES = (
 
 def prepare_process(debug: bool = False) -> None:
     """Sets up this process for a command: logging to stderr, no noise of other packages. Call it before Paddle is imported."""
+    _open_streams()
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ lines; errors still reach the user
     # objects made by imports stay alive: searching them for garbage takes a seventh of the time of the imports
     gc.set_threshold(50_000, 20, 100)
@@ -98,6 +99,29 @@ def _writable(place: str) -> bool:
     """Whether a folder can be written, or made."""
     path = Path(place).expanduser()
     return os.access(next(one for one in (path, *path.parents) if one.exists()), os.W_OK)
+
+
+def _open_streams() -> None:
+    """Makes closed standard streams lead nowhere, and characters that the terminal does not have appear as escapes.
+
+    Otherwise the next file that is opened gets the number of the closed stream, and everything that prints writes into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors="backslashreplace")
+    if sys.stdout is sys.__stdout__ and type(sys.stdout) is io.TextIOWrapper:
+        coding, by_line = sys.stdout.encoding, sys.stdout.line_buffering
+        sys.stdout = _PlainStream(sys.stdout.detach(), coding, "backslashreplace", line_buffering=by_line)
+
+
+class _PlainStream(io.TextIOWrapper):
+    """A text stream that escapes control characters: names in files must not control a terminal."""
+
+    def write(self, text: str) -> int:
+        super().write(printable(text, keep="\n\t"))
+        return len(text)
 
 
 @contextmanager
@@ -159,6 +183,7 @@ class _ConsoleFormatter(logging.Formatter):
         text = record.getMessage()
         if record.name == "py.warnings":
             text = text.splitlines()[0]
+        text = printable(text, keep="\n\t")
         return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from lmf_multitask.errors import ConfigError
+from lmf_multitask.files import read_text
 
 _LARGEST = 100_000  # bytes; a config of every setting has 2,000
 _DEEPEST = 20
@@ -39,14 +40,12 @@ def read_yaml(path: Path) -> Any:
 
     Raises:
         yaml.YAMLError: it is no such YAML; the text ends the sentence "must be YAML, but ...".
-        OSError: it cannot be read.
+        ConfigError: it cannot be read, or is larger than any config.
     """
-    size = path.stat().st_size
-    if size > _LARGEST:
-        raise yaml.YAMLError(f"it has {size:,} bytes, more than any config needs")
+    text = read_text(path, _LARGEST, ConfigError)
     try:
-        return _parsed(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # a number of 5,000 digits, the 99th of May, bytes that are no text
+        return _parsed(text)
+    except ValueError as error:  # a number of 5,000 digits, the 99th of May
         raise yaml.YAMLError(" ".join(str(error).split())) from None
 
 

@@ -49,11 +49,12 @@ def main(arguments: Sequence[str]) -> None:
     settings = SettingsOptions(parser, ExperimentConfig)
     options = parser.parse_args(arguments)
     config = settings.build(options)
-    if options.mode == "per_emotion" or options.seeds is not None:
+    in_folds = config.folds is not None and config.fold is None
+    if options.mode == "per_emotion" or options.seeds is not None or in_folds:
         check_single_process("several trainings")
         _train_several(settings, options, config)
         return
-    for name, needed in (("recipe", "--mode per_emotion"), ("jobs", "--mode per_emotion or --seeds")):
+    for name, needed in (("recipe", "--mode per_emotion"), ("jobs", "--mode per_emotion, --seeds or --folds")):
         if getattr(options, name) is not None:
             raise ConfigError(f"--{name} must be used with {needed}, but is not. Remove it.")
     tune_cpu(threads=1 if launched_processes() > 1 else None)
@@ -92,8 +93,12 @@ def _train_several(settings: SettingsOptions[ExperimentConfig], options: Any, ba
     from lmf_multitask.evaluation.tables import results_table, seed_tables
     from lmf_multitask.pipeline.several import train_several
 
-    name = f"per_emotion-{recipe.replace('/', '-')}" if separate else "multitask-seeds"
-    folder = several_directory(base, name)
+    parts = [f"per_emotion-{recipe.replace('/', '-')}" if separate else "multitask"]
+    if base.folds is not None:
+        parts.append(f"folds{base.folds}" + ("" if base.fold is None else f"-fold{base.fold}"))
+    if seeds is not None and not separate:
+        parts.append("seeds")
+    folder = several_directory(base, "-".join(parts))
     tune_cpu(threads=1)  # as in the trainings, so that the joined metrics are equal to theirs
     outcome = train_several(
         options.mode,
@@ -107,7 +112,7 @@ def _train_several(settings: SettingsOptions[ExperimentConfig], options: Any, ba
     )
     if outcome.summary is not None:
         print("\n\n".join(table.as_text() for table in seed_tables(outcome.summary)))
-    elif outcome.results:
+    elif any(outcome.results.values()):
         (metrics,) = outcome.results.values()
         print(results_table(metrics))
     for path in outcome.reports:

@@ -169,6 +169,40 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path, corpus_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_closed_streams_lead_nowhere(tmp_path, corpus_path, closed):
+    command = f'"$0" -m lmf_multitask.data inspect "$1" {closed}'
+    before = corpus_path.read_bytes()
+    done = subprocess.run(["sh", "-c", command, sys.executable, str(corpus_path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert corpus_path.read_bytes() == before
+
+
+def test_a_terminal_of_ascii_only(trained_by_command):
+    """The mean over seeds is printed with a plus-minus sign."""
+    folder, _ = trained_by_command
+    shutil.copytree(folder / "out" / "run", folder / "several" / "seed1")
+    shutil.copytree(folder / "out" / "run", folder / "several" / "seed²")  # no number
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = run_one("lmf_multitask.evaluate", "several", "--device", "cpu", cwd=folder, env=environment)
+    assert done.returncode == 0
+    assert r"1 seeds: mean \xb1 std" in done.stdout
+
+
+def test_names_do_not_control_the_terminal_and_are_no_markup(trained_by_command):
+    folder, _ = trained_by_command
+    for name in ("run[old]", "$1_and_$2", "e\x1b[2Jx"):
+        shutil.copytree(folder / "out" / "run", folder / name)
+    done = run_one("lmf_multitask.evaluate", "e\x1b[2Jx", "--device", "cpu", cwd=folder)
+    assert (done.returncode, "\x1b" in done.stdout + done.stderr) == (0, False)
+    assert r"written: e\x1b[2Jx/metrics_test.json" in done.stdout
+    compared = run_one("lmf_multitask.compare", "run[old]", "$1_and_$2", cwd=folder)
+    assert compared.returncode == 0
+    assert "run[old] against $1_and_$2" in compared.stdout.replace(
+        "$1_and_$2 against run[old]", "run[old] against $1_and_$2"
+    )
+
+
 def test_debug_shows_the_traceback(tmp_path):
     done = run_one("lmf_multitask.data", "inspect", "nowhere.pkl", "--debug", cwd=tmp_path)
     assert done.returncode == 1

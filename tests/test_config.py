@@ -76,6 +76,7 @@ RULES = {
     "data.video": (["", 1], [None, "x"]),
     "data.text": (["", 1], [None, "x"]),
     "data.feature_root": (["", 1], [None, "x"]),
+    "data.group_column": (["", 1], [None, "x"]),
     "data.cache_dir": (["", 3], [None, "x"]),
     f"{AUDIO}.hidden": WIDTH,
     f"{AUDIO}.dropout": PROBABILITY,
@@ -129,6 +130,10 @@ RULES = {
     "data_path": (["", 3, "a\0b", "\ud800"], [None, "x.pkl"]),
     "output_dir": ([""], [None, "x"]),
     "device": ([None, 0], ["cpu"]),
+    "folds": ([0, 1, 101, "", 2.5], [None, 2, 100, "session"]),
+    "fold": ([0, "1"], [None]),
+    "fold_seed": ([-1, 2**32, None], [0, 5]),
+    "stratify": ([[], "happy"], [None, ["happy"]]),
 }
 
 
@@ -445,7 +450,7 @@ def test_rates_are_numbers_however_they_are_written(tmp_path, text, value):
         ("a: [", "must be YAML, but while parsing"),
         ("a: &x 1\nb: *x", "it has the alias *x; write the value out"),
         ("seed: " + "[" * 30 + "]" * 30, "it is nested more than 20 levels deep"),
-        ("# " + "x" * 100_000, "more than any config needs"),
+        ("# " + "x" * 100_000, "must have at most 100,000 bytes, but has more"),
         ("seed: !!python/object/apply:os.system ['true']", "must be YAML, but could not determine a constructor"),
         ("seed: 2026-99-99", "must be YAML, but month must be in 1..12"),
         ("1: 2", "unknown setting '1'."),
@@ -462,7 +467,7 @@ def test_wrong_files(tmp_path, content, message):
 
 def test_a_file_that_is_no_text(tmp_path):
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
-    assert "a.yaml: must be YAML, but" in message_of(parse, "--config", str(tmp_path / "a.yaml"))
+    assert "a.yaml: must be UTF-8 text, but is not at byte 0" in message_of(parse, "--config", str(tmp_path / "a.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -522,7 +527,7 @@ def test_multitask_config_states_the_defaults():
     stated, defaults = yaml.safe_load(path.read_text()), to_dict(ExperimentConfig())
     assert stated["model"] == defaults["model"]
     unstated = {part: set(defaults[part]) - set(stated[part]) for part in ("data", "training")}
-    chosen = {"labels", "class_column", "split_column", "audio", "video", "text", "feature_root"}
+    chosen = {"labels", "class_column", "split_column", "audio", "video", "text", "feature_root", "group_column"}
     assert unstated == {"data": {"cache_dir", *chosen}, "training": {"eval_batch_size", "task_weights", "visualdl"}}
 
 

@@ -312,7 +312,7 @@ SEARCH = f"""
 --retrain_seeds 3 1 | --retrain_seeds must not contain the seed of the trials, but 1 is it. Choose fresh ones.
 --emotion happy | --emotion must be used with per_emotion: true, but the search has it false. Set experiment.emotions instead.
 --per_emotion true --emotion hapy | good.pkl: emotions must be among happy, sad, angry, neutral, but got 'hapy'. Did you mean 'happy'?
---objective f1 | objective must be one of loss, task_metric, weighted_f1, accuracy, positive_f1, uar, precision, recall, macro_f1, auroc, average_precision, 
+--objective f1 | objective must be one of loss, task_metric, weighted_f1, accuracy, positive_f1, uar, precision, recall, macro_f1, auroc, average_precision,
 --objective weightedf1 | but got 'weightedf1'. Did you mean 'weighted_f1'?
 --sampler grid | sampler must be
 --seed -1 | seed must be greater than or equal to 0, but got -1.
@@ -603,8 +603,12 @@ def test_what_does_not_fit_into_the_machine_ends_in_one_line(monkeypatch, capsys
     for error in (MemoryError, RecursionError, RuntimeError("home directory"), OSError(2, "x")):
         with pytest.raises(type(error) if isinstance(error, Exception) else error):
             run(fails(error), ["--debug"])
-    with pytest.raises(RuntimeError, match="a mistake of ours"):
-        run(fails(RuntimeError("a mistake of ours")), [])
+    assert run(fails(KeyError("a mistake\nof ours")), []) == 2
+    assert capsys.readouterr().err == (
+        "error: unexpected KeyError: 'a mistake\\nof ours' This is a bug: --debug shows where.\n"
+    )
+    with pytest.raises(KeyError):
+        run(fails(KeyError("a mistake of ours")), ["--debug"])
     signal.signal(signal.SIGTERM, before)
 
 

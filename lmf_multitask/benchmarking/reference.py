@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.evaluation.tables import TextTable
+from lmf_multitask.files import read_text
 
 _EPOCH = re.compile(r"Epoch \d+ complete!|epoch +\d+/")
 
@@ -54,7 +55,7 @@ def published_options(checkout: Path) -> dict[str, list[str]]:
             f"{checkout}: must be a checkout of LMF_Paddle, but has no scripts/train.sh and tools/train.py. Check --reference."
         )
     found = {}
-    for line in script.read_text(encoding="utf-8").splitlines():
+    for line in read_text(script, error=ConfigError).splitlines():
         words = shlex.split(line)
         if "--emotion" in words and any(word.endswith("train.py") for word in words):
             options = words[next(n for n, word in enumerate(words) if word.endswith("train.py")) + 1 :]

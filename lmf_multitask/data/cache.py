@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,23 @@ from lmf_multitask.data.cache_folder import cache_folder
 from lmf_multitask.data.cleaning import Cleaning, ModalityFacts, NonFinitePolicy, padding_side
 from lmf_multitask.data.columns import BLOCK_ROWS
 from lmf_multitask.data.description import describe, file_note
+from lmf_multitask.data.groups import Groups, find_groups
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.quality import Repetitions, outlier_note, repetition_notes
 from lmf_multitask.data.schema import KNOWN_TARGETS
 from lmf_multitask.data.sources import Source
 from lmf_multitask.data.targets import BINARY, REGRESSION
 from lmf_multitask.errors import DataError
-from lmf_multitask.files import atomic_folder, damage, read_json, write_json, write_manifest
+from lmf_multitask.files import atomic_folder, damage, read_json, remove_leftovers, write_json, write_manifest
 
 logger = logging.getLogger(__name__)
 
 POSITIONS = "positions"
 """Column with the row number of each clip in each emotion's own order; only where the orders differ."""
 
-_VERSION = "3"  # part of the key: raise it when the same files must be converted again
+_VERSION = "4"  # part of the key: raise it when the same files must be converted again
 _FACTS = "facts.json"
+_MOST_FACTS = 1 << 28  # bytes, most of them groups
 _BLOCK_BYTES = 1 << 26
 _LONG = 1 << 28  # bytes of a source whose conversion is logged
 
@@ -55,6 +58,7 @@ class Facts:
         label_column: which column of one-hot labels means "present"; None for other kinds of labels.
         kinds: label column -> kind of task.
         ranges: label column -> lowest and highest possible value of a real-valued one, where known.
+        groups: split -> group of each clip; None if they are not known.
         quality: what may spoil results, see `Repetitions.facts`, and ``outliers``: modality -> split -> features.
     """
 
@@ -66,6 +70,7 @@ class Facts:
     kinds: dict[str, str] = field(default_factory=dict)
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
+    groups: dict[str, list[str]] | None = None
 
 
 def cached(source: Source, policy: NonFinitePolicy, cache_dir: str | Path | None) -> tuple[datasets.DatasetDict, Facts]:
@@ -87,6 +92,7 @@ def cached(source: Source, policy: NonFinitePolicy, cache_dir: str | Path | None
     facts = _whole(folder)
     if facts is None:
         with FileLock(base / f"{key}.lock"):
+            remove_leftovers(base)
             facts = _whole(folder) or _convert(source, policy, folder)
     splits = {split: datasets.Dataset.from_file(str(folder / f"{split}.arrow")) for split in facts["splits"]}
     return datasets.DatasetDict(splits), Facts(**facts["facts"])
@@ -145,6 +151,7 @@ class _Survey:
         }
         self._cleaning = {split: {name: Cleaning(name, policy) for name in MODALITIES} for split in source.splits}
         self._repetitions = Repetitions()
+        self.ids: dict[str, list[str]] = {split: [] for split in source.splits}
 
     @property
     def dirty(self) -> bool:
@@ -161,7 +168,13 @@ class _Survey:
                 for name, shape in self.shapes.items()
             }
             self._repetitions.take(split, ids, features)
+            self.ids[split] += ids
             yield ids, features
+
+    @cached_property
+    def groups(self) -> Groups | None:
+        """The groups of the clips, when every block has been read."""
+        return find_groups(self._source, self.ids)
 
     def facts(self) -> Facts:
         """What is known when every block has been read.
@@ -188,6 +201,7 @@ class _Survey:
                 if outliers:
                     notes.append(outlier_note(name, split, outliers))
                     quality.setdefault("outliers", {}).setdefault(name, {})[split] = list(map(asdict, outliers))
+        notes += [self.groups.note] if self.groups else []
         files: list[str] = []
         if source.path.is_file():
             files = file_note(source.path.stat().st_size, source.hashes[""], list(source.splits.values()))
@@ -200,6 +214,7 @@ class _Survey:
             kinds=self.kinds,
             ranges=self.ranges,
             quality=quality,
+            groups=None if self.groups is None else {split: list(names) for split, names in self.groups.of.items()},
         )
 
     def _padding(self, name: str, found: Mapping[str, Mapping[str, ModalityFacts]]) -> str | None:
@@ -301,7 +316,7 @@ def _whole(folder: Path) -> dict[str, Any] | None:
             logger.warning("%s: the cached data are damaged (%s) and are written again", folder, problem)
             return None
         _verified[folder] = state
-    return read_json(folder / _FACTS)
+    return read_json(folder / _FACTS, _MOST_FACTS)
 
 
 @contextmanager

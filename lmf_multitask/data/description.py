@@ -54,6 +54,11 @@ def describe(
     return "\n".join(f"{head:<10} {text}" for head, text in lines)
 
 
+def with_notes(report: str, notes: Sequence[str]) -> str:
+    """A report with more notes at its beginning."""
+    return "\n".join([*(f"{'note':<10} {line}" for line in notes), report])
+
+
 def file_note(size: int, sha256: str, rows: Sequence[int]) -> list[str]:
     """Which file it is.
 

@@ -6,7 +6,7 @@ Shape letters: N rows (clips), T tasks, L steps, D features.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -21,15 +21,21 @@ from lmf_multitask.config import DataConfig
 from lmf_multitask.data import cache
 from lmf_multitask.data.arrow import label_struct
 from lmf_multitask.data.columns import BLOCK_ROWS, column_arrays, emotion_names, fingerprint, missing_rows
+from lmf_multitask.data.description import with_notes
+from lmf_multitask.data.folds import Fold, describe_folds, split_of_rows
+from lmf_multitask.data.groups import overlap_notes, shown_names
 from lmf_multitask.data.modality import MODALITIES, Input
+from lmf_multitask.data.quality import repetition_notes
 from lmf_multitask.data.sample import builtin_sample
-from lmf_multitask.data.schema import SPLITS, labels_feature
+from lmf_multitask.data.schema import GROUPS, SPLITS, labels_feature
 from lmf_multitask.data.sources import ALL, Source, naming, open_source
 from lmf_multitask.data.targets import ABOVE, BINARY, REGRESSION, Target, parse_target
 from lmf_multitask.errors import DataError
 from lmf_multitask.files import atomic_folder
 
 logger = logging.getLogger(__name__)
+
+_FOLD_SPLIT = "fold_split"
 
 SAMPLE_NOTE = "These metrics are from the built-in sample of made-up clips: they say nothing about IEMOCAP."
 
@@ -40,7 +46,8 @@ class LoadedData:
 
     Attributes:
         dataset: splits ``train``, ``validation`` and ``test`` with the columns ``id`` (text), ``audio``, ``video``, ``text``
-            (float32 `[D]` or `[L, D]`) and ``labels`` (a struct with one float32 field per emotion, NaN = not annotated).
+            (float32 `[D]` or `[L, D]`), ``labels`` (a struct with one float32 field per emotion, NaN = not annotated) and,
+            where they are known, ``groups`` (text).
         emotions: names of the T tasks, in the order of their label columns.
         inputs: modality -> shape of a clip and padding of its sequences. A modality that the file does not have is a
             column of zeros of the shape ``(1,)``, for text ``(1, 1)``.
@@ -49,6 +56,8 @@ class LoadedData:
         label_column: which column of one-hot labels means "present"; None for other kinds of labels.
         targets: the T tasks with their kinds and, where known, ranges.
         quality: repeated clips and ids, and outliers, for ``metrics.json``; see `cache.Facts`.
+        folds: of a cross-validation, the names of the groups whose clips are test clips in each fold (none where the groups are
+            not known); None for the splits of the file.
     """
 
     dataset: datasets.DatasetDict
@@ -59,6 +68,7 @@ class LoadedData:
     label_column: int | None
     targets: list[Target]
     quality: dict[str, Any] = field(default_factory=dict)
+    folds: list[list[str]] | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -67,7 +77,10 @@ class LoadedData:
 
 
 def load(
-    path: str | Path | None = None, emotions: Sequence[str | Target] | None = None, config: DataConfig | None = None
+    path: str | Path | None = None,
+    emotions: Sequence[str | Target] | None = None,
+    config: DataConfig | None = None,
+    fold: Fold | None = None,
 ) -> LoadedData:
     """Loads a data file or folder of any known layout.
 
@@ -83,6 +96,7 @@ def load(
             a pickle store the same clips in different orders, a single one comes in its own order. Also names the emotions of
             files that do not name them, and chooses label columns of tables.
         config: how to read the file.
+        fold: of a cross-validation over the clips of all splits, instead of the splits of the file, which may have none.
 
     Raises:
         DataError: the file is missing, damaged, hostile, of another layout, or lacks a split or an emotion.
@@ -90,13 +104,16 @@ def load(
     config = config or DataConfig()
     wanted = None if emotions is None else [parse_target(one) for one in emotions]
     path = Path(path or builtin_sample()).expanduser()
-    source = _opened(path, wanted, config)
+    stratify = [parse_target(one) for one in (() if fold is None else fold.stratify or ())]
+    source = _opened(path, None if wanted is None else [*wanted, *stratify], config)
     lacking = [split for split in SPLITS if split not in source.split_names]
-    if lacking:
-        got, add = ", ".join(source.split_names), f"Add {' and '.join(lacking)}."
+    if lacking and fold is None:
+        got, add = ", ".join(source.split_names), f"Add {' and '.join(lacking)}"
         if source.split_names == [ALL]:
-            got, add = "none", "Name the column that tells them: --data.split_column."
-        raise DataError(f"{path}: must have the splits {', '.join(SPLITS)} for training, but has {got}. {add}")
+            got, add = "none", "Name the column that tells them: --data.split_column"
+        raise DataError(
+            f"{path}: must have the splits {', '.join(SPLITS)} for training, but has {got}. {add}; or cross-validate: --folds 5."
+        )
     if not source.emotions:
         source.scan()
         source.labels(source.split_names[0])  # says what is missing
@@ -104,15 +121,30 @@ def load(
         found = cache.mapped(source, config.non_finite)
         dataset, facts = found or cache.cached(source, config.non_finite, config.cache_dir)
         chosen = _targets(facts, [Target(name) for name in facts.emotions] if wanted is None else wanted)
+        folds: list[list[str]] | None = None
+        notes: list[str] = []
+        if facts.groups is not None:
+            dataset = _with_column(dataset, GROUPS, facts.groups)
+        if fold is not None:
+            strata = _targets(facts, stratify) if stratify else chosen
+            dataset, folds, notes = _in_folds(dataset, strata, config.at_threshold, fold)
+            facts = _of_all_clips(facts)
         selected, derived = _select_targets(dataset, chosen, config.at_threshold)
-        selected = _in_own_order(selected, None if wanted is None else [one.column for one in chosen], facts.emotions)
+        if fold is None:
+            selected = _in_own_order(
+                selected, None if wanted is None else [one.column for one in chosen], facts.emotions
+            )
+        else:
+            selected = _fold_splits(selected["all"])
+        if facts.groups is not None:
+            notes += overlap_notes({split: part[GROUPS][:] for split, part in selected.items()})
+    report = "\n".join([with_notes(facts.report, notes), *(f"{'derived':<10} {line}" for line in derived)])
     for part in selected.values():
-        part.info.description = "\n".join([facts.report, *(f"{'derived':<10} {line}" for line in derived)])
+        part.info.description = report
     columns = column_arrays(selected["train"])
     inputs = {name: Input(tuple(columns[name].shape[1:]), facts.padding[name]) for name in MODALITIES}
-    learned, report = emotion_names(selected["train"]), selected["train"].info.description
-    notes = [*facts.notes, *derived]
-    return LoadedData(selected, learned, inputs, report, notes, facts.label_column, chosen, facts.quality)
+    learned, notes = emotion_names(selected["train"]), [*facts.notes, *notes, *derived]
+    return LoadedData(selected, learned, inputs, report, notes, facts.label_column, chosen, facts.quality, folds)
 
 
 def load_iemocap(
@@ -122,6 +154,7 @@ def load_iemocap(
     label_column: Literal[0, 1] | None = None,
     non_finite: Literal["zero", "error"] = "zero",
     max_length: int | None = None,
+    group_column: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> datasets.DatasetDict:
     """Loads the IEMOCAP pickle, or your own features, as a `datasets.DatasetDict`.
@@ -132,6 +165,7 @@ def load_iemocap(
         label_column: which column of one-hot labels means "present" (0 or 1); None decides by evidence.
         non_finite: ``zero`` replaces NaN and infinities by 0; ``error`` refuses them.
         max_length: longest sequence, in steps; None: no limit.
+        group_column: column or key that names the speaker, session or dialogue of each clip; None: the usual names.
         cache_dir: instead of the default cache of `datasets`.
 
     Returns:
@@ -145,6 +179,7 @@ def load_iemocap(
         label_column=label_column,
         non_finite=non_finite,
         max_length=max_length,
+        group_column=group_column,
         cache_dir=None if cache_dir is None else str(cache_dir),
     )
     return load(path, emotions, config).dataset
@@ -161,7 +196,7 @@ def inspect(path: str | Path, emotions: Sequence[str] | None = None, config: Dat
     with naming(source.path):
         facts = cache.inspect(source, config.non_finite)
     assert facts is not None
-    return facts.report
+    return with_notes(facts.report, overlap_notes(facts.groups or {}))
 
 
 def _opened(path: str | Path, targets: Sequence[Target] | None, config: DataConfig) -> Source:
@@ -196,7 +231,9 @@ def convert(
             f"{source.path}: must have splits, but has none. Name the column of splits: --data.split_column."
         )
     with naming(source.path):
-        dataset, _ = cache.cached(source, config.non_finite, config.cache_dir)
+        dataset, facts = cache.cached(source, config.non_finite, config.cache_dir)
+    if facts.groups is not None:
+        dataset = _with_column(dataset, GROUPS, facts.groups)
     found = {}
     with atomic_folder(folder) as part:
         for split, rows in dataset.items():
@@ -270,7 +307,7 @@ def _select_targets(
     Raises:
         DataError: a split has no clip for them, or a value outside the range of a task.
     """
-    known, names = emotion_names(dataset["train"]), [one.name for one in targets]
+    known, names = emotion_names(next(iter(dataset.values()))), [one.name for one in targets]
     as_stored = [one.column for one in targets] == known == names
     result, equal = datasets.DatasetDict(), np.zeros(len(targets), int)
     for split, part in dataset.items():
@@ -322,9 +359,72 @@ def _check_range(values: np.ndarray, target: Target, split: str) -> None:
         )
 
 
+def _with_column(
+    dataset: Mapping[str, datasets.Dataset], name: str, values: Mapping[str, Sequence[str]]
+) -> datasets.DatasetDict:
+    """The same data sets with one more column of texts, in memory."""
+    found = datasets.DatasetDict()
+    for split, part in dataset.items():
+        column = datasets.Dataset(datasets.table.InMemoryTable(pa.table({name: pa.array(values[split], pa.string())})))
+        found[split] = datasets.concatenate_datasets([part, column], axis=1)
+    return found
+
+
+def _in_folds(
+    dataset: datasets.DatasetDict, strata: Sequence[Target], at_threshold: str, fold: Fold
+) -> tuple[datasets.DatasetDict, list[list[str]], list[str]]:
+    """All clips as the one split ``all``, with a column that says in which split of the fold each is.
+
+    Returns:
+        The data set, the test groups of every fold, and notes.
+    """
+    whole = datasets.concatenate_datasets(list(_in_own_order(dataset, None, []).values()))
+    labels, known = np.asarray(column_arrays(whole)["labels"]), emotion_names(whole)
+    columns = [
+        values if one.source is None else _above(values, one.threshold, at_threshold)
+        for one in strata
+        for values in [labels[:, known.index(one.column)]]
+    ]
+    groups = np.array(whole[GROUPS][:]) if GROUPS in whole.column_names else None
+    split, folds = split_of_rows(np.stack(columns, axis=1), groups, fold)
+    count = int(folds.max()) + 1
+    tested = [[] if groups is None else np.unique(groups[folds == number]).tolist() for number in range(count)]
+    own = tested[fold.number - 1]
+    notes = [describe_folds(tested), *([f"fold {fold.number}: test groups {shown_names(own)}"] if own else [])]
+    return _with_column({"all": whole}, _FOLD_SPLIT, {"all": split.tolist()}), tested, notes
+
+
+def _of_all_clips(facts: cache.Facts) -> cache.Facts:
+    """What is known about the file, with copies of a clip in two of its splits as copies among all clips."""
+    across = {name: sum(facts.quality.get(name, {}).values()) for name in ("shared", "shared_ids")}
+    outdated = repetition_notes({name: facts.quality[name] for name in across if name in facts.quality})
+    notes = [note for note in facts.notes if note not in outdated]
+    if across["shared"]:
+        notes.append(
+            f"{across['shared']} clip(s) are in two splits of the file: copies may be in train and test of a fold, whose "
+            "results are then too optimistic"
+        )
+    quality = {name: found for name, found in facts.quality.items() if name not in across}
+    quality.update({name: {"all": count} for name, count in across.items() if count})
+    report = "\n".join(line for line in facts.report.splitlines() if line[11:] not in outdated)
+    return replace(facts, notes=notes, quality=quality, report=report)
+
+
+def _fold_splits(whole: datasets.Dataset) -> datasets.DatasetDict:
+    """The clips by the column of `_in_folds`, without it."""
+    split, whole = np.array(whole[_FOLD_SPLIT][:]), whole.remove_columns(_FOLD_SPLIT)
+    rows = {name: np.flatnonzero(split == name) for name in SPLITS}
+    empty = [name for name, found in rows.items() if not len(found)]
+    if empty:
+        raise DataError(
+            f"{' and '.join(empty)} of the fold must have annotated clips, but have none. Take fewer folds."
+        )
+    return datasets.DatasetDict({name: whole.select(found) for name, found in rows.items()})
+
+
 def _in_own_order(dataset: datasets.DatasetDict, emotions: list[str] | None, known: list[str]) -> datasets.DatasetDict:
     """Puts the rows of a single emotion into its own order, and drops the column that has these orders."""
-    if cache.POSITIONS not in dataset["train"].column_names:
+    if cache.POSITIONS not in next(iter(dataset.values())).column_names:
         return dataset
     result = datasets.DatasetDict()
     for split, part in dataset.items():

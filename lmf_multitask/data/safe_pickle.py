@@ -312,7 +312,9 @@ class _DType:
 
     _SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16), "O": (0, 4, 8)}
 
-    def __init__(self, code: Any) -> None:
+    def __init__(self, code: Any, align: Any = False, copy: Any = True) -> None:
+        if align or not copy:  # numpy would give a type that takes no state, or another layout
+            raise _Refused("describes a type wrongly")
         code = _text(code)
         match = re.fullmatch(r"[<>|=]?([a-zA-Z])(\d{0,7})", code)
         if match is None or match[1] not in "biufcSUOMmV":
@@ -610,6 +612,9 @@ class _Machine:
             raise _Refused("describes an array wrongly")
         return value
 
+    def _outside(self) -> None:
+        _no_outside(self)
+
     def _admitted_names(self) -> dict[tuple[str, str], _Name]:
         ndarray, memmap, factory = _Name(self._no_call), _Name(self._no_call), _Name(self._no_call)
         reconstruct = _Name(lambda kind, shape, code: self._new_array(kind in (ndarray, memmap)))
@@ -624,7 +629,7 @@ class _Machine:
         names = {
             ("numpy", "ndarray"): ndarray,
             ("numpy", "memmap"): memmap,
-            ("numpy", "dtype"): _Name(lambda code, align=False, copy=True: _DType(code)),
+            ("numpy", "dtype"): _Name(_DType),
             ("joblib.numpy_pickle", "NumpyArrayWrapper"): self._joblib_wrapper,
             ("_codecs", "encode"): _Name(self._encode),
             ("collections", "OrderedDict"): _Name(self._new_dict),
@@ -720,7 +725,7 @@ def _printable(text: str) -> str:
 def _whole_number(line: bytes) -> bool | int:
     if line in (b"00", b"01"):
         return line == b"01"
-    if not re.fullmatch(rb"[+-]?\d{1,400}L?", line):
+    if not re.fullmatch(rb"[+-]?(0|[1-9]\d{0,399})L?", line):  # Python takes 050 for an octal number
         raise _Refused("has a malformed number")
     return int(line.rstrip(b"L"))
 
@@ -832,13 +837,13 @@ _STEPS: dict[bytes, Callable[[_Machine], object]] = {
     b"c": lambda m: m._find(m._line(), m._line()),
     b"\x93": _stack_global,
     b"R": _call_with_top,
-    b"b": _Machine._build,
+    b"b": lambda m: m._build(),
     b"i": _instance,
     b"o": _no_objects,
     b"\x81": _Machine._new_object,
     b"\x92": _no_objects,
     b"P": _no_outside,
-    b"Q": _no_outside,
+    b"Q": lambda m: m._outside(),
     b"\x97": _no_outside,
     b"\x98": _no_outside,
     b"\x82": _refuse("names an extension of the copyreg module"),

@@ -162,6 +162,13 @@ def labels_feature(emotions: Sequence[str]) -> dict[str, datasets.Value]:
     return {emotion: Value("float32") for emotion in emotions}
 
 
+GROUPS = "groups"
+"""Column of a data set with the group of each clip, where it is known."""
+
+GROUP_COLUMNS = (GROUPS, "group")
+"""A column or key of one of these names holds groups without being asked for."""
+
+
 def dataset_features(shapes: Mapping[str, Sequence[int]], emotions: Sequence[str]) -> datasets.Features:
     """Column types of a data set: all sizes are fixed, so that a column can be one block of memory.
 

@@ -32,7 +32,7 @@ from lmf_multitask.config import check_name
 from lmf_multitask.data.modality import MODALITIES, Input, checked_inputs
 from lmf_multitask.errors import ConfigError, DataError, RunError
 from lmf_multitask.evaluation.calibration import Calibration
-from lmf_multitask.files import open_regular, read_json, sha256_of, write_json
+from lmf_multitask.files import read_bytes, read_json, sha256_of, write_json
 from lmf_multitask.tasks import BinaryTask, RegressionTask, Task, task_from
 
 DESCRIPTION_FILE = "lmf_model.json"
@@ -193,8 +193,7 @@ class ModelDescription:
         """
         found = {}
         for role, name in model.files(form).items():
-            with open_regular(folder / name, RunError) as file:
-                content = file.read(_LARGEST_FILE)
+            content = read_bytes(folder / name, _LARGEST_FILE, RunError)
             if sha256_of(io.BytesIO(content)) != self.sha256.get(name):
                 raise RunError(
                     f"{folder / name}: must have the sha256 in {DESCRIPTION_FILE}, but has another. "

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from typing import Any
 
@@ -90,6 +91,7 @@ def serve(app: Any, host: str, port: int) -> None:
             f"--host and --port must be free, but {host}:{port} is not ({reason}). Choose another --host or --port."
         ) from None
     shown = f"[{host}]" if family == socket.AF_INET6 else host
+    sys.setswitchinterval(0.0005)  # seconds until a thread that reads a body gives way to the event loop
     with listener:
         logger.info("serving on http://%s:%d (a page to try it: /); Ctrl-C stops", shown, listener.getsockname()[1])
         # uvicorn stops in order and then raises the signal again, which would end the process with an error

@@ -39,8 +39,8 @@ from lmf_multitask.evaluation.metrics import decide
 PAGE = Path(__file__).parent / "page"
 _SAMPLES = 12
 _ROUTES = ("/", "/predict", "/health", "/model", "/metrics", "/samples")
-_READERS = 2
-"""Bodies that are read at the same time."""
+_READERS = 1
+"""Bodies that are read at the same time: Python's lock lets more only compete with the event loop."""
 
 
 class _Metrics:

@@ -59,6 +59,7 @@ class Assessment:
         probabilities: float `[N, T]`, plain; of real-valued tasks the predictions.
         metrics: the content of ``metrics.json``.
         calibration: fitted on validation, if any.
+        baselines: name -> predictions float `[N, T]`.
         curves: name -> one per training (a per-emotion group has several).
         robustness: see `robustness.measure_robustness`; None without a model.
         without: modality -> predictions `[N, T]` without it, see `robustness.predictions_without`.
@@ -73,6 +74,7 @@ class Assessment:
     probabilities: np.ndarray
     metrics: dict[str, Any]
     calibration: Calibration | None = None
+    baselines: Mapping[str, np.ndarray] = field(default_factory=dict)
     curves: dict[str, LearningCurves] = field(default_factory=dict)
     robustness: dict[str, Any] | None = None
     without: dict[str, np.ndarray] = field(default_factory=dict)

@@ -42,7 +42,8 @@ class Difference:
         rows: annotated clips.
         differences: key of a metric -> value; None where undefined.
         intervals: key of a metric -> [low, high] of the paired bootstrap; None where undefined.
-        only_first: clips that only the first decides correctly, or to whose real-valued label it is closer (None for the mean).
+        only_first: clips that only the first decides correctly, or to whose real label it is closer (None for the mean,
+            and of several seeds).
         only_second: the same of the second.
         p: of McNemar's exact test of the decisions, or of Wilcoxon's signed-rank test of the absolute errors.
         corrected: the same after Holm's correction over all tasks of the comparison.
@@ -100,11 +101,14 @@ class Comparison:
     pairs: list[Pair] = field(default_factory=list)
 
 
-def compare(models: Sequence[Predictions], *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
+def compare(
+    models: Sequence[Predictions | Sequence[Predictions]], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Comparison:
     """Compares models with the first of them, on the clips and emotions that all have, at decisions above one half.
 
     Args:
-        models: two or more; labels may be missing in all but one, and must agree where several have them.
+        models: two or more; labels may be missing in all but one, and must agree where several have them. Of a model that was
+            trained under several seeds, the predictions of each: its metrics are averaged over them, its decisions not tested.
         resamples: of the bootstrap.
         seed: of its draws.
 
@@ -113,9 +117,46 @@ def compare(models: Sequence[Predictions], *, resamples: int = RESAMPLES, seed: 
     """
     if len(models) < 2:
         raise DataError(f"a comparison must have at least two models, but got {len(models)}. Name another run.")
-    names = [model.name for model in models]
+    seeds = [[one] if isinstance(one, Predictions) else list(one) for one in models]
+    names = [runs[0].name for runs in seeds]
     if len(set(names)) != len(names):
         raise DataError(f"models to compare must have different names, but got {', '.join(names)}.")
+    chosen, notes = _common([run for runs in seeds for run in runs])
+    notes += [
+        f"{runs[0].name}: metrics are means over {len(runs)} seeds ({', '.join(run.source.parent.name for run in runs)}); "
+        "intervals show the variation over clips, with these seeds"
+        for runs in seeds
+        if len(runs) > 1
+    ]
+    ids, tasks = chosen[0].ids, chosen[0].tasks
+    labels = _common_labels(chosen)
+    rest = iter(chosen)
+    probabilities = {name: [next(rest).probabilities for _ in runs] for name, runs in zip(names, seeds)}
+    every = {(name, number): values for name, own in probabilities.items() for number, values in enumerate(own)}
+    resampled = bootstrap(labels, every, tasks, resamples=resamples, seed=seed)
+    drawn, metrics = {}, {}
+    for name, own in probabilities.items():
+        parts = [resampled[name, number] for number in range(len(own))]
+        drawn[name] = {key: np.mean([part[key] for part in parts], axis=0) for key in parts[0]}
+        metrics[name] = {
+            **_averaged([metrics_of(labels, values, tasks) for values in own]),
+            "exclusive": _averaged([exclusive_metrics(labels, values, tasks) for values in own]),
+            "intervals": intervals_of(drawn[name], tasks),
+        }
+    pairs = []
+    for name in names[1:]:
+        intervals = intervals_of(paired_differences(drawn[names[0]], drawn[name]), tasks)
+        found = differences_of(metrics[name], metrics[names[0]], intervals)
+        pairs.append(_pair(labels, tasks, (names[0], name), probabilities, found))
+    return Comparison(names, chosen[0].emotions, len(ids), notes, metrics, _corrected(pairs))
+
+
+def _common(models: Sequence[Predictions]) -> tuple[list[Predictions], list[str]]:
+    """The clips and emotions that all models have, and notes on what was left out.
+
+    Raises:
+        DataError: there are none.
+    """
     emotions = [emotion for emotion in models[0].emotions if all(emotion in model.emotions for model in models[1:])]
     if not emotions:
         known = "; ".join(f"{model.name} has {', '.join(model.emotions)}" for model in models)
@@ -138,23 +179,17 @@ def compare(models: Sequence[Predictions], *, resamples: int = RESAMPLES, seed: 
                     f"{model.source}: {name} must be a {own} task, as in {chosen[0].source}, but is {other}. "
                     "Compare models of the same tasks."
                 )
-    labels = _common_labels(chosen)
-    probabilities = {model.name: model.probabilities for model in chosen}
-    drawn = bootstrap(labels, probabilities, tasks, resamples=resamples, seed=seed)
-    metrics = {
-        name: {
-            **metrics_of(labels, values, tasks),
-            "exclusive": exclusive_metrics(labels, values, tasks),
-            "intervals": intervals_of(drawn[name], tasks),
-        }
-        for name, values in probabilities.items()
-    }
-    pairs = []
-    for name in names[1:]:
-        intervals = intervals_of(paired_differences(drawn[names[0]], drawn[name]), tasks)
-        found = differences_of(metrics[name], metrics[names[0]], intervals)
-        pairs.append(_pair(labels, tasks, (names[0], name), probabilities, found))
-    return Comparison(names, emotions, len(ids), notes, metrics, _corrected(pairs))
+    return chosen, list(dict.fromkeys(notes))
+
+
+def _averaged(parts: Sequence[Any]) -> Any:
+    """Metrics of several seeds as their means, None where one is undefined; what differs otherwise is None."""
+    first = parts[0]
+    if len(parts) == 1 or all(part == first for part in parts):
+        return first
+    if isinstance(first, Mapping):
+        return {key: _averaged([part.get(key) for part in parts]) for key in first}
+    return float(np.mean(parts)) if all(isinstance(part, float) for part in parts) else None
 
 
 def _common_labels(models: Sequence[Predictions]) -> np.ndarray:
@@ -179,33 +214,39 @@ def _pair(
     labels: np.ndarray,
     tasks: Sequence[Any],
     names: tuple[str, str],
-    probabilities: Mapping[str, np.ndarray],
+    probabilities: Mapping[str, Sequence[np.ndarray]],
     found: Mapping[str, Any],
 ) -> Pair:
+    tested = all(len(probabilities[name]) == 1 for name in names)
+    both = [probabilities[name][0] for name in names]
     per_emotion, values = {}, {}
     for t, (name_of_task, kind) in enumerate(zip(task_names(tasks), task_kinds(tasks))):
         known = ~np.isnan(labels[:, t])
         if kind == REGRESSION:
-            errors = [np.abs(probabilities[name][known, t] - labels[known, t]) for name in names]
-            values[name_of_task] = _value_difference(found[REGRESSION][name_of_task], errors)
+            errors = [np.abs(one[known, t] - labels[known, t]) for one in both]
+            values[name_of_task] = _value_difference(found[REGRESSION][name_of_task], errors, tested)
             continue
-        right = [(probabilities[name][known, t] > 0.5) == (labels[known, t] == 1) for name in names]
-        per_emotion[name_of_task] = _difference(found["emotions"][name_of_task], int(known.sum()), right)
+        right = [(one[known, t] > 0.5) == (labels[known, t] == 1) for one in both]
+        entry = found["emotions"][name_of_task]
+        per_emotion[name_of_task] = _difference(entry, int(known.sum()), right if tested else None)
     binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind != REGRESSION]
     truth, decision = labels[:, binary], None
     rows = exclusive_rows(truth)
     if rows is not None:
-        right = [probabilities[name][:, binary][rows].argmax(axis=1) == truth[rows].argmax(axis=1) for name in names]
-        decision = _difference(found["exclusive"], int(rows.sum()), right)
+        right = [one[:, binary][rows].argmax(axis=1) == truth[rows].argmax(axis=1) for one in both]
+        decision = _difference(found["exclusive"], int(rows.sum()), right if tested else None)
     return Pair(*names, per_emotion, _difference(found["mean"], len(labels)), decision, values)
 
 
-def _value_difference(found: Mapping[str, Any], errors: Sequence[np.ndarray]) -> Difference:
+def _value_difference(found: Mapping[str, Any], errors: Sequence[np.ndarray], tested: bool) -> Difference:
     """Wilcoxon's signed-rank test of the absolute errors `[n]` of both models; ties count for neither."""
     first, second = errors
+    plain = _difference(found, len(first))
+    if not tested:
+        return plain
     closer = int((first < second).sum()), int((second < first).sum())
     p = float(stats.wilcoxon(first, second).pvalue) if sum(closer) else 1.0
-    return dataclasses.replace(_difference(found, len(first)), only_first=closer[0], only_second=closer[1], p=p)
+    return dataclasses.replace(plain, only_first=closer[0], only_second=closer[1], p=p)
 
 
 def _difference(found: Mapping[str, Any], rows: int, right: Sequence[np.ndarray] | None = None) -> Difference:
@@ -223,7 +264,10 @@ def _corrected(pairs: list[Pair]) -> list[Pair]:
     corrected = iter(holm([one.p for one in tests if one.p is not None]))
 
     def with_corrected(part: Mapping[str, Difference]) -> dict[str, Difference]:
-        return {name: dataclasses.replace(one, corrected=next(corrected)) for name, one in part.items()}
+        return {
+            name: dataclasses.replace(one, corrected=None if one.p is None else next(corrected))
+            for name, one in part.items()
+        }
 
     return [
         dataclasses.replace(pair, emotions=with_corrected(pair.emotions), values=with_corrected(pair.values))

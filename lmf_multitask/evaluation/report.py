@@ -16,6 +16,7 @@ from lmf_multitask.evaluation import tables, value_tables
 from lmf_multitask.evaluation.assessment import Assessment
 from lmf_multitask.evaluation.comparison import Comparison
 from lmf_multitask.evaluation.drawing import Plot
+from lmf_multitask.evaluation.fold_tables import each_fold_table, pooled_tables
 from lmf_multitask.evaluation.metrics import METRICS
 from lmf_multitask.evaluation.plots import binary_tasks, comparison_plots, plots_of
 from lmf_multitask.evaluation.table_parts import shown_metrics
@@ -195,6 +196,9 @@ def _emotion_sections(metrics: Mapping[str, Any], plots: Mapping[str, Plot]) -> 
             tables.undefined_lines(metrics),
         )
     ]
+    if metrics.get("folds"):
+        text = "Each clip is predicted by the model of the fold whose training had neither the clip nor its group."
+        found.append(Section("Cross-validation", text, tables=[*pooled_tables(metrics), each_fold_table(metrics)]))
     baselines = [tables.baseline_table(metrics), tables.published_table({"this model": metrics})]
     if any(baselines):
         text = (
@@ -287,7 +291,7 @@ def _clips_table(assessment: Assessment, *, wrong: bool) -> TextTable:
             label = "not annotated" if np.isnan(truth[row]) else "present" if truth[row] else "absent"
             rows.append([assessment.ids[row], emotion, label, f"{values[row]:.4f}", *_changes(assessment, row, t)])
     title = "most confident errors" if wrong else "least confident decisions"
-    heads = ["clip", "emotion", "label", "probability of present", *(f"no {name}" for name in assessment.without)]
+    heads = ["clip", "emotion", "label", "probability", *(f"no {name}" for name in assessment.without)]
     return TextTable(title, heads, rows, left=(0, 1, 2), sortable=True)
 
 

@@ -5,8 +5,8 @@ Shape letters: N rows (clips), T tasks (emotions), R resamples, S runs (seeds).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,8 @@ REDRAWS = 20
 
 WEIGHTS_AT_A_TIME = 1 << 23
 """Row weights in memory, 32 MB: 2000 resamples of up to 4194 rows are drawn at once, of more rows in batches."""
+
+Name = TypeVar("Name", bound=Hashable)
 
 Resampled = Mapping[str, np.ndarray]
 """Name of a metric -> resampled values, float64 `[R, T]`, or `[R]` of the decision among exclusive tasks."""
@@ -111,13 +113,13 @@ def _parts(resamples: int, rows: int) -> Iterator[slice]:
 
 def bootstrap(
     labels: np.ndarray,
-    models: Mapping[str, np.ndarray],
+    models: Mapping[Name, np.ndarray],
     tasks: Sequence[Any],
     *,
-    ranked: Mapping[str, np.ndarray] | None = None,
+    ranked: Mapping[Name, np.ndarray] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> dict[str, Resampled]:
+) -> dict[Name, Resampled]:
     """Every metric of several models on the same resampled rows, so that differences between models are paired.
 
     Args:
@@ -132,7 +134,7 @@ def bootstrap(
         Name of the model -> resampled metrics.
     """
     binary = np.array(task_kinds(tasks)) == "binary"
-    parts: dict[str, list[Resampled]] = {name: [] for name in models}
+    parts: dict[Name, list[Resampled]] = {name: [] for name in models}
     for batch in weight_batches(labels[:, binary], resamples, seed):
         for part in _parts(*batch.shape):
             weights = np.asfortranarray(batch[part])  # as rankings need them, transposed once for all tasks and models
@@ -272,6 +274,24 @@ def seed_summary(list_of_metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     if all(metrics.get("exclusive") for metrics in list_of_metrics):
         found["exclusive"] = _summary([metrics["exclusive"] for metrics in list_of_metrics])
     return found
+
+
+def fold_summary(list_of_metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation of metrics over the folds of a cross-validation, by the keys of `seed_summary`.
+
+    There are no intervals: the training data of folds overlap, so that Student's interval would be too narrow.
+
+    Args:
+        list_of_metrics: contents of ``metrics.json``, one per fold.
+    """
+    found = seed_summary([{**metrics, "samples": 0} for metrics in list_of_metrics])
+    return _without_intervals({key: value for key, value in found.items() if key not in ("split", "samples", "seeds")})
+
+
+def _without_intervals(tree: Any) -> Any:
+    if not isinstance(tree, Mapping):
+        return tree
+    return {key: _without_intervals(value) for key, value in tree.items() if key != "interval"}
 
 
 def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,9 @@ from lmf_multitask.evaluation.text import number, with_interval
 Content = Mapping[str, Any]
 """Metrics with ``emotions`` (name -> metrics of one), ``regression`` where there are any, and ``mean``, as in ``metrics.json``."""
 
+TASK_WORDS = {"emotions": "emotion", "regression": "task"}
+"""Where tasks stand in ``metrics.json`` -> what the tables call one of them."""
+
 
 def shown_metrics(content: Content, headline: bool | None = None, place: str = "emotions") -> list[Metric]:
     """The metrics of tasks that a content has, in the order of `METRICS`.
@@ -48,10 +51,10 @@ def cells_with_intervals(shown: Sequence[Metric]) -> Callable[..., list[str]]:
 
 
 def spread(found: Content | None) -> str:
-    """Mean, std and interval over seeds; a dash where undefined."""
+    """Mean, std and, where there is one, interval over runs; a dash where undefined."""
     if found is None:
         return "-"
     if found["sd"] is None:
         return number(found["mean"])
-    low, high = found["interval"]
-    return f"{found['mean']:.3f} ± {found['sd']:.3f} [{low:.3f}, {high:.3f}]"
+    text = f"{found['mean']:.3f} ± {found['sd']:.3f}"
+    return text if found.get("interval") is None else f"{text} [{found['interval'][0]:.3f}, {found['interval'][1]:.3f}]"

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from lmf_multitask.errors import printable
 from lmf_multitask.evaluation import value_tables
 from lmf_multitask.evaluation.comparison import Comparison, Difference, Pair
+from lmf_multitask.evaluation.fold_tables import pooled_tables
 from lmf_multitask.evaluation.metrics import (
     BASELINES,
     EXCLUSIVE,
@@ -23,7 +24,14 @@ from lmf_multitask.evaluation.metrics import (
 )
 from lmf_multitask.evaluation.published import LMF_PADDLE, LMF_PAPER, PUBLISHED, is_lmf_split
 from lmf_multitask.evaluation.statistics import FEWEST_ROWS, LEVEL
-from lmf_multitask.evaluation.table_parts import Content, cells_with_intervals, rows_of, shown_metrics, spread
+from lmf_multitask.evaluation.table_parts import (
+    TASK_WORDS,
+    Content,
+    cells_with_intervals,
+    rows_of,
+    shown_metrics,
+    spread,
+)
 from lmf_multitask.evaluation.text import TextTable, difference, number, with_interval
 
 VERDICT_METRICS = ("weighted_f1", "auroc", "weighted_accuracy", "unweighted_accuracy", "mae", "pearson")
@@ -32,9 +40,6 @@ VERDICT_METRICS = ("weighted_f1", "auroc", "weighted_accuracy", "unweighted_accu
 PAIRED_METRICS = {"emotions": ("weighted_f1", "positive_f1", "auroc"), "regression": ("mae", "pearson", "ccc")}
 """Where tasks stand in ``metrics.json`` -> metrics whose paired differences are shown per task."""
 
-TASK_WORDS = {"emotions": "emotion", "regression": "task"}
-"""Where tasks stand in ``metrics.json`` -> what the tables call one of them."""
-
 # -- metrics of one model
 
 
@@ -42,6 +47,8 @@ def results_table(metrics: Content) -> str:
     """The headline metrics of all tasks as text, and the verdicts on the linear baselines."""
     values = value_tables.headline_table(metrics)
     parts = [_emotions_table(metrics) if metrics["emotions"] else "", "" if values is None else values.as_text()]
+    if metrics.get("folds"):
+        parts = [table.as_text() for table in pooled_tables(metrics)]
     verdicts = printable(verdict_on_linear(metrics))
     # of emotions alone, the verdict is a note of their table
     return "\n\n".join(part for part in parts if part) + (f"\n{verdicts}" if verdicts else "")
@@ -397,8 +404,13 @@ def pair_table(pair: Pair, place: str = "emotions") -> TextTable:
     if pair.decision is not None:
         one = pair.decision
         note += (
-            f"\nOne of {len(pair.emotions)} (highest uncalibrated probability): {_differences(one)}, right alone "
-            f"{one.only_first} : {one.only_second}, McNemar p {_probability(one.p)}: {verdict(one, pair)}."
+            f"\nOne of {len(pair.emotions)} (highest uncalibrated probability): {_differences(one)}"
+            + (
+                f", right alone {one.only_first} : {one.only_second}, McNemar p {_probability(one.p)}"
+                if one.p is not None
+                else ""
+            )
+            + f": {verdict(one, pair)}."
         )
     heads = [TASK_WORDS[place], *(metric.title for metric in shown), *tests, "Holm", "verdict"]
     title = f"{pair.second} minus {pair.first}, 95% intervals of the paired difference"

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import lzma
 import math
+import os
 import struct
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from lmf_multitask.config import build, check_name, merged
 from lmf_multitask.data.safe_pickle import StoredArray, read_pickle
+from lmf_multitask.data.torch_files import is_torch_file, read_torch
 from lmf_multitask.errors import RunError, UserError
+from lmf_multitask.files import open_regular
 from lmf_multitask.models.config import ModelConfig
 from lmf_multitask.models.lmf import LMFModel, check_shapes, weight_shapes
 
@@ -62,8 +65,8 @@ def convert_checkpoint(path: str | Path, emotion: str, dropouts: Mapping[str, fl
     """Turns a checkpoint of another LMF code into a model, in evaluation mode.
 
     Args:
-        path: LMF_Paddle's ``.pkl`` (a state dict written by ``paddle.save``), or a state dict of the original PyTorch code
-            as ``.npz`` (an array per parameter, under its name).
+        path: LMF_Paddle's ``.pkl`` (a state dict written by ``paddle.save``), or a state dict of the original PyTorch code,
+            written by ``torch.save``, or as ``.npz`` (an array per parameter, under its name).
         emotion: which one it recognises.
         dropouts: modality -> dropout, which a checkpoint does not hold; it matters for further training only.
 
@@ -175,39 +178,36 @@ def _from_pytorch(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise RunError(f"{path}: must be a checkpoint, but there is no such file. Check the path.")
-    if path.stat().st_size > _LARGEST:
+    file = open_regular(path, RunError)
+    size = file.seek(0, os.SEEK_END)
+    if size > _LARGEST:
         raise RunError(f"{path}: must be a checkpoint of at most 1 GiB, but is larger. Is it a data file?")
-    if not zipfile.is_zipfile(path):
-        content = read_pickle(path)
-    elif path.suffix == ".npz":
-        content = _read_npz(path)
-    else:
-        raise RunError(
-            f"{path}: must be a pickle of LMF_Paddle or an .npz file, but is another archive. Save an .npz where PyTorch is: "
-            "np.savez(FILE, **{name: t.numpy() for name, t in torch.load(CHECKPOINT).items()})."
-        )
+    file.seek(0)
+    content = _read_archive(path, file, size) if file.read(2) == b"PK" else read_pickle(path, file)
     return _arrays(content, path)
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def _read_archive(path: Path, file: BinaryIO, size: int) -> Any:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
+            if is_torch_file(archive):
+                return read_torch(path, archive, size)
             claimed = sum(member.file_size for member in archive.infolist())
-            if claimed > min(_LARGEST, _MOST_COMPRESSED * path.stat().st_size):
+            if claimed > min(_LARGEST, _MOST_COMPRESSED * size):
                 raise RunError(
                     f"{path}: must unpack to at most 1 GiB and {_MOST_COMPRESSED} times its size, but claims {claimed:,} bytes. "
                     "Is it a checkpoint?"
                 )
             for member in archive.infolist():
                 _check_member(archive, member)
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except RunError:
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except UserError:
         raise
     except _DAMAGES as error:
-        raise RunError(f"{path}: must be an .npz file of arrays, but {' '.join(str(error).split())}.") from None
+        reason = " ".join(str(error).split())
+        raise RunError(f"{path}: must be an .npz file of arrays or a state dict of PyTorch, but {reason}.") from None
 
 
 def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from lmf_multitask.config import build, kind_of, to_dict
 from lmf_multitask.data.columns import Columns
 from lmf_multitask.data.modality import MODALITIES, Input, checked_inputs
 from lmf_multitask.errors import ConfigError, RunError, UserError
-from lmf_multitask.files import MANIFEST, atomic_folder, damage
+from lmf_multitask.files import MANIFEST, atomic_folder, damage, read_bytes, read_json
 from lmf_multitask.models.config import ModelConfig
 from lmf_multitask.models.encoders import ENCODERS, step_mask
 from lmf_multitask.models.fusion import FUSIONS, Fusion
@@ -37,6 +37,8 @@ MODEL_FOLDER, CONFIG_FILE, WEIGHTS_FILE = "model", "config.json", "model.safeten
 
 LARGEST = 1 << 28
 """A network of more parameters, 1 GiB, is refused: it is a typing error or a damaged file."""
+
+_LARGEST_HEADER = 1 << 20  # bytes, of the weights' file
 
 
 class Heads(nn.Layer):
@@ -368,27 +370,21 @@ def check_shapes(stored: Mapping[str, Sequence[int]], wanted: Mapping[str, Seque
 
 
 def _read_weights(path: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+    largest = _LARGEST_HEADER + 4 * sum(map(math.prod, shapes.values()))
+    content = read_bytes(path, largest, RunError)
     try:
-        with safe_open(path, framework="numpy") as file:
-            stored = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        check_shapes(stored, shapes)
-        return load(path.read_bytes())
+        stored = load(content)
+        check_shapes({name: array.shape for name, array in stored.items()}, shapes)
+        return stored
     except RunError as error:
         raise RunError(f"{path}: {error}") from None
-    except FileNotFoundError:
-        raise RunError(f"{path}: must exist, but is missing. Save the model again.") from None
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise RunError(f"{path}: must be a complete safetensors file, but {reason}. Save the model again.") from None
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{path}: must exist, but is missing. Is this the folder of a saved model?") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path}: must be JSON, but {error}.") from None
+    about = read_json(path, error=RunError)
     if not isinstance(about, dict) or about.get("model_type") != "lmf":
         raise RunError(f"{path}: must describe a model of the type lmf, but does not.")
     return about

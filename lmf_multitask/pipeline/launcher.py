@@ -75,8 +75,13 @@ def train_all(
         ThreadPoolExecutor(workers) as pool,
         Children() as children,
     ):
+        shown: set[str] = set()
 
         def show(name: str, line: str) -> None:
+            if line.startswith("data: "):  # about the file that all of them read
+                if line in shown:
+                    return
+                shown.add(line)
             if line == SAMPLE_NOTE or (quiet and not line.startswith("warning: ")):
                 return
             progress.say(f"{name:<{width}}  {line}")

@@ -48,6 +48,7 @@ def evaluate_run(
     *,
     output_dir: str | Path | None = None,
     need_calibration: bool = False,
+    write: bool = True,
 ) -> tuple[Assessment, list[Path]]:
     """Evaluates a run, or per-emotion runs together; writes ``metrics_SPLIT.json`` and ``predictions_SPLIT.csv``.
 
@@ -58,6 +59,7 @@ def evaluate_run(
         device: where to compute.
         output_dir: where the files go; None takes the folder itself.
         need_calibration: refuse runs without a calibration.
+        write: False writes no files.
 
     Returns:
         The assessment, and the files.
@@ -71,7 +73,7 @@ def evaluate_run(
             f"{folder}: must have a calibration for --calibrated and --threshold, but has none. Train the run with lmf train."
         )
     found = assess_predictions(trained, predict(trained, split))
-    return found, write_split(Path(output_dir or folder).expanduser(), found)
+    return found, write_split(Path(output_dir or folder).expanduser(), found) if write else []
 
 
 def robustness_of_run(

@@ -5,16 +5,17 @@ origin.json       what else the result depends on: fingerprint of the data, vers
 model/            weights, architecture, calibration, and a manifest with their SHA-256
 checkpoints/      for resuming
 history.csv       one row per epoch
-predictions.csv   one row per test clip
+predictions.csv   one row per test clip; predictions_LINEAR.csv: the same of the linear models
 metrics.json      metrics on test; its presence means that the run is complete
-manifest.json     SHA-256 of the three files above
+manifest.json     SHA-256 of the files above
 report.html       the report, one self-contained file; its plots also in plots/
 robustness.json   metrics without some modalities or with noise; robustness.png shows them
 without.csv       how each test prediction changes when a modality is removed from the clip
 train.log         the log
 
-The parent of per-emotion runs holds one run directory per emotion and the joined metrics and predictions; the parent
-of several seeds holds one ``seedN`` per seed.
+The parent of per-emotion runs holds one run directory per emotion and the joined metrics and predictions. The parent of
+a cross-validation holds one ``foldN`` per fold, which is a run directory or such a parent, and the pooled metrics and
+predictions. The parent of several seeds holds one ``seedN`` per seed, which is any of these.
 """
 
 from __future__ import annotations
@@ -39,9 +40,20 @@ import yaml
 
 from lmf_multitask.data.schema import sort_emotions
 from lmf_multitask.errors import ConfigError, RunError
+from lmf_multitask.evaluation.metrics import BASELINES
 from lmf_multitask.evaluation.predictions import Predictions, join_emotions, read_predictions
 from lmf_multitask.evaluation.robustness import ROBUSTNESS_FILE
-from lmf_multitask.files import MANIFEST, read_json, remove_leftovers, sha256_of, write_json, write_manifest, write_text
+from lmf_multitask.files import (
+    MANIFEST,
+    naming,
+    open_regular,
+    read_json,
+    remove_leftovers,
+    sha256_of,
+    write_json,
+    write_manifest,
+    write_text,
+)
 from lmf_multitask.pipeline.settings import ExperimentConfig, settings_from
 from lmf_multitask.strict_yaml import read_yaml
 
@@ -54,7 +66,17 @@ METRICS_FILE, PREDICTIONS_FILE, HISTORY_FILE = "metrics.json", "predictions.csv"
 REPORT_FILE, PLOTS_FOLDER, WITHOUT_FILE = "report.html", "plots", "without.csv"
 ROBUSTNESS_PLOT = "robustness.png"
 MODEL_FOLDER, CHECKPOINTS_FOLDER, VISUALDL_FOLDER = "model", "checkpoints", "visualdl"
-RESULTS = (HISTORY_FILE, PREDICTIONS_FILE, METRICS_FILE)
+LINEAR = tuple(names[-1] for names in BASELINES.values())
+"""The baselines whose predictions are written, too."""
+
+
+def linear_file(path: Path, name: str) -> Path:
+    """Where the predictions of a linear model go, beside those of the network."""
+    return path.with_name(f"{path.stem}_{name}{path.suffix}")
+
+
+LINEAR_FILES = tuple(linear_file(Path(PREDICTIONS_FILE), name).name for name in LINEAR)
+RESULTS = (HISTORY_FILE, PREDICTIONS_FILE, *LINEAR_FILES, METRICS_FILE)
 CONTENTS = (
     *(
         CONFIG_FILE,
@@ -71,7 +93,7 @@ CONTENTS = (
 )
 _SPLIT_RESULTS = ("metrics_*.json", "predictions_*.csv")  # written by `evaluate`
 _MOST_BYTES = 64 << 20  # of a JSON file of a run
-_SEED_FOLDER = re.compile(r"seed([0-9]{1,19})")
+_NUMBERED = re.compile(r"(seed|fold)([0-9]{1,19})")
 
 
 def check_run_names(emotions: Sequence[str]) -> None:
@@ -81,7 +103,7 @@ def check_run_names(emotions: Sequence[str]) -> None:
         ConfigError: the layout uses a name itself.
     """
     for name in emotions:
-        if name in CONTENTS or _SEED_FOLDER.fullmatch(name):
+        if name in CONTENTS or _NUMBERED.fullmatch(name):
             raise ConfigError(
                 f"an emotion with a run of its own must not be called {name!r}, since the output directory uses that name. "
                 "Rename it in the data, or train with --mode multitask."
@@ -112,10 +134,13 @@ def runs_in(folder: str | Path) -> list[Run]:
         raise RunError(f"{folder}: must be a run directory, but there is no such folder. Check the path.")
     if (folder / CONFIG_FILE).is_file():
         return [Run(folder)]
-    seeds = seed_folders(folder)
-    if seeds:
-        names = ", ".join(path.name for path in seeds.values())
-        raise RunError(f"{folder}: must be one run or one per emotion, but holds several seeds. Give one of {names}.")
+    for kind in ("seed", "fold"):
+        several = _numbered(folder, kind)
+        if several:
+            names = ", ".join(path.name for path in several.values())
+            raise RunError(
+                f"{folder}: must be one run or one per emotion, but holds several {kind}s. Give one of {names}."
+            )
     found = {path.parent.name: Run(path.parent) for path in folder.glob(f"*/{CONFIG_FILE}")}
     for run in found.values():
         check_no_links(folder, run.folder)
@@ -133,14 +158,34 @@ def seed_folders(folder: str | Path) -> dict[int, Path]:
     Raises:
         RunError: one of them is a symbolic link.
     """
+    return _numbered(folder, "seed")
+
+
+def fold_folders(folder: str | Path) -> dict[int, Path]:
+    """Number of a fold, from 1 -> folder of its run or runs; empty if the folder is not the parent of a cross-validation.
+
+    Raises:
+        RunError: one of them is a symbolic link.
+    """
+    return _numbered(folder, "fold")
+
+
+def _numbered(folder: str | Path, kind: str) -> dict[int, Path]:
     folder = Path(folder).expanduser()
     found = {}
-    for path in folder.glob("seed*"):
-        match = _SEED_FOLDER.fullmatch(path.name)
+    for path in folder.glob(f"{kind}*"):
+        match = _NUMBERED.fullmatch(path.name)
         if match and path.is_dir():
             check_no_links(folder, path)
-            found[int(match[1])] = path
+            found[int(match[2])] = path
     return dict(sorted(found.items()))
+
+
+class _LogFile(logging.FileHandler):
+    """Raises what the disk refuses, where `logging` would print a traceback and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        raise  # called while the error is handled
 
 
 class Run:
@@ -200,7 +245,7 @@ class Run:
     def _check_is_ours(self) -> None:
         """Checks the config before a folder is emptied: other programs have a config.yaml beside a folder `model`, too."""
         content = None
-        with contextlib.suppress(yaml.YAMLError):
+        with contextlib.suppress(yaml.YAMLError, ConfigError):
             content = read_yaml(self.folder / CONFIG_FILE)
         if not isinstance(content, dict) or not {"data", "model", "training"} <= set(content):
             raise RunError(
@@ -328,7 +373,9 @@ class Run:
     @contextmanager
     def logging_to_file(self) -> Iterator[None]:
         """Copies everything that the package logs inside the block to train.log."""
-        handler = logging.FileHandler(self.folder / LOG_FILE, encoding="utf-8")
+        if (self.folder / LOG_FILE).exists():  # a pipe would never open
+            open_regular(self.folder / LOG_FILE, RunError).close()
+        handler = _LogFile(self.folder / LOG_FILE, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         loggers = [logging.getLogger("lmf_multitask"), logging.getLogger("py.warnings")]
         levels = [logger.level for logger in loggers]
@@ -336,12 +383,14 @@ class Run:
             logger.addHandler(handler)
             logger.setLevel(logging.DEBUG)
         try:
-            yield
+            with naming(self.folder / LOG_FILE):
+                yield
         finally:
             for logger, level in zip(loggers, levels):
                 logger.removeHandler(handler)
                 logger.setLevel(level)
-            handler.close()
+            with contextlib.suppress(OSError):  # of a full disk, which has been said
+                handler.close()
 
     def write_model(self, model: LMFModel, calibration: Calibration | None = None) -> None:
         """Writes ``model/``: weights, architecture, calibration, and the manifest of these files."""
@@ -399,12 +448,12 @@ class Run:
         return LMFModel.from_pretrained(folder)
 
     def metrics(self) -> dict[str, Any] | None:
-        """The content of ``metrics.json``; None while the run is not complete.
+        """The content of ``metrics.json``, of joined runs too; None while it is not written.
 
         Raises:
             RunError: the file is damaged.
         """
-        if not self.is_complete():
+        if not (self.folder / METRICS_FILE).is_file():
             return None
         found = self._read_json(METRICS_FILE)
         self.check_unchanged(METRICS_FILE)
@@ -438,22 +487,28 @@ class Run:
         return read_json(path, _MOST_BYTES, RunError)
 
 
-def predictions_of(paths: Sequence[str]) -> list[Predictions]:
-    """Predictions of run directories, parents of per-emotion runs, or CSV files, under the shortest names that differ.
+def predictions_of(paths: Sequence[str]) -> list[list[Predictions]]:
+    """Predictions of run directories, of parents of any kind, or of CSV files, under the shortest names that differ.
+
+    Returns:
+        One or, of the parent of several seeds, several predictions for each path.
 
     Raises:
         UserError: a path is none of these.
     """
-    found = []
-    for name, path in zip(_short_names(paths), map(Path, paths)):
-        if path.is_file():
-            found.append(read_predictions(path, name))
-        elif (path / PREDICTIONS_FILE).is_file():  # a run, a parent, or a folder of `lmf infer`
-            found.append(read_predictions(Run(path).check_unchanged(PREDICTIONS_FILE), name))
-        else:
-            parts = [read_predictions(run.check_unchanged(PREDICTIONS_FILE)) for run in runs_in(path)]
-            found.append(join_emotions(parts, name, path))
-    return found
+    return [
+        [_predictions(place, name) for place in (seed_folders(path) or {0: path}).values()]
+        for name, path in zip(_short_names(paths), map(Path, paths))
+    ]
+
+
+def _predictions(path: Path, name: str) -> Predictions:
+    if path.is_file():
+        return read_predictions(path, name)
+    if (path / PREDICTIONS_FILE).is_file():  # a run, a parent, or a folder of `lmf infer`
+        return read_predictions(Run(path).check_unchanged(PREDICTIONS_FILE), name)
+    parts = [read_predictions(run.check_unchanged(PREDICTIONS_FILE)) for run in runs_in(path)]
+    return join_emotions(parts, name, path)
 
 
 def first_difference(

@@ -21,6 +21,7 @@ from lmf_multitask.config import (
     settings,
     to_dict,
 )
+from lmf_multitask.data.folds import MOST_FOLDS, Fold
 from lmf_multitask.data.targets import BINARY, Target, parse_target
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.evaluation.metrics import TASK_METRIC
@@ -41,6 +42,15 @@ def _path(text: str) -> str:
     if not usable:
         raise ValueError(f"must be a path in UTF-8 that is not empty, but got {text!r}. Is a variable not set?")
     return text
+
+
+def _folds(value: int | str | None) -> int | str | None:
+    value = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if value == "" or (isinstance(value, int) and not 2 <= value <= MOST_FOLDS):
+        raise ValueError(
+            f"must be a number from 2 to {MOST_FOLDS}, or the name of groups such as session, but got {value!r}."
+        )
+    return value
 
 
 _Path = Annotated[str, AfterValidator(_path)]
@@ -70,10 +80,57 @@ class ExperimentConfig:
     )
     seed: int = setting(default=1, help="seed of all random numbers", ge=0, lt=2**63)
     output_dir: _Path | None = setting(default=None, help="run directory to write; null: runs/DATA-seedN")
+    folds: Annotated[int | str | None, AfterValidator(_folds)] = setting(
+        default=None,
+        help="cross-validation over all clips: number of folds, or the name of groups of which each is left out once (a column, "
+        "or session, speaker, dialogue of IEMOCAP ids); null: the splits of the data",
+    )
+    fold: int | None = setting(default=None, help="train this fold only, from 1; null: all", ge=1)
+    fold_seed: int = setting(default=0, help="seed of the draws of folds and their validation clips", ge=0, lt=2**32)
+    stratify: list[str] | None = setting(
+        default=None, help="label columns whose shares folds keep; null: the emotions", min_length=1
+    )
     device: str = setting(default="auto", help="auto, cpu, gpu or gpu:NUMBER (the authors have tried no GPU)")
     data: DataConfig = setting(default=DataConfig, help="how the data file is read")
     model: ModelConfig = setting(default=ModelConfig, help="parts and sizes of the network")
     training: TrainingConfig = setting(default=TrainingConfig, help="how the network is trained")
+
+    @model_validator(mode="after")
+    def _protocol(self) -> ExperimentConfig:
+        if self.fold is not None and self.folds is None:
+            raise ValueError(f"must have folds beside fold, but have fold {self.fold} alone. Add --folds.")
+        if isinstance(self.folds, int) and self.fold is not None and self.fold > self.folds:
+            raise ValueError(f"must have a fold from 1 to {self.folds}, but have {self.fold}. Choose another --fold.")
+        if isinstance(self.folds, str):
+            named = self.data.group_column
+            if named not in (None, self.folds):
+                raise ValueError(
+                    f"must have the same groups in folds and data.group_column, but have {self.folds!r} and {named!r}. "
+                    "Remove one."
+                )
+            self.data = dataclasses.replace(self.data, group_column=self.folds)
+        return self
+
+    @property
+    def chosen_fold(self) -> Fold | None:
+        """The fold of the cross-validation; None for the splits of the data.
+
+        Raises:
+            ConfigError: there are several.
+        """
+        if self.folds is None:
+            return None
+        if self.fold is None:
+            raise ConfigError(
+                "fold must be a number where folds are set, since one training is of one fold, but is null. Add --fold 1, or "
+                "train all of them with lmf train."
+            )
+        return Fold(self.folds, self.fold, self.fold_seed, self.stratify)
+
+    def on_other_data(self, path: str) -> ExperimentConfig:
+        """The same settings for a file that the model was not trained on, with its own splits."""
+        data = dataclasses.replace(self.data, group_column=None)
+        return dataclasses.replace(self, data_path=path, data=data, folds=None, fold=None, stratify=None)
 
     @property
     def data_name(self) -> str:
@@ -82,7 +139,8 @@ class ExperimentConfig:
 
     def run_directory(self) -> Path:
         """Where the run goes."""
-        return Path(self.output_dir or f"runs/{self.data_name}-seed{self.seed}").expanduser()
+        fold = "" if self.fold is None else f"-folds{self.folds}-fold{self.fold}"
+        return Path(self.output_dir or f"runs/{self.data_name}{fold}-seed{self.seed}").expanduser()
 
     @model_validator(mode="after")
     def _one_list(self) -> ExperimentConfig:

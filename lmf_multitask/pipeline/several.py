@@ -1,4 +1,4 @@
-"""Trainings that belong together: one per emotion (the paper's separate models), one per seed, or both."""
+"""Trainings that belong together: one per emotion (the paper's separate models), per fold, per seed, or all of these."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.metrics import all_tasks
 from lmf_multitask.evaluation.statistics import seed_summary
 from lmf_multitask.files import write_json
+from lmf_multitask.pipeline.cross_validation import join_folds
 from lmf_multitask.pipeline.launcher import train_all
 from lmf_multitask.pipeline.reporting import write_report_of
 from lmf_multitask.pipeline.runs import (
@@ -26,6 +27,7 @@ from lmf_multitask.pipeline.runs import (
     Run,
     check_no_links,
     check_run_names,
+    fold_folders,
 )
 from lmf_multitask.pipeline.settings import ExperimentConfig
 from lmf_multitask.pipeline.stages import assess_predictions, predict, read_data, restore, without, write_joined
@@ -64,14 +66,16 @@ def train_several(
     overwrite: bool = False,
     report: bool = True,
 ) -> Outcome:
-    """Trains in ``folder/EMOTION``, ``folder/seedN`` or ``folder/seedN/EMOTION``, each in a process of its own.
+    """Trains in ``folder/EMOTION``, ``folder/foldN``, ``folder/seedN`` or, of several of these, ``folder/seedN/foldN/EMOTION``.
 
-    Complete runs are kept, unfinished ones are resumed, and a failure does not stop the others. Per-emotion models are
-    joined in ``metrics.json`` and ``predictions.csv`` of their parent; seeds are summarised in ``seeds.json``.
+    Each training is a process of its own. Complete runs are kept, unfinished ones are resumed, and a failure does not stop the
+    others. Per-emotion models are joined, and folds pooled, in ``metrics.json`` and ``predictions.csv`` of their parent; seeds
+    are summarised in ``seeds.json``.
 
     Args:
         mode: one model for all emotions, or one for each.
-        base: the data and the emotions (None: all in the data); in ``multitask`` all settings.
+        base: the data, the emotions (None: all in the data) and the folds (``fold`` is None: all of them); in ``multitask``
+            all settings.
         settings_for: name of an emotion -> settings of its training, in ``per_emotion``.
         folder: the parent of the run directories.
         seeds: instead of the settings' own; None uses those.
@@ -83,37 +87,61 @@ def train_several(
         UserError: the data, the settings or the folder do not allow it; nothing has been started then.
     """
     _check_parent(folder)
-    data = read_data(base)
+    in_folds = base.folds is not None and base.fold is None
+    data = read_data(dataclasses.replace(base, fold=1) if in_folds else base)
+    numbers: list[int | None] = [*range(1, len(data.folds or ()) + 1)] if in_folds else [None]
     absent = missing_in_train(data.dataset, base.model.modalities)
     places: dict[int | None, Path] = {seed: folder / f"seed{seed}" for seed in seeds or ()} or {None: folder}
+    for place in places.values():
+        outdated = [path.name for number, path in fold_folders(place).items() if number not in numbers]
+        if outdated:
+            raise RunError(
+                f"{place}: must hold the folds of this cross-validation only, but holds {outdated[0]}. Remove it, or choose "
+                "another --output_dir."
+            )
     experiments: dict[str, ExperimentConfig] = {}
 
-    def add(place: Path, config: ExperimentConfig, seed: int | None, targets: Sequence[Target]) -> None:
+    def add(
+        place: Path, config: ExperimentConfig, seed: int | None, fold: int | None, targets: Sequence[Target]
+    ) -> None:
         check_no_links(folder, place)
         config = without(dataclasses.replace(config, output_dir=str(place)), absent)
         if seed is not None:
             config = dataclasses.replace(config, seed=seed)
+        if in_folds:  # the same folds, whatever emotions a model learns
+            config = dataclasses.replace(config, fold=fold, stratify=base.stratify or list(map(str, data.targets)))
         experiments[str(place.relative_to(folder))] = config.resolved(targets)
 
     if mode == "per_emotion":
         check_run_names(data.emotions)
         _log_unlabelled(base, data.emotions)
-        for seed, place in places.items():
-            for target in data.targets:
-                add(place / target.name, settings_for(target.name), seed, [target])
-    else:
-        for seed, place in places.items():
-            add(place, base, seed, data.targets)
-    # per-emotion models get one report together
-    failures = train_all(experiments, jobs, overwrite, report=report and mode == "multitask")
+    for seed, place in places.items():
+        for fold, part in _parts(place, numbers):
+            if mode == "per_emotion":
+                for target in data.targets:
+                    add(part / target.name, settings_for(target.name), seed, fold, [target])
+            else:
+                add(part, base, seed, fold, data.targets)
+    # per-emotion models and folds get one report together
+    failures = train_all(experiments, jobs, overwrite, report=report and mode == "multitask" and not in_folds)
     found: dict[int | None, dict[str, Any] | None] = {}
     for seed, place in places.items():
-        found[seed] = join_runs(place, report, data) if mode == "per_emotion" else Run(place).metrics()
+        parts = [part for _, part in _parts(place, numbers)]
+        if mode == "per_emotion":
+            joined = [join_runs(part, report and not in_folds, None if in_folds else data) for part in parts]
+        else:
+            joined = [Run(part).metrics() for part in parts]
+        found[seed] = join_folds(place, joined, data.targets, report) if in_folds else joined[0]
     results = {seed: metrics for seed, metrics in found.items() if metrics is not None}
     pages = [places[seed] / REPORT_FILE for seed in results if (places[seed] / REPORT_FILE).is_file()]
     complete = [metrics for metrics in results.values() if len(all_tasks(metrics)) == len(data.targets)]
     summary = write_seed_summary(folder, complete) if seeds and complete else None
     return Outcome(results, failures, summary, pages)
+
+
+def _parts(place: Path, numbers: Sequence[int | None]) -> list[tuple[int | None, Path]]:
+    """Number and folder of each fold; the folder itself without folds."""
+    return [(number, place if number is None else place / f"fold{number}") for number in numbers]
 
 
 def join_runs(folder: Path, report: bool = False, data: LoadedData | None = None) -> dict[str, Any] | None:

@@ -29,7 +29,7 @@ from lmf_multitask.evaluation.metrics import EXCLUSIVE, METRICS, task_kinds, val
 from lmf_multitask.evaluation.predictions import write_predictions
 from lmf_multitask.files import write_json
 from lmf_multitask.models.config import ModelConfig
-from lmf_multitask.pipeline.runs import MODEL_FOLDER, PREDICTIONS_FILE, Run, runs_in
+from lmf_multitask.pipeline.runs import LINEAR, MODEL_FOLDER, PREDICTIONS_FILE, Run, linear_file, runs_in
 from lmf_multitask.pipeline.settings import ExperimentConfig
 from lmf_multitask.runtime import quiet_imports, select_device
 from lmf_multitask.tasks import BinaryTask, RegressionTask, Task, make_tasks
@@ -173,7 +173,7 @@ def read_data(config: ExperimentConfig) -> LoadedData:
     """
     if config.data_path is None:
         logger.info("%s", SAMPLE_NOTE)
-    return load_file(config.data_path, config.wanted, config.data)
+    return load_file(config.data_path, config.wanted, config.data, config.chosen_fold)
 
 
 def check_network(data: LoadedData, config: ModelConfig) -> None:
@@ -296,6 +296,7 @@ def calibrate(trained: Trained, validation: Predicted) -> Trained:
 def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
     """Metrics of one split, with intervals, calibration and, on the data of the training, baselines."""
     seeds = {config.seed for config in trained.configs}
+    baselines = _baselines(trained, predicted) if trained.own_data else {}
     metrics = assess(
         predicted.labels,
         predicted.predictions,
@@ -303,11 +304,16 @@ def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
         split=predicted.split,
         seed=seeds.pop() if len(seeds) == 1 else None,
         calibration=trained.calibration,
-        baselines=_baselines(trained, predicted) if trained.own_data else None,
+        baselines=baselines,
     )
     metrics["data"] = {"notes": trained.notes, **trained.data.quality}
     if len(trained.models) > 1:
         metrics = {"mode": "per_emotion", **metrics}
+    fold = trained.configs[0].chosen_fold
+    if fold is not None and trained.own_data:
+        assert trained.data.folds is not None
+        groups = trained.data.folds
+        metrics["fold"] = {"by": fold.by, "number": fold.number, "of": len(groups), "groups": groups[fold.number - 1]}
     return Assessment(
         trained.name,
         trained.tasks,
@@ -316,6 +322,7 @@ def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
         predicted.predictions,
         metrics,
         trained.calibration,
+        baselines,
     )
 
 
@@ -339,16 +346,28 @@ def write_run(run: Run, trained: Trained, found: Assessment) -> None:
 
 def write_joined(run: Run, found: Assessment) -> None:
     """Writes predictions and metrics of a run, or of per-emotion runs into their parent."""
-    write_predictions(run.folder / PREDICTIONS_FILE, found.ids, found.labels, found.probabilities, found.tasks)
+    _write_predictions(run.folder / PREDICTIONS_FILE, found)
     run.write_metrics(found.metrics)
 
 
 def write_split(folder: Path, found: Assessment) -> list[Path]:
-    """Writes ``metrics_SPLIT.json`` and ``predictions_SPLIT.csv``; returns their paths."""
+    """Writes ``metrics_SPLIT.json``, ``predictions_SPLIT.csv`` and those of the linear model; returns their paths."""
     split = found.metrics["split"]
     paths = [folder / f"metrics_{split}.json", folder / f"predictions_{split}.csv"]
     write_json(paths[0], found.metrics)
-    write_predictions(paths[1], found.ids, found.labels, found.probabilities, found.tasks)
+    return [paths[0], *_write_predictions(paths[1], found)]
+
+
+def _write_predictions(path: Path, found: Assessment) -> list[Path]:
+    """Writes the predictions of the model, and of the linear models beside them; returns the paths."""
+    write_predictions(path, found.ids, found.labels, found.probabilities, found.tasks)
+    paths = [path]
+    for name in LINEAR:
+        if name in found.baselines:
+            values = found.baselines[name]
+            own = [t for t in range(len(found.tasks)) if not np.isnan(values[:, t]).any()]
+            paths.append(linear_file(path, name))
+            write_predictions(paths[-1], found.ids, found.labels[:, own], values[:, own], [found.tasks[t] for t in own])
     return paths
 
 
@@ -380,7 +399,7 @@ def restore(
     configs = [run.load_config() for run in runs]
     first = configs[0]
     for run, config in zip(runs, configs):
-        if (config.data_path, config.data) != (first.data_path, first.data):
+        if _data_of(config) != _data_of(first):
             raise RunError(
                 f"{run.folder}: must be trained on the data of {runs[0].folder}, but is not. Give one of them."
             )
@@ -391,9 +410,8 @@ def restore(
         raise RunError(f"{folder}: must hold one run per emotion, but has {', '.join(tasks)}. Give one run directory.")
     if data is None or data.emotions != tasks:
         wanted = [one for config in configs for one in config.wanted or ()]
-        data = read_data(
-            dataclasses.replace(first, data_path=data_path or first.data_path, emotions=None, tasks=wanted or tasks)
-        )
+        config = first if data_path is None else first.on_other_data(data_path)
+        data = read_data(dataclasses.replace(config, emotions=None, tasks=wanted or tasks))
     places = [run.folder / MODEL_FOLDER for run in runs]
     calibrated = all((place / CALIBRATION_FILE).is_file() for place in places)
     return Trained(
@@ -406,3 +424,7 @@ def restore(
         Calibration.joined([Calibration.load(place) for place in places]) if calibrated else None,
         own_data=data_path is None,
     )
+
+
+def _data_of(config: ExperimentConfig) -> tuple[object, ...]:
+    return config.data_path, config.data, config.chosen_fold

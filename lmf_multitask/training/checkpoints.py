@@ -24,7 +24,7 @@ from lmf_multitask.errors import RunError, TrainingError, printable
 from lmf_multitask.files import (
     atomic_folder,
     damage,
-    open_regular,
+    read_bytes,
     read_text,
     remove_leftovers,
     write_manifest,
@@ -37,6 +37,7 @@ with quiet_imports():
 
 logger = logging.getLogger(__name__)
 
+_LARGEST = 1 << 34  # bytes of a file: four times the largest network and its optimiser
 _MODEL_FILE = "model.safetensors"
 _OPTIMIZER_FILE = "optimizer.safetensors"
 _PROGRESS_FILE = "progress.json"
@@ -232,8 +233,7 @@ def _read_tensors(path: Path, expected: Callable[[set[str]], Mapping[str, paddle
     Raises:
         RunError: names, dtypes or shapes differ; no tensor has been changed then.
     """
-    with open_regular(path, RunError) as file:
-        content = file.read()
+    content = read_bytes(path, _LARGEST, RunError)
     try:
         found = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:

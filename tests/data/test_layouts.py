@@ -1,6 +1,7 @@
 """Each layout of tables gives back what was put in: values, labels, padding, ids."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import shared_file
 from layouts import LAYOUTS, SPLITS, clips, labels_of, write_csv
@@ -170,3 +171,36 @@ def test_folders_of_features(tmp_path):
     audio = np.concatenate([block["audio"] for _, block in source.all_blocks(9)])
     np.testing.assert_array_equal(audio[[0, 2, 3]], data["audio"][[0, 2, 3]])
     assert not audio[1].any()
+
+
+def arrow_bytes(path, table, form, compression):
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with (
+        pa.OSFile(str(path), "wb") as file,
+        getattr(pa.ipc, f"new_{form}")(file, table.schema, options=options) as writer,
+    ):
+        writer.write_table(table, max_chunksize=70)
+    return path
+
+
+@pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
+@pytest.mark.parametrize("form", ["file", "stream"])
+def test_arrow_of_every_kind(tmp_path, form, compression):
+    rows = {
+        "audio": [[float(row), 1.0] for row in range(200)],
+        "emotion": pa.array(["a", "b"] * 100).dictionary_encode(),
+    }
+    source = open_source(arrow_bytes(tmp_path / "x.arrow", pa.table(rows), form, compression))
+    found = np.concatenate([block["audio"] for _, block in source.all_blocks(64)])
+    np.testing.assert_array_equal(found, rows["audio"])
+    assert source.emotions == ["a", "b"]
+
+
+@pytest.mark.parametrize("form", ["file", "stream"])
+def test_an_arrow_bomb_is_not_unpacked(tmp_path, form):
+    values = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(30_000_000, "f4")), 1000)
+    path = arrow_bytes(tmp_path / "x.arrow", pa.table({"audio": values}), form, "zstd")
+    before = pa.total_allocated_bytes()
+    with pytest.raises(DataError, match="x.arrow: must hold at most 100 bytes per byte, but announces 120,0"):
+        open_source(path)
+    assert pa.total_allocated_bytes() - before < 1e6

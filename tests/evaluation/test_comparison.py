@@ -7,6 +7,7 @@ from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.comparison import compare
 from lmf_multitask.evaluation.metrics import metrics_of, value_of
 from lmf_multitask.evaluation.predictions import join_emotions, predictions_csv, read_predictions, write_predictions
+from lmf_multitask.evaluation.tables import comparison_text
 
 EMOTIONS = ("happy", "sad")
 
@@ -221,3 +222,44 @@ def test_wrong_files(tmp_path, text, message):
     assert str(caught.value).startswith(str(path))
     with pytest.raises(DataError, match="must be a readable file, but No such file"):
         read_predictions(tmp_path / "nowhere.csv")
+
+
+def test_metrics_are_averaged_over_seeds(model, tmp_path):
+    """The mean of two seeds' metrics, not the metric of their mean probability; paired on the same clips."""
+    first, seeds = model("one"), []
+    for seed in (1, 2):
+        labels, probabilities = made_up(seed=seed, noise=3.0)
+        path = write(tmp_path / f"many/seed{seed}/predictions.csv", labels, probabilities)
+        seeds.append(read_predictions(path, "many"))
+    found = compare([first, seeds], resamples=200)
+    assert found.names == ["one", "many"]
+    each = [compare([first, one], resamples=200) for one in seeds]
+    for key in ("weighted_f1", "auroc"):
+        own = [one.metrics["many"]["emotions"]["sad"][key] for one in each]
+        assert found.metrics["many"]["emotions"]["sad"][key] == pytest.approx(np.mean(own))
+        assert own[0] != own[1]
+        differences = [one.pairs[0].emotions["sad"].differences[key] for one in each]
+        assert found.pairs[0].emotions["sad"].differences[key] == pytest.approx(np.mean(differences))
+        low, high = found.pairs[0].emotions["sad"].intervals[key]
+        widths = [np.ptp(one.pairs[0].emotions["sad"].intervals[key]) for one in each]
+        assert 0 < high - low < max(widths)
+    assert found.notes == [
+        "many: metrics are means over 2 seeds (seed1, seed2); intervals show the variation over clips, with these seeds"
+    ]
+    assert found.metrics["many"]["emotions"]["sad"]["support"] == int(labels[:, 1].sum())
+
+
+def test_decisions_of_several_seeds_are_not_tested(model, tmp_path):
+    labels = np.eye(2)[np.arange(60) % 2]
+    seeds = []
+    for seed in (1, 2):
+        probabilities = np.clip(labels + np.random.default_rng(seed).normal(0, 0.6, labels.shape), 0.01, 0.99)
+        seeds.append(read_predictions(write(tmp_path / f"a/seed{seed}/predictions.csv", labels, probabilities), "a"))
+    other = read_predictions(write(tmp_path / "b/predictions.csv", labels, probabilities), "b")
+    (pair,) = compare([other, seeds], resamples=100).pairs
+    assert pair.decision.p is None
+    assert [one.p for one in pair.emotions.values()] == [None, None]
+    text = comparison_text(compare([other, seeds], resamples=100))
+    assert "None" not in text
+    assert "a: metrics are means over 2 seeds" in text
+    assert "McNemar p -" not in text

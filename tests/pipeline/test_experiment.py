@@ -29,7 +29,8 @@ from lmf_multitask.pipeline.stages import load
 import datasets  # isort: skip - paddlenlp must be imported before datasets
 
 FILES = {
-    "checkpoints", "config.yaml", "history.csv", "manifest.json", "metrics.json", "model", "origin.json", "predictions.csv", "train.log",
+    "checkpoints", "config.yaml", "history.csv", "manifest.json", "metrics.json", "model", "origin.json", "predictions.csv",
+    "predictions_logistic_regression.csv", "train.log",
 }  # fmt: skip
 
 
@@ -183,7 +184,8 @@ def test_evaluation_gives_the_same_metrics(trained, tmp_path):
     shutil.copytree(folder, tmp_path / "run")
     again, paths = evaluate(tmp_path / "run")
     assert again == metrics
-    assert paths == [tmp_path / "run" / "metrics_test.json", tmp_path / "run" / "predictions_test.csv"]
+    names = ["metrics_test.json", "predictions_test.csv", "predictions_test_logistic_regression.csv"]
+    assert paths == [tmp_path / "run" / name for name in names]
     assert json.loads(paths[0].read_text()) == metrics
     assert paths[1].read_bytes() == (folder / "predictions.csv").read_bytes()
     for split, samples in (("train", 31), ("validation", 16)):

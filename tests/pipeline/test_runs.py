@@ -9,7 +9,15 @@ from conftest import small_experiment
 
 from lmf_multitask.config import DataConfig
 from lmf_multitask.errors import ConfigError, RunError
-from lmf_multitask.pipeline.runs import Run, check_run_names, first_difference, predictions_of, runs_in, seed_folders
+from lmf_multitask.pipeline.runs import (
+    Run,
+    check_run_names,
+    first_difference,
+    fold_folders,
+    predictions_of,
+    runs_in,
+    seed_folders,
+)
 from lmf_multitask.pipeline.settings import ExperimentConfig
 from lmf_multitask.training.config import TrainingConfig
 
@@ -130,7 +138,7 @@ def test_results_that_change_are_noticed(tmp_path):
     run.write_metrics({"mean": {"uar": None}})
     assert run.metrics() == {"mean": {"uar": None}}
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"mean": {"uar": None}}
-    assert predictions_of([str(tmp_path)])[0].probabilities.tolist() == [[0.5]]
+    assert predictions_of([str(tmp_path)])[0][0].probabilities.tolist() == [[0.5]]
     (tmp_path / "predictions.csv").write_text("id,x_label,x_probability\na,1,0.6\n")
     (tmp_path / "metrics.json").write_text('{"mean": {"uar": 1}}')
     for name, read in (("predictions.csv", lambda: predictions_of([str(tmp_path)])), ("metrics.json", run.metrics)):
@@ -138,7 +146,7 @@ def test_results_that_change_are_noticed(tmp_path):
             read()
 
 
-@pytest.mark.parametrize("name", ["plots", "model", "checkpoints", "visualdl", "seed3"])
+@pytest.mark.parametrize("name", ["plots", "model", "checkpoints", "visualdl", "seed3", "fold12"])
 def test_names_that_the_layout_uses(name):
     with pytest.raises(ConfigError, match=f"must not be called '{name}', since the output directory uses that name"):
         check_run_names(["happy", name])
@@ -149,6 +157,29 @@ def test_names_that_the_layout_uses(name):
 def test_seed_folders(tmp_path, name):
     (tmp_path / name).mkdir()
     assert seed_folders(tmp_path) == ({1: tmp_path / "seed1"} if name == "seed1" else {})
+
+
+def test_fold_folders(tmp_path):
+    for name in ("fold10", "fold2", "folder", "fold", "seed1"):
+        (tmp_path / name).mkdir()
+    assert fold_folders(tmp_path) == {2: tmp_path / "fold2", 10: tmp_path / "fold10"}
+    with pytest.raises(RunError, match="must be one run or one per emotion, but holds several seeds"):
+        runs_in(tmp_path)
+    (tmp_path / "seed1").rmdir()
+    with pytest.raises(
+        RunError, match="must be one run or one per emotion, but holds several folds. Give one of fold2"
+    ):
+        runs_in(tmp_path)
+
+
+def test_predictions_of_several_seeds(tmp_path):
+    for seed in (1, 2):
+        (tmp_path / f"many/seed{seed}").mkdir(parents=True)
+        (tmp_path / f"many/seed{seed}/predictions.csv").write_text(f"id,x_probability\na,0.{seed}\n")
+    (tmp_path / "other.csv").write_text("id,x_probability\na,0.5\n")
+    many, one = predictions_of([str(tmp_path / "many"), str(tmp_path / "other.csv")])
+    assert [(part.name, part.probabilities.tolist()) for part in many] == [("many", [[0.1]]), ("many", [[0.2]])]
+    assert [part.name for part in one] == ["other.csv"]
 
 
 def test_linked_seeds_are_refused(tmp_path):

@@ -74,7 +74,8 @@ def trained(data, tmp_path_factory):
 def test_a_run_directory_per_emotion_and_one_result(trained):
     folder, done = trained
     assert sorted(path.name for path in folder.iterdir()) == [
-        "happy", "manifest.json", "metrics.json", "plots", "predictions.csv", "report.html", "robustness.json", "sad",
+        "happy", "manifest.json", "metrics.json", "plots", "predictions.csv", "predictions_logistic_regression.csv", "report.html",
+        "robustness.json", "sad",
     ]  # fmt: skip
     seeds = {"happy": 2967694878, "sad": 2290532931}
     joined = json.loads((folder / "metrics.json").read_text())

@@ -26,7 +26,7 @@ from lmf_multitask.data.cleaning import shorten
 from lmf_multitask.data.compressed import is_compressed, unpacked
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.safe_pickle import read_pickle
-from lmf_multitask.data.schema import KNOWN_TARGETS, SPLITS
+from lmf_multitask.data.schema import GROUP_COLUMNS, KNOWN_TARGETS, SPLITS
 from lmf_multitask.data.targets import BINARY
 from lmf_multitask.errors import DataError
 from lmf_multitask.files import open_regular, sha256_of
@@ -189,12 +189,18 @@ class Source(ABC):
             DataError: the file has no labels, or they are of another kind.
         """
 
-    def column_texts(self, split: str, name: str) -> list[str] | None:
-        """A column, array or key of a split as one text per clip, in order; None if there is none of that name."""
-        return None
-
     def groups(self, split: str) -> list[str] | None:
         """Name of the dialogue, video or speaker of each clip of a split, in order; None if the file names none."""
+        return None
+
+    @property
+    def group_columns(self) -> Sequence[str]:
+        """Names of a column, array or key that holds groups."""
+        chosen = self.reading.config.group_column
+        return GROUP_COLUMNS if chosen is None else (chosen,)
+
+    def column_texts(self, split: str, name: str) -> list[str] | None:
+        """A column, array or key of a split as one text per clip, in order; None if there is none of that name."""
         return None
 
     def positions(self, split: str) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lmf_multitask.data.sources.tables import DAMAGES, Table
 from lmf_multitask.errors import DataError, first_line
 
 _FILE, _STREAM = b"ARROW1", b"\xff\xff\xff\xff"
+_MOST_BYTES_PER_BYTE = 100
 
 
 class ArrowFiles(TableFiles):
@@ -32,22 +34,69 @@ class ArrowFiles(TableFiles):
         file = self._open(path)
         try:
             file.seek(0)
-            is_file = file.read(len(_FILE)) == _FILE
+            start = 8 if file.read(len(_FILE)) == _FILE else 0  # behind its magic bytes, a file is a stream
             source = pa.memory_map(
                 f"/dev/fd/{file.fileno()}"
             )  # the file that was opened, whatever its path leads to now
-            with pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source) as reader:
+            source.seek(start)
+            self._check_size(source, path)
+            source.seek(start)
+            with pa.ipc.open_stream(source) as reader:
                 table = reader.read_all()
             table.validate(full=True)  # a damaged offset would make pyarrow read other memory
-        except DAMAGES as error:
+        except (*DAMAGES, struct.error) as error:
+            if isinstance(error, DataError):
+                raise
             raise DataError(f"{path}: must be an Arrow file, but {first_line(error)}. Write it again.") from None
-        if table.nbytes > max(1 << 24, 100 * path.stat().st_size):  # compressed buffers are unpacked at once
-            raise DataError(
-                f"{path}: must hold at most 100 bytes per byte, but holds {table.nbytes:,}. Check the file."
-            )
 
         def read(columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
             chosen = table.select(list(columns))
             return (chosen.slice(start, rows) for start in range(0, len(chosen), rows))
 
         return Table(str(path), len(table), table.schema, read)
+
+    def _check_size(self, source: pa.MemoryMappedFile, path: Path) -> None:
+        """Checks what compressed buffers announce, before any is unpacked."""
+        total = 0
+        while True:
+            try:
+                message = pa.ipc.read_message(source)
+            except EOFError:
+                break
+            total += _unpacked(message)
+        if total > max(1 << 24, _MOST_BYTES_PER_BYTE * path.stat().st_size):
+            raise DataError(
+                f"{path}: must hold at most {_MOST_BYTES_PER_BYTE} bytes per byte, but announces {total:,}. Check the file."
+            )
+
+
+def _unpacked(message: pa.ipc.Message) -> int:
+    """Size of the buffers of a record batch; each compressed one begins with it (Arrow's Message.fbs, a flatbuffer)."""
+    if message.type not in ("record batch", "dictionary"):
+        return 0
+    head, body = memoryview(message.metadata), memoryview(message.body)
+
+    def number(form: str, place: int, content: memoryview = head) -> int:
+        return int(struct.unpack_from(f"<{form}", content, place)[0])
+
+    def field(table: int, index: int) -> int | None:
+        """Place of a field of a table; None where it is left out."""
+        names = table - number("i", table)
+        offset = number("H", names + 4 + 2 * index) if 4 + 2 * index < number("H", names) else 0
+        return table + offset if offset else None
+
+    def follow(place: int | None) -> int:
+        if place is None:
+            raise ValueError("a part of a record batch is missing")
+        return place + number("I", place)
+
+    batch = follow(field(follow(0), 2))
+    if message.type == "dictionary":
+        batch = follow(field(batch, 1))
+    buffers, compressed = follow(field(batch, 2)), field(batch, 3) is not None
+    total = 0
+    for index in range(number("I", buffers)):
+        start, length = number("q", buffers + 4 + 16 * index), number("q", buffers + 12 + 16 * index)
+        size = number("q", start, body) if compressed and length >= 8 else -1
+        total += length if size < 0 else size
+    return total

@@ -288,6 +288,20 @@ class EmotionsFirst(PickleSource):
         """See `Source.positions`."""
         return None if all(join.same_order for join in self._joined.values()) else self._joined[split].positions
 
+    def column_texts(self, split: str, name: str) -> list[str] | None:
+        """See `Source.column_texts`."""
+        contents = [self._contents[emotion][split] for emotion in self._owners]
+        if not all(name in content for content in contents):
+            return None
+        columns = []
+        for emotion, content in zip(self._owners, contents):
+            texts = self._texts(content[name], _count(self._arrays[emotion][split]))
+            if texts is None:
+                raise self.fail(f"data[{emotion!r}][{split!r}][{name!r}] must hold one text or whole number per clip.")
+            columns.append(["_".join(parts) for parts in texts])
+        join = self._joined[split]
+        return [columns[index][row] for index, row in zip(join.emotion, join.position)]
+
     # -- labels
 
     def labels(self, split: str) -> np.ndarray:

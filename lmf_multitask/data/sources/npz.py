@@ -140,6 +140,16 @@ class NpzSource(Source):
                 names = names and [names[row] for row in kept]
             yield names, features
 
+    def column_texts(self, split: str, name: str) -> list[str] | None:
+        """See `Source.column_texts`."""
+        if name not in self._members:
+            return None
+        if self._kind(name) == NUMBER:
+            texts = next(self._pieces(name, self._number_header(name), self._rows)).reshape(-1).astype(str)
+        else:
+            texts = np.array(self._texts(name))
+        return (texts if self._split is None else texts[self._split == split]).tolist()
+
     def labels(self, split: str) -> np.ndarray:
         """See `Source.labels`."""
         if self._label_problem is not None:
@@ -164,7 +174,11 @@ class NpzSource(Source):
     def _find_labels(self) -> None:
         """Sets `emotions`, and the names of the arrays with labels."""
         config, split = self.reading.config, self.reading.config.split_column or "split"
-        others = [name for name in self._members if name not in {*self._names.values(), self._id_name, split}]
+        others = [
+            name
+            for name in self._members
+            if name not in {*self._names.values(), self._id_name, split, *self.group_columns}
+        ]
         kinds = {name: self._kind(name) for name in others if name != "emotions"}
         named = (
             self._texts("emotions", rows=None) if "emotions" in self._members and "labels" in self._members else None

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from lmf_multitask.data.modality import MODALITIES
-from lmf_multitask.data.schema import dataset_features, find_split
+from lmf_multitask.data.schema import GROUPS, dataset_features, find_split
 from lmf_multitask.data.sources import ALL, Candidate, Reading
 from lmf_multitask.data.sources.tables import DAMAGES, Table, TableSource
 from lmf_multitask.errors import DataError, first_line
@@ -74,11 +74,15 @@ class SavedDataset(TableSource):
             return None
         types = dataset_features({modality: shape or () for modality, shape in shapes.items()}, self.emotions)
         for part in self._datasets.values():
-            if part.features != types or any(part.data.column(name).null_count for name in ("id", *MODALITIES)):
+            features = {name: kind for name, kind in part.features.items() if name != GROUPS}
+            if features != types or any(part.data.column(name).null_count for name in ("id", *MODALITIES)):
                 return None
         if any((self._nested_labels(part.data.select(["labels"])) == -100).any() for part in self._datasets.values()):
             return None
-        return self._datasets
+        return {
+            split: part.remove_columns(GROUPS) if GROUPS in part.column_names else part
+            for split, part in self._datasets.items()
+        }
 
     def _first_type(self, column: str) -> pa.DataType:
         schema = next(iter(self._tables.values())).schema

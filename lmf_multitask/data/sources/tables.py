@@ -9,7 +9,6 @@ Shape letters: N rows (clips), T tasks, L steps, D features.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,18 +19,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lmf_multitask.data.arrow import feature_rows, is_number, label_rows, numbers, row_shape, value_type
-from lmf_multitask.data.label_columns import ID_COLUMNS, NUMBER, OTHER, TEXT, Classes, choose, ignored_note, lacking
+from lmf_multitask.data.arrow import feature_rows, label_rows, numbers, row_shape, value_type
+from lmf_multitask.data.label_columns import OTHER, Classes, choose, ignored_note, lacking
 from lmf_multitask.data.modality import MODALITIES, modality_of_extractor
 from lmf_multitask.data.schema import SPLITS, emotion_of, find_split, guess_modalities, rename_modalities
 from lmf_multitask.data.sources import ALL, Candidate, Reading, Source
 from lmf_multitask.data.sources.array_files import ArrayFiles
+from lmf_multitask.data.table_columns import class_names, decoded, holds_lists, id_column, ids, is_text, kind_of, texts
 from lmf_multitask.errors import DataError, first_line, suggestion
 
 _SMALL_ROWS = 1 << 16  # read at a time of columns with one value per clip
 _PROBED_ROWS = 64  # read at a time while the length of sequences is unknown
-_LONGEST_ID = 1000
-_MOST_METADATA = 1 << 22
 DAMAGES = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, pa.ArrowException)
 """What `datasets` and pyarrow raise on files that are not what they expect."""
 
@@ -58,7 +56,7 @@ class Table:
         """The values of a column of text or whole numbers."""
         found: list[str | None] = []
         for part in self.read([column], _SMALL_ROWS):
-            found += _texts(part.column(column), column)
+            found += texts(part.column(column), column)
         return found
 
     def only(self, rows: np.ndarray, name: str) -> Table:
@@ -99,10 +97,10 @@ class TableSource(Source):
         self._set_split_names(tables)
         self._tables = {split: tables[split] for split in self.split_names}
         first, *others = self._tables.values()
-        self._id_column = _id_column(first)
+        self._id_column = id_column(first.schema, first.where)
         self._names = self._find_features(first)
         for table in others:
-            if _id_column(table) != self._id_column or self._find_features(table) != self._names:
+            if id_column(table.schema, table.where) != self._id_column or self._find_features(table) != self._names:
                 columns = ", ".join(name[:40] for name in table.schema.names)
                 needed = ", ".join(filter(None, [self._id_column, *self._names.values()]))
                 raise DataError(
@@ -172,8 +170,8 @@ class TableSource(Source):
             field.name
             for field in schema
             if self._holds_paths(table, field.name)
-            or (field.name in MODALITIES and not _is_text(field.type))
-            or (_holds_lists(field.type) and field.name != "labels")
+            or (field.name in MODALITIES and not is_text(field.type))
+            or (holds_lists(field.type) and field.name != "labels")
         ]
         if not columns and self._id_column and not set(chosen.values()) & set(schema.names):
             folders = [
@@ -183,7 +181,7 @@ class TableSource(Source):
                 return guess_modalities(folders, f"{table.where}: the folders beside it", chosen)
         found = rename_modalities(columns or schema.names, table.where, chosen, schema.names)
         for name in found.values():
-            if _is_text(schema.field(name).type) and name not in columns:
+            if is_text(schema.field(name).type) and name not in columns:
                 raise DataError(
                     f"{table.where}: column {name!r} must hold numbers, or paths of .npy files, but holds text. Choose another."
                 )
@@ -194,7 +192,7 @@ class TableSource(Source):
         return self._array_files.root
 
     def _holds_paths(self, table: Table, name: str) -> bool:
-        if not _is_text(table.schema.field(name).type):
+        if not is_text(table.schema.field(name).type):
             return False
         with self._table_errors(table):
             for part in table.read([name], _PROBED_ROWS):
@@ -206,13 +204,13 @@ class TableSource(Source):
     def _paths(self, part: pa.Table, name: str) -> list[Path | None] | None:
         """The feature files of some rows; None if the column holds the numbers itself."""
         if name in part.schema.names:
-            if not _is_text(part.schema.field(name).type):
+            if not is_text(part.schema.field(name).type):
                 return None
             return [
-                None if text is None else self._array_files.path(text) for text in _texts(part.column(name), name, 4096)
+                None if text is None else self._array_files.path(text) for text in texts(part.column(name), name, 4096)
             ]
         folder, found = self._folder / name, []
-        for clip in _ids(part, self._id_column or ""):
+        for clip in ids(part, self._id_column or ""):
             if Path(f"{clip}.npy").name != f"{clip}.npy":
                 raise DataError(f"ids must be names of files in {folder}, but got {ascii(clip)[:60]}. Use plain names.")
             path = self._array_files.path(f"{name}/{clip}.npy")
@@ -227,7 +225,7 @@ class TableSource(Source):
     def _shape(self, table: Table, modality: str, known: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """Shape of a clip's features in one table, given that in others; the same if no clip has any."""
         name = self._names[modality]
-        if name in table.schema.names and not _is_text(table.schema.field(name).type):
+        if name in table.schema.names and not is_text(table.schema.field(name).type):
             kind = str(value_type(table.schema.field(name).type))
             self.dtypes[modality] = {"float": "float32", "double": "float64", "halffloat": "float16"}.get(kind, kind)
             return row_shape(table.read([name], _PROBED_ROWS), name, known)
@@ -246,8 +244,8 @@ class TableSource(Source):
     # -- rows
 
     def _read(self, split: str, rows: int) -> Iterator[tuple[list[str] | None, Mapping[str, np.ndarray]]]:
-        table, ids = self._tables[split], self._id_column
-        columns = self._columns(table, [*([ids] if ids else []), *self._names.values()])
+        table, id_name = self._tables[split], self._id_column
+        columns = self._columns(table, [*([id_name] if id_name else []), *self._names.values()])
         with self._table_errors(table):
             for part in table.read(columns, rows):
                 features = {}
@@ -259,15 +257,15 @@ class TableSource(Source):
                     else:
                         features[modality], cut = self._array_files.rows(paths, shape)
                     self.cut[split][modality] += cut
-                yield _ids(part, ids) if ids else None, features
+                yield ids(part, id_name) if id_name else None, features
 
     # -- labels
 
     def _find_labels(self, table: Table) -> None:
         """Sets `emotions`, and what their labels are made of."""
         schema, config = table.schema, self.reading.config
-        used = {*self._names.values(), self._id_column, self._split_column(table)}
-        kinds = {name: _kind(schema.field(name).type) for name in schema.names if name not in used}
+        used = {*self._names.values(), self._id_column, self._split_column(table), *self.group_columns}
+        kinds = {name: kind_of(schema.field(name).type) for name in schema.names if name not in used}
         if kinds.get("labels") == OTHER and config.labels is None and config.class_column is None:
             kind = schema.field("labels").type
             self.emotions = [
@@ -287,13 +285,25 @@ class TableSource(Source):
             values: set[object] = set()
             for one in self._tables.values():
                 for part in self._small_parts(one, [choice.classes]):
-                    values |= set(pc.unique(_decoded(part.column(choice.classes))).to_pylist())
-            self._classes = Classes(choice.classes, values, str(self.path), _class_names(schema, choice.classes))
+                    values |= set(pc.unique(decoded(part.column(choice.classes))).to_pylist())
+            self._classes = Classes(choice.classes, values, str(self.path), class_names(schema, choice.classes))
             self.emotions = self._classes.tasks
             self.notes.append(self._classes.note.removeprefix(f"{self.path}: "))
         self.notes += ignored_note(choice.ignored)
         if not self.emotions:
             self._label_problem = lacking(kinds, str(self.path))
+
+    def column_texts(self, split: str, name: str) -> list[str] | None:
+        """See `Source.column_texts`."""
+        table = self._tables[split]
+        if name not in table.schema.names:
+            return None
+        if kind_of(table.schema.field(name).type) == OTHER:
+            raise self.fail(
+                f"column {name!r} must name a group in every row, but holds {table.schema.field(name).type}."
+            )
+        with self._table_errors(table):
+            return [value or "" for value in table.texts(name)]
 
     def labels(self, split: str) -> np.ndarray:
         """See `Source.labels`."""
@@ -303,7 +313,7 @@ class TableSource(Source):
         where = f"{table.where}: labels of"
         if self._classes is not None:
             parts = [
-                self._classes.labels(np.array(_decoded(part.column(self._class_column)).to_pylist(), object))
+                self._classes.labels(np.array(decoded(part.column(self._class_column)).to_pylist(), object))
                 for part in self._small_parts(table, [self._class_column])
             ]
         elif self._label_columns:
@@ -353,7 +363,7 @@ class TableSource(Source):
         paths: set[Path] = set()
         for table in self._tables.values():
             for name in self._names.values():
-                if name in table.schema.names and not _is_text(table.schema.field(name).type):
+                if name in table.schema.names and not is_text(table.schema.field(name).type):
                     continue
                 with self._table_errors(table):
                     for part in table.read(self._columns(table, [name]), _SMALL_ROWS):
@@ -377,70 +387,3 @@ class TableSource(Source):
             raise DataError(str(error) if str(self.path) in str(error) else f"{table.where}: {error}") from None
         except DAMAGES as error:
             raise DataError(f"{table.where}: must be a whole table, but {first_line(error)}. Write it again.") from None
-
-
-# -- columns
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _kind(kind: pa.DataType) -> str:
-    """What a column holds, see `label_columns`."""
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return NUMBER if is_number(kind) or pa.types.is_null(kind) else TEXT if _is_text(kind) else OTHER
-
-
-def _holds_lists(kind: pa.DataType) -> bool:
-    inner = value_type(kind)
-    return inner != kind and (is_number(inner) or pa.types.is_null(inner))
-
-
-def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-
-
-def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
-    """Names of the classes 0, 1, ... that `datasets` has noted for a column of whole numbers."""
-    noted = (schema.metadata or {}).get(b"huggingface", b"")
-    try:
-        if len(noted) > _MOST_METADATA or not pa.types.is_integer(schema.field(column).type):
-            return None
-        names = json.loads(noted)["info"]["features"][column]["names"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
-
-
-def _id_column(table: Table) -> str | None:
-    """The column with the ids. They are read as they are stored: a type that would be decoded is refused.
-
-    Raises:
-        DataError: a column ``id`` holds something else than text or whole numbers.
-    """
-    by_name = {field.name.lower(): field for field in table.schema}
-    for name in ID_COLUMNS:
-        field = by_name.get(name)
-        if field is not None and (_is_text(field.type) or pa.types.is_integer(field.type)):
-            return field.name
-        if name == "id" and field is not None:
-            raise DataError(
-                f"column 'id' of {table.where} must hold text or whole numbers, but holds {field.type}. Convert it."
-            )
-    return None
-
-
-def _texts(column: pa.ChunkedArray, what: str, most: int = _LONGEST_ID) -> list[str | None]:
-    """A column of text or whole numbers as texts."""
-    column = _decoded(column)
-    if _is_text(column.type):
-        longest = pc.max(pc.binary_length(column)).as_py() or 0
-        if longest > most:
-            raise DataError(f"{what} must have at most {most:,} bytes, but one has {longest:,}. Shorten it.")
-    return [None if value is None else str(value) for value in column.to_pylist()]
-
-
-def _ids(part: pa.Table, column: str) -> list[str]:
-    return list(map(str, _texts(part.column(column), "ids")))
