@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> None:
     given = dict(os.environ)
     tune_cpu()
 
-    from lmf_multitask.data.cache_folder import cache_folder, describe_cache
+    from lmf_multitask.cache_folder import cache_folder, describe_cache
     from lmf_multitask.errors import InstallationError
     from lmf_multitask.installation import check_installation, package_versions, processor_facts, settings_in_force
 

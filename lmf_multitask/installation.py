@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from lmf_multitask import __version__
-from lmf_multitask.data.cache_folder import cache_folder
+from lmf_multitask.cache_folder import cache_folder
 from lmf_multitask.runtime import cpu_settings, usable_cores
 
 PACKAGES = (

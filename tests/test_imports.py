@@ -24,7 +24,7 @@ LAYERS = [
     {"training", "deployment", "evaluation"},
     {"models", "tasks"},
     {"data"},
-    {"command_line", "plugins", "config", "strict_yaml", "files", "runtime", "installation", "errors"},
+    {"command_line", "plugins", "config", "strict_yaml", "files", "runtime", "cache_folder", "installation", "errors"},
 ]
 
 

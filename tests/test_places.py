@@ -201,7 +201,7 @@ def test_read_only_folders(tmp_path, monkeypatch, checkpoint, write_pickle, name
 
 FULL = {
     "train": (
-        "full/new/checkpoints/checkpoint-",
+        "full/new/",
         "train --data_path data.pkl --training.batch_size 8 --output_dir full/new",
     ),
     "train, cache": ("full/lmf_multitask/", "train --data_path data.pkl --data.cache_dir full --output_dir new"),
@@ -209,7 +209,7 @@ FULL = {
     "export": ("full/", "export run --output_dir full/new"),
     "export, temporary files": ("full/", "export run --output_dir new"),
     "infer": ("full/new/", "infer run --data_path data.pkl --output_dir full/new"),
-    "convert": ("full/new/model", "convert happy.npz --emotion happy --output_dir full/new"),
+    "convert": ("full/new/", "convert happy.npz --emotion happy --output_dir full/new"),
     "data": ("full/new.pkl", "data sample full/new.pkl"),
     "data convert": ("full/new", "data convert data.pkl full/new"),
     "report": ("full/new/", "report run --output_dir full/new"),
@@ -231,7 +231,7 @@ from lmf_multitask.__main__ import COMMANDS
 from lmf_multitask.command_line import run
 found = {{}}
 for name, (_, words) in {FULL!r}.items():
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", "full"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", "full"], check=True)
     tempfile.tempdir = str(Path("full").absolute()) if "temporary" in name else None
     command, *rest = words.split()
     with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):

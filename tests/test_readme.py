@@ -14,6 +14,7 @@ import pytest
 from layouts import csd_folder
 from pickle_layouts import dialogue_tuple, lmf, make_clips, mmsa, mult_iemocap
 from reference_network import random_parameters
+from torch_parts import torch_tensors, write_torch
 
 from lmf_multitask import command_line
 from lmf_multitask.__main__ import COMMANDS
@@ -86,7 +87,7 @@ def folder(tmp_path, sample_path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "iemocap.pkl").write_bytes(sample_path.read_bytes())
     weights = random_parameters(features=(74, 35, 300))
-    np.savez(tmp_path / "model.npz", **weights)
+    write_torch(tmp_path / "model.pt", *torch_tensors({n: np.ascontiguousarray(v) for n, v in weights.items()}))
     rows = (40, 30, 30)
     pickles = {
         "happy": weights,

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _cache(options: argparse.Namespace) -> None:
-    from lmf_multitask.data.cache_folder import cache_folder, clear_cache, describe_cache
+    from lmf_multitask.cache_folder import cache_folder, clear_cache, describe_cache
 
     folder = cache_folder(options.cache_dir)
     if options.clear:

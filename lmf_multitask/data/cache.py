@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 
+from lmf_multitask.cache_folder import cache_folder
 from lmf_multitask.data.arrow import feature_table, fixed_lists
-from lmf_multitask.data.cache_folder import cache_folder
 from lmf_multitask.data.cleaning import Cleaning, ModalityFacts, NonFinitePolicy, padding_side
 from lmf_multitask.data.columns import BLOCK_ROWS
 from lmf_multitask.data.description import describe, file_note

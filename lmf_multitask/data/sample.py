@@ -23,7 +23,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
-from lmf_multitask.data.cache_folder import cache_folder
+from lmf_multitask.cache_folder import cache_folder
 from lmf_multitask.data.schema import IEMOCAP_EMOTIONS
 from lmf_multitask.errors import ConfigError
 from lmf_multitask.files import atomic_write

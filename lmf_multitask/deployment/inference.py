@@ -124,6 +124,8 @@ def infer_file(
             raise DataError(
                 f"the file must have the {source.count} clips that it announces, but has {report.rows}. Write it again."
             )
+        for file in (table, *arrays):  # a disk that is full says so now, before the first takes its name
+            file.flush()
     for path in stale:
         path.unlink(missing_ok=True)
     report.notes += [_note_on_absent(predictor, name) for name, clips in report.missing.items() if clips == report.rows]

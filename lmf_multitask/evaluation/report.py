@@ -291,7 +291,7 @@ def _clips_table(assessment: Assessment, *, wrong: bool) -> TextTable:
             label = "not annotated" if np.isnan(truth[row]) else "present" if truth[row] else "absent"
             rows.append([assessment.ids[row], emotion, label, f"{values[row]:.4f}", *_changes(assessment, row, t)])
     title = "most confident errors" if wrong else "least confident decisions"
-    heads = ["clip", "emotion", "label", "probability of present", *(f"no {name}" for name in assessment.without)]
+    heads = ["clip", "emotion", "label", "probability", *(f"no {name}" for name in assessment.without)]
     return TextTable(title, heads, rows, left=(0, 1, 2), sortable=True)
 
 

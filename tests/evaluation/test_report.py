@@ -341,7 +341,7 @@ def test_clips_have_the_change_without_each_modality(full_page):
         re.findall(pattern, text.split("most confident errors</p>")[1], re.S)
         for pattern in (r"<button type=\"button\">(.*?)</button>", r"<tr><th scope=\"row\">(.*?)</tr>")
     )
-    assert heads[:6] == ["clip", "emotion", "label", "probability of present", "no audio", "no text"]
+    assert heads[:6] == ["clip", "emotion", "label", "probability", "no audio", "no text"]
     for row in rows[:5]:
         *_, own, without_audio, without_text = re.findall(r"<td[^>]*>(.*?)</td>", row)
         assert without_audio == "+0.000"

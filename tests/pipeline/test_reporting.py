@@ -1,5 +1,6 @@
 """From trained runs to metrics, comparison and page, through the commands."""
 
+import csv
 import json
 import shutil
 
@@ -13,7 +14,7 @@ from lmf_multitask.config import DataConfig
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.calibration import Calibration
 from lmf_multitask.pipeline.experiment import run_experiment
-from lmf_multitask.pipeline.reporting import learning_curves, write_report_of
+from lmf_multitask.pipeline.reporting import learning_curves, report_run, write_report_of
 from lmf_multitask.pipeline.settings import ExperimentConfig
 from lmf_multitask.pipeline.stages import assess_predictions, predict, restore
 from lmf_multitask.training.config import TrainingConfig
@@ -216,3 +217,19 @@ def test_runs_of_different_data_are_no_group(trained, tmp_path):
     config.write_text(config.read_text().replace("data.pkl", "other.pkl"))
     with pytest.raises(RunError, match="must be trained on the data of .* but is not. Give one of them"):
         restore(tmp_path / "group")
+
+
+def test_changes_without_a_modality_are_those_of_a_clip_that_lacks_it(trained, tmp_path):
+    """Against the model itself, on test clips whose features are zeroed by hand."""
+    report_run(trained / "multitask", output_dir=tmp_path)
+    with (tmp_path / "without.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    run = restore(trained / "multitask")
+    columns = {name: np.array(values) for name, values in run.columns("test").items()}
+    own = run.predict(columns)
+    assert [row["id"] for row in rows] == list(run.data.dataset["test"]["id"])
+    for modality in ("audio", "video", "text"):
+        without = run.predict({**columns, modality: np.zeros_like(columns[modality])})
+        found = [[float(row[f"{task}_without_{modality}"]) for task in run.models[0].task_names] for row in rows]
+        np.testing.assert_allclose(found, without - own, atol=1e-5)
+        assert np.abs(found).max() > 1e-4

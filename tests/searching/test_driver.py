@@ -3,8 +3,10 @@
 The processes are stand-ins that take milliseconds; `test_outcome` trains.
 """
 
+import contextlib
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+import sqlalchemy
 
 from lmf_multitask.errors import RunError, TrainingError
 from lmf_multitask.pipeline.launcher import Children
 from lmf_multitask.pipeline.settings import ExperimentConfig
 from lmf_multitask.searching import driver
 from lmf_multitask.searching.space import PruningConfig, SearchConfig
-from lmf_multitask.searching.study import Study
+from lmf_multitask.searching.study import Study, _one_line
 from lmf_multitask.training.config import TrainingConfig
 
 CHILD = """
@@ -278,3 +281,19 @@ def test_a_child_can_be_ended_early():
     with Children() as children:
         assert children.run([sys.executable, "-c", code], lambda line: lines.append(line) or line == "1") is None
     assert lines == ["0", "1"]
+
+
+def test_a_locked_study_is_waited_for_and_not_replaced(tmp_path):
+    """SQLite's own words, from a connection that holds the lock."""
+    path = tmp_path / "study.db"
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("create table x (y)")
+        other.commit()
+        other.execute("begin exclusive")
+        engine = sqlalchemy.create_engine(
+            f"sqlite:///{path}", connect_args={"timeout": 0}, poolclass=sqlalchemy.pool.NullPool
+        )
+        told = r"another process has locked it\. Wait until it ends\."
+        with pytest.raises(RunError, match=told), _one_line(path), engine.connect() as one:
+            one.execute(sqlalchemy.text("select * from x"))
+        engine.dispose()

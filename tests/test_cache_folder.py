@@ -5,8 +5,8 @@ import re
 import pytest
 from filelock import FileLock
 
+from lmf_multitask.cache_folder import cache_folder, clear_cache
 from lmf_multitask.data.__main__ import main
-from lmf_multitask.data.cache_folder import cache_folder, clear_cache
 from lmf_multitask.data.loading import load
 
 
