@@ -87,7 +87,7 @@ def test_the_shipped_one_changes_one_part_at_a_time():
         ),
         (
             {"x": {"model.fusion.ranks": 1}},
-            r"variants: x: model.fusion.ranks must be a known setting.*Did you mean 'rank'",
+            "variants: x: unknown setting 'model.fusion.ranks' of the kind lmf. Did you mean 'model.fusion.rank'",
         ),
         ({"As configured": {"model.fusion.rank": 1}}, "none of them 'as configured'"),
         ({"a b": {"model.fusion.rank": 1}, "a-b": {"model.fusion.rank": 2}}, "variants must have different names"),

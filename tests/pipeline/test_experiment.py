@@ -191,7 +191,11 @@ def test_evaluation_gives_the_same_metrics(trained, tmp_path):
     for split, samples in (("train", 31), ("validation", 16)):
         found, paths = evaluate(tmp_path / "run", split=split)
         assert (found["split"], found["samples"], len(read_rows(paths[1]))) == (split, samples, samples)
-        assert [path.name for path in paths] == [f"metrics_{split}.json", f"predictions_{split}.csv"]
+        assert [path.name for path in paths] == [
+                f"metrics_{split}.json",
+                f"predictions_{split}.csv",
+                f"predictions_{split}_logistic_regression.csv",
+            ]
     assert (tmp_path / "run" / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
 
 

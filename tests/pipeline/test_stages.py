@@ -43,8 +43,8 @@ def test_a_training_with_its_report_does_everything_once(corpus_path, tmp_path, 
     run_experiment(small_experiment(corpus_path, tmp_path / "run", epochs=1, ema_epochs=1.0), quiet=True)
     assert len(counts["load"]) == 1
     assert counts["model"].count(LMFModel) == 1
-    # validation for calibration, test, and the subsets of modalities for the report
-    assert counts["predict"] == [VALIDATION, TEST, *[VALIDATION] * SUBSETS]
+    # validation for calibration, test, and without some modalities: subsets of them for the report, and single ones for without.csv
+    assert counts["predict"] == [VALIDATION, TEST, *[VALIDATION] * SUBSETS, *[TEST] * 3]
     assert (tmp_path / "run/report.html").is_file()
 
 
