@@ -192,10 +192,10 @@ def test_evaluation_gives_the_same_metrics(trained, tmp_path):
         found, paths = evaluate(tmp_path / "run", split=split)
         assert (found["split"], found["samples"], len(read_rows(paths[1]))) == (split, samples, samples)
         assert [path.name for path in paths] == [
-                f"metrics_{split}.json",
-                f"predictions_{split}.csv",
-                f"predictions_{split}_logistic_regression.csv",
-            ]
+            f"metrics_{split}.json",
+            f"predictions_{split}.csv",
+            f"predictions_{split}_logistic_regression.csv",
+        ]
     assert (tmp_path / "run" / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
 
 
