@@ -93,7 +93,7 @@ def read_bytes(path: str | Path, most_bytes: int, error: type[UserError] = DataE
     left = most_bytes + 1
     try:
         with open_regular(path, error) as file:
-            while block := file.read(min(left, 1 << 26)):  # Python reserves as much memory as it is asked to read
+            while block := file.read(min(left, 1 << 22)):  # Python reserves as much memory as it is asked to read
                 parts.append(block)
                 left -= len(block)
     except OSError as problem:
@@ -269,6 +269,9 @@ def _remove_leftovers_of(path: Path) -> None:
 
 def _remove_if_left(temporary: Path) -> None:
     """Removes a temporary file or folder, unless another process is writing it."""
+    if temporary.is_symlink():  # nobody writes through one
+        temporary.unlink(missing_ok=True)
+        return
     with contextlib.suppress(OSError):
         handle = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:

@@ -145,10 +145,11 @@ def test_interruption_has_its_own_status():
     assert run_main("raise KeyboardInterrupt") == (130, "", "interrupted\n")
 
 
-def test_our_own_faults_keep_their_traceback():
+def test_our_own_faults_are_told_as_such():
     status, _, error = run_main("raise ZeroDivisionError")
-    assert status == 1
-    assert "Traceback" in error
+    assert status == 2
+    assert error.startswith("error: unexpected ZeroDivisionError")
+    assert "bug" in error
 
 
 def test_errors_of_the_user_are_one_line_and_debug_shows_the_traceback():

@@ -83,7 +83,7 @@ extra | there must be no argument 'extra' here. See --help.
 --device gpu:99 | device must be one that Paddle can use, but got 'gpu:99'
 --mode both | --mode: must be one of multitask, per_emotion, but got 'both'. See --help.
 --recipe paper | --recipe must be used with --mode per_emotion, but is not. Remove it.
---jobs 2 | --jobs must be used with --mode per_emotion or --seeds, but is not. Remove it.
+--jobs 2 | --jobs must be used with --mode per_emotion, --seeds or --folds, but is not. Remove it.
 --mode per_emotion --jobs 0 | --jobs must be a whole number of at least 1, but got 0.
 --mode per_emotion --jobs two | --jobs: must be a whole number, but got 'two'. See --help.
 --mode per_emotion --recipe papers | --recipe: must be one of lmf_paddle, paper, paper/mosi, paper/pom, but got 'papers'. Did you mean 'paper'?
@@ -94,7 +94,7 @@ extra | there must be no argument 'extra' here. See --help.
 --config . | --config must be a YAML file, but . is none.
 --config pipe | --config must be a YAML file, but pipe is none.
 --config ../../etc/passwd | --config must be a YAML file, but ../../etc/passwd is none.
---config good.pkl | good.pkl: must be YAML, but 'utf-8' codec can't decode
+--config good.pkl | good.pkl: must be UTF-8 text, but is not at byte 0. Check the file.
 --overwrite yes | there must be no argument 'yes' here. See --help.
 """
 
@@ -112,11 +112,11 @@ CONFIGS = {
     "a: " + "{b: " * 5000: "must be YAML, but it is nested more than 20 levels deep.",
     "seed: " + "9" * 5000: "must be YAML, but Exceeds the limit (4300 digits)",
     "seed: 2024-99-99": "must be YAML, but month must be in 1..12.",
-    "# " + "x" * 200_000: "must be YAML, but it has 200,002 bytes, more than any config needs.",
+    "# " + "x" * 200_000: "must have at most 100,000 bytes, but has more. Check the file.",
     "? [a, b]\n: 2": "must be YAML, but while constructing a mapping",
     "<<: 3": "must be YAML, but while constructing a mapping",
-    "1: 2": "unknown setting '1'. Choose one of data_path, emotions, tasks, seed, output_dir, device, data, model, training.",
-    "colour: red": "unknown setting 'colour'. Choose one of data_path, emotions, tasks, seed, output_dir, device, data, model, training.",
+    "1: 2": "unknown setting '1'. Choose one of data_path, emotions, tasks, seed, output_dir, folds, fold, fold_seed, stratify, device, data, model, training.",
+    "colour: red": "unknown setting 'colour'. Choose one of data_path, emotions, tasks, seed, output_dir, folds, fold, fold_seed, stratify, device, data, model, training.",
     "model: {colour: red}": "unknown setting 'model.colour'. Choose one of encoders, fusion, modality_dropout, modalities.",
     "model: 3": "model must be settings by name, but got 3. See --help.",
     "training: {epochs: many}": "training.epochs must be a whole number, but got 'many'.",
@@ -239,16 +239,16 @@ happy.npz | the following arguments are required: --emotion, --output_dir. See -
 happy.npz --emotion happy | the following arguments are required: --output_dir. See --help.
 happy.npz --output_dir new | the following arguments are required: --emotion. See --help.
 happy.npz --emotion happy --output_dir new --bogus | unknown option '--bogus'. See --help.
-nowhere.pkl --emotion happy --output_dir new | nowhere.pkl: must be a checkpoint, but there is no such file. Check the path.
+nowhere.pkl --emotion happy --output_dir new | nowhere.pkl: must be a readable file, but No such file or directory. Check the path.
 good.pkl --emotion happy --output_dir new | must hold an array for every parameter, but 'happy' is none. Save a state dict.
 list.pkl --emotion happy --output_dir new | list.pkl: must hold parameters by name, but holds a list. Save a state dict.
 hostile.pkl --emotion happy --output_dir new | but names os.system (at byte 11). Nothing of it was run
 empty.pkl --emotion happy --output_dir new | empty.pkl: must be a pickle, but is empty. Get the file again.
 cut.npz --emotion happy --output_dir new | cut.npz: must be
-objects.npz --emotion happy --output_dir new | objects.npz: must be an .npz file of arrays, but a.npy holds Python objects.
+objects.npz --emotion happy --output_dir new | objects.npz: must be an .npz file of arrays or a state dict of PyTorch, but a.npy holds Python objects.
 other.npz --emotion happy --output_dir new | has conv and lacks audio_factor
-foreign --emotion happy --output_dir new | foreign: must be a checkpoint, but there is no such file.
-pipe --emotion happy --output_dir new | pipe: must be a checkpoint, but there is no such file.
+foreign --emotion happy --output_dir new | foreign: must be a file, but is a folder. Check the path.
+pipe --emotion happy --output_dir new | pipe: must be a regular file, but is a pipe or a device. Write its content to a file first.
 happy.npz --emotion ../x --output_dir new | the name of a task must consist of at most 64 letters, digits, '_' and '-', but got '../x'. Rename it.
 happy.npz --emotion '' --output_dir new | arguments must not be empty, but one is. Is a variable in the command not set?
 happy.npz --emotion {LONG} --output_dir new | the name of a task must consist of at most 64 letters
@@ -267,8 +267,8 @@ happy.npz --emotion happy --output_dir {LONG} | File name too long.
 """
 
 DATA = f"""
-| the following arguments are required: inspect|convert|sample. See --help.
-show good.pkl | inspect|convert|sample: must be one of inspect, convert, sample, but got 'show'. See --help.
+| the following arguments are required: inspect|convert|sample|cache. See --help.
+show good.pkl | inspect|convert|sample|cache: must be one of inspect, convert, sample, cache, but got 'show'. See --help.
 inspect | the following arguments are required: FILE. See --help.
 inspect nowhere.pkl | nowhere.pkl: must be a readable file, but No such file or directory.
 inspect good.pkl extra | there must be no argument 'extra' here. See --help.

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.assessment import differences_of
@@ -245,7 +244,9 @@ def _value_difference(found: Mapping[str, Any], errors: Sequence[np.ndarray], te
     if not tested:
         return plain
     closer = int((first < second).sum()), int((second < first).sum())
-    p = float(stats.wilcoxon(first, second).pvalue) if sum(closer) else 1.0
+    from scipy.stats import wilcoxon  # takes a second to import
+
+    p = float(wilcoxon(first, second).pvalue) if sum(closer) else 1.0
     return dataclasses.replace(plain, only_first=closer[0], only_second=closer[1], p=p)
 
 

@@ -75,7 +75,7 @@ def test_a_run_directory_per_emotion_and_one_result(trained):
     folder, done = trained
     assert sorted(path.name for path in folder.iterdir()) == [
         "happy", "manifest.json", "metrics.json", "plots", "predictions.csv", "predictions_logistic_regression.csv", "report.html",
-        "robustness.json", "sad",
+        "robustness.json", "sad", "without.csv",
     ]  # fmt: skip
     seeds = {"happy": 2967694878, "sad": 2290532931}
     joined = json.loads((folder / "metrics.json").read_text())
@@ -111,7 +111,8 @@ def test_evaluate_does_all_of_them(trained, data):
     folder, done = trained
     again = command("evaluate", folder)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.splitlines()[:7] == done.stdout.splitlines()[:7]  # the table and its notes
+    shown = [line for line in again.stdout.splitlines() if not line.startswith("data: ")]
+    assert shown[:7] == done.stdout.splitlines()[:7]  # the table and its notes
     joined, written = (json.loads((folder / name).read_text()) for name in ("metrics.json", "metrics_test.json"))
     assert joined == written
     assert (folder / "predictions_test.csv").read_bytes() == (folder / "predictions.csv").read_bytes()
@@ -225,7 +226,8 @@ def test_evaluate_summarises_the_seeds(seeds):
     folder, done = seeds
     again = command("evaluate", folder)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.splitlines()[0] == done.stdout.splitlines()[0]
+    shown = [line for line in again.stdout.splitlines() if not line.startswith("data: ")]
+    assert shown[0] == done.stdout.splitlines()[0]
     before, after = (json.loads((folder / name).read_text()) for name in ("seeds.json", "seeds_test.json"))
     assert {**after, "seeds": None, "emotions": None, "mean": None}.keys() == before.keys()
     assert sorted(after["seeds"]) == sorted(before["seeds"])
@@ -284,7 +286,7 @@ def test_a_stopped_command_leaves_no_process_and_resumes_to_the_same_bits(traine
     ("options", "message"),
     [
         (["--jobs", "0", "--mode", "per_emotion"], "--jobs must be a whole number of at least 1, but got 0."),
-        (["--jobs", "2"], "--jobs must be used with --mode per_emotion or --seeds, but is not. Remove it."),
+        (["--jobs", "2"], "--jobs must be used with --mode per_emotion, --seeds or --folds, but is not. Remove it."),
         (["--recipe", "paper"], "--recipe must be used with --mode per_emotion, but is not. Remove it."),
         (
             ["--recipe", "paper", "--seeds", "1"],
@@ -294,7 +296,7 @@ def test_a_stopped_command_leaves_no_process_and_resumes_to_the_same_bits(traine
         (["--seeds", "-1"], "--seeds"),
         (
             ["--recipe", "papers", "--mode", "per_emotion"],
-            "--recipe: must be one of lmf_paddle, paper, but got 'papers'. Did you mean 'paper'?",
+            "--recipe: must be one of lmf_paddle, paper, paper/mosi, paper/pom, but got 'papers'. Did you mean 'paper'?",
         ),
         (["--mode", "per_emotion", "--emotions", "hapy"], "but got 'hapy'. Did you mean 'happy'?"),
     ],
