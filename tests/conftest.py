@@ -5,10 +5,13 @@ import os
 import pickle
 import tempfile
 
-# before anything imports Paddle or datasets: the caches of the user stay untouched
-_CACHE = tempfile.TemporaryDirectory(prefix="lmf-tests-")
-os.environ["HF_HOME"] = _CACHE.name
-os.environ["HF_HUB_OFFLINE"] = "1"
+# before anything imports Paddle or datasets: the caches of the user stay untouched; once per process, since tests import this
+# file a second time
+if os.environ.get("LMF_TESTS_PROCESS") != str(os.getpid()):
+    _CACHE = tempfile.TemporaryDirectory(prefix="lmf-tests-")
+    os.environ["LMF_TESTS_PROCESS"] = str(os.getpid())
+    os.environ["HF_HOME"] = _CACHE.name
+    os.environ["HF_HUB_OFFLINE"] = "1"
 
 from pathlib import Path
 

@@ -87,7 +87,11 @@ def test_evaluate_gives_the_same_metrics(trained_by_command, tmp_path):
     assert said[0].startswith("data: ")
     said = said[said.index("") + 1 :]
     assert said[:9] == table
-    assert said[-2:] == ["written: run/metrics_test.json", "written: run/predictions_test.csv"]
+    assert said[-3:] == [
+        "written: run/metrics_test.json",
+        "written: run/predictions_test.csv",
+        "written: run/predictions_test_logistic_regression.csv",
+    ]
     assert (tmp_path / "run" / "metrics_test.json").read_text() == (tmp_path / "run" / "metrics.json").read_text()
 
 

@@ -107,7 +107,7 @@ def test_the_page_has_every_part_and_escapes_markup(page):
         "Best settings", "New seeds", "Test", "Trials", "Importance", "Each setting", "Every trial",
     ):  # fmt: skip
         assert re.search(rf"<h2 id=\"part\d\">{heading}</h2>", text), heading
-    assert "<script" not in text
+    assert text.count("<script") == 1  # the page's own, which sorts tables
     assert "&lt;b&gt;mine" in text
     assert "trial 4: the training loss must stay finite &lt;script&gt;" in text
     assert not re.findall(r'(?:src|href)="(?!data:|#)', text)

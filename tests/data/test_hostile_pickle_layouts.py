@@ -159,7 +159,7 @@ def test_nothing_is_run(tmp_path, layout):
     tree = (*tree[:-1], [*tree[-1], bad]) if isinstance(tree, tuple) else {**tree, "extra": np.array([bad], object)}
     for pack in (bytes, gzip.compress, lzma.compress):
         (tmp_path / "x.pkl").write_bytes(pack(pickle.dumps(tree)))
-        with pytest.raises(DataError, match="names posix.mkdir"):
+        with pytest.raises(DataError, match=r"names (posix\.mkdir|dill\._dill\._get_attr)"):
             open_source(tmp_path / "x.pkl")
     assert not (tmp_path / "marker").exists()
 
@@ -177,7 +177,7 @@ def test_joblib_runs_nothing(tmp_path):
     bad = Runs(str(tmp_path / "marker"))
     for tree in ({"test": bad}, {"test": {"audio": np.array([bad], object)}}):
         (tmp_path / "x").write_bytes(joblib_bytes(tree))
-        with pytest.raises(DataError, match="names posix.mkdir"):
+        with pytest.raises(DataError, match=r"names (posix\.mkdir|dill\._dill\._get_attr)"):
             open_source(tmp_path / "x")
     assert not (tmp_path / "marker").exists()
 

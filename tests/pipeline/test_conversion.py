@@ -66,7 +66,7 @@ def test_a_run_that_exists_is_not_replaced(tmp_path, checkpoint):
     [
         (
             ["none.pkl", "--emotion", "happy"],
-            "none.pkl: must be a checkpoint, but there is no such file. Check the path.",
+            "none.pkl: must be a readable file, but No such file or directory. Check the path.",
         ),
         (["happy.npz", "--emotion", "../happy"], "name"),
         (["happy.npz"], "--emotion"),
