@@ -74,7 +74,7 @@ def baseline_predictions(
     linear = fit_linear_baseline(train, validation, tasks).predict(rows)
     kinds, found = np.array(task_kinds(tasks)), {}
     for kind in dict.fromkeys(kinds.tolist()):
-        for name, predictions in zip(BASELINES[kind], (values, linear)):
+        for name, predictions in zip(BASELINES.get(kind, ()), (values, linear)):  # further kinds have none
             found[name] = np.where(kinds == kind, predictions, np.nan)
     return found
 

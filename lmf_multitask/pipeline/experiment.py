@@ -234,5 +234,5 @@ def validation_metrics(model: LMFModel, outputs: np.ndarray, labels: np.ndarray,
     per_task = {"emotions": ("weighted_f1",), "regression": ("pearson", "mae")}
     for place, keys in per_task.items():
         for name, values in found.get(place, {}).items():
-            shown.update({f"{name}_{key}": values[key] for key in keys})
+            shown.update({f"{name}_{key}": values[key] for key in keys if key in values})
     return {name: value for name, value in shown.items() if value is not None}

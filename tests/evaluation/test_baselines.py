@@ -11,10 +11,12 @@ from lmf_multitask.evaluation import baselines
 from lmf_multitask.evaluation.baselines import (
     STRENGTHS,
     UNVALIDATED_STRENGTH,
+    baseline_predictions,
     constant,
     fit_linear_baseline,
     flat_features,
 )
+from lmf_multitask.tasks import BinaryTask, RegressionTask
 
 
 def columns(rows, seed, strength=1.0):
@@ -132,3 +134,14 @@ def test_every_class_is_drawn(monkeypatch):
         train["labels"][:, 0] = 0
         train["labels"][row, 0] = 1
         fit_linear_baseline(train, validation, ["a", "b"])  # or "a must be present in some clips"
+
+
+def test_a_kind_of_task_without_baselines_has_none():
+    class Count(RegressionTask):
+        kind = "count"
+
+    data = columns(40, 1)
+    found = baseline_predictions(data, columns(20, 2), columns(10, 3), [BinaryTask("one"), Count("two")])
+    assert set(found) == {"prevalence", "logistic_regression"}
+    for values in found.values():
+        assert np.isfinite(values[:, 0]).all() and np.isnan(values[:, 1]).all()
