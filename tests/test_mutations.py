@@ -100,6 +100,7 @@ def attack(originals, folder, corpus_path, cases, seed, further=()):
     return refused
 
 
+@pytest.mark.slow
 def test_twenty_damaged_folders(originals, tmp_path, corpus_path):
     assert attack(originals, tmp_path, corpus_path, 20, seed=1) > 5
 

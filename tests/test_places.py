@@ -178,6 +178,7 @@ READ_ONLY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
 @pytest.mark.parametrize("name", READ_ONLY)
 def test_read_only_folders(tmp_path, monkeypatch, checkpoint, write_pickle, name):
@@ -216,6 +217,7 @@ FULL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
 def test_full_disks(tmp_path, monkeypatch, checkpoint, write_pickle):
     """One line with the path and status 2; what is left behind is empty, or a run that can be resumed."""
@@ -262,6 +264,7 @@ HOMELESS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
 def test_a_home_that_cannot_be_written(tmp_path, monkeypatch, checkpoint, write_pickle):
     """Caches go to a temporary folder, which is said and removed."""

@@ -103,9 +103,8 @@ def folder(tmp_path, sample_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, id=page.stem, marks=[] if page == README else pytest.mark.slow) for page in PAGES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_and_piece_of_python_runs(page, folder):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
     command = [sys.executable, "-c", program(page)]

@@ -147,6 +147,7 @@ def test_side_by_side_and_one_after_another_are_the_same_bits(trained, data, tmp
     assert bits(tmp_path / "one") == bits(trained[0])
 
 
+@pytest.mark.slow
 def test_one_failure_does_not_stop_the_others(tmp_path):
     import pickle
 
@@ -202,6 +203,7 @@ def test_a_run_directory_per_seed_and_a_summary(seeds, data):
     assert again.stdout == done.stdout
 
 
+@pytest.mark.slow
 def test_a_seed_of_several_is_the_run_of_that_seed(seeds, data, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     options = (
