@@ -14,7 +14,7 @@ from lmf_multitask.data.columns import column_arrays
 from lmf_multitask.evaluation.metrics import METRICS, exclusive_rows, metrics_of, value_of
 from lmf_multitask.pipeline.progress import Progress, epoch_line
 from lmf_multitask.pipeline.reporting import write_report_of
-from lmf_multitask.pipeline.runs import CHECKPOINTS_FOLDER, VISUALDL_FOLDER, Run
+from lmf_multitask.pipeline.runs import CHECKPOINTS_FOLDER, LABEL_COLUMN, VISUALDL_FOLDER, Run
 from lmf_multitask.pipeline.settings import ExperimentConfig
 from lmf_multitask.pipeline.stages import (
     Prepared,
@@ -122,7 +122,12 @@ def validate_experiment(config: ExperimentConfig, folder: Path, on_epoch: EpochF
 def _plan(prepared: Prepared, run: Run, resume: bool, force: bool) -> str:
     """Starts, continues or keeps the run in the folder."""
     config = prepared.config
-    origin = {"data": prepared.data.fingerprint, **surroundings(), "processes": str(parallel.world_size())}
+    origin = {
+        "data": prepared.data.fingerprint,
+        LABEL_COLUMN: str(prepared.data.label_column),
+        **surroundings(),
+        "processes": str(parallel.world_size()),
+    }
     plan = START
     if resume and run.exists():
         longer = run.check_resumable(config, origin, force)

@@ -62,6 +62,9 @@ if TYPE_CHECKING:
     from lmf_multitask.models.lmf import LMFModel
 
 CONFIG_FILE, ORIGIN_FILE, LOG_FILE = "config.yaml", "origin.json", "train.log"
+LABEL_COLUMN = "label_column"
+"""Key of ``origin.json``: which column of one-hot labels was taken for present; other data are read alike."""
+
 METRICS_FILE, PREDICTIONS_FILE, HISTORY_FILE = "metrics.json", "predictions.csv", "history.csv"
 REPORT_FILE, PLOTS_FOLDER, WITHOUT_FILE = "report.html", "plots", "without.csv"
 ROBUSTNESS_PLOT = "robustness.png"
@@ -342,6 +345,12 @@ class Run:
             )
 
     # -- writing
+
+    def label_column(self) -> int | None:
+        """Which column of one-hot labels the training took for present; None if the data had other labels."""
+        path = self.folder / ORIGIN_FILE
+        found = self._read_json(ORIGIN_FILE).get(LABEL_COLUMN) if path.is_file() else None
+        return int(found) if found in ("0", "1") else None
 
     def start(self, config: ExperimentConfig, origin: Mapping[str, str] | None = None, resume: bool = False) -> None:
         """Creates the folder and writes the settings.

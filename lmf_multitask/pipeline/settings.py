@@ -127,9 +127,15 @@ class ExperimentConfig:
             )
         return Fold(self.folds, self.fold, self.fold_seed, self.stratify)
 
-    def on_other_data(self, path: str) -> ExperimentConfig:
-        """The same settings for a file that the model was not trained on, with its own splits."""
-        data = dataclasses.replace(self.data, group_column=None)
+    def on_other_data(self, path: str, label_column: int | None = None) -> ExperimentConfig:
+        """The same settings for a file that the model was not trained on, with its own splits.
+
+        Args:
+            path: the file.
+            label_column: which column of one-hot labels the training took for present, where the settings leave it open.
+        """
+        column: Any = label_column if self.data.label_column is None else self.data.label_column
+        data = dataclasses.replace(self.data, group_column=None, label_column=column)
         return dataclasses.replace(self, data_path=path, data=data, folds=None, fold=None, stratify=None)
 
     @property

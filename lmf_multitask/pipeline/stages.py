@@ -410,7 +410,7 @@ def restore(
         raise RunError(f"{folder}: must hold one run per emotion, but has {', '.join(tasks)}. Give one run directory.")
     if data is None or data.emotions != tasks:
         wanted = [one for config in configs for one in config.wanted or ()]
-        config = first if data_path is None else first.on_other_data(data_path)
+        config = first if data_path is None else first.on_other_data(data_path, runs[0].label_column())
         data = read_data(dataclasses.replace(config, emotions=None, tasks=wanted or tasks))
     places = [run.folder / MODEL_FOLDER for run in runs]
     calibrated = all((place / CALIBRATION_FILE).is_file() for place in places)

@@ -59,6 +59,19 @@ def evaluate(folder, data_path=None, **options):
     return found.metrics, paths
 
 
+def test_other_data_are_read_with_the_label_column_of_the_run(tmp_path, write_pickle):
+    """Exclusive emotions prove that column 0 means present; a file of one emotion proves nothing."""
+    corpus = make_corpus(emotions=("happy", "sad", "angry"))
+    for splits in corpus.values():
+        for features in splits.values():
+            features["label"] = features["label"][:, ::-1].copy()
+    run = small_experiment(write_pickle(corpus), tmp_path / "run", emotions=["happy"], epochs=1)
+    trained = experiment.run_experiment(run, quiet=True, report=False)
+    found, _ = evaluate(tmp_path / "run", write_pickle({"happy": corpus["happy"]}, "one.pkl"))
+    assert found["emotions"] == trained["emotions"]
+    assert "labels: column 0 = present, as set by label_column" in "\n".join(found["data"]["notes"])
+
+
 def same_run(a, b):
     assert weights(a) == weights(b)
     for name in ("history.csv", "predictions.csv"):
