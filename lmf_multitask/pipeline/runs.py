@@ -319,7 +319,7 @@ class Run:
             if not isinstance(stored, dict):
                 raise RunError(f"{path}: must hold what the run was started with, but does not. --overwrite the run.")
             for name, now in origin.items():
-                if stored.get(name) != now:
+                if name != LABEL_COLUMN and stored.get(name) != now:  # the fingerprint of the data covers the labels
                     raise RunError(
                         f"{self.folder}: cannot resume: {name} changed from {stored.get(name)} to {now}. "
                         "Add --force to resume anyway."
