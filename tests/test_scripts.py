@@ -203,4 +203,4 @@ def test_the_loop_beside_a_bare_one():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^ratio    \d+\.\d{3} \(from ", done.stdout, re.MULTILINE)
+    assert re.search(r"^ratio +\d+\.\d{3} \(from ", done.stdout, re.MULTILINE)
