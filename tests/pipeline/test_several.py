@@ -111,8 +111,8 @@ def test_evaluate_does_all_of_them(trained, data):
     folder, done = trained
     again = command("evaluate", folder)
     assert again.returncode == 0, again.stderr
-    shown = [line for line in again.stdout.splitlines() if not line.startswith("data: ")]
-    assert shown[:7] == done.stdout.splitlines()[:7]  # the table and its notes
+    shown = [line for line in again.stdout.splitlines() if line and not line.startswith("data: ")]
+    assert shown[:7] == [line for line in done.stdout.splitlines() if line][:7]  # the table and its notes
     joined, written = (json.loads((folder / name).read_text()) for name in ("metrics.json", "metrics_test.json"))
     assert joined == written
     assert (folder / "predictions_test.csv").read_bytes() == (folder / "predictions.csv").read_bytes()
@@ -228,7 +228,7 @@ def test_evaluate_summarises_the_seeds(seeds):
     folder, done = seeds
     again = command("evaluate", folder)
     assert again.returncode == 0, again.stderr
-    shown = [line for line in again.stdout.splitlines() if not line.startswith("data: ")]
+    shown = [line for line in again.stdout.splitlines() if line and not line.startswith("data: ")]
     assert shown[0] == done.stdout.splitlines()[0]
     before, after = (json.loads((folder / name).read_text()) for name in ("seeds.json", "seeds_test.json"))
     assert {**after, "seeds": None, "emotions": None, "mean": None}.keys() == before.keys()
