@@ -90,7 +90,7 @@ def attack(originals, folder, corpus_path, cases, seed, further=()):
         case = f"{case}: {command}: {problem}"
         assert status in (0, 2), case
         assert "Traceback" not in problem, case
-        assert "unexpected" not in problem.replace("unexpected keyword", ""), case
+        assert "error: unexpected" not in problem.replace("unexpected keyword", ""), case
         assert "\x1b" not in output + problem, case
         if status == 2:
             refused += 1
@@ -106,6 +106,6 @@ def test_twenty_damaged_folders(originals, tmp_path, corpus_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 12))
-def test_five_hundred_damaged_folders(originals, tmp_path, corpus_path, seed):
+@pytest.mark.parametrize("seed", range(2, 6))
+def test_two_hundred_damaged_folders(originals, tmp_path, corpus_path, seed):
     assert attack(originals, tmp_path, corpus_path, 50, seed, ["report"]) > 12
