@@ -145,7 +145,7 @@ def test_no_trial_sees_the_test_split(here, corpus_path, tmp_path):
     assert data[0]["train"]["labels"] == data[1]["train"]["labels"]
     assert data[0]["test"]["labels"] != data[1]["test"]["labels"]
     assert not np.allclose(data[0]["test"]["text"], data[1]["test"]["text"])
-    # and as the data of the two searches agree in what trials see, one can be gone on with on the other's
+    # the data of both searches agree in what trials see, so that one is continued on the data of the other
     again = dataclasses.replace(PLAIN, trials=5)
     moved = dataclasses.replace(settings(path).experiment, data_path=str(corpus_path))
     assert search(settings(corpus_path, experiment=moved), tmp_path / "clean", again).trials[:4] == clean.trials
