@@ -59,7 +59,8 @@ def test_conversion_gives_the_same_rows(written, tmp_path):
 
 
 def test_the_same_real_rows_from_every_layout(tmp_path):
-    stored = np.load(shared_file("data/mosi/mosi.npz"))
+    with np.load(shared_file("data/mosi/mosi.npz")) as file:
+        stored = dict(file)
     data = {name: stored[name][::16] for name in ("audio", "video", "text", "split", "id", "positive")}
     data |= {"id": data["id"].tolist(), "emotion": ["sad" if one else "happy" for one in data["positive"]]}
     data |= {"lengths": np.ones(len(data["id"]), int), "text": data["text"][:, None], "split": data["split"].tolist()}

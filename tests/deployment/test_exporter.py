@@ -211,7 +211,8 @@ def test_released_checkpoints_give_the_softmax_of_their_recorded_logits(tmp_path
     if form == "onnx":
         pytest.importorskip("paddle2onnx", reason="needs the extra onnx")
         pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-    recorded = np.load(shared_file("golden/released_outputs.npz"))
+    with np.load(shared_file("golden/released_outputs.npz")) as file:
+        recorded = dict(file)
     models = [released_model(shared_file(f"golden/released/{emotion}.pkl"), emotion) for emotion in EMOTIONS]
     export_models(models, tmp_path / "out", [form])
     rows = {

@@ -107,7 +107,8 @@ def test_saved_and_loaded_again_are_the_same_bits(tmp_path):
     ("emotion", "parameters"), [("happy", 230_271), ("sad", 230_200), ("angry", 97_684), ("neutral", 103_356)]
 )
 def test_released_models_give_the_recorded_logits(tmp_path, emotion, parameters):
-    recorded = np.load(shared_file("golden/released_outputs.npz"))
+    with np.load(shared_file("golden/released_outputs.npz")) as file:
+        recorded = dict(file)
     model = convert_checkpoint(shared_file(f"golden/released/{emotion}.pkl"), emotion)
     trainable = [value for value in model.weights().values() if not value.stop_gradient]
     assert sum(int(np.prod(value.shape)) for value in trainable) == parameters

@@ -192,13 +192,14 @@ def test_settings_for_real_values_are_the_published_ones(recipe_and_task):
 
 
 def golden(name):
-    file = np.load(shared_file(f"golden/{name}.npz"))
+    with np.load(shared_file(f"golden/{name}.npz")) as opened:
+        file = dict(opened)
     features = [file[key].astype(np.float32) for key in ("audio", "visual", "text")]
     labels = file["label"].argmax(axis=1).astype(np.int64)
     parts = [slice(start, start + 8) for start in range(0, 32, 8)] * 3
     batches = [([values[part] for values in features], labels[part]) for part in parts]
     weights = {
-        when: {key.partition("/")[2]: file[key] for key in file.files if key.startswith(f"{when}/")}
+        when: {key.partition("/")[2]: file[key] for key in file if key.startswith(f"{when}/")}
         for when in ("init", "final")
     }
     return file, batches, weights
