@@ -24,6 +24,12 @@ from lmf_multitask.pipeline.several import train_several
 CLIPS = 48
 
 
+def arrays_of(path):
+    """Content of an .npz file, which is closed again."""
+    with np.load(path) as file:
+        return dict(file)
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     """Two exclusive emotions, four speakers, no splits."""
@@ -92,7 +98,8 @@ def folder(path, tmp_path_factory):
 
 
 def test_every_clip_is_predicted_once_by_the_fold_that_was_not_trained_on_it(folder, path):
-    speaker = dict(zip(*(np.load(path)[name].tolist() for name in ("id", "speaker"))))
+    stored = arrays_of(path)
+    speaker = dict(zip(*(stored[name].tolist() for name in ("id", "speaker"))))
     pooled = read_predictions(folder / "predictions.csv")
     assert sorted(pooled.ids) == sorted(speaker)
     for number, place in fold_folders(folder).items():
@@ -192,7 +199,7 @@ def test_an_interrupted_cross_validation_is_resumed(folder, path, tmp_path, in_t
 
 def test_one_speaker_is_left_out_and_a_failed_fold_leaves_no_pooled_result(path, tmp_path):
     """Happy is present in clips of one speaker only, without whom it cannot be learnt."""
-    arrays = dict(np.load(path))
+    arrays = arrays_of(path)
     arrays["happy"] = (arrays["speaker"] == "a") * (np.arange(CLIPS) % 3 == 0)
     arrays["sad"] = np.arange(CLIPS) % 2
     np.savez(tmp_path / "data.npz", **arrays)
@@ -228,7 +235,7 @@ def test_separate_models_and_seeds(path, tmp_path):
 
 
 def test_real_values_are_pooled_too(path, tmp_path):
-    arrays = dict(np.load(path))
+    arrays = arrays_of(path)
     arrays["valence"] = np.clip(arrays["audio"][:, 0], -3, 3)
     np.savez(tmp_path / "data.npz", **arrays)
     tasks = ["happy", "valence:regression:-3:3"]
@@ -313,4 +320,4 @@ def test_children_train_the_folds(folder, path, tmp_path):
     assert "3 folds (stratified)" in done.stdout
     assert done.stderr.count("data: 3 folds of 4 groups") == 1
     assert (tmp_path / "runs/report.html").is_file()
-    assert sorted(read_predictions(tmp_path / "runs/predictions.csv").ids) == sorted(np.load(path)["id"].tolist())
+    assert sorted(read_predictions(tmp_path / "runs/predictions.csv").ids) == sorted(arrays_of(path)["id"].tolist())
