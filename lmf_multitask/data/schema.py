@@ -23,6 +23,9 @@ SPLITS: dict[str, tuple[str, ...]] = {
 IEMOCAP_EMOTIONS = ("happy", "sad", "angry", "neutral")
 """The four emotions of the LMF paper, in its order."""
 
+LMF_SPLIT = {"happy": 135, "sad": 193, "angry": 227, "neutral": 383}
+"""Clips of each emotion in the test split of the LMF paper, which sum to its 938 clips."""
+
 KNOWN_EMOTIONS = frozenset(
     (
         *IEMOCAP_EMOTIONS,

@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lmf_multitask.data.schema import POM_TRAITS
+from lmf_multitask.data.schema import LMF_SPLIT, POM_TRAITS
 
 LMF_PAPER = {"happy": 0.858, "sad": 0.859, "angry": 0.890, "neutral": 0.717}
 """Liu, Shen et al. 2018, one model per emotion; as quoted in LMF_Paddle's README."""
 
 LMF_PADDLE = {"happy": 0.8583, "sad": 0.8626, "angry": 0.8912, "neutral": 0.7183}
 """The Paddle reproduction 18XiWenjuan/LMF_Paddle, one model per emotion; its README, rounded."""
-
-
-LMF_SPLIT = {"happy": 135, "sad": 193, "angry": 227, "neutral": 383}
 
 
 @dataclass(frozen=True)
@@ -57,9 +54,6 @@ PUBLISHED = (
     _recalled("MulT", 88.6, 86.0, 87.0, 70.7, _MULT_TABLE),
 )
 """Models evaluated on the four emotions of IEMOCAP, in the order of the table of the LMF paper, MulT last."""
-
-LMF_SPLIT = {"happy": 135, "sad": 193, "angry": 227, "neutral": 383}
-"""Clips of each emotion in that test split, which sum to its 938 clips."""
 
 
 def is_lmf_split(emotions: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lmf_multitask import plugins
+from lmf_multitask.command_line import plugin_arguments
 from lmf_multitask.data.loading import SAMPLE_NOTE
 from lmf_multitask.pipeline.progress import Progress
 from lmf_multitask.pipeline.runs import Run
@@ -103,7 +103,7 @@ def train_all(
 
 def module_command(module: str, *arguments: str) -> list[str]:
     """``python -m MODULE ...`` with the plug-ins of this process."""
-    given = [word for path in plugins.loaded() for word in ("--plugin", str(path))]
+    given = plugin_arguments()
     return [sys.executable, "-m", module, *given, *arguments]
 
 

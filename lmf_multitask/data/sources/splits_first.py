@@ -21,6 +21,7 @@ from lmf_multitask.data.modality import find_modality
 from lmf_multitask.data.safe_pickle import StoredArray
 from lmf_multitask.data.schema import (
     KNOWN_EMOTIONS,
+    LMF_SPLIT,
     POM_TRAITS,
     emotion_of,
     find_split,
@@ -43,7 +44,6 @@ LABEL_KEYS = ("labels", "label", "y")
 MULT_EMOTIONS = ("neutral", "happy", "sad", "angry")
 MMSA_CLASSES = ("negative", "neutral", "positive")
 _MODALITY_LABELS = tuple(f"{kind}_labels_{one}" for kind in ("regression", "classification") for one in "TAV")
-_RELEASED_COUNTS = {"neutral": 383, "happy": 135, "sad": 193, "angry": 227}
 
 
 class SplitsFirst(PickleSource):
@@ -92,10 +92,10 @@ class SplitsFirst(PickleSource):
         self._set_splits(self._rows)
         if tuple(self._rows.values()) == RELEASED_ROWS:
             test = self._labels["test"]
-            same = all(np.nansum(test[name]) == count for name, count in _RELEASED_COUNTS.items() if name in test)
+            same = all(np.nansum(test[name]) == count for name, count in LMF_SPLIT.items() if name in test)
             self.notes.append(
                 "the same 2717/798/938 clips as LMF's iemocap.pkl, judged by the number of clips"
-                + (" and the test counts of the emotions" if same and set(_RELEASED_COUNTS) <= set(test) else "")
+                + (" and the test counts of the emotions" if same and set(LMF_SPLIT) <= set(test) else "")
             )
 
     # -- structure
