@@ -27,9 +27,7 @@ from lmf_multitask.evaluation.value_metrics import (
     two_classes,
 )
 from lmf_multitask.evaluation.weighted_rows import Confusion, WeightedRows, ratio
-
-CLOSEST_TO_CERTAIN = 1e-7
-"""Probabilities are clipped to this distance from 0 and 1 before logarithms: about the resolution of float32 near 1."""
+from lmf_multitask.tasks import CLOSEST_TO_CERTAIN, log_odds
 
 EXCLUSIVE = "exclusive"
 """Kind of the metrics of the one decision among all binary tasks, where labels are exclusive."""
@@ -237,6 +235,12 @@ def kind_of(task: Any) -> str:
     return getattr(task, "kind", "binary")
 
 
+def decisions_of(predictions: np.ndarray, tasks: Sequence[Any]) -> np.ndarray:
+    """Predictions `[N, T]` -> whether each task counts as present, bool `[N, T]`; plain names have the threshold one half."""
+    limits = np.array([getattr(task, "threshold", 0.5) for task in tasks], np.float64)
+    return predictions > limits.astype(predictions.dtype)
+
+
 def checked_predictions(
     labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -271,11 +275,11 @@ def task_rows(
     predictions: np.ndarray,
     tasks: Sequence[Any],
     *,
-    thresholds: np.ndarray | None = None,
+    decisions: np.ndarray | None = None,
     weights: np.ndarray | None = None,
 ) -> list[WeightedRows]:
-    """One `WeightedRows` per task: present where the prediction is above its threshold (None: one half)."""
-    present = predictions > (0.5 if thresholds is None else np.asarray(thresholds))
+    """One `WeightedRows` per task, with decisions bool `[N, T]` (None: `decisions_of`)."""
+    present = decisions_of(predictions, tasks) if decisions is None else decisions
     return [
         WeightedRows(labels[:, t], predictions[:, t], present[:, t], weights, range=getattr(task, "range", None))
         for t, task in enumerate(tasks)
@@ -310,14 +314,13 @@ def decide(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The most probable of exclusive tasks.
 
     Args:
-        probabilities: float `[N, T]`, plain, of binary heads.
+        probabilities: float `[N, T]`, of binary heads.
 
     Returns:
         Number of the task int64 `[N]`, and its probability float64 `[N]`: its odds as a share of the odds of all tasks (softmax
         over the heads' logit differences, which `training.joint_loss` fits).
     """
-    kept = np.clip(np.asarray(probabilities, np.float64), CLOSEST_TO_CERTAIN, 1 - CLOSEST_TO_CERTAIN)
-    odds = kept / (1 - kept)
+    odds = np.exp(log_odds(probabilities))
     return np.argmax(probabilities, axis=1), odds.max(axis=1) / odds.sum(axis=1)
 
 
@@ -329,17 +332,17 @@ def weighted_values(
     predictions: np.ndarray,
     tasks: Sequence[Any],
     *,
-    ranked: np.ndarray | None = None,
+    decisions: np.ndarray | None = None,
     weights: np.ndarray | None = None,
     names: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Metrics under row weights, at the decision "present if the probability is above one half".
+    """Metrics under row weights.
 
     Args:
         labels: float `[N, T]`, NaN not annotated.
         predictions: float `[N, T]`.
         tasks: the T tasks.
-        ranked: float `[N, T]`, which the decision among exclusive tasks compares; None: `predictions`.
+        decisions: bool `[N, T]`, whether each task counts as present; None: `decisions_of`.
         weights: float `[R, N]`; None: unit weights.
         names: of `METRICS`; None computes all that rate one of the tasks.
 
@@ -347,8 +350,8 @@ def weighted_values(
         Name -> float64 `[R, T]`, NaN where undefined or for a task of another kind; of the decision among exclusive tasks
         float64 `[R]`, left out unless labels are exclusive.
     """
-    rows = task_rows(labels, predictions, tasks, weights=weights)
-    decision = exclusive_decision(labels, predictions if ranked is None else ranked, tasks, weights)
+    rows = task_rows(labels, predictions, tasks, decisions=decisions, weights=weights)
+    decision = exclusive_decision(labels, predictions, tasks, weights)
     found = {}
     if names is None:
         names = [n for n, metric in METRICS.items() if metric.kind == EXCLUSIVE or any(map(metric.rates, tasks))]
@@ -385,7 +388,7 @@ def mean_of(values: Sequence[float | None] | np.ndarray) -> float | None:
 
 
 def metrics_of(
-    labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any], thresholds: np.ndarray | None = None
+    labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any], decisions: np.ndarray | None = None
 ) -> dict[str, Any]:
     """Every metric of every task, and their means.
 
@@ -393,7 +396,7 @@ def metrics_of(
         labels: float `[N, T]`, NaN not annotated; 1 present, 0 absent for binary tasks.
         predictions: float `[N, T]`; of binary tasks the probability of present.
         tasks: `tasks.Task` objects, or names of binary tasks.
-        thresholds: float `[T]`; present if the probability is above it. None: one half.
+        decisions: bool `[N, T]`, whether each task counts as present; None: `decisions_of`.
 
     Returns:
         ``emotions``: name -> key -> value, None where undefined; ``support``: clips where it is present; ``annotated``: clips
@@ -404,7 +407,7 @@ def metrics_of(
         DataError: see `checked_predictions`.
     """
     labels, predictions = checked_predictions(labels, predictions, tasks)
-    rows = task_rows(labels, predictions, tasks, thresholds=thresholds)
+    rows = task_rows(labels, predictions, tasks, decisions=decisions)
     per_task = {name: _task_metrics(one, task) for name, one, task in zip(task_names(tasks), rows, tasks)}
     keys = [metric.key for metric in METRICS.values() if any(metric.rates(task) for task in tasks)]
     mean = {key: mean_of([one.get(key) for one in per_task.values()]) for key in keys}
@@ -459,26 +462,27 @@ def always_absent(labels: np.ndarray, tasks: Sequence[Any]) -> dict[str, Any]:
 
 
 def exclusive_metrics(
-    labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any], ranked: np.ndarray | None = None
+    labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any], decisions: np.ndarray | None = None
 ) -> dict[str, Any] | None:
     """The one decision among all binary tasks, where labels are exclusive.
 
     Args:
         labels: float `[N, T]`; rows with a NaN are left out.
-        predictions: float `[N, T]`; each head's own decision is present above one half.
+        predictions: float `[N, T]`.
         tasks: the T tasks.
-        ranked: float `[N, T]`, calibrated probabilities, which can be compared between heads; None: `predictions`.
+        decisions: bool `[N, T]`, of each task by itself; None: `decisions_of`.
 
     Returns:
         The metrics of kind `EXCLUSIVE`: ``weighted_accuracy`` (WA, share of correct clips), ``unweighted_accuracy`` (UA, mean
         recall of the tasks), ``macro_f1``; ``confusion``: `[T][T]` counts, true by decided; ``emotions``; ``rows``; ``heads``:
         shares of clips where none, one, or several heads decide present. None unless labels are exclusive.
     """
-    decision = exclusive_decision(labels, predictions if ranked is None else ranked, tasks)
+    decision = exclusive_decision(labels, predictions, tasks)
     if decision is None:
         return None
     binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind == "binary"]
-    present = (predictions[:, binary] > 0.5).sum(axis=1)[~np.isnan(labels[:, binary]).any(axis=1)]
+    present = decisions_of(predictions, tasks) if decisions is None else decisions
+    present = present[:, binary].sum(axis=1)[~np.isnan(labels[:, binary]).any(axis=1)]
     return {
         **{key: _number(metric(decision)) for key, metric in metrics_for(EXCLUSIVE).items()},
         "confusion": decision.confusion[0].astype(int).tolist(),

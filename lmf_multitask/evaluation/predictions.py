@@ -1,8 +1,8 @@
 """``predictions.csv``, of this package's runs or of any other model: written, read strictly, and joined by clip.
 
 Columns that are read: ``id``; per emotion ``EMOTION_probability``, per real-valued task ``TASK_value``, and, where labels are
-known, ``TASK_label`` (of an emotion 1 or 0; empty where the clip is not annotated; -100 of an emotion is read as empty).
-Decisions are made at one half. An id that a spreadsheet would take for a formula is written behind an apostrophe, which is
+known, ``TASK_label`` (of an emotion 1 or 0; empty where the clip is not annotated; -100 of an emotion is read as empty);
+``EMOTION_prediction``, the decision, 1 or 0 (without it: 1 where the probability is above one half). An id that a spreadsheet would take for a formula is written behind an apostrophe, which is
 removed when it is read.
 
 Shape letters: N rows (clips), T tasks (emotions).
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from lmf_multitask.errors import ConfigError, DataError
-from lmf_multitask.evaluation.metrics import REGRESSION, decide, exclusive_rows, task_kinds, task_names
+from lmf_multitask.evaluation.metrics import REGRESSION, decide, decisions_of, exclusive_rows, task_kinds, task_names
 from lmf_multitask.files import read_text, write_text
 from lmf_multitask.tasks import RegressionTask
 
@@ -44,6 +44,7 @@ class Predictions:
         tasks: the T tasks, `tasks.Task` objects or names of binary ones.
         labels: float64 `[N, T]`, NaN where unknown.
         probabilities: float64 `[N, T]`; of real-valued tasks the predictions.
+        decisions: bool `[N, T]`, whether each task counts as present; of real-valued tasks without meaning.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Predictions:
     tasks: list[Any]
     labels: np.ndarray
     probabilities: np.ndarray
+    decisions: np.ndarray
 
     @property
     def emotions(self) -> list[str]:
@@ -69,6 +71,7 @@ class Predictions:
             tasks=[self.tasks[column] for column in columns],
             labels=self.labels[rows][:, columns],
             probabilities=self.probabilities[rows][:, columns],
+            decisions=self.decisions[rows][:, columns],
         )
 
 
@@ -106,6 +109,7 @@ def read_predictions(path: str | Path, name: str | None = None) -> Predictions:
     ids: dict[str, int] = {}
     probabilities = np.empty((len(rows), len(tasks)))
     labels = np.full(probabilities.shape, np.nan)
+    decisions = np.zeros(probabilities.shape, bool)
     for number, (line, row) in enumerate(rows):
         if len(row) != len(heads):
             raise DataError(f"{path}: line {line} must have {len(heads)} values, but has {len(row)}. Check the file.")
@@ -120,7 +124,12 @@ def read_predictions(path: str | Path, name: str | None = None) -> Predictions:
             label = name_of_task + _LABEL
             if label in column_of and (row[column_of[label]] or not real):
                 labels[number, t] = (_value if real else _label)(path, line, label, row[column_of[label]])
-    return Predictions(name or path.parent.name, path, list(ids), tasks, labels, probabilities)
+            decision = name_of_task + _PREDICTION
+            if decision in column_of and not real:
+                decisions[number, t] = _decision(path, line, decision, row[column_of[decision]])
+            else:
+                decisions[number, t] = probabilities[number, t] > 0.5
+    return Predictions(name or path.parent.name, path, list(ids), tasks, labels, probabilities, decisions)
 
 
 def _value(path: Path, line: int, head: str, text: str) -> float:
@@ -153,6 +162,12 @@ def _label(path: Path, line: int, head: str, text: str) -> float:
     return value if value in (0, 1) else float("nan")
 
 
+def _decision(path: Path, line: int, head: str, text: str) -> bool:
+    if text not in ("0", "1"):
+        raise DataError(f"{path}: {head} in line {line} must be 1 or 0, but is {text!r}.")
+    return text == "1"
+
+
 def predictions_csv(
     ids: Sequence[str],
     probabilities: np.ndarray,
@@ -160,7 +175,7 @@ def predictions_csv(
     *,
     labels: np.ndarray | None = None,
     missing: Sequence[str] | None = None,
-    thresholds: Sequence[float] | np.ndarray | None = None,
+    decisions: np.ndarray | None = None,
     exclusive: bool = False,
     head: bool = True,
 ) -> str:
@@ -172,14 +187,14 @@ def predictions_csv(
         tasks: the T tasks, `tasks.Task` objects or names of binary ones.
         labels: float `[N, T]`, NaN not annotated; None writes no label columns.
         missing: names of the missing modalities of each clip; None writes no such column.
-        thresholds: `[T]`; the prediction is 1 if the probability is above it. None: one half.
+        decisions: bool `[N, T]`, whether each task counts as present; None: `metrics.decisions_of`.
         exclusive: add the columns ``decided`` and ``confidence``, see `metrics.decide`.
         head: write the names of the columns first.
     """
     columns = {"id": _safe_ids(ids)}
     if missing is not None:
         columns["missing"] = list(missing)
-    limits = np.broadcast_to(0.5 if thresholds is None else thresholds, len(tasks)).astype(probabilities.dtype)
+    decisions = decisions_of(probabilities, tasks) if decisions is None else decisions
     binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind != REGRESSION]
     for t, name in enumerate(task_names(tasks)):
         if t not in binary:
@@ -190,7 +205,7 @@ def predictions_csv(
         if labels is not None:
             columns[name + _LABEL] = ["" if label != label else str(int(label)) for label in labels[:, t].tolist()]
         columns[name + _PROBABILITY] = [f"{value:.9g}" for value in probabilities[:, t].tolist()]
-        columns[name + _PREDICTION] = [str(int(one)) for one in probabilities[:, t] > limits[t]]
+        columns[name + _PREDICTION] = [str(int(one)) for one in decisions[:, t]]
     if exclusive:
         number, probability = decide(probabilities[:, binary])
         columns["decided"] = [task_names(tasks)[binary[t]] for t in number]
@@ -227,12 +242,17 @@ def changes_csv(ids: Sequence[str], tasks: Sequence[str], changes: Mapping[str, 
 
 
 def write_predictions(
-    path: Path, ids: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, tasks: Sequence[Any]
+    path: Path,
+    ids: Sequence[str],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    tasks: Sequence[Any],
+    decisions: np.ndarray | None = None,
 ) -> None:
     """Writes one ``predictions.csv`` with labels; see `predictions_csv`."""
     binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind != REGRESSION]
     exclusive = exclusive_rows(labels[:, binary]) is not None
-    write_text(path, predictions_csv(ids, probabilities, tasks, labels=labels, exclusive=exclusive))
+    write_text(path, predictions_csv(ids, probabilities, tasks, labels=labels, decisions=decisions, exclusive=exclusive))
 
 
 def join_emotions(parts: Sequence[Predictions], name: str, source: Path) -> Predictions:
@@ -255,6 +275,7 @@ def join_emotions(parts: Sequence[Predictions], name: str, source: Path) -> Pred
         [task for part in parts for task in part.tasks],
         np.concatenate([part.labels for part in chosen], axis=1),
         np.concatenate([part.probabilities for part in chosen], axis=1),
+        np.concatenate([part.decisions for part in chosen], axis=1),
     )
 
 

@@ -134,6 +134,9 @@ def pooled(parts: Sequence[Assessment], folder: Path) -> Assessment:
         for name in first.baselines
         if all(name in part.baselines for part in parts)
     }
+    decisions = {"network": np.concatenate([part.decided for part in parts])}
+    for name in baselines:
+        decisions[name] = np.concatenate([part.decisions.get(name, part.baselines[name] > 0.5) for part in parts])
     seeds = {part.metrics["seed"] for part in parts}
     metrics = assess(
         labels,
@@ -142,6 +145,7 @@ def pooled(parts: Sequence[Assessment], folder: Path) -> Assessment:
         split="test",
         seed=seeds.pop() if len(seeds) == 1 else None,
         baselines=baselines,
+        decisions=decisions,
     )
     mode = {"mode": first.metrics["mode"]} if "mode" in first.metrics else {}
     notes = [
@@ -154,7 +158,9 @@ def pooled(parts: Sequence[Assessment], folder: Path) -> Assessment:
         "folds": _of_folds([part.metrics for part in parts]),
     }
     name = folder.name or str(folder)
-    return Assessment(name, first.tasks, ids, labels, probabilities, metrics, baselines=baselines)
+    return Assessment(
+        name, first.tasks, ids, labels, probabilities, metrics, baselines=baselines, decisions=decisions
+    )
 
 
 def _of_folds(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -190,14 +196,19 @@ def _written(folder: Path) -> Assessment:
     names = [task.name for task in tasks]
     read = read_predictions(run.check_unchanged(PREDICTIONS_FILE))
     own = read.select(read.ids, names)
-    baselines = {}
+    baselines, decisions = {}, {"network": own.decisions}
     for name, file in zip(LINEAR, LINEAR_FILES):
         path = run.check_unchanged(file)
         if path.is_file():
             linear = read_predictions(path)
             linear = linear.select(own.ids, linear.emotions)
+            columns = [names.index(one) for one in linear.emotions]
             baselines[name] = np.full(own.probabilities.shape, np.nan)
-            baselines[name][:, [names.index(one) for one in linear.emotions]] = linear.probabilities
+            baselines[name][:, columns] = linear.probabilities
+            decisions[name] = np.zeros(own.probabilities.shape, bool)
+            decisions[name][:, columns] = linear.decisions
     # as they were before they were written with nine digits
     probabilities = own.probabilities.astype(np.float32)
-    return Assessment(folder.name, tasks, own.ids, own.labels, probabilities, metrics, baselines=baselines)
+    return Assessment(
+        folder.name, tasks, own.ids, own.labels, probabilities, metrics, baselines=baselines, decisions=decisions
+    )
