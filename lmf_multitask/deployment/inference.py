@@ -84,7 +84,7 @@ def infer_file(
         output_dir: folder of the results; all files appear at the end, or none. Results of an earlier inference there are
             replaced, those of another model removed.
         batch_size: clips per forward pass.
-        thresholds: T probabilities above which an emotion counts as present; None: one half.
+        thresholds: T probabilities above which an emotion counts as present; None: those of the training.
         workers: batches that are predicted side by side, see `predict_blocks`. No effect on the results.
 
     Raises:
@@ -92,7 +92,7 @@ def infer_file(
         RunError: the folder holds other files.
     """
     emotions, binary = predictor.emotions, predictor.description.binary
-    thresholds = [0.5] * len(emotions) if thresholds is None else list(thresholds)
+    limits = np.asarray(predictor.thresholds() if thresholds is None else thresholds, np.float32)
     check_shapes(predictor, source.shapes)
     output_dir = Path(output_dir).expanduser()
     report, started = InferenceReport(), time.perf_counter()
@@ -117,7 +117,7 @@ def infer_file(
                 file.write(values.astype("<f4").tobytes())
             text = predictions_csv(
                 ids, present, predictor.description.tasks,
-                missing=missing, thresholds=thresholds, exclusive=exclusive, head=report.rows == len(ids),
+                missing=missing, decisions=present > limits, exclusive=exclusive, head=report.rows == len(ids),
             )  # fmt: skip
             table.write(text.encode())
         if report.rows != source.count:

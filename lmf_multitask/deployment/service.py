@@ -145,7 +145,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
     @app.get("/model", responses=errors())
     async def model() -> JSONResponse:
         """What the model expects and returns, how it is run, and the limits."""
-        about = {"settings": predictor.settings(), "calibrated": predictor.calibrated, "limits": asdict(service.limits)}
+        about = {"settings": predictor.settings(), "limits": asdict(service.limits)}
         return JSONResponse({**predictor.description.to_json(), **about})
 
     @app.get(

@@ -14,7 +14,6 @@ import numpy as np
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.calibration import CRITERIA, HALF, Calibration
 from lmf_multitask.evaluation.metrics import (
-    EXCLUSIVE,
     always_absent,
     checked_predictions,
     decisions_of,

@@ -83,7 +83,9 @@ def baseline_predictions(train_labels: np.ndarray, linear: LinearBaseline, rows:
     values = np.broadcast_to(constant(train_labels), np.shape(rows["labels"]))
     kinds, found = np.array(task_kinds(linear.tasks)), {}
     for kind in dict.fromkeys(kinds.tolist()):
-        for name, predictions in zip(BASELINES.get(kind, ()), (values, linear.predict(rows))):  # further kinds have none
+        for name, predictions in zip(
+            BASELINES.get(kind, ()), (values, linear.predict(rows))
+        ):  # further kinds have none
             found[name] = np.where(kinds == kind, predictions, np.nan)
     return found
 

@@ -142,9 +142,7 @@ def compare(
         drawn[name] = {key: np.mean([part[key] for part in parts], axis=0) for key in parts[0]}
         metrics[name] = {
             **_averaged([metrics_of(labels, one.probabilities, tasks, one.decisions) for one in own]),
-            "exclusive": _averaged(
-                [exclusive_metrics(labels, one.probabilities, tasks, one.decisions) for one in own]
-            ),
+            "exclusive": _averaged([exclusive_metrics(labels, one.probabilities, tasks, one.decisions) for one in own]),
             "intervals": intervals_of(drawn[name], tasks),
         }
     pairs = []
@@ -238,7 +236,8 @@ def _pair(
     if rows is not None:
         right = [one.probabilities[:, binary][rows].argmax(axis=1) == truth[rows].argmax(axis=1) for one in both]
         decision = _difference(found["exclusive"], int(rows.sum()), right if tested else None)
-    return Pair(*models, per_emotion, _difference(found["mean"], len(labels)), decision, values)
+    first, second = models
+    return Pair(first, second, per_emotion, _difference(found["mean"], len(labels)), decision, values)
 
 
 def _value_difference(found: Mapping[str, Any], errors: Sequence[np.ndarray], tested: bool) -> Difference:

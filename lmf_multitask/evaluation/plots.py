@@ -241,15 +241,12 @@ def ranking_plot(assessment: Assessment) -> Plot | None:
 
 
 def reliability_plot(assessment: Assessment) -> Plot | None:
-    """Share of present clips against probability in ten bins, before and after calibration; None without binary tasks."""
+    """Share of present clips against probability in ten bins; None without binary tasks."""
     tasks = binary_tasks(assessment)
     if not tasks:
         return None
     figure, panels = panels_of(len(tasks), 2.75, sharex=True, sharey=True)
-    versions = {"uncalibrated": (assessment.probabilities, assessment.metrics, 1)}
-    if assessment.calibration is not None:
-        calibrated = assessment.calibration.calibrate(assessment.probabilities, assessment.tasks)
-        versions["calibrated"] = (calibrated, assessment.metrics["calibrated"], 0)
+    versions = {"this model": (assessment.probabilities, assessment.metrics, 0)}
     said = []
     for panel, (t, name) in zip(panels, tasks):
         _diagonal(panel)
@@ -271,8 +268,7 @@ def reliability_plot(assessment: Assessment) -> Plot | None:
     figure.supxlabel("probability of present")
     figure.supylabel("share of present clips")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    when = " before and after calibration" if assessment.calibration is not None else ""
-    text = f"Reliability diagrams. Expected calibration error{when}: {'; '.join(said)}."
+    text = f"Reliability diagrams. Expected calibration error: {'; '.join(said)}."
     return finish(figure, "reliability", "Calibration: points on the diagonal are calibrated", text)
 
 

@@ -2,8 +2,8 @@
 
 Columns that are read: ``id``; per emotion ``EMOTION_probability``, per real-valued task ``TASK_value``, and, where labels are
 known, ``TASK_label`` (of an emotion 1 or 0; empty where the clip is not annotated; -100 of an emotion is read as empty);
-``EMOTION_prediction``, the decision, 1 or 0 (without it: 1 where the probability is above one half). An id that a spreadsheet would take for a formula is written behind an apostrophe, which is
-removed when it is read.
+``EMOTION_prediction``, the decision, 1 or 0 (without it: 1 where the probability is above one half). An id that a spreadsheet
+would take for a formula is written behind an apostrophe, which is removed when it is read.
 
 Shape letters: N rows (clips), T tasks (emotions).
 """
@@ -252,7 +252,9 @@ def write_predictions(
     """Writes one ``predictions.csv`` with labels; see `predictions_csv`."""
     binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind != REGRESSION]
     exclusive = exclusive_rows(labels[:, binary]) is not None
-    write_text(path, predictions_csv(ids, probabilities, tasks, labels=labels, decisions=decisions, exclusive=exclusive))
+    write_text(
+        path, predictions_csv(ids, probabilities, tasks, labels=labels, decisions=decisions, exclusive=exclusive)
+    )
 
 
 def join_emotions(parts: Sequence[Predictions], name: str, source: Path) -> Predictions:

@@ -234,7 +234,7 @@ def _detail_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[
     if assessment.metrics.get("regression"):
         clips.append(_value_clips_table(assessment))
     text = (
-        f"Up to {CLIPS_SHOWN} per task, by uncalibrated prediction; a click on a head sorts. A clip named test-00012 is row 12, "
+        f"Up to {CLIPS_SHOWN} per task, by prediction; a click on a head sorts. A clip named test-00012 is row 12, "
         "counted from 0, of the split test in the data file; other names are those of the file."
     )
     if assessment.without:
@@ -266,13 +266,10 @@ def _binary_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[
         ),
     ]
     fitted = []
-    if metrics.get("calibrated"):
-        fitted = [
-            tables.calibrated_table(metrics),
-            *(tables.thresholds_table(metrics, key) for key in metrics["thresholds"]),
-        ]
+    if metrics.get("thresholds"):
+        fitted = [tables.thresholds_table(metrics, key) for key in metrics["thresholds"]]
     text = "ECE is the mean distance from the diagonal, weighted by clips; larger points hold more clips. " + (
-        "Temperatures and thresholds were fitted on validation." if fitted else "No calibration was fitted."
+        "Thresholds were fitted on validation." if fitted else "No thresholds were fitted."
     )
     found.append(Section("Probabilities", text, [plots.get("reliability")], fitted))
     return found
@@ -283,10 +280,11 @@ def _clips_table(assessment: Assessment, *, wrong: bool) -> TextTable:
     rows = []
     for t, emotion in binary_tasks(assessment):
         truth, values = assessment.labels[:, t], assessment.probabilities[:, t].astype(np.float64)
-        confidence = np.abs(values - 0.5)
+        decided, limit = assessment.decided[:, t], getattr(assessment.tasks[t], "threshold", 0.5)
+        confidence = np.abs(values - limit)
         chosen = np.argsort(-confidence if wrong else confidence, kind="stable")
         if wrong:
-            chosen = chosen[~np.isnan(truth[chosen]) & ((truth[chosen] == 1) != (values[chosen] > 0.5))]
+            chosen = chosen[~np.isnan(truth[chosen]) & ((truth[chosen] == 1) != decided[chosen])]
         for row in chosen[:CLIPS_SHOWN]:
             label = "not annotated" if np.isnan(truth[row]) else "present" if truth[row] else "absent"
             rows.append([assessment.ids[row], emotion, label, f"{values[row]:.4f}", *_changes(assessment, row, t)])

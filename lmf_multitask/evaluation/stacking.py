@@ -56,9 +56,7 @@ def fit_weights(
         )
         known = ~np.isnan(labels[:, chosen])
         binary = kind == "binary"
-        targets = (
-            labels[:, chosen] if binary else np.stack([tasks[t].score(labels[:, t]) for t in chosen], axis=1)
-        )
+        targets = labels[:, chosen] if binary else np.stack([tasks[t].score(labels[:, t]) for t in chosen], axis=1)
         a, b = _minimum(scores[known], targets[known].astype(np.float64), binary, len(chosen))
         found[kind] = Weights(network=a, linear=b, labels=int(known.sum()))
     return found

@@ -97,22 +97,19 @@ def _emotions_table(metrics: Content) -> str:
     return TextTable(title, heads, rows, len(rows) > 1, "\n".join(notes)).as_text()
 
 
-def full_tables(metrics: Content, *, calibrated: bool = False, threshold: str = "0.5") -> str:
+def full_tables(metrics: Content, *, threshold: str | None = None) -> str:
     """`results_table` and everything else that ``metrics.json`` holds, as text.
 
     Args:
         metrics: the content of ``metrics.json``; parts that are missing are left out.
-        calibrated: whether to show the metrics of the calibrated probabilities too.
-        threshold: ``positive_f1`` or ``uar`` for the metrics at the thresholds fitted for them too; ``0.5`` for none.
+        threshold: ``half``, or a metric that thresholds are fitted for, to show the metrics at these thresholds too.
     """
     found: list[TextTable | None] = []
     if metrics.get("intervals"):
         found += [intervals_table(metrics), further_table(metrics)] if metrics["emotions"] else []
         found += [value_tables.intervals_table(metrics), value_tables.further_table(metrics)]
     found += [value_tables.prediction_intervals_table(metrics), value_tables.published_table(metrics)]
-    if calibrated and metrics.get("calibrated"):
-        found.append(calibrated_table(metrics))
-    if threshold != "0.5" and metrics.get("thresholds"):
+    if threshold is not None and metrics.get("thresholds"):
         found.append(thresholds_table(metrics, threshold))
     found += [exclusive_table(metrics), baseline_table(metrics), published_table({"this model": metrics})]
     first = {name: value for name, value in metrics.items() if name != "baselines"}  # they have their own table
@@ -139,24 +136,7 @@ def further_table(metrics: Content) -> TextTable:
 
     rows = rows_of(cells, metrics)
     heads = ["emotion", *(metric.title for metric in shown), "TP/FP/FN/TN"]
-    return TextTable("uncalibrated probabilities, present above one half", heads, rows, len(rows) > 1)
-
-
-def calibrated_table(metrics: Content) -> TextTable:
-    """Errors of the probabilities before and after calibration."""
-    after, fitted = metrics["calibrated"], metrics["calibration"]["emotions"]
-    shown = [metric for metric in shown_metrics(after) if not metric.greater_is_better]
-    rows = [
-        [
-            name,
-            f"{fitted[name]['temperature']:.2f}",
-            *(f"{number(metrics['emotions'][name].get(m.key))} -> {number(found.get(m.key))}" for m in shown),
-        ]
-        for name, found in after["emotions"].items()
-    ]
-    heads = ["emotion", "temperature", *(metric.title for metric in shown)]
-    title = "probabilities before -> after calibration (temperatures from validation)"
-    return TextTable(title, heads, rows, note=_fitted_here(metrics))
+    return TextTable("further metrics", heads, rows, len(rows) > 1)
 
 
 def thresholds_table(metrics: Content, threshold: str) -> TextTable:
@@ -165,11 +145,12 @@ def thresholds_table(metrics: Content, threshold: str) -> TextTable:
     shown = [metric for metric in shown_metrics(content) if metric.needs == "decision"]
 
     def cells(name: str | None, found: Content) -> list[str]:
-        value = "" if name is None else f"{fitted[name]['thresholds'][threshold]:.3f}"
+        value = "" if name is None else f"{fitted[name]['thresholds'].get(threshold, 0.5):.3f}"
         return [value, *(number(found.get(m.key)) for m in shown)]
 
     rows = rows_of(cells, content)
-    title = f"at the thresholds with the best {METRICS[threshold].title} on validation"
+    best = threshold in METRICS
+    title = f"at the thresholds with the best {METRICS[threshold].title} on validation" if best else "at one half"
     heads = ["emotion", "threshold", *(metric.title for metric in shown)]
     return TextTable(title, heads, rows, len(rows) > 1, _fitted_here(metrics))
 
@@ -193,13 +174,11 @@ def exclusive_table(metrics: Content) -> TextTable | None:
     )
     heads, names = found["heads"], found["emotions"]
     note = (
-        f"Heads at one half: exactly one predicts present in {heads['one_present']:.0%} of clips, "
+        f"Each by itself: exactly one predicts present in {heads['one_present']:.0%} of clips, "
         f"none in {heads['none_present']:.0%}, several in {heads['several_present']:.0%}."
     )
-    if found["probabilities"] == "calibrated" and _fitted_here(metrics):
-        note += f"\nCalibration: {_fitted_here(metrics)}"
     return TextTable(
-        f"one of {len(names)} (highest {found['probabilities']} probability): {values}",
+        f"one of {len(names)} (highest probability): {values}",
         ["true \\ decided", *names],
         [[name, *map(str, row)] for name, row in zip(names, found["confusion"])],
         note=note,
@@ -404,7 +383,7 @@ def pair_table(pair: Pair, place: str = "emotions") -> TextTable:
     if pair.decision is not None:
         one = pair.decision
         note += (
-            f"\nOne of {len(pair.emotions)} (highest uncalibrated probability): {_differences(one)}"
+            f"\nOne of {len(pair.emotions)} (highest probability): {_differences(one)}"
             + (
                 f", right alone {one.only_first} : {one.only_second}, McNemar p {_probability(one.p)}"
                 if one.p is not None

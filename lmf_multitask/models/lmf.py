@@ -131,7 +131,7 @@ class LMFModel(nn.Layer):
         hidden = [encoder.size for encoder in self.encoders.values()]
         self.fusion: Fusion = kind(hidden, outputs, self.config.fusion)
         self.heads = Heads(self.tasks, self.fusion.size, self.config.head_dropout) if self.fusion.heads else None
-        used = {name: self.inputs[name] for name in self.config.modalities}
+        used: dict[str, Input] = {name: self.inputs[name] for name in self.config.modalities}
         self.linear = LinearPart(used, self.tasks) if self.config.linear else None
 
     @property

@@ -158,9 +158,7 @@ def pooled(parts: Sequence[Assessment], folder: Path) -> Assessment:
         "folds": _of_folds([part.metrics for part in parts]),
     }
     name = folder.name or str(folder)
-    return Assessment(
-        name, first.tasks, ids, labels, probabilities, metrics, baselines=baselines, decisions=decisions
-    )
+    return Assessment(name, first.tasks, ids, labels, probabilities, metrics, baselines=baselines, decisions=decisions)
 
 
 def _of_folds(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

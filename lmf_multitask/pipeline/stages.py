@@ -308,7 +308,9 @@ def calibrate(trained: Trained, validation: Predicted) -> tuple[Trained, Predict
     linear, weights = _fit_linear(trained), None
     (model,) = trained.models
     if model.linear is not None:
-        weights = fit_weights(validation.labels, validation.predictions, linear.predict(validation.columns), trained.tasks)
+        weights = fit_weights(
+            validation.labels, validation.predictions, linear.predict(validation.columns), trained.tasks
+        )
         model.linear.fit(linear, weights)
         validation = dataclasses.replace(validation, predictions=trained.predict(validation.columns))
     fitted = Calibration.fit(validation.labels, validation.predictions, trained.tasks, trained.stacked, weights)
@@ -324,7 +326,9 @@ def _fit_linear(trained: Trained) -> LinearBaseline:
     if not trained.stacked:
         return linear
     labels, predictions = np.asarray(validation["labels"]), linear.predict(validation)
-    return dataclasses.replace(linear, tasks=Calibration.fit(labels, predictions, linear.tasks, True).decided(linear.tasks))
+    return dataclasses.replace(
+        linear, tasks=Calibration.fit(labels, predictions, linear.tasks, True).decided(linear.tasks)
+    )
 
 
 def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
