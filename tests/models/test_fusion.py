@@ -8,8 +8,8 @@ from lmf_multitask.errors import ConfigError
 from lmf_multitask.models.fusion import ConcatFusion, LateFusion, LowRankFusion, TensorFusion
 
 
-def low_rank(sizes, rank, dim, init="variance"):
-    return LowRankFusion(sizes, 2, LowRankFusion.Settings(rank=rank, dim=dim, init=init))
+def low_rank(sizes, rank, dim, init="variance", skip=False):
+    return LowRankFusion(sizes, 2, LowRankFusion.Settings(rank=rank, dim=dim, init=init, skip=skip))
 
 
 def tensor(sizes, dim):
