@@ -21,6 +21,7 @@ from lmf_multitask.data.padding import moved_blocks
 from lmf_multitask.data.sources import Source
 from lmf_multitask.deployment.predictor import Checked, Predictor
 from lmf_multitask.errors import DataError, RunError
+from lmf_multitask.evaluation.metrics import decide
 from lmf_multitask.evaluation.predictions import PREDICTIONS_FILE, predictions_csv
 from lmf_multitask.files import atomic_write, open_regular, remove_leftovers
 from lmf_multitask.runtime import usable_cores
@@ -117,7 +118,7 @@ def infer_file(
                 file.write(values.astype("<f4").tobytes())
             text = predictions_csv(
                 ids, present, predictor.description.tasks,
-                missing=missing, decisions=present > limits, exclusive=exclusive, head=report.rows == len(ids),
+                missing=missing, decisions=decide(present, limits, about.tasks), exclusive=exclusive, head=report.rows == len(ids),
             )  # fmt: skip
             table.write(text.encode())
         if report.rows != source.count:

@@ -14,8 +14,10 @@ import numpy as np
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.calibration import CRITERIA, HALF, Calibration
 from lmf_multitask.evaluation.metrics import (
+    Decisions,
     always_absent,
     checked_predictions,
+    decide,
     decisions_of,
     exclusive_metrics,
     metrics_of,
@@ -58,8 +60,7 @@ class Assessment:
         metrics: the content of ``metrics.json``.
         calibration: fitted on validation, if any.
         baselines: name -> predictions float `[N, T]`.
-        decisions: name of a baseline, or ``network`` -> whether each task counts as present, bool `[N, T]`, where these are not
-            those of `assess`.
+        decisions: name of a baseline, or ``network`` -> decisions, where these are not those of `assess`.
         curves: name -> one per training (a per-emotion group has several).
         robustness: see `robustness.measure_robustness`; None without a model.
         without: modality -> predictions `[N, T]` without it, see `robustness.predictions_without`.
@@ -75,7 +76,7 @@ class Assessment:
     metrics: dict[str, Any]
     calibration: Calibration | None = None
     baselines: Mapping[str, np.ndarray] = field(default_factory=dict)
-    decisions: Mapping[str, np.ndarray] = field(default_factory=dict)
+    decisions: Mapping[str, Decisions] = field(default_factory=dict)
     curves: dict[str, LearningCurves] = field(default_factory=dict)
     robustness: dict[str, Any] | None = None
     without: dict[str, np.ndarray] = field(default_factory=dict)
@@ -88,9 +89,9 @@ class Assessment:
         return task_names(self.tasks)
 
     @property
-    def decided(self) -> np.ndarray:
-        """Whether each task counts as present, bool `[N, T]`."""
-        return self.decisions.get("network", decisions_of(self.probabilities, self.tasks))
+    def decided(self) -> Decisions:
+        """What the model decides."""
+        return self.decisions.get("network") or decisions_of(self.probabilities, self.tasks)
 
 
 def evaluate_predictions(
@@ -160,7 +161,7 @@ def assess(
     seed: int | None = None,
     calibration: Calibration | None = None,
     baselines: Mapping[str, np.ndarray] | None = None,
-    decisions: Mapping[str, np.ndarray] | None = None,
+    decisions: Mapping[str, Decisions] | None = None,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
     """The content of ``metrics.json``.
@@ -173,8 +174,8 @@ def assess(
         seed: of the training.
         calibration: fitted on validation.
         baselines: name -> predictions float `[N, T]` for the same rows; NaN in the columns of tasks that it does not predict.
-        decisions: name of a baseline, or ``network`` -> whether each task counts as present, bool `[N, T]`; otherwise baselines
-            decide at one half, and the model at the thresholds of the tasks.
+        decisions: name of a baseline, or ``network`` -> decisions; otherwise baselines decide at one half, and the model at the
+            thresholds of the tasks.
         resamples: of the bootstrap.
 
     Returns:
@@ -188,9 +189,11 @@ def assess(
     others = {f"baseline {name}": np.asarray(values, np.float64) for name, values in (baselines or {}).items()}
     absent = {name: np.flatnonzero(np.isnan(values).all(axis=0)).tolist() for name, values in others.items()}
     others = {name: np.where(np.isnan(values).all(axis=0), predictions, values) for name, values in others.items()}
-    given = dict(decisions or {})
-    decided = {name: given.get(name.removeprefix("baseline "), values > 0.5) for name, values in others.items()}
-    own_decisions = decided["network"] = given.get("network", decisions_of(predictions, tasks))
+    given, half = dict(decisions or {}), np.full(len(tasks), 0.5)
+    decided = {
+        name: given.get(name.removeprefix("baseline "), decide(values, half, tasks)) for name, values in others.items()
+    }
+    own_decisions = decided["network"] = given.get("network") or decisions_of(predictions, tasks)
     drawn = bootstrap(labels, {"network": predictions, **others}, tasks, decisions=decided, resamples=resamples)
     found = {
         "split": split,
@@ -205,7 +208,7 @@ def assess(
     for name, values in others.items():
         own_tasks = [t for t in range(len(tasks)) if t not in absent[name]]
         chosen = [tasks[t] for t in own_tasks]
-        parts = labels[:, own_tasks], values[:, own_tasks], chosen, decided[name][:, own_tasks]
+        parts = labels[:, own_tasks], values[:, own_tasks], chosen, decided[name].select(own_tasks)
         own = {**metrics_of(*parts), "exclusive": exclusive_metrics(*parts)}
         differences = paired_differences(drawn[name], drawn["network"])
         if own["exclusive"] is None:
@@ -226,7 +229,9 @@ def assess(
         return found
     labels, predictions, tasks = labels[:, binary], predictions[:, binary], [tasks[t] for t in binary]
     found["thresholds"] = {
-        criterion: metrics_of(labels, predictions, tasks, predictions > calibration.thresholds(criterion, tasks))
+        criterion: metrics_of(
+            labels, predictions, tasks, decide(predictions, calibration.thresholds(criterion, tasks), tasks)
+        )
         for criterion in (HALF, *CRITERIA)
     }
     return found

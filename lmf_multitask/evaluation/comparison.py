@@ -227,14 +227,15 @@ def _pair(
             errors = [np.abs(one.probabilities[known, t] - labels[known, t]) for one in both]
             values[name_of_task] = _value_difference(found[REGRESSION][name_of_task], errors, tested)
             continue
-        right = [one.decisions[known, t] == (labels[known, t] == 1) for one in both]
+        right = [one.decisions.present[known, t] == (labels[known, t] == 1) for one in both]
         entry = found["emotions"][name_of_task]
         per_emotion[name_of_task] = _difference(entry, int(known.sum()), right if tested else None)
     binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind != REGRESSION]
     truth, decision = labels[:, binary], None
     rows = exclusive_rows(truth)
     if rows is not None:
-        right = [one.probabilities[:, binary][rows].argmax(axis=1) == truth[rows].argmax(axis=1) for one in both]
+        truth = np.array(binary)[truth[rows].argmax(axis=1)]
+        right = [one.decisions.chosen[rows] == truth for one in both]
         decision = _difference(found["exclusive"], int(rows.sum()), right if tested else None)
     first, second = models
     return Pair(first, second, per_emotion, _difference(found["mean"], len(labels)), decision, values)

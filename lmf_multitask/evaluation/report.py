@@ -280,7 +280,7 @@ def _clips_table(assessment: Assessment, *, wrong: bool) -> TextTable:
     rows = []
     for t, emotion in binary_tasks(assessment):
         truth, values = assessment.labels[:, t], assessment.probabilities[:, t].astype(np.float64)
-        decided, limit = assessment.decided[:, t], getattr(assessment.tasks[t], "threshold", 0.5)
+        decided, limit = assessment.decided.present[:, t], getattr(assessment.tasks[t], "threshold", 0.5)
         confidence = np.abs(values - limit)
         chosen = np.argsort(-confidence if wrong else confidence, kind="stable")
         if wrong:

@@ -14,6 +14,7 @@ from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.metrics import (
     EXCLUSIVE,
     PLACES,
+    Decisions,
     all_tasks,
     by_place,
     find_metric,
@@ -116,7 +117,7 @@ def bootstrap(
     models: Mapping[Name, np.ndarray],
     tasks: Sequence[Any],
     *,
-    decisions: Mapping[Name, np.ndarray] | None = None,
+    decisions: Mapping[Name, Decisions] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[Name, Resampled]:
@@ -126,7 +127,7 @@ def bootstrap(
         labels: float `[N, T]`, NaN not annotated.
         models: name -> predictions float `[N, T]`.
         tasks: the T tasks.
-        decisions: name -> bool `[N, T]`, whether each task counts as present; of others `metrics.decisions_of`.
+        decisions: name -> decisions; of others those of `metrics.decisions_of`.
         resamples: R.
         seed: of the draws.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.assessment import Assessment, assess
-from lmf_multitask.evaluation.metrics import all_tasks
+from lmf_multitask.evaluation.metrics import Decisions, all_tasks
 from lmf_multitask.evaluation.predictions import read_predictions
 from lmf_multitask.evaluation.report import write_report
 from lmf_multitask.evaluation.statistics import fold_summary
@@ -134,9 +134,10 @@ def pooled(parts: Sequence[Assessment], folder: Path) -> Assessment:
         for name in first.baselines
         if all(name in part.baselines for part in parts)
     }
-    decisions = {"network": np.concatenate([part.decided for part in parts])}
+    decisions = {"network": Decisions.joined([part.decided for part in parts])}
     for name in baselines:
-        decisions[name] = np.concatenate([part.decisions.get(name, part.baselines[name] > 0.5) for part in parts])
+        given = [part.decisions.get(name) for part in parts]
+        decisions.update({} if None in given else {name: Decisions.joined([one for one in given if one is not None])})
     seeds = {part.metrics["seed"] for part in parts}
     metrics = assess(
         labels,
@@ -203,8 +204,9 @@ def _written(folder: Path) -> Assessment:
             columns = [names.index(one) for one in linear.emotions]
             baselines[name] = np.full(own.probabilities.shape, np.nan)
             baselines[name][:, columns] = linear.probabilities
-            decisions[name] = np.zeros(own.probabilities.shape, bool)
-            decisions[name][:, columns] = linear.decisions
+            present = np.zeros(own.probabilities.shape, bool)
+            present[:, columns] = linear.decisions.present
+            decisions[name] = Decisions(present, np.array(columns)[linear.decisions.chosen])
     # as they were before they were written with nine digits
     probabilities = own.probabilities.astype(np.float32)
     return Assessment(

@@ -25,7 +25,16 @@ from lmf_multitask.errors import RunError, TrainingError
 from lmf_multitask.evaluation.assessment import Assessment, assess
 from lmf_multitask.evaluation.baselines import LinearBaseline, baseline_predictions, fit_linear_baseline
 from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration
-from lmf_multitask.evaluation.metrics import EXCLUSIVE, METRICS, decisions_of, metrics_of, task_kinds, value_of
+from lmf_multitask.evaluation.metrics import (
+    EXCLUSIVE,
+    METRICS,
+    Decisions,
+    decide,
+    decisions_of,
+    metrics_of,
+    task_kinds,
+    value_of,
+)
 from lmf_multitask.evaluation.predictions import write_predictions
 from lmf_multitask.evaluation.stacking import fit_weights
 from lmf_multitask.files import write_json
@@ -347,7 +356,9 @@ def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
     )
     if trained.stacked:
         alone = trained.predict(predicted.columns, network_alone=True)
-        metrics["network_alone"] = metrics_of(predicted.labels, alone, trained.tasks, alone > 0.5)
+        metrics["network_alone"] = metrics_of(
+            predicted.labels, alone, trained.tasks, decide(alone, np.full(len(trained.tasks), 0.5), trained.tasks)
+        )
     metrics["data"] = {"notes": trained.notes, **trained.data.quality}
     if len(trained.models) > 1:
         metrics = {"mode": "per_emotion", **metrics}
@@ -369,7 +380,7 @@ def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
     )
 
 
-def _baselines(trained: Trained, predicted: Predicted) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _baselines(trained: Trained, predicted: Predicted) -> tuple[dict[str, np.ndarray], dict[str, Decisions]]:
     """Name -> predictions `[N, T]` of the baselines, and name -> decisions of the linear ones."""
     linear = trained.linear or _fit_linear(trained)
     labels = np.asarray(column_arrays(trained.data.dataset["train"])["labels"])
@@ -417,7 +428,7 @@ def _write_predictions(path: Path, found: Assessment) -> list[Path]:
                 found.labels[:, own],
                 values[:, own],
                 [found.tasks[t] for t in own],
-                found.decisions[name][:, own] if name in found.decisions else values[:, own] > 0.5,
+                found.decisions[name].select(own) if name in found.decisions else None,
             )
     return paths
 

@@ -88,7 +88,9 @@ def test_criteria():
     for criterion in ("half", *CRITERIA):
         np.testing.assert_array_equal(calibration.thresholds(criterion, tasks), [0.5, 0.5])
     np.testing.assert_array_equal(calibration.thresholds("own", tasks), [0.3, 0.5])
-    with pytest.raises(RunError, match="thresholds must be one of own, half, weighted_f1, positive_f1, uar, but got 'f2'"):
+    with pytest.raises(
+        RunError, match="thresholds must be one of own, half, weighted_f1, positive_f1, uar, but got 'f2'"
+    ):
         calibration.thresholds("f2", tasks)
 
 
