@@ -53,7 +53,7 @@ class Predictions:
         tasks: the T tasks, `tasks.Task` objects or names of binary ones.
         labels: float64 `[N, T]`, NaN where unknown.
         probabilities: float64 `[N, T]`; of real-valued tasks the predictions.
-        decisions: of the model.
+        given: decisions of the model; None: those at the thresholds of the tasks.
     """
 
     name: str
@@ -62,7 +62,12 @@ class Predictions:
     tasks: list[Any]
     labels: np.ndarray
     probabilities: np.ndarray
-    decisions: Decisions
+    given: Decisions | None = None
+
+    @property
+    def decisions(self) -> Decisions:
+        """Decisions of the model."""
+        return self.given or decisions_of(self.probabilities, self.tasks)
 
     @property
     def emotions(self) -> list[str]:
@@ -80,7 +85,7 @@ class Predictions:
             tasks=[self.tasks[column] for column in columns],
             labels=self.labels[rows][:, columns],
             probabilities=self.probabilities[rows][:, columns],
-            decisions=Decisions(self.decisions.present[rows], self.decisions.chosen[rows]).select(columns),
+            given=Decisions(self.decisions.present[rows], self.decisions.chosen[rows]).select(columns),
         )
 
 
