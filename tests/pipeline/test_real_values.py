@@ -52,13 +52,13 @@ def test_what_a_run_writes(mixed):
     config = settings_from(folder / "run/config.yaml")
     assert (config.emotions, config.tasks, config.training.monitor) == (None, TASKS, "task_metric")
     about = json.loads((folder / "run/model/config.json").read_text())["tasks"]
-    assert about[1] == {"name": "happy", "kind": "binary"}
+    assert about[1] == {"name": "happy", "kind": "binary", "threshold": about[1]["threshold"]}
     model = LMFModel.from_pretrained(folder / "run/model")
     with np.load(folder / "x.npz") as file:
         train = file["valence"][:24].astype("f8")
     valence, happy, arousal, _ = model.tasks
     assert valence == RegressionTask("valence", "l1", train.mean(), train.std())
-    assert (happy, arousal.range) == (BinaryTask("happy"), (-2.0, 2.0))
+    assert (happy, arousal.range) == (BinaryTask("happy", about[1]["threshold"]), (-2.0, 2.0))
     head = (folder / "run/history.csv").read_text().splitlines()[0].split(",")
     assert {"validation_task_metric", "validation_valence_pearson", "validation_happy_weighted_f1"} <= set(head)
 
