@@ -192,7 +192,7 @@ def without(config: ExperimentConfig, absent: Sequence[str]) -> ExperimentConfig
 
 
 def _make_tasks(data: LoadedData, train: np.ndarray, training: TrainingConfig) -> list[Task]:
-    """The tasks of the data; of real-valued ones with mean and std of the labels of train, float32 `[N, T]`.
+    """The tasks of the data; of real-valued ones with mean, std and, where asked for, range of train's labels `[N, T]`.
 
     Raises:
         TrainingError: the labels of a real-valued task do not vary.
@@ -207,7 +207,11 @@ def _make_tasks(data: LoadedData, train: np.ndarray, training: TrainingConfig) -
                     "Leave it out of --tasks."
                 )
             mean, std = (float(known.mean()), float(known.std())) if training.standardize_targets else (0.0, 1.0)
-            tasks[t] = dataclasses.replace(task, criterion=training.regression_loss, mean=mean, std=std)
+            tasks[t] = task = dataclasses.replace(task, criterion=training.regression_loss, mean=mean, std=std)
+            if data.targets[t].range_of_train:
+                low, high = float(known.min()), float(known.max())
+                tasks[t] = dataclasses.replace(task, range=(low, high))
+                data.notes.append(f"{task.name}: predictions are clipped to {low:g} to {high:g}, the range of train")
     return tasks
 
 
