@@ -42,7 +42,7 @@ class ModelConfig:
     encoders: Encoders = setting(default=Encoders, help="one encoder per modality")
     fusion: Any = kind_setting(table=_fusions, default={"kind": "lmf"}, help="how the modalities are fused")
     head_dropout: float = setting(
-        default=0.3, help="dropout of what the heads take: ReLU of the fused vector", ge=0, lt=1
+        default=0.3, help="dropout of the fused vector, in front of the heads", ge=0, lt=1
     )
     linear: bool = setting(
         default=True,

@@ -83,8 +83,8 @@ class LowRankFusion(Fusion):
 
         fused = sum_r w_r  prod_m (z_m F_m^r) + b,    R sum_m (H_m + 1) K weights instead.
 
-    With ``skip``, W_s [hidden_1; ...; hidden_M] is added: what a modality says by itself need not pass through the product,
-    whose gradient is small or noisy where another modality is noise.
+    With ``skip``, ReLU(W_s [hidden_1; ...; hidden_M] + b_s), which is `ConcatFusion`, is added: what a modality says by itself
+    need not pass through the product, whose gradient is small or noisy where another modality is noise.
     """
 
     @settings
@@ -98,7 +98,7 @@ class LowRankFusion(Fusion):
             help="first values of the factors: normal with variance 1 / (H_m + 1), so that the product of projections keeps its "
             "size, or Paddle's XavierNormal (LMF_Paddle's)",
         )
-        skip: bool = setting(default=True, help="add a linear layer of all hidden vectors; false: the paper's")
+        skip: bool = setting(default=True, help="add a ReLU layer of all hidden vectors; false: the paper's")
 
     def __init__(self, hidden_sizes: Sequence[int], outputs: int, settings: Settings) -> None:
         """Creates the factors and, after them, the weights of the terms and the bias."""
@@ -115,7 +115,7 @@ class LowRankFusion(Fusion):
         )
         self.rank_weights = self.create_parameter([1, settings.rank], default_initializer=spread(settings.rank))
         self.bias = self.create_parameter([1, self.size], default_initializer=initializer.Constant(0.0))
-        self.skip = nn.Linear(sum(hidden_sizes), self.size, bias_attr=False) if settings.skip else None
+        self.skip = nn.Linear(sum(hidden_sizes), self.size) if settings.skip else None
 
     def forward(self, hidden: Sequence[paddle.Tensor]) -> paddle.Tensor:
         """See `Fusion.forward`."""
@@ -124,7 +124,7 @@ class LowRankFusion(Fusion):
             product = product * paddle.matmul(_with_one(hidden[m]), self.factors[m])
         terms = paddle.transpose(product, [1, 0, 2])  # [B, R, K]
         fused = paddle.matmul(self.rank_weights, terms).squeeze(1) + self.bias
-        return fused if self.skip is None else fused + self.skip(paddle.concat(list(hidden), axis=1))
+        return fused if self.skip is None else fused + F.relu(self.skip(paddle.concat(list(hidden), axis=1)))
 
     def flops(self) -> int:
         """See `Fusion.flops`."""
@@ -169,7 +169,10 @@ class TensorFusion(Fusion):
 
 
 class ConcatFusion(Fusion):
-    """Fusion by concatenation: W [hidden_1; ...; hidden_M] + b, no products between modalities."""
+    """Fusion by concatenation: ReLU(W [hidden_1; ...; hidden_M] + b), no products between modalities.
+
+    Without heads there is no ReLU: the output is the outputs themselves.
+    """
 
     @settings
     class Settings:
@@ -184,7 +187,8 @@ class ConcatFusion(Fusion):
 
     def forward(self, hidden: Sequence[paddle.Tensor]) -> paddle.Tensor:
         """See `Fusion.forward`."""
-        return self.linear(paddle.concat(list(hidden), axis=1))
+        fused = self.linear(paddle.concat(list(hidden), axis=1))
+        return F.relu(fused) if self.heads else fused
 
     def flops(self) -> int:
         """See `Fusion.flops`."""

@@ -44,7 +44,7 @@ _LARGEST_HEADER = 1 << 20  # bytes, of the weights' file
 
 
 class Heads(nn.Layer):
-    """ReLU, dropout and one linear head per task.
+    """Dropout and one linear head per task.
 
     The heads are one matrix product, with each head's outputs as neighbouring columns.
     """
@@ -60,7 +60,7 @@ class Heads(nn.Layer):
 
     def forward(self, fused: paddle.Tensor) -> paddle.Tensor:
         """Fused, float32 `[B, K]` -> outputs, float32 `[B, O]`."""
-        return F.linear(self.dropout(F.relu(fused)), self.weight, self.bias)
+        return F.linear(self.dropout(fused), self.weight, self.bias)
 
     def flops(self) -> int:
         """Floating-point operations per clip."""

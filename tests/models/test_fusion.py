@@ -186,16 +186,16 @@ def test_concat_fusion(hidden, dim):
     fusion = concat((3, 2, 2), dim, outputs=6)
     wanted = np.concatenate(hidden, axis=1).astype("f8") @ fusion.linear.weight.numpy() + fusion.linear.bias.numpy()
     assert (wanted < 0).any()
-    np.testing.assert_allclose(run(fusion, hidden), wanted, atol=1e-6)
+    np.testing.assert_allclose(run(fusion, hidden), np.maximum(wanted, 0) if dim else wanted, atol=1e-6)
 
 
 def test_the_skip_path_is_added(hidden):
-    """W_s [hidden_1; ...], without a bias: the fusion has one."""
     with_skip, without = low_rank((3, 2, 2), 4, 6, skip=True), low_rank((3, 2, 2), 4, 6)
     for name, weight in without.named_parameters():
         weight.set_value(dict(with_skip.named_parameters())[name])
-    added = np.concatenate(hidden, axis=1) @ with_skip.skip.weight.numpy()
-    np.testing.assert_allclose(run(with_skip, hidden), run(without, hidden) + added, rtol=1e-5, atol=1e-6)
+    added = np.concatenate(hidden, axis=1) @ with_skip.skip.weight.numpy() + with_skip.skip.bias.numpy()
+    assert (added < 0).any()
+    np.testing.assert_allclose(run(with_skip, hidden), run(without, hidden) + np.maximum(added, 0), rtol=1e-5, atol=1e-6)
     assert with_skip.flops() - without.flops() == 2 * 7 * 6
 
 
