@@ -94,6 +94,9 @@ RULES = {
     "model.fusion.rank": WIDTH,
     "model.fusion.dim": WIDTH_OR_NONE,
     "model.fusion.init": (["zeros", None], ["variance", "xavier"]),
+    "model.fusion.skip": (["no", 1, None], [True, False]),
+    "model.head_dropout": PROBABILITY,
+    "model.linear": (["no", 1, None], [True, False]),
     "model.modality_dropout": ([-0.1, 1, "x"], [None, 0, 0.5]),
     "model.modalities": (
         [[], ["smell"], ["audio", "audio"], "audio", None, [["text"]]],

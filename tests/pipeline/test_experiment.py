@@ -139,13 +139,15 @@ def test_the_saved_model_is_that_of_the_best_epoch(trained):
     folder, _ = trained
     history = read_rows(folder / "history.csv")
     best = [row for row in history if row["best"] == "1"][-1]
-    assert float(best["validation_weighted_f1"]) == max(float(row["validation_weighted_f1"]) for row in history)
+    monitored = "validation_average_precision"
+    assert float(best[monitored]) == max(float(row[monitored]) for row in history)
     copy = folder.parent / "copy-best"
     shutil.copytree(folder, copy)
     found, _ = evaluate(copy, split="validation")
     shutil.rmtree(copy)
-    alone = found["network_alone"]["mean"]["weighted_f1"]  # the linear model is fitted after the training
-    assert alone == pytest.approx(float(best["validation_weighted_f1"]), abs=1e-12)
+    alone = found["network_alone"]["mean"]  # the linear model is fitted after the training
+    for key in ("average_precision", "weighted_f1"):
+        assert alone[key] == pytest.approx(float(best[f"validation_{key}"]), abs=1e-12)
 
 
 def test_settings_run_again_to_the_same_bits(trained, tmp_path):
