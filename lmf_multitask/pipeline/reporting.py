@@ -67,7 +67,7 @@ def evaluate_run(
     Raises:
         UserError: the folder is no trained run, or the data do not fit the models.
     """
-    trained = restore(folder, data_path, device)
+    trained = restore(folder, data_path, device, split=split)
     if need_calibration and trained.calibration is None:
         raise RunError(
             f"{folder}: must have a calibration for --calibrated and --threshold, but has none. Train the run with lmf train."
@@ -99,7 +99,7 @@ def robustness_of_run(
     Raises:
         UserError: the folder is no trained run, or the data do not fit the models.
     """
-    trained = restore(folder, data_path, device)
+    trained = restore(folder, data_path, device, split=split)
     found = _robustness(trained, predict(trained, split), curves=True)
     return found, _write_robustness(Path(output_dir or folder).expanduser(), found)
 

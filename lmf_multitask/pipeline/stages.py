@@ -166,15 +166,15 @@ def load(config: ExperimentConfig) -> Prepared:
     return Prepared(config, data, tasks)
 
 
-def read_data(config: ExperimentConfig) -> LoadedData:
-    """The data of an experiment; says so if that is the built-in sample.
+def read_data(config: ExperimentConfig, split: str | None = None) -> LoadedData:
+    """The data of an experiment, or one split of them; says so if that is the built-in sample.
 
     Raises:
         DataError: see `lmf_multitask.data.loading.load`.
     """
     if config.data_path is None:
         logger.info("%s", SAMPLE_NOTE)
-    return load_file(config.data_path, config.wanted, config.data, config.chosen_fold)
+    return load_file(config.data_path, config.wanted, config.data, config.chosen_fold, split)
 
 
 def _range_notes(tasks: Sequence[Task], data: LoadedData) -> list[str]:
@@ -393,6 +393,7 @@ def restore(
     *,
     complete_only: bool = False,
     data: LoadedData | None = None,
+    split: str | None = None,
 ) -> Trained:
     """Trained models from a run directory, or from the parent of per-emotion runs, and the data they predict.
 
@@ -402,6 +403,7 @@ def restore(
         device: where to compute.
         complete_only: skip runs whose training has not ended.
         data: the runs' own data, if the caller has loaded it.
+        split: the only one that other data must have; None: all three.
 
     Raises:
         UserError: the folder is neither, the runs are of different data, or the data lack a task.
@@ -423,7 +425,8 @@ def restore(
     if data is None or data.emotions != tasks:
         wanted = [one for config in configs for one in config.wanted or ()]
         config = first if data_path is None else first.on_other_data(data_path, runs[0].label_column())
-        data = read_data(dataclasses.replace(config, emotions=None, tasks=wanted or tasks))
+        config = dataclasses.replace(config, emotions=None, tasks=wanted or tasks)
+        data = read_data(config, None if data_path is None else split)
         data.notes += _range_notes([task for model in models for task in model.tasks], data)
     places = [run.folder / MODEL_FOLDER for run in runs]
     calibrated = all((place / CALIBRATION_FILE).is_file() for place in places)
