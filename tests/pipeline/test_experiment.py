@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -219,6 +220,24 @@ def test_other_data_can_be_evaluated(trained, tmp_path, write_pickle):
     found, _ = evaluate(tmp_path / "run", str(other))
     assert found["samples"] == 12
     assert [found["emotions"][e]["support"] for e in EMOTIONS] == [3, 2, 2, 3]  # of five emotions in turn
+
+
+def test_a_file_without_splits_is_evaluated_as_a_whole(trained, tmp_path):
+    parts = [make_corpus(rows=(8, 8, 12), seed=3)[emotion]["test"] for emotion in ("neutral", "happy", "sad", "angry")]
+    tree = {**parts[0], "label": np.stack([part["label"] for part in parts], axis=1)}
+    path = tmp_path / "whole.pkl"
+    path.write_bytes(pickle.dumps(tree))
+    for split in ("test", "train"):
+        found, _ = evaluate(trained[0], str(path), split=split, output_dir=tmp_path)
+        assert (found["split"], found["samples"]) == (split, 12)
+        assert [found["emotions"][e]["support"] for e in EMOTIONS] == [3, 3, 3, 3]
+        assert f"the file has no splits: all of its clips are taken as {split}" in found["data"]["notes"]
+    path.write_bytes(pickle.dumps({"test": tree}))
+    assert evaluate(trained[0], str(path), output_dir=tmp_path)[0]["samples"] == 12
+    with pytest.raises(
+        DataError, match="must have the split validation, but has test. Choose one of these with --split"
+    ):
+        evaluate(trained[0], str(path), split="validation", output_dir=tmp_path)
 
 
 def test_wrong_data_for_a_model(trained, tmp_path, write_pickle):
