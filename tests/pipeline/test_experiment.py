@@ -4,14 +4,11 @@ import csv
 import io
 import json
 import logging
-import os
 import pickle
 import shutil
 import signal
-import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -623,24 +620,14 @@ def test_a_bar_on_a_terminal_only(monkeypatch, caplog):
     assert caplog.messages == ["epoch 1", "epoch 2", "epoch 3"] * 2
 
 
-def test_a_program_sees_the_progress_unless_it_is_quiet(corpus_path, tmp_path):
-    code = f"""
-from conftest import small_experiment
-from lmf_multitask import run_experiment
-
-for quiet in (True, False):
-    config = small_experiment({str(corpus_path)!r}, f"run-{{quiet}}", epochs=1)
-    run_experiment(config, report=False, quiet=quiet)
-"""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parents[1])]),
-    }
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stderr.splitlines() if "Warning" not in line and "warn" not in line]
-    assert [line[:11] for line in lines if not line.startswith("data: ")] == ["4 emotions ", "epoch   1/1"]
-    assert done.stdout == ""
+def test_a_program_sees_the_progress_unless_it_is_quiet(corpus_path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's: a program with handlers of its own sees those
+    for quiet in (True, False):
+        run_experiment(small_experiment(corpus_path, tmp_path / f"run-{quiet}", epochs=1), quiet=quiet)
+        out, said = capsys.readouterr()
+        assert out == ""
+        lines = [line[:11] for line in said.splitlines() if not line.startswith("data: ")]
+        assert lines == ([] if quiet else ["4 emotions ", "epoch   1/1"])
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, Broken])
