@@ -81,7 +81,7 @@ def load(
     emotions: Sequence[str | Target] | None = None,
     config: DataConfig | None = None,
     fold: Fold | None = None,
-    split: str | None = None,
+    only: str | None = None,
 ) -> LoadedData:
     """Loads a data file or folder of any known layout.
 
@@ -98,7 +98,7 @@ def load(
             files that do not name them, and chooses label columns of tables.
         config: how to read the file.
         fold: of a cross-validation over the clips of all splits, instead of the splits of the file, which may have none.
-        split: the only one to load; None loads all three.
+        only: the one split that the file must have; a file without splits is this split as a whole. None: all three.
 
     Raises:
         DataError: the file is missing, damaged, hostile, of another layout, or lacks a split or an emotion.
@@ -108,17 +108,23 @@ def load(
     path = Path(path or builtin_sample()).expanduser()
     stratify = [parse_target(one) for one in (() if fold is None else fold.stratify or ())]
     source = _opened(path, None if wanted is None else [*wanted, *stratify], config)
-    lacking = [name for name in (SPLITS if split is None else [split]) if name not in source.split_names]
-    if lacking and fold is None:
-        raise _lacks_splits(source, lacking, split)
+    unsplit = source.split_names == [ALL]
+    needed = SPLITS if only is None else (only,)
+    lacking = [split for split in needed if split not in source.split_names]
+    if lacking and fold is None and not (only and unsplit):
+        got, advice = ", ".join(source.split_names), f"Add {' and '.join(lacking)}; or cross-validate: --folds 5"
+        if only:
+            advice = "Choose one of these with --split"
+        elif unsplit:
+            got, advice = "none", "Name the column that tells them: --data.split_column; or cross-validate: --folds 5"
+        what = f"the split {only}" if only else f"the splits {', '.join(SPLITS)} for training"
+        raise DataError(f"{path}: must have {what}, but has {got}. {advice}.")
     if not source.emotions:
         source.scan()
         source.labels(source.split_names[0])  # says what is missing
     with naming(path):
         found = cache.mapped(source, config.non_finite)
         dataset, facts = found or cache.cached(source, config.non_finite, config.cache_dir)
-        if split is not None and fold is None:
-            dataset = datasets.DatasetDict({split: dataset[split]})
         chosen = _targets(facts, [Target(name) for name in facts.emotions] if wanted is None else wanted)
         folds: list[list[str]] | None = None
         notes: list[str] = []
@@ -135,28 +141,19 @@ def load(
             )
         else:
             selected = _fold_splits(selected["all"])
+        if only and unsplit:
+            selected[only] = selected.pop(ALL)
+            notes.append(f"the file has no splits: all of its clips are taken as {only}")
         if facts.groups is not None:
             notes += overlap_notes({split: part[GROUPS][:] for split, part in selected.items()})
     report = "\n".join([with_notes(facts.report, notes), *(f"{'derived':<10} {line}" for line in derived)])
     for part in selected.values():
         part.info.description = report
-    first = next(iter(selected.values()))
+    first = selected["train" if only is None else only]
     columns = column_arrays(first)
     inputs = {name: Input(tuple(columns[name].shape[1:]), facts.padding[name]) for name in MODALITIES}
     learned, notes = emotion_names(first), [*facts.notes, *notes, *derived]
     return LoadedData(selected, learned, inputs, report, notes, facts.label_column, chosen, facts.quality, folds)
-
-
-def _lacks_splits(source: Source, lacking: Sequence[str], split: str | None) -> DataError:
-    got, add = ", ".join(source.split_names), f"Add {' and '.join(lacking)}"
-    if source.split_names == [ALL]:
-        got, add = "none", "Name the column that tells them: --data.split_column"
-    if split is not None:
-        hint = f"{add}." if source.split_names == [ALL] else "Choose another --split."
-        return DataError(f"{source.path}: must have the split {split}, but has {got}. {hint}")
-    return DataError(
-        f"{source.path}: must have the splits {', '.join(SPLITS)} for training, but has {got}. {add}; or cross-validate: --folds 5."
-    )
 
 
 def load_iemocap(

@@ -736,20 +736,6 @@ def test_inspect_takes_files_without_splits_or_labels(write_pickle, tmp_path, pa
     assert "calm" in inspect(parquet() / "test.parquet")
 
 
-def test_one_split_is_loaded_from_a_file_without_the_others(write_pickle, tmp_path):
-    tree = make_corpus()
-    for splits in tree.values():
-        del splits["train"]
-    path = write_pickle(tree)
-    loaded = load(path, split="test")
-    assert list(loaded.dataset) == ["test"] and len(loaded.dataset["test"]) == 9
-    with pytest.raises(DataError, match="must have the split train, but has validation, test. Choose another --split."):
-        load(path, split="train")
-    np.savez(tmp_path / "x.npz", audio=np.ones((3, 2)), happy=np.array([0, 1, 1]))
-    with pytest.raises(DataError, match="must have the split test, but has none. Name the column that tells them"):
-        load(tmp_path / "x.npz", split="test")
-
-
 def test_a_pickle_without_labels_is_not_trained_on(write_pickle):
     tree = make_corpus()
     del tree["sad"]["test"]["label"]
