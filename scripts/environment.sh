@@ -27,15 +27,15 @@ find_python() {
 install() {
     local extras=all
     [ "${TEST_TOOLS:-no}" = no ] || extras=test
-    echo "installing into .venv, once: some 2 to 10 minutes, about 700 MB to download, about 2 GB on disk" >&2
+    echo "installing into .venv, once: 2 to 10 minutes, about 500 MB of downloads, 2 GB on disk" >&2
     # pip of Python 3.10 would otherwise build seqeval in a way that fails
     PYTHONWARNINGS=ignore "$python" -m pip install --use-pep517 --disable-pip-version-check --no-input --progress-bar off \
         --constraint scripts/requirements.lock --editable ".[cpu,$extras]" | progress >&2
 }
 
-progress() {  # of pip: a line per large download, and one of every twenty packages
+progress() {  # of pip: downloads of 10 MB and more, every twentieth package, and the last step
     awk '/^ *Collecting / { if (++count % 20 == 0) print "  " count " packages found" }
-         /^ *Downloading .*\([0-9]{3,}(\.[0-9]+)? MB\)/ { print " " $0 }
+         /^ *Downloading .*\([0-9][0-9][0-9.]* MB\)/ { print " " $0 }
          /^ *Installing collected/ { print "  installing all of them (about a minute)" }
          { fflush() }'
 }
