@@ -203,7 +203,7 @@ def test_commands_have_the_options_that_are_shown(page, monkeypatch, tmp_path):
     shown = [block for language, block in BLOCK.findall(text) if language == "bash"]
     shown += re.findall(r"`(lmf [a-z][^`]+ --[^`]+)`", BLOCK.sub("", text))
     for words in (words for block in shown for words in commands(block)):
-        if "--plugin" not in words:  # what it registers would stay
+        if not {"--plugin", "--help"} & {*words}:  # what a plug-in registers would stay
             with pytest.raises(AcceptedError):
                 importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
 
