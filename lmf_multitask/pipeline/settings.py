@@ -122,8 +122,8 @@ class ExperimentConfig:
             return None
         if self.fold is None:
             raise ConfigError(
-                "fold must be a number where folds are set, since one training is of one fold, but is null. Add --fold 1, or "
-                "train all of them with lmf train."
+                "fold must be a number where folds are set, since one training is of one fold, but is null. Set fold (of a "
+                "search or an ablation: --experiment.fold 1), or cross-validate with lmf train."
             )
         return Fold(self.folds, self.fold, self.fold_seed, self.stratify)
 
