@@ -29,7 +29,7 @@ from lmf_multitask.data.columns import fingerprint
 from lmf_multitask.data.loading import SAMPLE_NOTE
 from lmf_multitask.errors import ConfigError, RunError, TrainingError
 from lmf_multitask.evaluation.statistics import seed_summary
-from lmf_multitask.evaluation.tables import number
+from lmf_multitask.evaluation.text import number
 from lmf_multitask.files import read_text, remove_leftovers, write_json, write_text
 from lmf_multitask.pipeline.launcher import train_all
 from lmf_multitask.pipeline.runs import HISTORY_FILE, Run, check_no_links

@@ -238,7 +238,7 @@ def test_the_page(finished):
         assert re.search(rf"<h2 id=\"part\d\">{heading}</h2>", text), heading
     assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
     assert "optimistic" in text
-    assert {path.stem for path in (folder / "plots").glob("*.png")} >= {"history", "epochs", "slices"}
+    assert {path.stem for path in (folder / "plots").glob("*.pdf")} >= {"history", "epochs", "slices"}
 
 
 def test_the_same_command_again_changes_nothing_and_more_trials_continue(finished, here, corpus_path, tmp_path):
