@@ -45,8 +45,18 @@ _LINES = (
 )
 
 
+_is_command = False
+
+
+def is_command() -> bool:
+    """Whether this process is one of our commands, so that nobody else imports or configures anything in it."""
+    return _is_command
+
+
 def prepare_process(debug: bool = False) -> None:
     """Sets up this process for a command: logging to stderr, no noise of other packages. Call it before Paddle is imported."""
+    global _is_command
+    _is_command = True
     _open_streams()
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ lines; errors still reach the user
     # objects made by imports stay alive: searching them for garbage takes a seventh of the time of the imports

@@ -173,17 +173,19 @@ class RegressionTask(Task):
         """See `Task.losses`."""
         import paddle
 
-        mean, std = _constants(tuple((task.mean, task.std) for task in tasks), paddle.get_device())
+        mean, scale = _constants(tuple((task.mean, task.std) for task in tasks), paddle.get_device())
         known = ~paddle.isnan(labels)
-        weight = known.astype(outputs.dtype)
-        target = (paddle.where(known, labels, mean) - mean) / std
-        difference = outputs - target
+        # a clip that is not annotated has its output for a target: neither loss nor gradient
+        target = paddle.where(known, (labels - mean) * scale, outputs.detach())
         criterion = tasks[0].criterion
         if criterion == "ccc":
+            weight = known.astype(outputs.dtype)
             return (1.0 - _concordance(outputs, target, weight)) * weight
+        difference = outputs - target
+        if criterion == "mse":
+            return difference**2
         size = paddle.abs(difference)
-        each = {"l1": lambda: size, "mse": lambda: difference**2, "huber": lambda: _huber(size)}[criterion]()
-        return each * weight
+        return size if criterion == "l1" else _huber(size)
 
     def constant(self, labels: np.ndarray) -> np.ndarray:
         """The standardised median for losses of absolute differences, otherwise the mean."""
@@ -203,11 +205,11 @@ class RegressionTask(Task):
 
 @functools.lru_cache(maxsize=64)
 def _constants(values: tuple[tuple[float, float], ...], device: str) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Means and stds of T tasks as float32 `[T]`, made once."""
+    """Means and reciprocals of the stds of T tasks, float32 `[T]`, made once."""
     import paddle
 
-    mean, std = (paddle.to_tensor(column, dtype="float32") for column in zip(*values))
-    return mean, std
+    mean, scale = zip(*((mean, 1.0 / std) for mean, std in values))
+    return paddle.to_tensor(mean, dtype="float32"), paddle.to_tensor(scale, dtype="float32")
 
 
 def _huber(size: paddle.Tensor) -> paddle.Tensor:

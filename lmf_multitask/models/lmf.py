@@ -26,11 +26,12 @@ from lmf_multitask.models.config import ModelConfig
 from lmf_multitask.models.encoders import ENCODERS, step_mask
 from lmf_multitask.models.fusion import FUSIONS, Fusion
 from lmf_multitask.runtime import quiet_imports
-from lmf_multitask.tasks import Task, make_tasks, output_slices, predictions, task_from
+from lmf_multitask.tasks import Task, make_tasks, predictions, task_from
 
 with quiet_imports():
     import paddle
     from paddle import nn
+    from paddle.nn import functional as F
     from paddle.nn.initializer import Constant, XavierUniform
 
 MODEL_FOLDER, CONFIG_FILE, WEIGHTS_FILE = "model", "config.json", "model.safetensors"
@@ -42,44 +43,23 @@ _LARGEST_HEADER = 1 << 20  # bytes, of the weights' file
 
 
 class Heads(nn.Layer):
-    """One linear head per task; the heads of one kind are one matrix product: head t is ``weight[t]``, ``bias[t]``."""
+    """One linear head per task; together they are one matrix product, with each head's outputs as neighbouring columns."""
 
     def __init__(self, tasks: Sequence[Task], fusion_dim: int) -> None:
         """Creates the weights of T heads that take K numbers each."""
         super().__init__()
-        kinds = list(dict.fromkeys(task.kind for task in tasks))
-        self._kinds = kinds
-        order = [t for kind in kinds for t, task in enumerate(tasks) if task.kind == kind]
-        parts = output_slices(tasks)
-        columns = [column for t in order for column in range(parts[t].start, parts[t].stop)]
-        # runs of outputs in what the kinds give side by side, in the order of the tasks; one where that is their order
-        order_of = np.argsort(columns).tolist()
-        starts = [0, *(n for n in range(1, len(order_of)) if order_of[n] != order_of[n - 1] + 1), len(order_of)]
-        self._runs = [(order_of[a], order_of[b - 1] + 1) for a, b in zip(starts, starts[1:])]
-        for kind in kinds:
-            count, outputs = sum(task.kind == kind for task in tasks), next(t.outputs for t in tasks if t.kind == kind)
-            uniform = XavierUniform(fan_in=fusion_dim, fan_out=outputs)
-            self.add_parameter(
-                f"{kind}_weight", self.create_parameter([count, fusion_dim, outputs], default_initializer=uniform)
-            )
-            self.add_parameter(
-                f"{kind}_bias", self.create_parameter([count, 1, outputs], default_initializer=Constant(0.0))
-            )
+        outputs = [task.outputs for task in tasks]
+        uniform = XavierUniform(fan_in=fusion_dim, fan_out=max(outputs))  # those of a head, not of all together
+        self.weight = self.create_parameter([fusion_dim, sum(outputs)], default_initializer=uniform)
+        self.bias = self.create_parameter([sum(outputs)], default_initializer=Constant(0.0))
 
     def forward(self, fused: paddle.Tensor) -> paddle.Tensor:
         """Fused, float32 `[B, K]` -> outputs, float32 `[B, O]`."""
-        found = []
-        for kind in self._kinds:
-            each = paddle.matmul(fused, getattr(self, f"{kind}_weight")) + getattr(self, f"{kind}_bias")
-            found.append(paddle.transpose(each, [1, 0, 2]).flatten(1))
-        outputs = found[0] if len(found) == 1 else paddle.concat(found, axis=1)
-        if len(self._runs) == 1:
-            return outputs
-        return paddle.concat([outputs[:, start:stop] for start, stop in self._runs], axis=1)
+        return F.linear(fused, self.weight, self.bias)
 
     def flops(self) -> int:
         """Floating-point operations per clip."""
-        return sum(2 * math.prod(getattr(self, f"{kind}_weight").shape) for kind in self._kinds)
+        return 2 * math.prod(self.weight.shape)
 
 
 class LMFModel(nn.Layer):

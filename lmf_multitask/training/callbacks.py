@@ -17,11 +17,10 @@ from lmf_multitask.errors import TrainingError
 from lmf_multitask.runtime import flush_denormals, quiet_imports
 from lmf_multitask.training import parallel
 from lmf_multitask.training.checkpoints import Progress
+from lmf_multitask.training.paddlenlp import TrainerCallback, VisualDLCallback
 
 with quiet_imports():
     import paddle
-    from paddlenlp.trainer import TrainerCallback
-    from paddlenlp.trainer.integrations import VisualDLCallback
 
 if TYPE_CHECKING:
     from lmf_multitask.training.trainer import LMFTrainer

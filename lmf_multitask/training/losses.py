@@ -13,7 +13,7 @@ import numpy as np
 from lmf_multitask.errors import TrainingError
 from lmf_multitask.evaluation.metrics import exclusive_rows
 from lmf_multitask.runtime import quiet_imports
-from lmf_multitask.tasks import BinaryTask, Task, output_slices
+from lmf_multitask.tasks import BinaryTask, Task
 from lmf_multitask.training.config import TrainingConfig
 
 with quiet_imports():
@@ -22,42 +22,38 @@ with quiet_imports():
     from paddle.nn import functional as F
     from paddle.nn.initializer import Constant
 
+Part = tuple[list[Task], paddle.Tensor, paddle.Tensor]
+"""Neighbouring tasks of one family, their outputs and their labels."""
+
 
 class TaskLosses:
-    """Computes each task's own loss; neighbouring tasks of one family are computed together.
+    """Computes each task's own loss; neighbouring tasks of one family are computed together."""
 
-    Between kinds the losses are balanced: beside binary tasks, the loss of a task of another kind is divided by what the
-    best constant prediction loses on train, and multiplied by the mean of that over the binary tasks. So every task starts
-    with about the same loss whatever its unit and criterion, as the loss ratios of GradNorm do (Chen et al. 2018, section
-    3.2: losses in units of the initial loss). Tasks of one kind alone are left as they are.
-    """
-
-    def __init__(self, tasks: Sequence[Task], labels: np.ndarray | None = None) -> None:
-        """Groups the T tasks.
-
-        Args:
-            tasks: the tasks.
-            labels: of the training split, float32 `[N, T]`, NaN = not annotated; None: nothing is balanced.
-        """
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        """Groups the T tasks."""
         self._groups = [list(group) for _, group in itertools.groupby(tasks, key=lambda task: task.family)]
         self._counts = [len(group) for group in self._groups]
         self._widths = [sum(task.outputs for task in group) for group in self._groups]
-        self.scales = np.ones(len(tasks), np.float32) if labels is None else _scales(tasks, labels)
-        self._factors = None if (self.scales == 1).all() else paddle.to_tensor(self.scales)
 
-    def __call__(self, outputs: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
-        """Outputs `[B, O]`, labels float32 `[B, T]` -> losses, float32 `[B, T]`, 0 where not annotated."""
+    def split(self, outputs: paddle.Tensor, labels: paddle.Tensor) -> list[Part]:
+        """Outputs `[B, O]`, labels float32 `[B, T]` -> those of each group."""
         if len(self._groups) == 1:
-            members = self._groups[0]
-            return type(members[0]).losses(members, outputs, labels)
-        parts = zip(outputs.split(self._widths, axis=1), labels.split(self._counts, axis=1))
-        found = [type(members[0]).losses(members, *part) for members, part in zip(self._groups, parts)]
-        each = paddle.concat(found, axis=1)
-        return each if self._factors is None else each * self._factors
+            return [(self._groups[0], outputs, labels)]
+        return list(zip(self._groups, outputs.split(self._widths, axis=1), labels.split(self._counts, axis=1)))
+
+    def __call__(self, parts: Sequence[Part]) -> paddle.Tensor:
+        """Result of `split` -> losses, float32 `[B, T]`, 0 where not annotated."""
+        found = [type(members[0]).losses(members, *part) for members, *part in parts]
+        return found[0] if len(found) == 1 else paddle.concat(found, axis=1)
 
 
 def _scales(tasks: Sequence[Task], labels: np.ndarray) -> np.ndarray:
-    """Factors that balance the losses of kinds, float32 `[T]`; 1 for binary tasks, and for all where there are none."""
+    """Factors that balance the losses of kinds, float32 `[T]`; 1 for binary tasks, and for all where there are none.
+
+    Args:
+        tasks: the T tasks.
+        labels: of the training split, float32 `[N, T]`, NaN = not annotated.
+    """
     binary = np.array([isinstance(task, BinaryTask) for task in tasks])
     if binary.all() or not binary.any():
         return np.ones(len(tasks), np.float32)
@@ -80,6 +76,10 @@ def _constant_loss(task: Task, labels: np.ndarray) -> float:
 class MultitaskLoss(nn.Layer):
     """The loss of a batch under the settings of `TrainingConfig`.
 
+    - ``balance_kinds``: beside binary tasks, the loss of a task of another kind is divided by what the best constant
+      prediction loses on train, and multiplied by the mean of that over the binary tasks. So every task starts with about
+      the same loss whatever its unit and criterion, as the loss ratios of GradNorm do (Chen et al. 2018, section 3.2:
+      losses in units of the initial loss). Tasks of one kind alone are left as they are.
     - ``joint_loss`` s: (1 - s) times the losses of binary tasks plus s times one cross entropy over all binary heads, a softmax of
       their logit differences. Only the difference of a head's two logits matters, so this is multinomial logistic
       regression over the same heads: they learn that exactly one emotion is present. It counts for clips where that is so.
@@ -90,7 +90,7 @@ class MultitaskLoss(nn.Layer):
     - ``task_weighting``: fixed weights; or uncertainty, exp(-s_t) L_t + s_t / 2 with a learned s_t per task (Kendall, Gal
       and Cipolla 2018, Multi-Task Learning Using Uncertainty to Weigh Losses, equation 10 with s = log sigma^2).
 
-    The first three concern binary tasks only.
+    The joint loss, class weights and focal loss concern binary tasks only.
     """
 
     def __init__(self, config: TrainingConfig, tasks: Sequence[Task], labels: np.ndarray | None = None) -> None:
@@ -99,21 +99,23 @@ class MultitaskLoss(nn.Layer):
         Args:
             config: the settings.
             tasks: the T tasks.
-            labels: of the training split, float32 `[N, T]`, NaN = not annotated; class weights and the joint term need them.
+            labels: of the training split, float32 `[N, T]`, NaN = not annotated; the balance of kinds, class weights and the joint
+                term need them.
 
         Raises:
             TrainingError: labels are needed but not given, or a weight is for an unknown task.
         """
         super().__init__()
-        self.config, self.task_losses = config, TaskLosses(tasks, labels if config.balance_kinds else None)
-        self._binary = [t for t, task in enumerate(tasks) if isinstance(task, BinaryTask)]
-        self._all_binary = len(self._binary) == len(tasks)
-        self._parts = output_slices(tasks)
+        self.config, self._losses = config, TaskLosses(tasks)
+        binary = self._binary = np.array([isinstance(task, BinaryTask) for task in tasks])
         self.joint_share = 0.0
-        if labels is not None and self._binary and exclusive_rows(labels[:, self._binary]) is not None:
+        if labels is not None and binary.any() and exclusive_rows(labels[:, binary]) is not None:
             self.joint_share = float(config.joint_loss)
-            own = np.where(np.isin(np.arange(len(tasks)), self._binary), 1.0 - self.joint_share, 1.0)
-            self._own_shares = paddle.to_tensor(own.astype(np.float32))
+        scales = np.ones(len(tasks), np.float32)
+        if config.balance_kinds and labels is not None:
+            scales = _scales(tasks, labels)
+        self._scales = _factors(scales)
+        self._own_scales = _factors(scales * np.where(binary, 1.0 - self.joint_share, 1.0))
         self._absent_weights = self._present_weights = None
         if config.class_weights == "balanced":
             if labels is None:
@@ -121,12 +123,16 @@ class MultitaskLoss(nn.Layer):
                     "class_weights balanced must have the labels of the training split, but got None. Pass labels."
                 )
             absent, present = np.ones([2, len(tasks)], np.float32)
-            absent[self._binary], present[self._binary] = _balanced(labels[:, self._binary])
+            absent[binary], present[binary] = _balanced(labels[:, binary])
             self._absent_weights, self._present_weights = paddle.to_tensor(absent), paddle.to_tensor(present)
         if config.task_weighting == "fixed":
             self._task_weights = paddle.to_tensor(_fixed(config.task_weights or {}, [task.name for task in tasks]))
         if config.task_weighting == "uncertainty":
             self.log_variances = self.create_parameter([len(tasks)], default_initializer=Constant(0.0))
+
+    def task_losses(self, outputs: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
+        """Outputs `[B, O]`, labels float32 `[B, T]` -> each task's own balanced loss, float32 `[B, T]`, 0 where not annotated."""
+        return _scaled(self._losses(self._losses.split(outputs, labels)), self._scales)
 
     def forward(self, outputs: paddle.Tensor, labels: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Outputs `[B, O]`, labels float32 `[B, T]` -> weighted sum over annotated labels, and their number.
@@ -134,25 +140,18 @@ class MultitaskLoss(nn.Layer):
         The number is at least 1, so that a batch without labels has loss 0.
         """
         known = ~paddle.isnan(labels)
-        each = self.task_losses(outputs, labels)
+        parts = self._losses.split(outputs, labels)
+        each = self._losses(parts)
         count = known.sum().astype(each.dtype).clip(min=1.0)
         if self.config.focal_gamma:
-            factors = (1.0 - paddle.exp(-each)) ** self.config.focal_gamma
-            each = each * factors if self._all_binary else self._on_binary(each, factors)
+            focal = each * (1.0 - paddle.exp(-each)) ** self.config.focal_gamma
+            each = focal if self._binary.all() else paddle.where(paddle.to_tensor(self._binary), focal, each)
         if self._present_weights is not None:
             each = each * paddle.where(labels == 1.0, self._present_weights, self._absent_weights)
-        if self.joint_share and not self._all_binary:  # the share is that of binary tasks only
-            each = each * self._own_shares
-        total = self._over_tasks(each, known)
+        total = self._over_tasks(_scaled(each, self._own_scales), known)
         if self.joint_share:
-            own = 1.0 - self.joint_share if self._all_binary else 1.0
-            total = own * total + self.joint_share * self._joint(outputs, labels)
+            total = total + self.joint_share * self._joint(parts)
         return total, count
-
-    def _on_binary(self, each: paddle.Tensor, factors: paddle.Tensor) -> paddle.Tensor:
-        """Multiplies the losses of binary tasks, `[B, T]`, by factors `[B, T]`."""
-        binary = np.isin(np.arange(each.shape[1]), self._binary)
-        return paddle.where(paddle.to_tensor(binary), each * factors, each)
 
     def _over_tasks(self, each: paddle.Tensor, known: paddle.Tensor) -> paddle.Tensor:
         if self.config.task_weighting == "uniform":
@@ -163,17 +162,11 @@ class MultitaskLoss(nn.Layer):
         counts = known.sum(axis=0).astype(each.dtype)
         return (sums * paddle.exp(-self.log_variances) + counts * self.log_variances / 2).sum()
 
-    def _joint(self, outputs: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
+    def _joint(self, parts: Sequence[Part]) -> paddle.Tensor:
         """Sum over clips where one binary task is present and all others are absent."""
-        first, last = self._binary[0], self._binary[-1]
-        if self._all_binary:
-            logits = outputs.reshape([-1, len(self._binary), 2])
-        elif last - first + 1 == len(self._binary):  # neighbours, of which one slice is taken
-            logits = outputs[:, self._parts[first].start : self._parts[last].stop].reshape([-1, len(self._binary), 2])
-            labels = labels[:, first : last + 1]
-        else:
-            logits = paddle.stack([outputs[:, self._parts[t]] for t in self._binary], axis=1)
-            labels = paddle.stack([labels[:, t] for t in self._binary], axis=1)
+        chosen = [part[1:] for part in parts if isinstance(part[0][0], BinaryTask)]
+        outputs, labels = chosen[0] if len(chosen) == 1 else (paddle.concat(one, axis=1) for one in zip(*chosen))
+        logits = outputs.reshape([-1, labels.shape[1], 2])
         present = labels == 1.0
         exclusive = (present.sum(axis=1) == 1) & (present | (labels == 0.0)).all(axis=1)
         difference = logits[:, :, 1] - logits[:, :, 0]
@@ -182,6 +175,15 @@ class MultitaskLoss(nn.Layer):
             weights = self._present_weights[paddle.to_tensor(self._binary)]
             each = each * (present.astype(each.dtype) * weights).sum(axis=1)
         return (each * exclusive.astype(each.dtype)).sum()
+
+
+def _factors(values: np.ndarray) -> paddle.Tensor | None:
+    """Factors of T losses, float32 `[T]`; None if all are 1."""
+    return None if (values == 1).all() else paddle.to_tensor(values.astype(np.float32))
+
+
+def _scaled(each: paddle.Tensor, factors: paddle.Tensor | None) -> paddle.Tensor:
+    return each if factors is None else each * factors
 
 
 def _balanced(labels: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""PaddleNLP's Trainer for a `TrainingModule`. With `callbacks.py` the only file that imports paddlenlp."""
+"""PaddleNLP's Trainer for a `TrainingModule`."""
 
 from __future__ import annotations
 
@@ -29,12 +29,18 @@ from lmf_multitask.training.callbacks import (
 )
 from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.training.module import TrainingModule
+from lmf_multitask.training.paddlenlp import (
+    EvalLoopOutput,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from lmf_multitask.training.paddlenlp import logger as paddlenlp_logger
 
 with quiet_imports():
     import paddle
-    from paddlenlp.trainer import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
-    from paddlenlp.trainer.trainer_utils import EvalLoopOutput
-    from paddlenlp.utils.log import logger as paddlenlp_logger
 
 logger = logging.getLogger(__name__)
 
@@ -274,6 +280,16 @@ class LMFTrainer(Trainer):
 
     # -- what Trainer asks for: data, optimiser, loss
 
+    # (Trainer's own print_config and _wrap_model need the rest of paddlenlp.)
+
+    def print_config(self, args: Any = None, key: str = "") -> None:
+        """Prints nothing."""
+
+    def _wrap_model(self, model: Any, training: bool = True) -> Any:
+        if parallel.world_size() == 1:
+            return model
+        return paddle.DataParallel(model, find_unused_parameters=self.args.ddp_find_unused_parameters is not False)
+
     def get_train_dataloader(self) -> paddle.io.DataLoader:
         """Batches in the order of training."""
         if self.train_dataset is None:
@@ -334,10 +350,13 @@ class LMFTrainer(Trainer):
         """
         if self.is_in_train:
             parallel.average_running_statistics(self.model)
-        output = self._evaluate(dataloader, metric_key_prefix) if parallel.rank() == 0 else None
-        return parallel.broadcast(output)
+        found = self._evaluate(dataloader) if parallel.rank() == 0 else None
+        outputs, labels, metrics = parallel.broadcast(found)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(outputs, labels, metrics, len(dataloader.dataset))
 
-    def _evaluate(self, loader: paddle.io.DataLoader, prefix: str) -> EvalLoopOutput:
+    def _evaluate(self, loader: paddle.io.DataLoader) -> tuple[Any, Any, dict[str, float]]:
+        """Outputs `[N, ...]` and labels `[N, ...]`, where metrics are computed from them, and metrics."""
         self.model.eval()
         losses, weights, outputs, labels = [], [], [], []
         with paddle.no_grad():
@@ -348,14 +367,11 @@ class LMFTrainer(Trainer):
                 if self.compute_metrics is not None and "labels" in batch:
                     outputs.append(output["outputs"].numpy())
                     labels.append(batch["labels"].numpy())
-        metrics = {} if not outputs else self.compute_metrics(np.concatenate(outputs), np.concatenate(labels))
-        metrics = {"loss": float(np.average(losses, weights=weights if sum(weights) else None)), **metrics}
-        return EvalLoopOutput(
-            predictions=np.concatenate(outputs) if outputs else None,
-            label_ids=np.concatenate(labels) if labels else None,
-            metrics={f"{prefix}_{name}": value for name, value in metrics.items()},
-            num_samples=len(loader.dataset),
-        )
+        loss = {"loss": float(np.average(losses, weights=weights if sum(weights) else None))}
+        if not outputs:
+            return None, None, loss
+        both = np.concatenate(outputs), np.concatenate(labels)
+        return *both, {**loss, **self.compute_metrics(*both)}
 
     # -- checkpoints; Trainer's own are pickles, written in place
 

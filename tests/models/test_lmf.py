@@ -74,14 +74,10 @@ def test_heads_are_linear_layers_on_the_fused_vector():
     fused = model.fusion([paddle.to_tensor(vectors) for vectors in fused_inputs(model, data)]).numpy()
     assert fused.shape == (6, 6)
     rng = np.random.default_rng(1)
-    weight, bias = rng.normal(size=(3, 6, 2)).astype("float32"), rng.normal(size=(3, 1, 2)).astype("float32")
-    model.heads.binary_weight.set_value(weight)
-    model.heads.binary_bias.set_value(bias)
-    got = outputs_of(model, data)
-    assert got.shape == (6, 6)
-    for task in range(3):
-        part = got[:, 2 * task : 2 * task + 2]
-        np.testing.assert_allclose(part, fused @ weight[task] + bias[task, 0], rtol=1e-5, atol=1e-6)
+    weight, bias = rng.normal(size=(6, 6)).astype("float32"), rng.normal(size=6).astype("float32")
+    model.heads.weight.set_value(weight)
+    model.heads.bias.set_value(bias)
+    np.testing.assert_allclose(outputs_of(model, data), fused @ weight + bias, rtol=1e-5, atol=1e-6)
 
 
 def test_without_heads_the_fusion_gives_the_outputs():
@@ -97,7 +93,7 @@ def test_without_heads_the_fusion_gives_the_outputs():
 def test_first_values_of_heads():
     """Xavier uniform over [K, 2] per head, whatever the number of heads: bounds +-sqrt(6 / (K + 2))."""
     paddle.seed(0)
-    values = LMFModel(INPUTS, [f"e{n}" for n in range(30)]).heads.binary_weight.numpy()
+    values = LMFModel(INPUTS, [f"e{n}" for n in range(30)]).heads.weight.numpy()
     bound = (6 / 66) ** 0.5
     assert np.abs(values).max() <= bound
     np.testing.assert_allclose(values.var(), bound**2 / 3, rtol=0.06)
@@ -123,19 +119,7 @@ def regression(monkeypatch):
 def test_heads_of_several_kinds_keep_the_order_of_the_tasks(regression, tmp_path):
     tasks = [regression("valence"), BinaryTask("happy"), regression("arousal"), BinaryTask("sad")]
     heads = Heads(tasks, 4)
-    rng = np.random.default_rng(0)
-    for weight in heads.parameters():
-        weight.set_value(rng.normal(size=weight.shape).astype("f4"))
-    fused = rng.normal(size=(5, 4)).astype("f4")
-    found = heads(paddle.to_tensor(fused)).numpy()
-
-    def head(kind, number):
-        return (
-            fused @ getattr(heads, f"{kind}_weight").numpy()[number] + getattr(heads, f"{kind}_bias").numpy()[number, 0]
-        )
-
-    wanted = [head("regression", 0), head("binary", 0), head("regression", 1), head("binary", 1)]
-    np.testing.assert_allclose(found, np.concatenate(wanted, axis=1), rtol=1e-5, atol=1e-6)
+    assert [weight.shape for weight in heads.parameters()] == [[4, 6], [6]]
     assert heads.flops() == 2 * 4 * (1 + 2 + 1 + 2)
 
     model, data = small_model(tasks=tasks), random_clips()
@@ -389,7 +373,7 @@ def test_weights_lists_everything_once():
     names = model.weights()
     assert len({id(value) for value in names.values()}) == len(names)
     assert sum("lstm" in name for name in names) == 4
-    assert {"encoders.audio.norm._mean", "fusion.factors.0", "heads.binary_weight"} <= set(names)
+    assert {"encoders.audio.norm._mean", "fusion.factors.0", "heads.weight"} <= set(names)
     state = model.state_dict()
     assert {id(value) for value in state.values()} == {id(value) for value in names.values()}
 
@@ -518,7 +502,7 @@ def test_files_are_the_ecosystems(saved):
     assert about["tasks"] == [{"name": name, "kind": "binary"} for name in TASK_NAMES]
     assert about["model"] == to_dict(model.config)
     stored = load_file(folder / "model.safetensors")
-    np.testing.assert_array_equal(stored["heads.binary_weight"], model.heads.binary_weight.numpy())
+    np.testing.assert_array_equal(stored["heads.weight"], model.heads.weight.numpy())
 
 
 def test_saving_again_replaces(saved):
@@ -540,7 +524,7 @@ def test_model_folders(tmp_path):
 
 
 def drop(stored):
-    del stored["heads.binary_bias"]
+    del stored["heads.bias"]
 
 
 def add(stored):
@@ -548,7 +532,7 @@ def add(stored):
 
 
 def rename(stored):
-    stored["head.bias"] = stored.pop("heads.binary_bias")
+    stored["head.bias"] = stored.pop("heads.bias")
 
 
 def reshape(stored):
@@ -570,9 +554,9 @@ def infinite(stored):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (drop, "weights must be those of the model, but missing are heads.binary_bias and foreign are none"),
+        (drop, "weights must be those of the model, but missing are heads.bias and foreign are none"),
         (add, "but missing are none and foreign are heads.extra"),
-        (rename, "but missing are heads.binary_bias and foreign are head.bias"),
+        (rename, "but missing are heads.bias and foreign are head.bias"),
         (reshape, r"fusion.factors.1 must have the shape \[2, 3, 6\], but has \[3, 2, 6\]"),
         (double, "fusion.bias must be float32, but is float64"),
         (nan, "encoders.text.linear.weight must be finite, but holds NaN or infinity"),
@@ -593,7 +577,7 @@ def test_refused_weights_change_nothing():
     model = small_model()
     before = {name: value.numpy().copy() for name, value in model.weights().items()}
     wrong = {name: value + 1 for name, value in before.items()}
-    wrong["heads.binary_bias"][0] = np.nan
+    wrong["heads.bias"][0] = np.nan
     with pytest.raises(RunError):
         model.load_weights(wrong)
     for name, value in model.weights().items():
@@ -625,7 +609,7 @@ def test_damaged_weight_files_are_refused(saved, damage):
 
 def test_weights_of_half_precision_are_refused(saved):
     folder, _ = saved
-    header = {"heads.binary_bias": {"dtype": "BF16", "shape": [3, 1, 2], "data_offsets": [0, 12]}}
+    header = {"heads.bias": {"dtype": "BF16", "shape": [6], "data_offsets": [0, 12]}}
     text = json.dumps(header).encode()
     (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(12))
     with pytest.raises(RunError, match="model.safetensors: "):

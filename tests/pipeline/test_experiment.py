@@ -168,7 +168,7 @@ def test_the_seed_gives_the_first_weights(corpus_path, tmp_path):
         folder = tmp_path / str(seed)
         run_experiment(small_experiment(corpus_path, folder, seed=seed, epochs=1, learning_rate=1e-9))
         found.append(load_file(folder / "model" / "model.safetensors"))
-    for name in ("encoders.text.linear.weight", "fusion.factors.0", "heads.binary_weight"):
+    for name in ("encoders.text.linear.weight", "fusion.factors.0", "heads.weight"):
         assert np.abs(found[0][name] - found[1][name]).mean() > 0.01, name
 
 

@@ -213,7 +213,7 @@ def make_module(edit=lambda model: None, **training):
 
 def test_moving_average_of_the_weights():
     module = make_module(ema_epochs=2.0)  # 8 steps: a decay of at most 7/8
-    weight, statistic = module.model.heads.binary_weight, module.model.encoders["audio"].norm._mean
+    weight, statistic = module.model.heads.weight, module.model.encoders["audio"].norm._mean
     mean = weight.numpy().astype("f8")
     rng = np.random.default_rng(1)
     for step in range(1, 90):
@@ -223,7 +223,7 @@ def test_moving_average_of_the_weights():
         module.on_train_batch_end(step)
         decay = min(7 / 8, (1 + step) / (10 + step))
         mean = decay * mean + (1 - decay) * value
-        np.testing.assert_allclose(module.trained.heads.binary_weight.numpy(), mean, atol=1e-6)
+        np.testing.assert_allclose(module.trained.heads.weight.numpy(), mean, atol=1e-6)
     np.testing.assert_array_equal(module.trained.encoders["audio"].norm._mean.numpy(), 89)
     assert module.trained is not module.model
 
