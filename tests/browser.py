@@ -1,6 +1,7 @@
 """Headless Chromium, driven over its DevTools protocol through a pipe: no driver and no library is needed."""
 
 import base64
+import fcntl
 import importlib.metadata
 import itertools
 import json
@@ -36,10 +37,12 @@ class Chromium:
 
     def __enter__(self):
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        theirs, self._to = os.pipe()
-        self._from, other = os.pipe()
-        # the protocol's pipes are its descriptors 3 and 4
-        shell = ["sh", "-c", f'exec "$@" 3<&{theirs} 4>&{other}', "sh"]
+        # the protocol's pipes are the browser's descriptors 3 and 4; ours have other numbers
+        low = [*os.pipe(), *os.pipe()]
+        theirs, self._to, self._from, other = (fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 10) for one in low)
+        for one in low:
+            os.close(one)
+        shell = ["bash", "-c", f'exec "$@" 3<&{theirs} 4>&{other}', "bash"]
         command = [*shell, CHROMIUM, *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
         self._process = subprocess.Popen(
             command, pass_fds=(theirs, other), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -26,6 +26,7 @@ from lmf_multitask.evaluation.table_parts import (
 )
 from lmf_multitask.evaluation.verdicts import (
     comparison_verdict,
+    linear_over_seeds,
     pair_table,
     places_of,
     side_by_side_tables,
@@ -92,7 +93,6 @@ def write_seeds(
     """
     rest = dict(facts)
     data, model, changed = (rest.pop(name, "") for name in SUMMARY_FACTS)
-    verdicts = {f"Against a linear model, {name}": verdict_on_linear(one, brief=True) for name, one in results.items()}
     each = each_run_table("means over tasks of each seed", results, {"clips": lambda one: f"{one['samples']:,}"})
     text = (
         "Dots are seeds, the bar is the 95% interval of their mean (Student’s). It shows how much the training itself varies; "
@@ -106,7 +106,7 @@ def write_seeds(
             "Data": data,
             "Task": task_sentence(next(iter(results.values()))),
             "Model": model,
-            **verdicts,
+            "Against a linear model": linear_over_seeds(list(results.values())),
             "Changed settings": changed,
         },
         tiles=tiles_of(summary, spread),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lmf_multitask.errors import printable
 from lmf_multitask.evaluation.comparison import Comparison, Difference, Pair
 from lmf_multitask.evaluation.metrics import BASELINES, METRICS, PLACES, Metric
-from lmf_multitask.evaluation.statistics import FEWEST_ROWS, LEVEL
+from lmf_multitask.evaluation.statistics import FEWEST_ROWS, LEVEL, t_interval
 from lmf_multitask.evaluation.table_parts import (
     TASK_WORDS,
     Content,
@@ -141,6 +141,29 @@ def verdict_on_constant(metrics: Content) -> str:
             shown = "always absent"  # a share of one half or less gives the same decisions
         found.append(_verdict_on(metrics, kind, name, shown, brief=True))
     return " ".join(filter(None, found))
+
+
+def linear_over_seeds(runs: Sequence[Content]) -> str:
+    """Mean differences from the linear models over seeds, with Student's intervals; empty where not measured.
+
+    Args:
+        runs: contents of ``metrics.json``.
+    """
+    found = []
+    for kind in BASELINES:
+        name = BASELINES[kind][-1]
+        ahead = [((run.get("baselines") or {}).get(name) or {}).get("network_ahead") for run in runs]
+        parts = [{**one["mean"], **(one.get("exclusive") or {})} for one in ahead if one]
+        shown = []
+        for key in VERDICT_METRICS if len(parts) == len(runs) else ():
+            values = [part[key]["difference"] for part in parts if part.get(key, {}).get("difference") is not None]
+            if len(values) == len(runs):
+                over = t_interval(values)
+                shown.append(f"{METRICS[key].title} {difference(over['mean'], over['interval'])}")
+        if shown:
+            means = f"means over {TASK_WORDS[PLACES[kind]]}s and {len(runs)} seeds, 95% t-intervals over seeds"
+            found.append(f"The network minus {name.replace('_', ' ')}, {means}: {', '.join(shown)}.")
+    return " ".join(found)
 
 
 def _verdict_on(metrics: Content, kind: str, name: str, shown: str = "", *, brief: bool = False) -> str:
