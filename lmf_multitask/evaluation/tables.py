@@ -130,7 +130,8 @@ def full_tables(metrics: Content, *, calibrated: bool = False, threshold: str = 
         found.append(calibrated_table(metrics))
     if threshold != "0.5" and metrics.get("thresholds"):
         found.append(thresholds_table(metrics, threshold))
-    found += [exclusive_table(metrics), baseline_table(metrics), published_table({"this model": metrics})]
+    found += [exclusive_table(metrics), *(baseline_table(metrics, kind) for kind in BASELINES)]
+    found.append(published_table({"this model": metrics}))
     first = {name: value for name, value in metrics.items() if name != "baselines"}  # they have their own table
     parts = [results_table(first), *(one.as_text() for one in found if one is not None), undefined_lines(metrics)]
     return "\n\n".join(part for part in parts if part)

@@ -75,7 +75,7 @@ class ExperimentConfig:
     emotions: list[str] | None = setting(default=None, help="emotions to learn; null: all in the data", min_length=1)
     tasks: Annotated[list[str] | None, AfterValidator(_tasks)] = setting(
         default=None,
-        help="instead of emotions, tasks of any kind: NAME, NAME:regression[:LOW:HIGH], NAME:above:COLUMN[:NUMBER]",
+        help="instead of emotions, tasks of any kind: NAME, NAME:regression[:LOW:HIGH or :train], NAME:above:COLUMN[:NUMBER]",
         min_length=1,
     )
     seed: int = setting(default=1, help="seed of all random numbers", ge=0, lt=2**63)
@@ -90,7 +90,7 @@ class ExperimentConfig:
     stratify: list[str] | None = setting(
         default=None, help="label columns whose shares folds keep; null: the emotions", min_length=1
     )
-    device: str = setting(default="auto", help="auto, cpu, gpu or gpu:NUMBER (the authors have tried no GPU)")
+    device: str = setting(default="auto", help="auto, cpu, gpu or gpu:NUMBER (not tested on a GPU)")
     data: DataConfig = setting(default=DataConfig, help="how the data file is read")
     model: ModelConfig = setting(default=ModelConfig, help="parts and sizes of the network")
     training: TrainingConfig = setting(default=TrainingConfig, help="how the network is trained")
@@ -122,8 +122,8 @@ class ExperimentConfig:
             return None
         if self.fold is None:
             raise ConfigError(
-                "fold must be a number where folds are set, since one training is of one fold, but is null. Add --fold 1, or "
-                "train all of them with lmf train."
+                "fold must be a number where folds are set, since one training is of one fold, but is null. Set fold (of a "
+                "search or an ablation: --experiment.fold 1), or cross-validate with lmf train."
             )
         return Fold(self.folds, self.fold, self.fold_seed, self.stratify)
 

@@ -92,6 +92,10 @@ class Trained:
         """Those that at least one model uses."""
         return [name for name in MODALITIES if any(name in model.config.modalities for model in self.models)]
 
+    def split(self, wanted: str, otherwise: str) -> str:
+        """The wanted split; the other one where other data lack it."""
+        return wanted if wanted in self.data.dataset else otherwise
+
     def columns(self, split: str) -> Columns:
         """Features with the shapes that the models take, and labels.
 
@@ -160,20 +164,34 @@ def load(config: ExperimentConfig) -> Prepared:
     data = read_data(config)
     config = config.resolved(data.targets)
     tasks = _check_labels(data, config.training)
+    data.notes += _range_notes(tasks, data)
     config = without(config, missing_in_train(data.dataset, config.model.modalities))
     check_network(data, config.model)
     return Prepared(config, data, tasks)
 
 
-def read_data(config: ExperimentConfig) -> LoadedData:
+def read_data(config: ExperimentConfig, only: str | None = None) -> LoadedData:
     """The data of an experiment; says so if that is the built-in sample.
+
+    Args:
+        config: the settings.
+        only: see `lmf_multitask.data.loading.load`.
 
     Raises:
         DataError: see `lmf_multitask.data.loading.load`.
     """
     if config.data_path is None:
         logger.info("%s", SAMPLE_NOTE)
-    return load_file(config.data_path, config.wanted, config.data, config.chosen_fold)
+    return load_file(config.data_path, config.wanted, config.data, config.chosen_fold, only)
+
+
+def _range_notes(tasks: Sequence[Task], data: LoadedData) -> list[str]:
+    """What the range of train was taken for, one line per task."""
+    return [
+        f"{task.name}: predictions are clipped to {task.range[0]:g} to {task.range[1]:g}, the range of train"
+        for task, target in zip(tasks, data.targets)
+        if isinstance(task, RegressionTask) and task.range is not None and target.range_of_train
+    ]
 
 
 def check_network(data: LoadedData, config: ModelConfig) -> None:
@@ -192,7 +210,7 @@ def without(config: ExperimentConfig, absent: Sequence[str]) -> ExperimentConfig
 
 
 def _make_tasks(data: LoadedData, train: np.ndarray, training: TrainingConfig) -> list[Task]:
-    """The tasks of the data; of real-valued ones with mean and std of the labels of train, float32 `[N, T]`.
+    """The tasks of the data; of real-valued ones with mean, std and, where asked for, range of train's labels `[N, T]`.
 
     Raises:
         TrainingError: the labels of a real-valued task do not vary.
@@ -207,7 +225,9 @@ def _make_tasks(data: LoadedData, train: np.ndarray, training: TrainingConfig) -
                     "Leave it out of --tasks."
                 )
             mean, std = (float(known.mean()), float(known.std())) if training.standardize_targets else (0.0, 1.0)
-            tasks[t] = dataclasses.replace(task, criterion=training.regression_loss, mean=mean, std=std)
+            tasks[t] = task = dataclasses.replace(task, criterion=training.regression_loss, mean=mean, std=std)
+            if data.targets[t].range_of_train:
+                tasks[t] = dataclasses.replace(task, range=(float(known.min()), float(known.max())))
     return tasks
 
 
@@ -379,6 +399,7 @@ def restore(
     data_path: str | None = None,
     device: str = "auto",
     *,
+    split: str | None = None,
     complete_only: bool = False,
     data: LoadedData | None = None,
 ) -> Trained:
@@ -388,6 +409,7 @@ def restore(
         folder: the run directory or parent.
         data_path: other data than that of the training; then there are no baselines.
         device: where to compute.
+        split: the only one that other data must have; None: all.
         complete_only: skip runs whose training has not ended.
         data: the runs' own data, if the caller has loaded it.
 
@@ -411,7 +433,9 @@ def restore(
     if data is None or data.emotions != tasks:
         wanted = [one for config in configs for one in config.wanted or ()]
         config = first if data_path is None else first.on_other_data(data_path, runs[0].label_column())
-        data = read_data(dataclasses.replace(config, emotions=None, tasks=wanted or tasks))
+        only = None if data_path is None else split
+        data = read_data(dataclasses.replace(config, emotions=None, tasks=wanted or tasks), only)
+        data.notes += _range_notes([task for model in models for task in model.tasks], data)
     places = [run.folder / MODEL_FOLDER for run in runs]
     calibrated = all((place / CALIBRATION_FILE).is_file() for place in places)
     return Trained(
