@@ -275,12 +275,14 @@ class _Service:
             raise RefusedError(503, str(error)) from None
         self.metrics.seconds.observe(time.perf_counter() - started)
         for modality, rows in missing.items():
-            self.metrics.missing.labels(modality).inc(rows)
-        return {**self._answer(present), "missing": missing}
+            self.metrics.missing.labels(modality).inc(len(rows))
+        counts = {modality: len(rows) for modality, rows in missing.items()}
+        return {**self._answer(present), "missing": counts, "missing_in": missing}
 
-    def _features(self, kind: str, body: bytes) -> tuple[Checked, dict[str, int]]:
+    def _features(self, kind: str, body: bytes) -> tuple[Checked, dict[str, list[int]]]:
+        """The features, and modality -> numbers of the clips that lack it."""
         clips = self.bodies.features(kind, body)
-        return clips, {modality: int(rows.sum()) for modality, rows in clips.missing().items()}
+        return clips, {modality: np.flatnonzero(rows).tolist() for modality, rows in clips.missing().items()}
 
     def _answer(self, present: np.ndarray) -> dict[str, Any]:
         about, every = self.predictor.description, present

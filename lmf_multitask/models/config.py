@@ -41,9 +41,7 @@ class ModelConfig:
 
     encoders: Encoders = setting(default=Encoders, help="one encoder per modality")
     fusion: Any = kind_setting(table=_fusions, default={"kind": "lmf"}, help="how the modalities are fused")
-    head_dropout: float = setting(
-        default=0.3, help="dropout of the fused vector, in front of the heads", ge=0, lt=1
-    )
+    head_dropout: float = setting(default=0.3, help="dropout of the fused vector, in front of the heads", ge=0, lt=1)
     linear: bool = setting(
         default=True,
         help="a linear model of the averaged features beside the network; after training, weights of both are fitted on "

@@ -3,6 +3,7 @@ import pytest
 
 from lmf_multitask.evaluation.metrics import METRICS, Metric, always_absent, decide, metrics_of
 from lmf_multitask.evaluation.published import LMF_PADDLE, LMF_PAPER, PUBLISHED
+from lmf_multitask.evaluation.run_tables import seed_tables
 from lmf_multitask.evaluation.statistics import seed_summary
 from lmf_multitask.evaluation.tables import (
     baseline_table,
@@ -11,11 +12,10 @@ from lmf_multitask.evaluation.tables import (
     further_table,
     published_table,
     results_table,
-    seed_tables,
     thresholds_table,
-    verdict_on_linear,
 )
 from lmf_multitask.evaluation.text import TextTable
+from lmf_multitask.evaluation.verdicts import verdict_on_linear
 
 LMF_COUNTS = {"happy": 135, "sad": 193, "angry": 227, "neutral": 383}  # of 938, see ../shared/FACTS.md
 

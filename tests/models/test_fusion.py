@@ -195,7 +195,9 @@ def test_the_skip_path_is_added(hidden):
         weight.set_value(dict(with_skip.named_parameters())[name])
     added = np.concatenate(hidden, axis=1) @ with_skip.skip.weight.numpy() + with_skip.skip.bias.numpy()
     assert (added < 0).any()
-    np.testing.assert_allclose(run(with_skip, hidden), run(without, hidden) + np.maximum(added, 0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        run(with_skip, hidden), run(without, hidden) + np.maximum(added, 0), rtol=1e-5, atol=1e-6
+    )
     assert with_skip.flops() - without.flops() == 2 * 7 * 6
 
 

@@ -119,7 +119,7 @@ def test_every_clip_is_predicted_once_by_the_fold_that_was_not_trained_on_it(fol
 def test_metrics_are_pooled_and_summarised_over_folds(folder):
     metrics = json.loads((folder / "metrics.json").read_text())
     pooled = read_predictions(folder / "predictions.csv")
-    labels, values, decided = pooled.labels[:, 0], pooled.probabilities[:, 0], pooled.decisions[:, 0]
+    labels, values, decided = pooled.labels[:, 0], pooled.probabilities[:, 0], pooled.decisions.present[:, 0]
     assert (metrics["split"], metrics["samples"], metrics["seed"]) == ("test", CLIPS, 1)
     happy = metrics["emotions"]["happy"]
     assert happy["weighted_f1"] == pytest.approx(f1_score(labels, decided, average="weighted"))
@@ -146,16 +146,18 @@ def test_every_fold_decides_at_its_own_thresholds(folder):
     for place in fold_folders(folder).values():
         own = read_predictions(place / "predictions.csv")
         limits = [one["threshold"] for one in json.loads((place / "model/config.json").read_text())["tasks"]]
-        np.testing.assert_array_equal(own.decisions, own.probabilities > limits)
-        np.testing.assert_array_equal(own.decisions, pooled.select(own.ids, own.emotions).decisions)
+        np.testing.assert_array_equal(own.decisions.present, own.probabilities > limits)
+        chosen = pooled.select(own.ids, own.emotions).decisions
+        np.testing.assert_array_equal(own.decisions.present, chosen.present)
+        np.testing.assert_array_equal(own.decisions.chosen, chosen.chosen)
         thresholds.add(tuple(limits))
     assert len(thresholds) == 3
     linear = read_predictions(folder / "predictions_logistic_regression.csv")
     for t, name in enumerate(("happy", "sad")):
-        expected = f1_score(linear.labels[:, t], linear.decisions[:, t], average="weighted")
+        expected = f1_score(linear.labels[:, t], linear.decisions.present[:, t], average="weighted")
         found = metrics["baselines"]["logistic_regression"]["emotions"][name]
         assert found["weighted_f1"] == pytest.approx(expected)
-    assert (linear.decisions != (linear.probabilities > 0.5)).any()
+    assert (linear.decisions.present != (linear.probabilities > 0.5)).any()
 
 
 def test_the_table_and_the_page(folder, capsys):
