@@ -552,7 +552,7 @@ def test_a_users_file_comes_first(tmp_path, monkeypatch):
 def test_other_names_are_no_configs(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        ConfigError, match=r"--config must be a YAML file, but .* is none. Shipped configs are .*multitask"
+        ConfigError, match=r"--config must be a YAML file, but .*is none. Shipped configs are .*multitask"
     ):
         find_config(name)
 
