@@ -38,7 +38,7 @@ class Session(Protocol):
         columns: of each output: 2 of an emotion, 1 of a real-valued task.
     """
 
-    columns: list[int]
+    columns: Sequence[int] = ()
 
     def __call__(self, inputs: Arrays) -> list[np.ndarray]:
         """Features of all modalities -> float32 `[N, 2]` per emotion."""
