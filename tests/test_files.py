@@ -140,6 +140,10 @@ ALLOWED = {
     "installation.py": {"Path(path).read_text(errors='replace')"},  # /proc and /sys
     "strict_yaml.py": {"yaml.parse(text, _Loader)", "yaml.load(text, _Loader)"},
     "plugins.py": {"importlib.util.spec_from_file_location(name, file)", "spec.loader.exec_module(module)"},
+    "evaluation/page.py": {
+        "(TEMPLATES / 'page.js').read_text(encoding='utf-8')",
+        "(TEMPLATES / 'page.css').read_text(encoding='utf-8')",
+    },
     # the content has been read and checked before
     "training/checkpoints.py": {"safetensors.numpy.load(content)"},
     "deployment/sessions.py": {
