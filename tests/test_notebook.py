@@ -53,7 +53,7 @@ def test_every_cell_works(tmp_path, monkeypatch):
     for source in CODE:
         exec(compile(as_python(source), "cell", "exec"), names)
     assert names["root"] == tmp_path / "lmf_multitask"
-    assert [image[:4] for image in shown] == [b"\x89PNG"] * 2
+    assert [image[:4] for image in shown] == [b"\x89PNG"] * 3
     assert any("per_emotion" in text and "multitask" in text for text in said)
     assert "valence" in said[-1]
     predicted = (tmp_path / "out_prob/predictions.csv").read_text().splitlines()
