@@ -43,7 +43,7 @@ def test_every_cell_works(tmp_path, monkeypatch):
         said.append(done.stdout)
 
     display = types.ModuleType("IPython.display")
-    display.Image = lambda path: Path(path).read_bytes()
+    display.SVG = lambda filename: Path(filename).read_bytes()
     display.display = shown.append
     monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
     monkeypatch.setitem(sys.modules, "IPython.display", display)
