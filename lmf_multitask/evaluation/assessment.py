@@ -113,7 +113,7 @@ def evaluate_predictions(
         probabilities: float `[N, T]`, of present.
         emotions: the T columns: names of binary tasks, ``NAME:regression``, or `tasks.Task` objects; None names them task1, ...
         ids: names of the N rows; None numbers them.
-        validation_labels: float `[M, T]`; with the next, temperatures and thresholds are fitted on these rows.
+        validation_labels: float `[M, T]`; with the next, thresholds are fitted on these rows.
         validation_probabilities: float `[M, T]`.
         split: name of the rows in tables.
         name: of the model.
