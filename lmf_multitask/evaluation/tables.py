@@ -263,7 +263,7 @@ def baseline_table(metrics: Content, kind: str = "binary") -> TextTable | None:
             for metric in metrics_for(EXCLUSIVE).values()
         ]
     heads = [f"mean over {TASK_WORDS[place]}s", *(name.replace("_", " ") for name in columns)]
-    return TextTable("comparison with baselines", heads, rows, note=verdict_on_linear(metrics, kind))
+    return TextTable(f"{PREFIX.get(place, '')}comparison with baselines", heads, rows, note=verdict_on_linear(metrics, kind))
 
 
 def published_table(models: Mapping[str, Content]) -> TextTable | None:
