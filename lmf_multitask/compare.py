@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from lmf_multitask.evaluation.comparison import compare
     from lmf_multitask.evaluation.tables import comparison_text, published_table
-    from lmf_multitask.pipeline.runs import predictions_of
+    from lmf_multitask.pipeline.predictions import predictions_of
 
     comparison = compare(predictions_of([options.first, *options.others]))
     print(comparison_text(comparison))

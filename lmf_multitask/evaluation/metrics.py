@@ -115,6 +115,7 @@ class Metric:
             ``value`` for real-valued tasks.
         greater_is_better: its direction.
         headline: shown first.
+        per_epoch: whether ``history.csv`` has it for each task.
         ranges: ranges of the real-valued tasks that it is for; empty: any.
     """
 
@@ -125,6 +126,7 @@ class Metric:
     needs: str = "decision"
     greater_is_better: bool = True
     headline: bool = False
+    per_epoch: bool = False
     ranges: tuple[tuple[float, float], ...] = ()
 
     def rates(self, task: Any) -> bool:
@@ -153,7 +155,7 @@ def _real(key: str, title: str, function: Callable[[WeightedRows], np.ndarray], 
 METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
-        Metric("weighted_f1", "weighted F1", weighted_f1, headline=True),
+        Metric("weighted_f1", "weighted F1", weighted_f1, headline=True, per_epoch=True),
         Metric("accuracy", "accuracy", accuracy, headline=True),
         Metric("positive_f1", "present F1", positive_f1, headline=True),
         Metric("uar", "UAR", mean_recall, headline=True),
@@ -165,9 +167,9 @@ METRICS: dict[str, Metric] = {
         Metric("brier", "Brier", brier, needs="probability", greater_is_better=False),
         Metric("ece", "ECE", expected_calibration_error, needs="probability", greater_is_better=False),
         Metric("log_loss", "log loss", log_loss, needs="probability", greater_is_better=False),
-        _real("mae", "MAE", mean_absolute_error, greater_is_better=False, headline=True),
+        _real("mae", "MAE", mean_absolute_error, greater_is_better=False, headline=True, per_epoch=True),
         _real("rmse", "RMSE", root_mean_squared_error, greater_is_better=False),
-        _real("pearson", "r", pearson, headline=True),
+        _real("pearson", "r", pearson, headline=True, per_epoch=True),
         _real("spearman", "Spearman", spearman),
         _real("ccc", "CCC", concordance, headline=True),
         _real("acc7", "Acc-7", same_integer(7), ranges=(SENTIMENT_RANGE, TRAIT_RANGE), headline=True),

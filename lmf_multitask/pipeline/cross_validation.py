@@ -16,17 +16,16 @@ from lmf_multitask.evaluation.predictions import read_predictions
 from lmf_multitask.evaluation.report import write_report
 from lmf_multitask.evaluation.statistics import fold_summary
 from lmf_multitask.files import MANIFEST
-from lmf_multitask.pipeline.reporting import evaluate_run, learning_curves
-from lmf_multitask.pipeline.runs import (
+from lmf_multitask.pipeline.layout import (
     LINEAR,
     LINEAR_FILES,
     METRICS_FILE,
     PREDICTIONS_FILE,
     REPORT_FILE,
-    Run,
     fold_folders,
-    runs_in,
 )
+from lmf_multitask.pipeline.reporting import evaluate_run, learning_curves
+from lmf_multitask.pipeline.runs import Run, runs_in
 from lmf_multitask.pipeline.stages import write_joined, write_split
 from lmf_multitask.runtime import surroundings
 from lmf_multitask.tasks import make_tasks

@@ -19,7 +19,7 @@ from lmf_multitask.evaluation.predictions import changes_csv
 from lmf_multitask.evaluation.report import write_report
 from lmf_multitask.evaluation.robustness import measure_robustness, predictions_without
 from lmf_multitask.files import atomic_write, read_text, write_json, write_text
-from lmf_multitask.pipeline.runs import (
+from lmf_multitask.pipeline.layout import (
     CONFIG_FILE,
     HISTORY_FILE,
     ROBUSTNESS_FILE,

@@ -29,7 +29,8 @@ from lmf_multitask.evaluation.metrics import EXCLUSIVE, METRICS, task_kinds, val
 from lmf_multitask.evaluation.predictions import write_predictions
 from lmf_multitask.files import write_json
 from lmf_multitask.models.config import ModelConfig
-from lmf_multitask.pipeline.runs import LINEAR, MODEL_FOLDER, PREDICTIONS_FILE, Run, linear_file, runs_in
+from lmf_multitask.pipeline.layout import LINEAR, MODEL_FOLDER, PREDICTIONS_FILE, linear_file
+from lmf_multitask.pipeline.runs import Run, runs_in
 from lmf_multitask.pipeline.settings import ExperimentConfig
 from lmf_multitask.runtime import quiet_imports, select_device
 from lmf_multitask.tasks import BinaryTask, RegressionTask, Task, make_tasks

@@ -21,9 +21,9 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from lmf_multitask.config import DataConfig
 from lmf_multitask.data.cleaning import shorten
 from lmf_multitask.data.compressed import is_compressed, unpacked
+from lmf_multitask.data.config import DataConfig
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.safe_pickle import read_pickle
 from lmf_multitask.data.schema import GROUP_COLUMNS, KNOWN_TARGETS, SPLITS
