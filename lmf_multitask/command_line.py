@@ -137,7 +137,7 @@ class SettingsOptions(Generic[T]):
         """Adds the options to a parser."""
         self._cls, self._options = cls, {option.name: option for option in options(cls)}
         parser.add_argument("--config", action="append", default=[], metavar="FILE.yaml", help=help)
-        group = parser.add_argument_group("settings", "each with its default; as in the YAML files, null is no value")
+        group = parser.add_argument_group("settings", "with their defaults, as in YAML files; null stands for no value")
         for option in self._options.values():
             many = any(get_origin(part) is list for part in type_parts(option.type))
             group.add_argument(

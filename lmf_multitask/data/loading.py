@@ -365,7 +365,7 @@ def _check_range(values: np.ndarray, target: Target, split: str) -> None:
     if len(odd):
         raise DataError(
             f"{target.name} must be from {low:g} to {high:g}, but is {odd[0]:g} in a clip of {split}. "
-            f"State its range: --tasks {target.name}:{REGRESSION}:LOW:HIGH."
+            f"Correct the labels, or train with another range: --tasks {target.name}:{REGRESSION}:LOW:HIGH."
         )
 
 
