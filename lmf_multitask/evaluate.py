@@ -31,14 +31,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--robustness",
         action="store_true",
-        help="also measure every subset of modalities, noise and missing clips: robustness.json, robustness.png; "
+        help="also measure every subset of modalities, noise and missing clips: robustness.json, robustness.svg; "
         "on validation, unless --split is given",
     )
     options = parser.parse_args(arguments)
 
     tune_cpu()
     from lmf_multitask.errors import RunError
-    from lmf_multitask.evaluation.tables import full_tables, robustness_tables, seed_tables
+    from lmf_multitask.evaluation.run_tables import robustness_tables, seed_tables
+    from lmf_multitask.evaluation.tables import full_tables
     from lmf_multitask.pipeline.cross_validation import evaluate_folds
     from lmf_multitask.pipeline.layout import fold_folders, seed_folders
     from lmf_multitask.pipeline.reporting import evaluate_run, robustness_of_run

@@ -145,7 +145,13 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
     @app.get("/model", responses=errors())
     async def model() -> JSONResponse:
         """What the model expects and returns, how it is run, and the limits."""
-        about = {"settings": predictor.settings(), "calibrated": predictor.calibrated, "limits": asdict(service.limits)}
+        limits = predictor.thresholds()
+        about = {
+            "settings": predictor.settings(),
+            "thresholds": {predictor.emotions[t]: limits[t] for t in predictor.description.binary},
+            "calibrated": predictor.calibrated,
+            "limits": asdict(service.limits),
+        }
         return JSONResponse({**predictor.description.to_json(), **about})
 
     @app.get(
@@ -276,12 +282,14 @@ class _Service:
             raise RefusedError(503, str(error)) from None
         self.metrics.seconds.observe(time.perf_counter() - started)
         for modality, rows in missing.items():
-            self.metrics.missing.labels(modality).inc(rows)
-        return {**self._answer(present), "missing": missing}
+            self.metrics.missing.labels(modality).inc(len(rows))
+        counts = {modality: len(rows) for modality, rows in missing.items()}
+        return {**self._answer(present), "missing": counts, "missing_in": missing}
 
-    def _features(self, kind: str, body: bytes) -> tuple[Checked, dict[str, int]]:
+    def _features(self, kind: str, body: bytes) -> tuple[Checked, dict[str, list[int]]]:
+        """The features, and modality -> numbers of the clips that lack it."""
         clips = self.bodies.features(kind, body)
-        return clips, {modality: int(rows.sum()) for modality, rows in clips.missing().items()}
+        return clips, {modality: np.flatnonzero(rows).tolist() for modality, rows in clips.missing().items()}
 
     def _answer(self, present: np.ndarray) -> dict[str, Any]:
         about, every = self.predictor.description, present

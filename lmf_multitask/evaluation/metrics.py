@@ -492,13 +492,3 @@ def exclusive_metrics(
             "several_present": float((present > 1).mean()),
         },
     }
-
-
-def reliability_bins(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Clips, mean probability and share of present clips in each of `ECE_BINS` bins, `[ECE_BINS]` each (NaN where empty).
-
-    scikit-learn's `calibration_curve` has no counts, which the sizes of the points and the calibration error need.
-    """
-    bins = WeightedRows(labels, probabilities).bins
-    count = bins.sum(axis=0)
-    return count, ratio(probabilities @ bins, count), ratio(labels @ bins, count)

@@ -24,10 +24,9 @@ from lmf_multitask.pipeline.layout import (
     REPORT_FILE,
     fold_folders,
 )
-from lmf_multitask.pipeline.reporting import evaluate_run, learning_curves
+from lmf_multitask.pipeline.reporting import config_facts, evaluate_run, learning_curves
 from lmf_multitask.pipeline.runs import Run, runs_in
 from lmf_multitask.pipeline.stages import write_joined, write_split
-from lmf_multitask.runtime import surroundings
 from lmf_multitask.tasks import make_tasks
 
 _MOST_CURVES = 12
@@ -70,13 +69,16 @@ def evaluate_folds(folder: Path, device: str, output_dir: Path) -> tuple[Assessm
     return found, write_split(output_dir, found)
 
 
-def report_folds(folder: Path, output_dir: str | Path | None = None, found: Assessment | None = None) -> Path:
+def report_folds(
+    folder: Path, output_dir: str | Path | None = None, found: Assessment | None = None, *, pdf: bool = False
+) -> Path:
     """Writes the report on the pooled predictions; no model is read.
 
     Args:
         folder: the parent of the folds.
         output_dir: where the report goes; None takes the folder itself.
         found: the pooled assessment, if it exists already.
+        pdf: write the plots as PDF, too.
 
     Raises:
         RunError: a fold is not complete.
@@ -86,18 +88,13 @@ def report_folds(folder: Path, output_dir: str | Path | None = None, found: Asse
     runs = [run for place in places for run in runs_in(place)]
     curves = {str(run.folder.relative_to(folder)): learning_curves(run.folder) for run in runs}
     chosen = curves if len(runs) <= _MOST_CURVES else {}
-    config, versions, folds = runs[0].load_config(), surroundings(), found.metrics["folds"]
-    facts = {
-        "Data": config.data_path or "the built-in sample",
-        "Clips": f"{len(found.ids):,}, each in the test split of one fold",
-        "Folds": f"{len(folds['runs'])}" + (f", one per {folds['by']}" if isinstance(folds["by"], str) else ""),
-        "Emotions": ", ".join(found.emotions),
-        "Seed": f"{config.seed}, of the folds {config.fold_seed}",
-        "Software": f"lmf_multitask {versions['lmf_multitask']}, Paddle {versions['paddle']}, numpy {versions['numpy']}",
-        "Settings": dataclasses.replace(config, fold=None).to_yaml().partition("\n")[2],
-    }
+    first = {run.folder.name: dataclasses.replace(run.load_config(), fold=None) for run in runs_in(places[0])}
+    facts, folds, config = config_facts(first), found.metrics["folds"], next(iter(first.values()))
+    by = f"one per {folds['by']}" if isinstance(folds["by"], str) else f"drawn with seed {config.fold_seed}"
+    facts["Data"] += f": {len(found.ids):,} clips in {len(folds['runs'])} folds, {by}; each is tested in one of them."
     shown = {name: one for name, one in chosen.items() if one is not None}
-    return write_report(dataclasses.replace(found, curves=shown, facts=facts), Path(output_dir or folder).expanduser())
+    target = Path(output_dir or folder).expanduser()
+    return write_report(dataclasses.replace(found, curves=shown, facts=facts), target, pdf=pdf)
 
 
 def pooled(parts: Sequence[Assessment], folder: Path) -> Assessment:

@@ -7,7 +7,7 @@ from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.comparison import compare
 from lmf_multitask.evaluation.metrics import metrics_of, value_of
 from lmf_multitask.evaluation.predictions import join_emotions, predictions_csv, read_predictions, write_predictions
-from lmf_multitask.evaluation.tables import comparison_text
+from lmf_multitask.evaluation.verdicts import comparison_text
 
 EMOTIONS = ("happy", "sad")
 

@@ -3,6 +3,7 @@ import pytest
 
 from lmf_multitask.evaluation.metrics import METRICS, Metric, always_absent, metrics_of
 from lmf_multitask.evaluation.published import LMF_PADDLE, LMF_PAPER, PUBLISHED
+from lmf_multitask.evaluation.run_tables import seed_tables
 from lmf_multitask.evaluation.statistics import seed_summary
 from lmf_multitask.evaluation.tables import (
     baseline_table,
@@ -12,11 +13,10 @@ from lmf_multitask.evaluation.tables import (
     further_table,
     published_table,
     results_table,
-    seed_tables,
     thresholds_table,
-    verdict_on_linear,
 )
 from lmf_multitask.evaluation.text import TextTable
+from lmf_multitask.evaluation.verdicts import verdict_on_linear
 
 LMF_COUNTS = {"happy": 135, "sad": 193, "angry": 227, "neutral": 383}  # of 938, see ../shared/FACTS.md
 
@@ -89,7 +89,7 @@ def test_metrics_at_thresholds_fitted_on_the_same_clips_are_marked():
     )
     calibrated = calibrated_table(metrics)
     assert calibrated.heads == ["emotion", "temperature", "Brier"]
-    assert calibrated.rows == [["happy", "2.00", "0.125 -> 0.100"]]  # (.1² + .2² + .6² + .3²) / 4
+    assert calibrated.rows == [["happy", "2.000", "0.125 -> 0.100"]]  # (.1² + .2² + .6² + .3²) / 4
     table = thresholds_table(metrics, "uar")
     assert table.title == "at the thresholds with the best UAR on validation"
     assert table.heads[:3] == ["emotion", "threshold", "weighted F1"]

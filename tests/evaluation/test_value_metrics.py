@@ -13,8 +13,10 @@ from lmf_multitask.evaluation.calibration import Calibration, fit_interval
 from lmf_multitask.evaluation.comparison import compare
 from lmf_multitask.evaluation.metrics import METRICS, metrics_of, value_of, weighted_values
 from lmf_multitask.evaluation.predictions import Predictions, read_predictions, write_predictions
+from lmf_multitask.evaluation.run_tables import seed_tables
 from lmf_multitask.evaluation.statistics import holm, seed_summary
-from lmf_multitask.evaluation.tables import comparison_text, full_tables, results_table, seed_tables
+from lmf_multitask.evaluation.tables import full_tables, results_table
+from lmf_multitask.evaluation.verdicts import comparison_text
 from lmf_multitask.tasks import BinaryTask, RegressionTask
 
 NAN = np.nan

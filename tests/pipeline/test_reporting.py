@@ -177,8 +177,8 @@ def test_robustness_of_a_run_and_of_separate_models_together(trained, tmp_path, 
     found = json.loads((tmp_path / name / "robustness.json").read_text())
     assert len(found["subsets"]) == 7
     assert found["data"] == str(trained / "data.pkl")
-    assert (tmp_path / name / "robustness.png").read_bytes().startswith(b"\x89PNG")
-    assert f"written: {tmp_path / name / 'robustness.png'}" in text
+    assert (tmp_path / name / "robustness.svg").read_text().startswith("<svg")
+    assert f"written: {tmp_path / name / 'robustness.svg'}" in text
     emotions = ["happy", "sad"] if name == "separate" else ["happy", "sad", "angry", "neutral"]
     models = restore(tmp_path / name)
     whole = assess_predictions(models, predict(models, "validation")).metrics
@@ -208,7 +208,7 @@ def test_the_page_of_a_training_has_the_subsets_only(trained, tmp_path):
     assert "audio + video + text" in text
     assert "The command lmf report adds curves for noise and missing rows." in text
     assert json.loads((tmp_path / "robustness.json").read_text())["noise"] is None
-    assert not (tmp_path / "robustness.png").exists()
+    assert not (tmp_path / "robustness.svg").exists()
 
 
 def test_runs_of_different_data_are_no_group(trained, tmp_path):
