@@ -6,9 +6,18 @@ Message form: ``<what> must <rule>, but got <value>. <what to do next>``; a file
 import difflib
 from collections.abc import Sequence
 
+_LONGEST = 1500  # characters of a message
+
 
 class UserError(ValueError):
-    """Base of all errors that the user can correct; commands print its one line and end with status 2."""
+    """Base of all errors that the user can correct; commands print its one line and end with status 2.
+
+    What a message quotes from a file can neither control a terminal nor fill it.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        text = printable(message)
+        super().__init__(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 400]} ... {text[-390:]}")
 
 
 class DataError(UserError):

@@ -59,11 +59,12 @@ def without_manifests(folder):
             path.unlink()
 
 
-def attack(originals, folder, corpus_path, cases, seed, further=()):
+def attack(originals, folder, corpus_path, cases, seed):
     draw, commands, told = random.Random(seed), [], []
     for number in range(cases):
-        kind = draw.choice(["run", "run", "resume", "export"])
-        name = "one-export" if kind == "export" else "one"
+        kind = draw.choice(["evaluate", "compare", "export a run", "resume", "infer", "infer"])
+        kind = "report" if number % 50 == 49 else kind  # it takes as long as ten others: its plots
+        name = "one-export" if kind == "infer" else "one"
         place, other = folder / f"{number}", originals / name.replace("one", "two")
         shutil.copytree(originals / name, place)
         if draw.random() < 0.3:
@@ -71,20 +72,19 @@ def attack(originals, folder, corpus_path, cases, seed, further=()):
         if kind == "resume":
             (place / "metrics.json").unlink()
         told.append(f"case {number} of seed {seed}: {mutated(draw, place, other)}")
-        if kind == "export":
-            given = ("infer", [place, "--data_path", corpus_path, "--output_dir", folder / f"{number}-out"])
-        elif kind == "resume":
-            given = ("train", ["--config", originals / "one" / "config.yaml", "--output_dir", place, "--resume"])
-        else:
-            given = draw.choice(
-                [
-                    ("evaluate", [place, "--output_dir", folder / f"{number}-out", "--device", "cpu"]),
-                    ("compare", [place, originals / "two"]),
-                    ("export", [place, "--output_dir", folder / f"{number}-out"]),
-                    *((name, [place, "--output_dir", folder / f"{number}-out"]) for name in further),
-                ]
-            )
-        commands.append((f"lmf_multitask.{given[0]}", given[1]))
+        output = ["--output_dir", folder / f"{number}-out"]
+        module, arguments = {
+            "infer": ("infer", [place, "--data_path", corpus_path, *output]),
+            "resume": (
+                "train",
+                ["--config", originals / "one" / "config.yaml", "--output_dir", place, "--resume", "--no_report"],
+            ),
+            "evaluate": ("evaluate", [place, *output, "--device", "cpu"]),
+            "compare": ("compare", [place, originals / "two"]),
+            "export a run": ("export", [place, *output]),
+            "report": ("report", [place, *output]),
+        }[kind]
+        commands.append((f"lmf_multitask.{module}", arguments))
     refused = 0
     for case, command, (status, output, problem) in zip(told, commands, run_all(commands, folder)):
         case = f"{case}: {command}: {problem}"
@@ -101,11 +101,6 @@ def attack(originals, folder, corpus_path, cases, seed, further=()):
 
 
 @pytest.mark.slow
-def test_twenty_damaged_folders(originals, tmp_path, corpus_path):
-    assert attack(originals, tmp_path, corpus_path, 20, seed=1) > 5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 6))
-def test_two_hundred_damaged_folders(originals, tmp_path, corpus_path, seed):
-    assert attack(originals, tmp_path, corpus_path, 50, seed, ["report"]) > 12
+@pytest.mark.parametrize("seed", [1, 2])
+def test_five_hundred_damaged_folders(originals, tmp_path, corpus_path, seed):
+    assert attack(originals, tmp_path, corpus_path, 250, seed) > 60

@@ -227,31 +227,33 @@ def _kinds(
     """Kind of every label column, ranges of real-valued ones, and notes on what was decided."""
     kinds: dict[str, str] = {}
     ranges: dict[str, tuple[float, float]] = {}
-    notes = []
+    real: list[str] = []
+    assumed: dict[tuple[float, float], list[str]] = {}
     for t, name in enumerate(source.emotions):
         values = np.concatenate([rows[:, t] for rows in labels.values()])
         values = values[~np.isnan(values)]
         kind = source.kinds.get(name)
         if kind is None:
-            real = name in KNOWN_TARGETS and not np.isin(values, (0, 1, -100)).all()
-            kind = REGRESSION if real else BINARY
-            if real:
-                notes.append(f"{name}: real-valued (regression), since it has values other than 0 and 1")
-            for rows in labels.values() if not real else ():
+            kind = REGRESSION if name in KNOWN_TARGETS and not np.isin(values, (0, 1, -100)).all() else BINARY
+            if kind == REGRESSION:
+                real.append(name)
+            for rows in labels.values() if kind == BINARY else ():
                 rows[rows[:, t] == -100, t] = np.nan
         kinds[name] = kind
         if kind != REGRESSION or not len(values):
             continue
-        known = source.ranges.get(name)
         usual = KNOWN_TARGETS.get(name)
-        if known is None and usual and usual[0] <= values.min() and values.max() <= usual[1] and np.ptp(values) > 2:
-            known = usual
-            notes.append(
-                f"{name}: range {usual[0]:g} to {usual[1]:g} assumed from its name and values "
-                f"(--tasks {name}:{REGRESSION}:LOW:HIGH states another)"
-            )
-        if known is not None:
-            ranges[name] = known
+        if name in source.ranges:
+            ranges[name] = source.ranges[name]
+        elif usual and usual[0] <= values.min() and values.max() <= usual[1] and np.ptp(values) > 2:
+            ranges[name] = usual
+            assumed.setdefault(usual, []).append(name)
+    notes = [f"{', '.join(real)}: real-valued (regression), since not all values are 0 and 1"] if real else []
+    notes += [
+        f"{', '.join(names)}: range {low:g} to {high:g} assumed from name and values "
+        f"(--tasks {names[0]}:{REGRESSION}:LOW:HIGH states another)"
+        for (low, high), names in assumed.items()
+    ]
     return kinds, ranges, notes
 
 

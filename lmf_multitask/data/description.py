@@ -86,11 +86,12 @@ def _label_lines(emotions: Sequence[str], labels: Mapping[str, np.ndarray]) -> l
     else:
         relation = "several can be present in one clip"
     lines = [("emotions", f"{', '.join(emotions)} ({relation})")]
-    lines.append(("clips", " " * 14 + "".join(f"{split:>16}" for split in labels)))
-    lines.append(("", f"{'all':<14}" + "".join(f"{len(rows):>16}" for rows in labels.values())))
+    width = max(14, *(len(name) + 2 for name in emotions))
+    lines.append(("clips", " " * width + "".join(f"{split:>16}" for split in labels)))
+    lines.append(("", f"{'all':<{width}}" + "".join(f"{len(rows):>16}" for rows in labels.values())))
     for index, emotion in enumerate(emotions):
         cells = "".join(f"{_share(rows[:, index]):>16}" for rows in labels.values())
-        lines.append(("", f"{emotion:<14}{cells}"))
+        lines.append(("", f"{emotion:<{width}}{cells}"))
     return lines
 
 
@@ -101,6 +102,7 @@ def _counts(labels: Mapping[str, np.ndarray]) -> str:
 def _target_lines(targets: Sequence[tuple[int, str]], labels: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
     lines = [("targets", f"{', '.join(name for _, name in targets)} (real numbers; mean ± std, lowest to highest)")]
     lines.append(("clips", _counts(labels)))
+    width = max(14, *(len(name) + 2 for _, name in targets))
     for t, name in targets:
         for split, rows in labels.items():
             values = rows[~np.isnan(rows[:, t]), t]
@@ -108,7 +110,7 @@ def _target_lines(targets: Sequence[tuple[int, str]], labels: Mapping[str, np.nd
             if len(values):
                 found = f"{values.mean():.3f} ± {values.std():.3f}, {values.min():g} to {values.max():g}"
                 found += "" if len(values) == len(rows) else f" ({len(values)} annotated)"
-            lines.append(("", f"{name:<14}{split:<12}{found}"))
+            lines.append(("", f"{name:<{width}}{split:<12}{found}"))
     return lines
 
 

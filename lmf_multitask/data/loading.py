@@ -287,7 +287,8 @@ def _targets(facts: cache.Facts, wanted: Sequence[Target]) -> list[Target]:
                     f"{one.name} must be 0 or 1 to be a binary task, but is real-valued. "
                     f"Derive one: --tasks NAME:{ABOVE}:{one.name}:0."
                 )
-            found.append(replace(one, kind=one.kind or kind, range=one.range or facts.ranges.get(one.name)))
+            known = None if one.range_of_train else one.range or facts.ranges.get(one.name)
+            found.append(replace(one, kind=one.kind or kind, range=known))
         else:
             found.append(one)
     names = [one.name for one in found]

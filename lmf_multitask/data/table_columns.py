@@ -36,7 +36,7 @@ def holds_lists(kind: pa.DataType) -> bool:
     return inner != kind and (is_number(inner) or pa.types.is_null(inner))
 
 
-def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def decoded(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """A column of categories as the values that they stand for."""
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
@@ -71,14 +71,25 @@ def id_column(schema: pa.Schema, where: str) -> str | None:
     return None
 
 
-def texts(column: pa.ChunkedArray, what: str, most: int = LONGEST_ID) -> list[str | None]:
+def _texts_once(chunk: pa.Array) -> pa.Array:
+    """The texts of a column, each one once where they are stored as categories."""
+    return chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
+
+
+def texts(column: pa.Array | pa.ChunkedArray, what: str, most: int = LONGEST_ID) -> list[str | None]:
     """A column of text or whole numbers as texts."""
-    column = decoded(column)
     if is_text(column.type):
-        longest = pc.max(pc.binary_length(column)).as_py() or 0
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        longest = max((pc.max(pc.binary_length(_texts_once(chunk))).as_py() or 0 for chunk in chunks), default=0)
         if longest > most:
             raise DataError(f"{what} must have at most {most:,} bytes, but one has {longest:,}. Shorten it.")
+    column = decoded(column)
     return [None if value is None else str(value) for value in column.to_pylist()]
+
+
+def single_values(column: pa.Array | pa.ChunkedArray, what: str) -> list[object]:
+    """A column with one number or one short text per row; null is None."""
+    return list(texts(column, what)) if is_text(column.type) else decoded(column).to_pylist()
 
 
 def ids(part: pa.Table, column: str) -> list[str]:

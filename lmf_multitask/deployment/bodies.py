@@ -9,7 +9,8 @@ import asyncio
 import io
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from lmf_multitask.errors import ConfigError, DataError
 
 JSON_TYPE = "application/json"
 _MOST_LISTS, _MOST_QUOTES = 2**16, 64
+_ROW = re.compile(rb'\[[^][{}"]*\]')
 NPZ_TYPES = ("application/x-npz", "application/zip", "application/octet-stream")
 
 
@@ -79,6 +81,7 @@ class BodyReader:
 
     def __init__(self, predictor: Predictor, limits: Limits) -> None:
         self._predictor, self._limits = predictor, limits
+        self._sizes = {one.features for one in predictor.description.inputs.values()}
         self.held = 0
 
     async def read(self, request: Request, kind: str) -> bytes:
@@ -128,8 +131,10 @@ class BodyReader:
         Raises:
             DataError: they do not fit the model or the limits.
         """
-        clips = self._predictor.check(**(_from_json(body) if kind == JSON_TYPE else self._from_npz(body)))
-        self._check_rows(len(clips))
+        given = _from_json(body, self._sizes) if kind == JSON_TYPE else self._from_npz(body)
+        for value in given.values():
+            self._check_rows(1 if value is None else len(value) or 1)
+        clips = self._predictor.check(**given)
         limit = self._limits.rows * numbers_per_clip(self._predictor.description)
         size = sum(array.size for array in clips.arrays.values())
         if size > limit:
@@ -148,23 +153,44 @@ class BodyReader:
             raise DataError(f"a request must have from 1 to {self._limits.rows:,} clips, but has {rows:,}. Split it.")
 
 
-def _from_json(body: bytes) -> Mapping[str, Any]:
+def _from_json(body: bytes, sizes: Collection[int]) -> Mapping[str, Any]:
+    """Modality -> nested lists, the innermost of which are arrays.
+
+    Each list of numbers is read by itself, and only if it is as long as a row of features: `json` and numpy do not give way to
+    other threads while they read one text.
+    """
     # many short lists, or text that numpy would give all numbers the width of, cost far more than numbers
     if body.count(b"[") > _MOST_LISTS or body.count(b"{") > 1 or body.count(b'"') > _MOST_QUOTES:
         raise DataError("the body must be one object with lists of numbers, but has too many lists, objects or texts.")
+    rows: list[np.ndarray] = []
+
+    def name_of(found: re.Match[bytes]) -> bytes:
+        count = found[0].count(b",") + 1 if found[0][1:-1].strip() else 0
+        rows.append(np.array(json.loads(found[0])) if count in sizes else np.zeros(count))
+        return b'"%d"' % (len(rows) - 1)
+
     try:
-        content = json.loads(body)
+        content = json.loads(_ROW.sub(name_of, body))
+        if not isinstance(content, dict) or not set(content) <= set(MODALITIES) or not content:
+            found = f"has {sorted(key[:40] for key in content)[:9]}" if isinstance(content, dict) else "is none"
+            raise DataError(
+                f"the body must be an object with audio, video and text, or some of them, and nothing else, but {found}."
+            )
+        if body.count(b'"') > 2 * len(content):
+            raise DataError(f"{', '.join(content)} must hold numbers, but text or a name stands among them.")
+        content = {name: _with_rows(value, rows) for name, value in content.items()}
+    except DataError:
+        raise
     except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = getattr(error, "msg", None) or " ".join(str(error).split())[:120]
         raise DataError(f"the body must be JSON, but {reason}.") from None
-    if not isinstance(content, dict) or not set(content) <= set(MODALITIES) or not content:
-        found = sorted(key[:40] for key in content)[:9] if isinstance(content, dict) else type(content).__name__
-        raise DataError(
-            f"the body must be an object with audio, video and text, or some of them, and nothing else, but has {found}."
-        )
     for name, value in content.items():
-        if value is not None and not isinstance(value, list):
+        if value is not None and not isinstance(value, (list, np.ndarray)):
             raise DataError(f"{name} must be a list of clips, but is {json.dumps(value)[:40]}.")
-    if body.count(b'"') > 2 * len(content):
-        raise DataError(f"{', '.join(content)} must hold numbers, but text or a name stands among them.")
     return content
+
+
+def _with_rows(value: Any, rows: Sequence[np.ndarray]) -> Any:
+    if isinstance(value, list):
+        return [_with_rows(one, rows) for one in value]
+    return rows[int(value)] if isinstance(value, str) else value

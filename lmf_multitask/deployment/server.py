@@ -90,6 +90,8 @@ def serve(app: Any, host: str, port: int) -> None:
         raise ConfigError(
             f"--host and --port must be free, but {host}:{port} is not ({reason}). Choose another --host or --port."
         ) from None
+    # accepted connections inherit it; asyncio sets it only where the listener names its protocol, which create_server does not
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     shown = f"[{host}]" if family == socket.AF_INET6 else host
     sys.setswitchinterval(0.0005)  # seconds until a thread that reads a body gives way to the event loop
     with listener:

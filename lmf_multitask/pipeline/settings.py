@@ -75,7 +75,7 @@ class ExperimentConfig:
     emotions: list[str] | None = setting(default=None, help="emotions to learn; null: all in the data", min_length=1)
     tasks: Annotated[list[str] | None, AfterValidator(_tasks)] = setting(
         default=None,
-        help="instead of emotions, tasks of any kind: NAME, NAME:regression[:LOW:HIGH], NAME:above:COLUMN[:NUMBER]",
+        help="instead of emotions, tasks of any kind: NAME, NAME:regression[:LOW:HIGH or :train], NAME:above:COLUMN[:NUMBER]",
         min_length=1,
     )
     seed: int = setting(default=1, help="seed of all random numbers", ge=0, lt=2**63)

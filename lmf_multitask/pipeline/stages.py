@@ -160,6 +160,7 @@ def load(config: ExperimentConfig) -> Prepared:
     data = read_data(config)
     config = config.resolved(data.targets)
     tasks = _check_labels(data, config.training)
+    data.notes += _range_notes(tasks, data)
     config = without(config, missing_in_train(data.dataset, config.model.modalities))
     check_network(data, config.model)
     return Prepared(config, data, tasks)
@@ -174,6 +175,15 @@ def read_data(config: ExperimentConfig) -> LoadedData:
     if config.data_path is None:
         logger.info("%s", SAMPLE_NOTE)
     return load_file(config.data_path, config.wanted, config.data, config.chosen_fold)
+
+
+def _range_notes(tasks: Sequence[Task], data: LoadedData) -> list[str]:
+    """What the range of train was taken for, one line per task."""
+    return [
+        f"{task.name}: predictions are clipped to {task.range[0]:g} to {task.range[1]:g}, the range of train"
+        for task, target in zip(tasks, data.targets)
+        if isinstance(task, RegressionTask) and task.range is not None and target.range_of_train
+    ]
 
 
 def check_network(data: LoadedData, config: ModelConfig) -> None:
@@ -192,7 +202,7 @@ def without(config: ExperimentConfig, absent: Sequence[str]) -> ExperimentConfig
 
 
 def _make_tasks(data: LoadedData, train: np.ndarray, training: TrainingConfig) -> list[Task]:
-    """The tasks of the data; of real-valued ones with mean and std of the labels of train, float32 `[N, T]`.
+    """The tasks of the data; of real-valued ones with mean, std and, where asked for, range of train's labels `[N, T]`.
 
     Raises:
         TrainingError: the labels of a real-valued task do not vary.
@@ -207,7 +217,9 @@ def _make_tasks(data: LoadedData, train: np.ndarray, training: TrainingConfig) -
                     "Leave it out of --tasks."
                 )
             mean, std = (float(known.mean()), float(known.std())) if training.standardize_targets else (0.0, 1.0)
-            tasks[t] = dataclasses.replace(task, criterion=training.regression_loss, mean=mean, std=std)
+            tasks[t] = task = dataclasses.replace(task, criterion=training.regression_loss, mean=mean, std=std)
+            if data.targets[t].range_of_train:
+                tasks[t] = dataclasses.replace(task, range=(float(known.min()), float(known.max())))
     return tasks
 
 
@@ -412,6 +424,7 @@ def restore(
         wanted = [one for config in configs for one in config.wanted or ()]
         config = first if data_path is None else first.on_other_data(data_path, runs[0].label_column())
         data = read_data(dataclasses.replace(config, emotions=None, tasks=wanted or tasks))
+        data.notes += _range_notes([task for model in models for task in model.tasks], data)
     places = [run.folder / MODEL_FOLDER for run in runs]
     calibrated = all((place / CALIBRATION_FILE).is_file() for place in places)
     return Trained(

@@ -320,9 +320,32 @@ def test_parquet_that_is_much_larger_in_memory(tmp_path):
     folder = write_parquet(tmp_path / "data", audio=zeros)
     assert (folder / "train.parquet").stat().st_size < 200_000
     with pytest.raises(
-        DataError, match="train.parquet: must hold at most 100 values per byte, but holds 20,000,000 in"
+        DataError, match="train.parquet: must hold at most 100 values or bytes per byte, but holds 20,000,001 values"
     ):
         load_iemocap(folder)
+
+
+@pytest.mark.parametrize("column", ["id", "split", "emotion", "audio"])
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_long_texts_in_parquet_are_not_unpacked(tmp_path, column, dictionary):
+    """One text that 60,000 rows repeat, or one that is compressed to a hundredth: 60 GB and 60 MB."""
+    texts = ["x" * 1_000_000] * 60_000 if dictionary else ["x" * 60_000_000]
+    columns = {"audio": [[1.0]] * len(texts), "calm": [0] * len(texts)}
+    columns[column] = pa.array(texts[:1]).dictionary_encode().take(pa.array(np.zeros(len(texts), np.int32)))
+    if not dictionary:
+        columns[column] = columns[column].cast(pa.string())
+    path = tmp_path / "train.parquet"
+    pq.write_table(pa.table(columns), path, compression="zstd", use_dictionary=dictionary)
+    assert path.stat().st_size < 200_000
+    usual = pa.default_memory_pool()
+    counted = pa.proxy_memory_pool(usual)
+    pa.set_memory_pool(counted)
+    try:
+        with pytest.raises(DataError):
+            load_iemocap(path)
+    finally:
+        pa.set_memory_pool(usual)
+    assert counted.max_memory() < 20_000_000
 
 
 NUMBERS = [[1.0, 2.0]] * 3

@@ -39,8 +39,10 @@ def labels_of(loaded):
         ("happy:binary", Target("happy", "binary")),
         ("valence:regression", Target("valence", "regression")),
         ("s:regression:-3:3", Target("s", "regression", (-3.0, 3.0))),
-        ("p:above:s", Target("p", "binary", None, "s", 0.0)),
-        ("p:above:s:-0.5", Target("p", "binary", None, "s", -0.5)),
+        ("s:regression:train", Target("s", "regression", range_of_train=True)),
+        ("p:above:s", Target("p", "binary", source="s")),
+        ("p:above:s:-0.5", Target("p", "binary", source="s", threshold=-0.5)),
+        ("p:above:s:1234.5678", Target("p", "binary", source="s", threshold=1234.5678)),
     ],
 )
 def test_targets_as_text(text, target):
@@ -50,7 +52,16 @@ def test_targets_as_text(text, target):
 
 
 @pytest.mark.parametrize(
-    "text", ["s:regression:3", "s:regression:3:-3", "s:regression:0:nan", "p:above", "p:above:s:x", "s:binary:1"]
+    "text",
+    [
+        "s:regression:3",
+        "s:regression:test",
+        "s:regression:3:-3",
+        "s:regression:0:nan",
+        "p:above",
+        "p:above:s:x",
+        "s:binary:1",
+    ],
 )
 def test_wrong_targets(text):
     with pytest.raises(ConfigError, match="a task must be NAME, NAME:binary, NAME:regression, .* but got"):
@@ -61,7 +72,7 @@ def test_the_values_of_a_known_target_decide(npz):
     loaded = load(npz(sentiment=SENTIMENT, positive=(SENTIMENT > 0).astype(int)))
     assert loaded.targets == [Target("sentiment", "regression", (-3.0, 3.0)), Target("positive", "binary")]
     np.testing.assert_array_equal(labels_of(loaded)[:, 0], SENTIMENT.astype("f4"))
-    assert "sentiment: real-valued (regression), since it has values other than 0 and 1" in loaded.notes
+    assert "sentiment: real-valued (regression), since not all values are 0 and 1" in loaded.notes
     assert any(note.startswith("sentiment: range -3 to 3 assumed") for note in loaded.notes)
     binary = load(npz(sentiment=np.array([0, 1, -100] * 4)))
     assert binary.targets == [Target("sentiment", "binary")]

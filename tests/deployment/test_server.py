@@ -33,13 +33,20 @@ ROOT = Path(__file__).resolve().parents[2]
 IEMOCAP = {"audio": (74,), "video": (35,), "text": (20, 300)}
 
 
+def on_cores(cores):
+    """What a child process calls before it starts."""
+    return cores and (lambda: os.sched_setaffinity(0, cores))
+
+
 class Served:
     """A running `lmf serve`."""
 
-    def __init__(self, model, port=0):
+    def __init__(self, model, port=0, cores=None):
         command = [sys.executable, "-m", "lmf_multitask", "serve", str(model), "--port", str(port)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=on_cores(cores)
+        )
         line = self.process.stderr.readline()
         if "serving on" not in line:
             self.stop(signal.SIGKILL)
@@ -130,21 +137,6 @@ def load(served, exported, clients, seconds, meanwhile=lambda: None):
     for thread in threads:
         thread.join()
     return {name: sum(outcome.get(name, 0) for outcome in outcomes) for name in {n for o in outcomes for n in o}}
-
-
-@pytest.mark.slow
-def test_32_clients_for_30_seconds_lose_nothing(exported):
-    with Served(exported) as served:
-        seen = load([served], exported, clients=32, seconds=30)
-        metrics = httpx.get(f"{served.url}/metrics").text
-        passes = float(re.search(r"lmf_batch_requests_count ([\d.]+)", metrics)[1])
-    print(
-        f"{seen}, {seen['right'] / 30:.0f} requests per second, {seen['right'] / passes:.2f} requests per forward pass"
-    )
-    assert set(seen) == {"right", "away"}
-    assert seen["away"] == 0
-    assert seen["right"] > 20
-    assert passes < seen["right"]  # some requests shared a pass
 
 
 @pytest.mark.slow
@@ -261,73 +253,101 @@ def test_idle_connections_make_space_for_requests(impatient):
 
 
 WATCH = """
-import sys, time, urllib.request
-try:
-    while True:
-        start = time.monotonic()
-        assert urllib.request.urlopen(sys.argv[1] + "/health", timeout=30).status == 200
-        print((time.monotonic() - start) * 1000, flush=True)
-        time.sleep(0.02)
-except KeyboardInterrupt:
-    pass
-"""  # milliseconds per request, measured apart from the clients
+import http.client, sys, time
+
+end, connection = time.monotonic() + float(sys.argv[2]), None
+while time.monotonic() < end:
+    start = time.monotonic()
+    if connection is None or len(sys.argv) > 3:
+        connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=30)
+    connection.request("GET", "/health")
+    assert connection.getresponse().read()
+    print((time.monotonic() - start) * 1000)
+    time.sleep(0.02)
+"""  # milliseconds per request, on one connection or on a new one each time; measured apart from the clients
+
+
+def watch(port, seconds, cores, *new):
+    """Asks for /health all the time; the milliseconds come out."""
+    command = [sys.executable, "-c", WATCH, str(port), str(seconds), *new]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=on_cores(cores))
+
+
+def milliseconds(process):
+    """Median, 99 of 100, slowest."""
+    found = sorted(map(float, process.communicate()[0].split()))
+    assert process.returncode == 0
+    return [found[int(part * (len(found) - 1))] for part in (0.5, 0.99, 1)]
+
+
+def test_answers_on_an_open_connection_are_sent_at_once(exported):
+    """Without TCP_NODELAY the second half of an answer waits 40 ms for the client."""
+    with Served(exported) as served:
+        assert milliseconds(watch(served.port, 2, None))[0] < 30
+
+
+CLIENTS = Path(__file__).with_name("clients.py")
 
 
 @pytest.mark.slow
-def test_valid_requests_are_answered_between_hostile_ones(exported):
-    """32 clients, and others with half requests, large bodies, bombs and garbage: no wrong answer, /health below 100 ms."""
-    rows = {**make_rows(1), "text": np.zeros((20_000, 6, 3), "float32")}
+def test_64_clients_between_hostile_ones_for_60_seconds(exported, tmp_path):
+    """A tenth of the clients sends bombs, large bodies, garbage, half requests: no wrong answer, /health below 100 ms.
+
+    The service and the clients have a core of their own each, so that the figures are those of the service.
+    """
+    rows = [make_rows(1 + n % 4, seed=n) for n in range(40)]
+    files = [io.BytesIO() for _ in rows]
+    for file, one in zip(files, rows):
+        np.savez(file, **one)
+    good = [
+        ("application/x-npz", file.getvalue())
+        if number % 2
+        else ("application/json", json.dumps({name: values.tolist() for name, values in one.items()}).encode())
+        for number, (file, one) in enumerate(zip(files, rows))
+    ]
+    expected = [Predictor(exported).predict(**one).tolist() for one in rows]
     bomb = io.BytesIO()
-    np.savez_compressed(bomb, **rows)
-    json_bomb = b'{"audio": [' + b"[]," * 349_000 + b"[]]}"
-    bodies = [
+    np.savez_compressed(bomb, **{**make_rows(1), "text": np.zeros((20_000, 6, 3), "float32")})
+    bad = [
         ("application/x-npz", bomb.getvalue()),
         ("application/x-npz", b"PK\x03\x04" + bytes(1_000_000)),
-        ("application/json", json_bomb),
-        ("application/json", b'{"audio": ["' + b"a" * 500_000 + b'"' + b',""' * 100_000 + b"]}"),
-        ("application/json", b"[" * 1_000_000),
-        ("application/json", b" " * 5_000_000),
-    ]
-    stop = threading.Event()
-
-    def attack(port, number):
-        while not stop.is_set():
-            kind, body = bodies[number % len(bodies)]
-            head = (
-                f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+        *(
+            ("application/json", body)
+            for body in (
+                b'{"audio": [' + b"[]," * 349_000 + b"[]]}",
+                b'{"audio": ["' + b"a" * 500_000 + b'"' + b',""' * 100_000 + b"]}",
+                b"[" * 1_000_000,
+                b" " * 5_000_000,
+                b'{"audio": [[' + b"1," * 520_000 + b"1]]}",
+                b'{"audio": [' + b"[0]," * 60_000 + b"[1]]}",
+                b'{"audio": [[' + b"1e-5," * 200_000 + b"1]]}",
+                b'{"audio": [[' + b"9" * 1_000_000 + b"]]}",
             )
-            with contextlib.suppress(OSError):
-                if number % 7 == 6:
-                    opened = [socket.create_connection(("127.0.0.1", port)) for _ in range(50)]
-                    for connection in opened:
-                        connection.sendall(b"POST /predict HT")
-                    time.sleep(0.5)
-                    for connection in opened:
-                        connection.close()
-                else:
-                    send(port, f"{head}Connection: close\r\n\r\n".encode() + body)
-            number += 1
-
-    with Served(exported) as served:
-        threads = [threading.Thread(target=attack, args=(served.port, n)) for n in range(7)]
-        watch = subprocess.Popen([sys.executable, "-c", WATCH, served.url], stdout=subprocess.PIPE, text=True)
-        for thread in threads:
-            thread.start()
-        seen = load([served], exported, clients=32, seconds=20)
-        stop.set()
-        watch.send_signal(signal.SIGINT)
-        slowest = sorted(map(float, watch.communicate()[0].split()))
-        for thread in threads:
-            thread.join()
+        ),
+    ]
+    (tmp_path / "bodies").write_bytes(repr({"good": good, "expected": expected, "bad": bad}).encode())
+    cores = sorted(os.sched_getaffinity(0))
+    cores = [{cores[0]}, set(cores[1:])] if len(cores) > 1 else [None, None]
+    with Served(exported, cores=cores[0]) as served:
+        command = [sys.executable, CLIENTS, served.port, tmp_path / "bodies", 60, 64, 7]
+        clients = subprocess.Popen(
+            list(map(str, command)), stdout=subprocess.PIPE, text=True, preexec_fn=on_cores(cores[1])
+        )
+        time.sleep(2)
+        watches = [watch(served.port, 55, cores[1]), watch(served.port, 55, cores[1], "new")]
+        seen = [milliseconds(one) for one in watches]
+        outcome = json.loads(clients.communicate()[0])
+        metrics = httpx.get(f"{served.url}/metrics").text
+        passes = float(re.search(r"lmf_batch_requests_count ([\d.]+)", metrics)[1])
         status = Path(f"/proc/{served.process.pid}/status").read_text()
-    of_100 = slowest[int(0.99 * len(slowest))]
     print(
-        f"{seen}, /health: 99 of 100 in {of_100:.0f} ms, slowest {slowest[-1]:.0f} ms, {re.search('VmHWM.*', status)[0]}"
+        f"{outcome}, {passes:.0f} passes, /health in ms (median, 99 of 100, slowest): {seen}, {re.search('VmHWM.*', status)[0]}"
     )
-    assert set(seen) == {"right", "away"}
-    assert seen["away"] == 0
-    assert slowest[len(slowest) // 2] < 100
-    assert int(re.search(r"VmHWM:\s+(\d+)", status)[1]) < 1_500_000  # kB
+    assert set(outcome) == {"right", "refused", "closed"}
+    assert outcome["right"] > 2000
+    assert passes < outcome["right"]  # some requests shared a pass
+    assert max(one[1] for one in seen) < 100 or os.getloadavg()[0] > 6  # a machine with much other work
+    assert int(re.search(r"VmHWM:\s+(\d+)", status)[1]) < 800_000  # kB
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -254,6 +254,14 @@ def test_text_in_json_cannot_fill_the_memory(client):
         assert (response.status_code, response.json()) == (422, {"error": message})
 
 
+def test_rows_of_another_length_are_not_read(client):
+    """Rows of another length than the model's are counted, not read: reading holds Python's lock."""
+    for body in (b'{"audio": [[' + b"1," * 24_000 + b"1]]}", b'{"audio": [' + b"[0]," * 12_000 + b"[1]]}"):
+        response = client.post("/predict", content=body, headers={"Content-Type": "application/json"})
+        assert response.status_code == 422
+        assert response.json()["error"].startswith(("audio must have the shape", "a request must have from 1 to 16"))
+
+
 def test_long_sequences_count_as_several_clips(client):
     """16 clips of 5 + 4 + 6 * 3 numbers may be sent."""
     rows = make_rows(1, steps=300)

@@ -16,7 +16,7 @@ from lmf_multitask.pipeline.settings import settings_from
 from lmf_multitask.pipeline.several import train_several
 from lmf_multitask.tasks import BinaryTask, RegressionTask
 
-TASKS = ["valence:regression", "happy", "arousal:regression:-2:2", "sad"]
+TASKS = ["valence:regression:train", "happy", "arousal:regression:-2:2", "sad"]
 
 
 def data(folder, name="x.npz", change=None):
@@ -57,7 +57,9 @@ def test_what_a_run_writes(mixed):
     with np.load(folder / "x.npz") as file:
         train = file["valence"][:24].astype("f8")
     valence, happy, arousal, _ = model.tasks
-    assert valence == RegressionTask("valence", "l1", train.mean(), train.std())
+    assert valence == RegressionTask("valence", "l1", train.mean(), train.std(), (train.min(), train.max()))
+    note = f"valence: predictions are clipped to {train.min():g} to {train.max():g}, the range of train"
+    assert note in metrics["data"]["notes"]
     assert (happy, arousal.range) == (BinaryTask("happy"), (-2.0, 2.0))
     head = (folder / "run/history.csv").read_text().splitlines()[0].split(",")
     assert {"validation_task_metric", "validation_valence_pearson", "validation_happy_weighted_f1"} <= set(head)

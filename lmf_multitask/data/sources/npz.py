@@ -56,9 +56,11 @@ class NpzSource(Source):
         assert candidate.file is not None
         try:
             self._archive = zipfile.ZipFile(candidate.file)
-        except (zipfile.BadZipFile, EOFError, ValueError, OSError):
+        except _DAMAGES:
             raise self.fail("must be an .npz file, but is not a zip archive. Write it with numpy.savez.") from None
         members = self._archive.infolist()
+        if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+            raise self.fail("must be stored or deflated, but is compressed in another way. Write it with numpy.savez.")
         if len(members) > _MOST_MEMBERS:
             raise self.fail(f"must hold at most {_MOST_MEMBERS} arrays, but holds {len(members)}.")
         self._members = {member.filename.removesuffix(".npy"): member for member in members}
@@ -113,7 +115,7 @@ class NpzSource(Source):
             return False
         try:
             names = zipfile.ZipFile(candidate.file).namelist()
-        except (zipfile.BadZipFile, EOFError, ValueError, OSError):
+        except _DAMAGES:
             return True  # opening it says what is wrong
         return any(name.endswith(".npy") for name in names)
 

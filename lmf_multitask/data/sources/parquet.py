@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lmf_multitask.data.parquet_pages import announced
 from lmf_multitask.data.sources import Candidate
 from lmf_multitask.data.sources.table_files import TableFiles
 from lmf_multitask.data.sources.tables import DAMAGES, Table
+from lmf_multitask.data.table_columns import is_text
 from lmf_multitask.errors import DataError, first_line
+
+_MOST_TIMES = 100
 
 
 class ParquetSource(TableFiles):
@@ -29,30 +32,32 @@ class ParquetSource(TableFiles):
     def _table(self, path: Path) -> Table:
         file = self._open(path)
 
-        def open_parquet() -> pq.ParquetFile:
-            # so that iter_batches holds a batch; by default it holds a row group, which may be the whole file
-            return pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
-
         try:
+            values, unpacked = announced(file)
+            most = max(1 << 24, _MOST_TIMES * path.stat().st_size)
+            if max(values, unpacked) > most:
+                raise DataError(
+                    f"{path}: must hold at most {_MOST_TIMES} values or bytes per byte, but holds {values:,} values and "
+                    f"{unpacked:,} bytes in {path.stat().st_size:,}. Check the file."
+                )
+            schema = pq.ParquetFile(file).schema_arrow
+            # a text that a page repeats is kept once
+            repeated = [field.name for field in schema if is_text(field.type)]
+
+            def open_parquet() -> pq.ParquetFile:
+                # so that iter_batches holds a batch; by default it holds a row group, which may be the whole file
+                return pq.ParquetFile(file, read_dictionary=repeated, buffer_size=1 << 20, pre_buffer=False)
+
             with_metadata = open_parquet()
-            schema, metadata = with_metadata.schema_arrow, with_metadata.metadata
+            schema, count = with_metadata.schema_arrow, with_metadata.metadata.num_rows
         except DAMAGES as error:
+            if isinstance(error, DataError):
+                raise
             raise DataError(f"{path}: must be a Parquet file, but {first_line(error)}. Write it again.") from None
-        self._check_size(path, metadata)
 
         def read(columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
             return (
                 pa.Table.from_batches([batch]) for batch in open_parquet().iter_batches(rows, columns=list(columns))
             )
 
-        return Table(str(path), metadata.num_rows, schema, read)
-
-    def _check_size(self, path: Path, metadata: Any) -> None:
-        """Checks that a repeated value, which needs no space in a Parquet file, does not fill the memory."""
-        size = path.stat().st_size
-        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-        values = sum(group.column(number).num_values for group in groups for number in range(group.num_columns))
-        if values > max(1 << 24, 100 * size):
-            raise DataError(
-                f"{path}: must hold at most 100 values per byte, but holds {values:,} in {size:,}. Check the file."
-            )
+        return Table(str(path), count, schema, read)

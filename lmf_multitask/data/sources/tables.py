@@ -25,7 +25,16 @@ from lmf_multitask.data.modality import MODALITIES, modality_of_extractor
 from lmf_multitask.data.schema import SPLITS, emotion_of, find_split, guess_modalities, rename_modalities
 from lmf_multitask.data.sources import ALL, Candidate, Reading, Source
 from lmf_multitask.data.sources.array_files import ArrayFiles
-from lmf_multitask.data.table_columns import class_names, decoded, holds_lists, id_column, ids, is_text, kind_of, texts
+from lmf_multitask.data.table_columns import (
+    class_names,
+    holds_lists,
+    id_column,
+    ids,
+    is_text,
+    kind_of,
+    single_values,
+    texts,
+)
 from lmf_multitask.errors import DataError, first_line, suggestion
 
 _SMALL_ROWS = 1 << 16  # read at a time of columns with one value per clip
@@ -285,7 +294,7 @@ class TableSource(Source):
             values: set[object] = set()
             for one in self._tables.values():
                 for part in self._small_parts(one, [choice.classes]):
-                    values |= set(pc.unique(decoded(part.column(choice.classes))).to_pylist())
+                    values |= set(single_values(pc.unique(part.column(choice.classes)), choice.classes))
             self._classes = Classes(choice.classes, values, str(self.path), class_names(schema, choice.classes))
             self.emotions = self._classes.tasks
             self.notes.append(self._classes.note.removeprefix(f"{self.path}: "))
@@ -313,7 +322,9 @@ class TableSource(Source):
         where = f"{table.where}: labels of"
         if self._classes is not None:
             parts = [
-                self._classes.labels(np.array(decoded(part.column(self._class_column)).to_pylist(), object))
+                self._classes.labels(
+                    np.array(single_values(part.column(self._class_column), self._class_column), object)
+                )
                 for part in self._small_parts(table, [self._class_column])
             ]
         elif self._label_columns:
