@@ -14,9 +14,7 @@ import numpy as np
 from lmf_multitask.data.loading import SAMPLE_NOTE
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.assessment import Assessment, LearningCurves
-from lmf_multitask.evaluation.plots import robustness_plot
 from lmf_multitask.evaluation.predictions import changes_csv
-from lmf_multitask.evaluation.report import write_report
 from lmf_multitask.evaluation.robustness import measure_robustness, predictions_without
 from lmf_multitask.files import atomic_write, read_text, write_json, write_text
 from lmf_multitask.pipeline.runs import (
@@ -137,6 +135,8 @@ def write_report_of(
         validation: predictions of validation, if they exist already.
         curves: also measure noise and missing clips, which takes a dozen times as long as the subsets of modalities.
     """
+    from lmf_multitask.evaluation.report import write_report  # with matplotlib, half a second of import
+
     robustness = _robustness(trained, validation or predict(trained, "validation"), curves)
     without = predictions_without(trained.predict, trained.columns(found.metrics["split"]), trained.modalities)
     histories = {run.folder.name: learning_curves(run.folder) for run in trained.runs}
@@ -210,6 +210,8 @@ def _robustness(trained: Trained, predicted: Predicted, curves: bool) -> dict[st
 
 
 def _write_robustness(folder: Path, found: dict[str, Any]) -> list[Path]:
+    from lmf_multitask.evaluation.plots import robustness_plot
+
     paths = [folder / ROBUSTNESS_FILE]
     write_json(paths[0], found)
     plot, place = robustness_plot(found), folder / ROBUSTNESS_PLOT
