@@ -23,7 +23,9 @@ def main(arguments: Sequence[str]) -> None:
         "--output_dir", metavar="DIR", default="runs/ablation", help="of the runs (default: runs/ablation)"
     )
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", default=[1, 2, 3, 4, 5], help="(default: 1 to 5)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="how many run side by side (default: one per core)")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="trainings that run at the same time (default: one per core)"
+    )
     settings = SettingsOptions(parser, AblationConfig, "YAML file, e.g. configs/ablation/multitask.yaml")
     options = parser.parse_args(arguments)
     check_single_process("an ablation")

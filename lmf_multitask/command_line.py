@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
 import signal
@@ -11,7 +12,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from lmf_multitask import plugins
-from lmf_multitask.config import Option, build, find_config, merged, nested, options, read_settings, type_parts
+from lmf_multitask.config import (
+    Option,
+    SettingsError,
+    build,
+    find_config,
+    merged,
+    nested,
+    options,
+    read_settings,
+    type_parts,
+)
 from lmf_multitask.errors import ConfigError, UserError, printable, suggestion
 from lmf_multitask.strict_yaml import parse_value
 
@@ -126,7 +137,7 @@ class SettingsOptions(Generic[T]):
         """Adds the options to a parser."""
         self._cls, self._options = cls, {option.name: option for option in options(cls)}
         parser.add_argument("--config", action="append", default=[], metavar="FILE.yaml", help=help)
-        group = parser.add_argument_group("settings", "each with its default; as in the YAML files, null is no value")
+        group = parser.add_argument_group("settings", "with their defaults, as in YAML files; null stands for no value")
         for option in self._options.values():
             many = any(get_origin(part) is list for part in type_parts(option.type))
             group.add_argument(
@@ -148,15 +159,25 @@ class SettingsOptions(Generic[T]):
             ConfigError: a config is missing, or a setting is unknown or not allowed.
         """
         # the kinds are stated, so that a layer that states the same kind again drops nothing
-        found = nested({name: option.default for name, option in self._options.items() if name.endswith(".kind")})
-        for layer in [*below, *(read_settings(find_config(name)) for name in parsed.config)]:
-            found = merged(found, layer)
+        kinds = nested({name: option.default for name, option in self._options.items() if name.endswith(".kind")})
         given = {
             name: _value(option, getattr(parsed, name))
             for name, option in self._options.items()
             if hasattr(parsed, name)
         }
-        return build(self._cls, merged(found, nested(given)))
+        files = [(f"{path}: ", read_settings(path)) for path in map(find_config, parsed.config)]
+        layers = [("", kinds), *(("", layer) for layer in below), *files, ("", nested(given))]
+        try:
+            return build(self._cls, functools.reduce(merged, (layer for _, layer in layers)))
+        except SettingsError:  # the first layer after which they are wrong is to blame
+            found: dict[str, Any] = {}
+            for where, layer in layers:
+                found = merged(found, layer)
+                try:
+                    build(self._cls, found)
+                except SettingsError as error:
+                    raise ConfigError(f"{where}{error}") from None
+            raise
 
 
 def _parts(option: Option) -> list[Any]:

@@ -450,10 +450,10 @@ class DataConfig:
         min_length=1,
     )
     video: str | None = setting(
-        default=None, help="the same of video; null: video, facet, visual or vision", min_length=1
+        default=None, help="the same for video; null: video, facet, visual or vision", min_length=1
     )
     text: str | None = setting(
-        default=None, help="the same of text; null: text, glove, words or language", min_length=1
+        default=None, help="the same for text; null: text, glove, words or language", min_length=1
     )
     feature_root: str | None = setting(
         default=None,

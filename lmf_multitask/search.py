@@ -31,7 +31,9 @@ def main(arguments: Sequence[str]) -> None:
         metavar="N",
         help="wanted number of trials, those of earlier calls included",
     )
-    parser.add_argument("--jobs", type=int, metavar="N", help="how many run side by side (default: one per core)")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="trainings that run at the same time (default: one per core)"
+    )
     parser.add_argument("--data_path", metavar="FILE", help="data file or folder; short for --experiment.data_path")
     parser.add_argument("--output_dir", metavar="DIR", help="folder of the search; default: runs/search-CONFIG")
     parser.add_argument(

@@ -38,13 +38,15 @@ def main(arguments: Sequence[str]) -> None:
         help="train once under each of these seeds, and summarise the metrics",
     )
     parser.add_argument(
-        "--jobs", type=int, metavar="N", help="of several trainings, how many run side by side (default: one per core)"
+        "--jobs", type=int, metavar="N", help="trainings that run at the same time (default: one per core)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a run in the output directory")
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in the output directory; start it if there is none"
     )
-    parser.add_argument("--force", action="store_true", help="with --resume: although the data or the versions changed")
+    parser.add_argument(
+        "--force", action="store_true", help="with --resume: resume even if the data or the versions changed"
+    )
     parser.add_argument("--no_report", action="store_true", help="do not write report.html and plots/")
     settings = SettingsOptions(parser, ExperimentConfig)
     options = parser.parse_args(arguments)

@@ -25,12 +25,19 @@ find_python() {
 }
 
 install() {
-    local extras=cpu
-    [ "${TEST_TOOLS:-no}" = no ] || extras=cpu,test
-    echo "installing into .venv (once; some minutes, about 2 GB on disk)" >&2
+    local extras=all
+    [ "${TEST_TOOLS:-no}" = no ] || extras=test
+    echo "installing into .venv, once: 2 to 10 minutes, about 500 MB of downloads, 2 GB on disk" >&2
     # pip of Python 3.10 would otherwise build seqeval in a way that fails
-    PYTHONWARNINGS=ignore "$python" -m pip install --use-pep517 --quiet --disable-pip-version-check --no-input \
-        --constraint scripts/requirements.lock --editable ".[$extras]"
+    PYTHONWARNINGS=ignore "$python" -m pip install --use-pep517 --disable-pip-version-check --no-input --progress-bar off \
+        --constraint scripts/requirements.lock --editable ".[cpu,$extras]" | progress >&2
+}
+
+progress() {  # of pip: downloads of 10 MB and more, every twentieth package, and the last step
+    awk '/^ *Collecting / { if (++count % 20 == 0) print "  " count " packages found" }
+         /^ *Downloading .*\([0-9][0-9][0-9.]* MB\)/ { print " " $0 }
+         /^ *Installing collected/ { print "  installing all of them (about a minute)" }
+         { fflush() }'
 }
 
 python=.venv/bin/python

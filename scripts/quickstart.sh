@@ -3,4 +3,5 @@
 # Further options are passed to the training: bash scripts/quickstart.sh --seed 2
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-exec "$python" -m lmf_multitask.train --config configs/sample.yaml --output_dir runs/quickstart --overwrite "$@"
+"$python" -m lmf_multitask.train --output_dir runs/quickstart --overwrite "$@"
+echo "next: source .venv/bin/activate; lmf --help; docs/getting_started.md"

@@ -460,7 +460,9 @@ def test_rates_are_numbers_however_they_are_written(tmp_path, text, value):
 def test_wrong_files(tmp_path, content, message):
     path = tmp_path / "a.yaml"
     path.write_text(content)
-    assert message in message_of(parse, "--config", str(path))
+    found = message_of(parse, "--config", "sample", "--config", str(path), "--training.epochs", "3")
+    assert found.startswith(f"{path}: ")
+    assert message in found
     with pytest.raises(RunError, match="a.yaml: must hold the settings of a run, but "):
         settings_from(path)
 

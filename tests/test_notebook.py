@@ -55,6 +55,7 @@ def test_every_cell_works(tmp_path, monkeypatch):
     assert names["root"] == tmp_path / "lmf_multitask"
     assert [image[:4] for image in shown] == [b"\x89PNG"] * 2
     assert any("per_emotion" in text and "multitask" in text for text in said)
+    assert "valence" in said[-1]
     predicted = (tmp_path / "out_prob/predictions.csv").read_text().splitlines()
     assert len(predicted) == 81
     for name in ("happy", "sad", "angry", "neutral"):

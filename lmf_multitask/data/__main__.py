@@ -68,6 +68,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.command == "inspect":
         print(printable(loading.inspect(options.file, options.emotions, config), keep="\n"))
         return
+    import datasets
+
+    datasets.disable_progress_bars()
     for path, rows in loading.convert(options.file, Path(options.folder), options.emotions, config).items():
         print(f"written: {printable(str(path))} ({rows:,} clips)")
 

@@ -81,6 +81,7 @@ def load(
     emotions: Sequence[str | Target] | None = None,
     config: DataConfig | None = None,
     fold: Fold | None = None,
+    only: str | None = None,
 ) -> LoadedData:
     """Loads a data file or folder of any known layout.
 
@@ -97,6 +98,7 @@ def load(
             files that do not name them, and chooses label columns of tables.
         config: how to read the file.
         fold: of a cross-validation over the clips of all splits, instead of the splits of the file, which may have none.
+        only: the one split that the file must have; a file without splits is this split as a whole. None: all three.
 
     Raises:
         DataError: the file is missing, damaged, hostile, of another layout, or lacks a split or an emotion.
@@ -106,14 +108,17 @@ def load(
     path = Path(path or builtin_sample()).expanduser()
     stratify = [parse_target(one) for one in (() if fold is None else fold.stratify or ())]
     source = _opened(path, None if wanted is None else [*wanted, *stratify], config)
-    lacking = [split for split in SPLITS if split not in source.split_names]
-    if lacking and fold is None:
-        got, add = ", ".join(source.split_names), f"Add {' and '.join(lacking)}"
-        if source.split_names == [ALL]:
-            got, add = "none", "Name the column that tells them: --data.split_column"
-        raise DataError(
-            f"{path}: must have the splits {', '.join(SPLITS)} for training, but has {got}. {add}; or cross-validate: --folds 5."
-        )
+    unsplit = source.split_names == [ALL]
+    needed = SPLITS if only is None else (only,)
+    lacking = [split for split in needed if split not in source.split_names]
+    if lacking and fold is None and not (only and unsplit):
+        got, advice = ", ".join(source.split_names), f"Add {' and '.join(lacking)}; or cross-validate: --folds 5"
+        if only:
+            advice = "Choose one of these with --split"
+        elif unsplit:
+            got, advice = "none", "Name the column that tells them: --data.split_column; or cross-validate: --folds 5"
+        what = f"the split {only}" if only else f"the splits {', '.join(SPLITS)} for training"
+        raise DataError(f"{path}: must have {what}, but has {got}. {advice}.")
     if not source.emotions:
         source.scan()
         source.labels(source.split_names[0])  # says what is missing
@@ -136,14 +141,18 @@ def load(
             )
         else:
             selected = _fold_splits(selected["all"])
+        if only and unsplit:
+            selected[only] = selected.pop(ALL)
+            notes.append(f"the file has no splits: all of its clips are taken as {only}")
         if facts.groups is not None:
             notes += overlap_notes({split: part[GROUPS][:] for split, part in selected.items()})
     report = "\n".join([with_notes(facts.report, notes), *(f"{'derived':<10} {line}" for line in derived)])
     for part in selected.values():
         part.info.description = report
-    columns = column_arrays(selected["train"])
+    first = selected["train" if only is None else only]
+    columns = column_arrays(first)
     inputs = {name: Input(tuple(columns[name].shape[1:]), facts.padding[name]) for name in MODALITIES}
-    learned, notes = emotion_names(selected["train"]), [*facts.notes, *notes, *derived]
+    learned, notes = emotion_names(first), [*facts.notes, *notes, *derived]
     return LoadedData(selected, learned, inputs, report, notes, facts.label_column, chosen, facts.quality, folds)
 
 
@@ -356,7 +365,7 @@ def _check_range(values: np.ndarray, target: Target, split: str) -> None:
     if len(odd):
         raise DataError(
             f"{target.name} must be from {low:g} to {high:g}, but is {odd[0]:g} in a clip of {split}. "
-            f"State its range: --tasks {target.name}:{REGRESSION}:LOW:HIGH."
+            f"Correct the labels, or train with another range: --tasks {target.name}:{REGRESSION}:LOW:HIGH."
         )
 
 

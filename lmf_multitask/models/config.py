@@ -48,5 +48,5 @@ class ModelConfig:
         lt=1,
     )
     modalities: Annotated[list[Literal["audio", "video", "text"]], AfterValidator(_in_order)] = setting(
-        default=lambda: list(MODALITIES), help="modalities that the network has a part for", min_length=1
+        default=lambda: list(MODALITIES), help="modalities that the network uses", min_length=1
     )

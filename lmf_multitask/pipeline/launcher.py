@@ -27,6 +27,9 @@ from lmf_multitask.runtime import usable_cores
 
 logger = logging.getLogger(__name__)
 
+SHOWN_EPOCHS = 10
+"""Of several trainings, the first epoch and every tenth are shown; all are in their train.log."""
+
 
 def train_all(
     experiments: dict[str, ExperimentConfig],
@@ -84,8 +87,9 @@ def train_all(
                 shown.add(line)
             if line == SAMPLE_NOTE or (quiet and not line.startswith("warning: ")):
                 return
-            progress.say(f"{name:<{width}}  {line}")
             epoch = re.match(r"epoch +(\d+)/", line)
+            skipped = epoch is not None and int(epoch[1]) > 1 and int(epoch[1]) % SHOWN_EPOCHS > 0
+            progress.say(f"{name:<{width}}  {line}", logging.DEBUG if skipped else logging.INFO)
             if epoch:
                 done[name] = int(epoch[1])
                 progress.move_to(sum(done.values()))

@@ -65,7 +65,7 @@ def evaluate_run(
     Raises:
         UserError: the folder is no trained run, or the data do not fit the models.
     """
-    trained = restore(folder, data_path, device)
+    trained = restore(folder, data_path, device, split=split)
     if need_calibration and trained.calibration is None:
         raise RunError(
             f"{folder}: must have a calibration for --calibrated and --threshold, but has none. Train the run with lmf train."
@@ -97,7 +97,7 @@ def robustness_of_run(
     Raises:
         UserError: the folder is no trained run, or the data do not fit the models.
     """
-    trained = restore(folder, data_path, device)
+    trained = restore(folder, data_path, device, split=split)
     found = _robustness(trained, predict(trained, split), curves=True)
     return found, _write_robustness(Path(output_dir or folder).expanduser(), found)
 
@@ -113,7 +113,7 @@ def report_run(folder: str | Path, data_path: str | None = None, output_dir: str
     Returns:
         The page.
     """
-    trained = restore(folder, data_path)
+    trained = restore(folder, data_path, split="test")
     found = assess_predictions(trained, predict(trained, "test"))
     return write_report_of(trained, found, Path(output_dir or folder).expanduser(), curves=True)
 
@@ -137,8 +137,9 @@ def write_report_of(
     """
     from lmf_multitask.evaluation.report import write_report  # with matplotlib, half a second of import
 
-    robustness = _robustness(trained, validation or predict(trained, "validation"), curves)
-    without = predictions_without(trained.predict, trained.columns(found.metrics["split"]), trained.modalities)
+    split = found.metrics["split"]
+    robustness = _robustness(trained, validation or predict(trained, trained.split("validation", split)), curves)
+    without = predictions_without(trained.predict, trained.columns(split), trained.modalities)
     histories = {run.folder.name: learning_curves(run.folder) for run in trained.runs}
     page = write_report(
         dataclasses.replace(
@@ -202,7 +203,7 @@ def _robustness(trained: Trained, predicted: Predicted, curves: bool) -> dict[st
         predicted.columns,
         trained.tasks,
         split=predicted.split,
-        train=trained.columns("train") if curves else None,
+        train=trained.columns(trained.split("train", predicted.split)) if curves else None,
         modalities=trained.modalities,
         plain=predicted.predictions,
     )

@@ -90,7 +90,7 @@ class ExperimentConfig:
     stratify: list[str] | None = setting(
         default=None, help="label columns whose shares folds keep; null: the emotions", min_length=1
     )
-    device: str = setting(default="auto", help="auto, cpu, gpu or gpu:NUMBER (the authors have tried no GPU)")
+    device: str = setting(default="auto", help="auto, cpu, gpu or gpu:NUMBER (not tested on a GPU)")
     data: DataConfig = setting(default=DataConfig, help="how the data file is read")
     model: ModelConfig = setting(default=ModelConfig, help="parts and sizes of the network")
     training: TrainingConfig = setting(default=TrainingConfig, help="how the network is trained")
@@ -122,8 +122,8 @@ class ExperimentConfig:
             return None
         if self.fold is None:
             raise ConfigError(
-                "fold must be a number where folds are set, since one training is of one fold, but is null. Add --fold 1, or "
-                "train all of them with lmf train."
+                "fold must be a number where folds are set, since one training is of one fold, but is null. Set fold (of a "
+                "search or an ablation: --experiment.fold 1), or cross-validate with lmf train."
             )
         return Fold(self.folds, self.fold, self.fold_seed, self.stratify)
 

@@ -92,6 +92,10 @@ class Trained:
         """Those that at least one model uses."""
         return [name for name in MODALITIES if any(name in model.config.modalities for model in self.models)]
 
+    def split(self, wanted: str, otherwise: str) -> str:
+        """The wanted split; the other one where other data lack it."""
+        return wanted if wanted in self.data.dataset else otherwise
+
     def columns(self, split: str) -> Columns:
         """Features with the shapes that the models take, and labels.
 
@@ -166,15 +170,19 @@ def load(config: ExperimentConfig) -> Prepared:
     return Prepared(config, data, tasks)
 
 
-def read_data(config: ExperimentConfig) -> LoadedData:
+def read_data(config: ExperimentConfig, only: str | None = None) -> LoadedData:
     """The data of an experiment; says so if that is the built-in sample.
+
+    Args:
+        config: the settings.
+        only: see `lmf_multitask.data.loading.load`.
 
     Raises:
         DataError: see `lmf_multitask.data.loading.load`.
     """
     if config.data_path is None:
         logger.info("%s", SAMPLE_NOTE)
-    return load_file(config.data_path, config.wanted, config.data, config.chosen_fold)
+    return load_file(config.data_path, config.wanted, config.data, config.chosen_fold, only)
 
 
 def _range_notes(tasks: Sequence[Task], data: LoadedData) -> list[str]:
@@ -391,6 +399,7 @@ def restore(
     data_path: str | None = None,
     device: str = "auto",
     *,
+    split: str | None = None,
     complete_only: bool = False,
     data: LoadedData | None = None,
 ) -> Trained:
@@ -400,6 +409,7 @@ def restore(
         folder: the run directory or parent.
         data_path: other data than that of the training; then there are no baselines.
         device: where to compute.
+        split: the only one that other data must have; None: all.
         complete_only: skip runs whose training has not ended.
         data: the runs' own data, if the caller has loaded it.
 
@@ -423,7 +433,8 @@ def restore(
     if data is None or data.emotions != tasks:
         wanted = [one for config in configs for one in config.wanted or ()]
         config = first if data_path is None else first.on_other_data(data_path, runs[0].label_column())
-        data = read_data(dataclasses.replace(config, emotions=None, tasks=wanted or tasks))
+        only = None if data_path is None else split
+        data = read_data(dataclasses.replace(config, emotions=None, tasks=wanted or tasks), only)
         data.notes += _range_notes([task for model in models for task in model.tasks], data)
     places = [run.folder / MODEL_FOLDER for run in runs]
     calibrated = all((place / CALIBRATION_FILE).is_file() for place in places)

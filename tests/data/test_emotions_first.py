@@ -211,7 +211,7 @@ def test_what_is_no_number_is_called_by_its_name(read, kind):
     tree["sad"]["train"]["facet"] = np.zeros((12, 4), kind)
     name = {"complex64": "complex numbers", "S3": "bytes"}[kind]
     with pytest.raises(
-        DataError, match=rf"data\['sad'\]\['train'\]\['video'\] must be an array of numbers, but holds {name} \("
+        DataError, match=rf"data\['sad'\]\['train'\]\['facet'\] must be an array of numbers, but holds {name} \("
     ):
         read(tree)
 

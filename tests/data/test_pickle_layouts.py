@@ -212,7 +212,7 @@ WRONG = {
     "text as features": (lambda part: part.update(text=np.array(["a"] * 10)), r"data\['test'\]\['text'\] must be an array of numbers, but holds text"),
     "objects as features": (lambda part: part.update(text=np.array(["a"] * 10, object)), r"data\['test'\]\['text'\] must be an array of numbers, but holds text"),
     "fewer rows": (lambda part: part.update(audio=part["audio"][:3]), r"data\['test'\] must have the same number of rows in every feature"),
-    "another size": (lambda part: part.update(audio=part["audio"][:, :3]), r"audio must have one size everywhere, but has \[5\] and, in test, \[3\]"),
+    "another size": (lambda part: part.update(audio=part["audio"][:, :3]), r"audio must have one size everywhere, but has \[5\] in train and \[3\] in test"),
     "no rows": (lambda part: part.update({name: part[name][:0] for name in ("audio", "vision", "text")}), "must have at least one row"),
     "four dimensions": (lambda part: part.update(audio=np.zeros((10, 2, 2, 2))), r"must have the shape \[rows, features\]"),
 }  # fmt: skip

@@ -4,13 +4,11 @@ import csv
 import io
 import json
 import logging
-import os
+import pickle
 import shutil
 import signal
-import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,6 +217,24 @@ def test_other_data_can_be_evaluated(trained, tmp_path, write_pickle):
     found, _ = evaluate(tmp_path / "run", str(other))
     assert found["samples"] == 12
     assert [found["emotions"][e]["support"] for e in EMOTIONS] == [3, 2, 2, 3]  # of five emotions in turn
+
+
+def test_a_file_without_splits_is_evaluated_as_a_whole(trained, tmp_path):
+    parts = [make_corpus(rows=(8, 8, 12), seed=3)[emotion]["test"] for emotion in ("neutral", "happy", "sad", "angry")]
+    tree = {**parts[0], "label": np.stack([part["label"] for part in parts], axis=1)}
+    path = tmp_path / "whole.pkl"
+    path.write_bytes(pickle.dumps(tree))
+    for split in ("test", "train"):
+        found, _ = evaluate(trained[0], str(path), split=split, output_dir=tmp_path)
+        assert (found["split"], found["samples"]) == (split, 12)
+        assert [found["emotions"][e]["support"] for e in EMOTIONS] == [3, 3, 3, 3]
+        assert f"the file has no splits: all of its clips are taken as {split}" in found["data"]["notes"]
+    path.write_bytes(pickle.dumps({"test": tree}))
+    assert evaluate(trained[0], str(path), output_dir=tmp_path)[0]["samples"] == 12
+    with pytest.raises(
+        DataError, match="must have the split validation, but has test. Choose one of these with --split"
+    ):
+        evaluate(trained[0], str(path), split="validation", output_dir=tmp_path)
 
 
 def test_wrong_data_for_a_model(trained, tmp_path, write_pickle):
@@ -604,24 +620,14 @@ def test_a_bar_on_a_terminal_only(monkeypatch, caplog):
     assert caplog.messages == ["epoch 1", "epoch 2", "epoch 3"] * 2
 
 
-def test_a_program_sees_the_progress_unless_it_is_quiet(corpus_path, tmp_path):
-    code = f"""
-from conftest import small_experiment
-from lmf_multitask import run_experiment
-
-for quiet in (True, False):
-    config = small_experiment({str(corpus_path)!r}, f"run-{{quiet}}", epochs=1)
-    run_experiment(config, report=False, quiet=quiet)
-"""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parents[1])]),
-    }
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stderr.splitlines() if "Warning" not in line and "warn" not in line]
-    assert [line[:11] for line in lines if not line.startswith("data: ")] == ["4 emotions ", "epoch   1/1"]
-    assert done.stdout == ""
+def test_a_program_sees_the_progress_unless_it_is_quiet(corpus_path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's: a program with handlers of its own sees those
+    for quiet in (True, False):
+        run_experiment(small_experiment(corpus_path, tmp_path / f"run-{quiet}", epochs=1), quiet=quiet)
+        out, said = capsys.readouterr()
+        assert out == ""
+        lines = [line[:11] for line in said.splitlines() if not line.startswith("data: ")]
+        assert lines == ([] if quiet else ["4 emotions ", "epoch   1/1"])
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, Broken])

@@ -60,9 +60,14 @@ WAYS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("order", ["seeded", "lmf_paddle"])
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("number", [1, 8, 10])
+@pytest.mark.parametrize(
+    ("order", "way", "number"),
+    [
+        *((order, way, 8) for order in ("seeded", "lmf_paddle") for way in WAYS),
+        ("seeded", "a gradient", 1),
+        ("lmf_paddle", "the loss", 10),
+    ],
+)
 def test_training_stops_at_that_step_and_names_the_clips(
     sample_path, tmp_path, monkeypatch, caplog, order, way, number
 ):

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from lmf_multitask.files import write_manifest
 from lmf_multitask.pipeline import experiment
 from lmf_multitask.pipeline.runs import Run
 from lmf_multitask.pipeline.settings import ExperimentConfig, recipe_config
+from lmf_multitask.training.checkpoints import last_complete
 from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.training.module import LMFModule
 
@@ -59,7 +59,7 @@ class Crash(BaseException):
     """No code catches it by mistake."""
 
 
-def crash_after(monkeypatch, config, epoch):
+def crash_after(monkeypatch, config, epoch, **options):
     """Runs until the line of that epoch is shown, which is before its checkpoint is written."""
 
     def line(row, *others):
@@ -69,31 +69,33 @@ def crash_after(monkeypatch, config, epoch):
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
         patch.setattr(experiment, "epoch_line", line)
-        train(config)
+        train(config, **options)
 
 
-@pytest.fixture(scope="module", params=["seeded", "lmf_paddle"])
-def whole(request, sample_path, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param) / "whole"
-    train(settings(sample_path, folder, request.param))
-    return request.param, bits(folder)
+@pytest.fixture(scope="module")
+def wanted(sample_path, tmp_path_factory):
+    """The result of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("wanted") / "whole"
+    train(settings(sample_path, folder))
+    return bits(folder)
 
 
-@pytest.mark.parametrize("epoch", [1, 4, 6])
-def test_a_crash_before_a_checkpoint(whole, sample_path, tmp_path, monkeypatch, epoch):
-    order, wanted = whole
-    config = settings(sample_path, tmp_path / "run", order)
-    crash_after(monkeypatch, config, epoch)
-    assert not Run(tmp_path / "run").is_complete()
+def test_crashes_before_checkpoints_in_lmf_paddles_order(sample_path, tmp_path, monkeypatch):
+    """In the seeded order: test_experiment."""
+    config = settings(sample_path, tmp_path / "whole", "lmf_paddle")
+    train(config)
+    config.output_dir = str(tmp_path / "run")
+    for epoch in (1, 4, 6):
+        crash_after(monkeypatch, config, epoch, resume=True)
+        assert not Run(tmp_path / "run").is_complete()
     train(config, resume=True)
-    assert bits(tmp_path / "run") == wanted
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
 
 
-def test_a_crash_while_writing_leaves_the_checkpoint_before(whole, sample_path, tmp_path, monkeypatch):
+def test_a_crash_while_writing_leaves_the_checkpoint_before(wanted, sample_path, tmp_path, monkeypatch):
     from lmf_multitask.training import checkpoints as module
 
-    order, wanted = whole
-    config = settings(sample_path, tmp_path / "run", order)
+    config = settings(sample_path, tmp_path / "run")
     written = []
 
     def crash_in_the_fourth(folder):
@@ -113,14 +115,6 @@ def test_a_crash_while_writing_leaves_the_checkpoint_before(whole, sample_path, 
     assert not any(path.name.startswith(".") for path in (tmp_path / "run/checkpoints").iterdir())
 
 
-@pytest.fixture(scope="module")
-def wanted(sample_path, tmp_path_factory):
-    """The result of an uninterrupted run."""
-    folder = tmp_path_factory.mktemp("wanted") / "whole"
-    train(settings(sample_path, folder))
-    return bits(folder)
-
-
 def flip_a_byte(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -136,15 +130,18 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_ignored(wanted, sample_path, tmp_path, monkeypatch, caplog, name):
-    do, problem = DAMAGES[name]
+def test_damaged_checkpoints_are_named_and_ignored(wanted, sample_path, tmp_path, monkeypatch, caplog):
     config = settings(sample_path, tmp_path / "run")
     crash_after(monkeypatch, config, 4)
-    newest = tmp_path / "run/checkpoints/checkpoint-15"
-    do(newest)
+    whole, newest = tmp_path / "whole", tmp_path / "run/checkpoints/checkpoint-15"
+    shutil.copytree(newest, whole)
+    for do, problem in DAMAGES.values():
+        shutil.rmtree(newest)
+        shutil.copytree(whole, newest)
+        do(newest)
+        assert last_complete(newest.parent).name == "checkpoint-10"
+        assert f"{newest}: must be an undamaged checkpoint, but {problem}" in caplog.text
     train(config, resume=True)
-    assert f"{newest}: must be an undamaged checkpoint, but {problem}" in caplog.text
     assert bits(tmp_path / "run") == wanted
 
 
@@ -261,12 +258,11 @@ def checkpoints(config):
     return sorted(int(path.name.split("-")[1]) for path in Path(config.output_dir, "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("steps", [[1], [3, 4, 13], [5], [27, 29], [30]])  # five per epoch, thirty in all
 def test_a_stop_waits_for_its_step_to_be_saved_and_is_resumed_to_the_same_bits(
-    wanted, sample_path, tmp_path, monkeypatch, steps
+    wanted, sample_path, tmp_path, monkeypatch
 ):
     config = settings(sample_path, tmp_path / "run")
-    for number, step in enumerate(steps):
+    for number, step in enumerate([1, 3, 4, 5, 13, 27, 29, 30]):  # five per epoch, thirty in all
         stopped(monkeypatch, config, step, resume=number > 0)
         assert checkpoints(config)[-1] == step
     train(config, resume=True)
@@ -306,33 +302,75 @@ def test_lmf_paddles_order_stops_at_once_and_is_resumed_from_the_epoch_before(sa
 # -- real signals, real limits
 
 
-def start(config, tmp_path, *options, **more):
-    path = tmp_path / "settings.yaml"
-    path.write_text(config.to_yaml())
-    command = [sys.executable, "-m", "lmf_multitask.train", "--config", path, "--no_report", *options]
-    # children of a shell's background job ignore Ctrl-C
-    with_ctrl_c = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **more}
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, **with_ctrl_c)
+SERVER = """
+import json, os, resource, signal, sys
+os.fsync = lambda handle: None
+from lmf_multitask import train
+import lmf_multitask.pipeline.experiment  # what takes long, once
+signal.signal(signal.SIGINT, signal.default_int_handler)  # children of a shell's background job ignore Ctrl-C
+for line in sys.stdin:
+    arguments, output, limit = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        os.dup2(2, 1)
+        if limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        os._exit(train.run(train.main, arguments))
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 
-def wait_for_epoch(process):
-    for line in process.stderr:
-        if line.startswith("epoch"):
-            return
-    pytest.fail("the training ended before its first epoch")
+@pytest.fixture(scope="module")
+def server():
+    """Starts trainings in processes of their own that need not import anything."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        yield process
+        process.stdin.close()
+
+
+class Training:
+    """`lmf train` in a process of its own."""
+
+    def __init__(self, server, config, tmp_path, *options, limit=None):
+        (tmp_path / "settings.yaml").write_text(config.to_yaml())
+        self._server, self._output = server, tmp_path / "output"
+        arguments = ["--config", str(tmp_path / "settings.yaml"), "--no_report", *options]
+        server.stdin.write(json.dumps([arguments, str(self._output), limit]) + "\n")
+        server.stdin.flush()
+        self._pid = int(server.stdout.readline())
+
+    def send(self, number):
+        os.kill(self._pid, number)
+
+    def wait_for_epoch(self):
+        while "\nepoch" not in self.said():
+            assert Path(f"/proc/{self._pid}").exists(), self.said()
+            time.sleep(0.01)
+
+    def said(self):
+        return self._output.read_text() if self._output.exists() else ""
+
+    def status(self):
+        """Waits for its end."""
+        return int(self._server.stdout.readline())
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_end_it_with_their_status_and_a_hint_to_resume(sample_path, tmp_path, number, status):
+def test_signals_end_it_with_their_status_and_a_hint_to_resume(server, sample_path, tmp_path, number, status):
     config = settings(sample_path, tmp_path / "run", epochs=5000)
-    process = start(config, tmp_path, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-    try:
-        wait_for_epoch(process)
-        process.send_signal(number)
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == status
+    training = Training(server, config, tmp_path)
+    training.wait_for_epoch()
+    training.send(number)
+    assert training.status() == status
+    said = training.said()
     saved = re.search(r"^saved after step (\d) of 5 of epoch (\d+)$", said, re.MULTILINE)
     step = 5 * (int(saved[2]) - 1) + int(saved[1])
     assert (tmp_path / f"run/checkpoints/checkpoint-{step}/manifest.json").exists()
@@ -340,42 +378,32 @@ def test_signals_end_it_with_their_status_and_a_hint_to_resume(sample_path, tmp_
     assert "Traceback" not in said
 
 
-def test_a_full_disk(sample_path, tmp_path):
+def test_a_full_disk(server, sample_path, tmp_path):
     """Simulated by a limit of file sizes below that of the optimiser's state."""
-    limit = 200_000
     config = settings(sample_path, tmp_path / "run")
-    process = start(config, tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert said.splitlines()[-1].startswith("error: ")
-    assert "File too large" in said.splitlines()[-1]
-    assert "Traceback" not in said
+    training = Training(server, config, tmp_path, limit=200_000)
+    assert training.status() == 2
+    last = training.said().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "File too large" in last
+    assert "Traceback" not in training.said()
     assert list((tmp_path / "run/checkpoints").iterdir()) == []
     train(config, resume=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["seeded", "lmf_paddle"])
-def test_killed_at_random_moments(sample_path, tmp_path, order):
+def test_killed_at_random_moments(server, sample_path, tmp_path, order):
     """SIGKILL, fifteen times per mode: in steps, between epochs, while saving."""
-    config = settings(sample_path, tmp_path / "whole", order, epochs=150, patience=None)
-    process = start(config, tmp_path)
-    process.communicate(timeout=300)
-    assert process.returncode == 0
+    config = settings(sample_path, tmp_path / "whole", order, epochs=100, patience=None)
+    assert Training(server, config, tmp_path).status() == 0
     config.output_dir = str(tmp_path / "run")
     moments = random.Random(7)
-    kills = 0
-    while kills < 15:
-        process = start(config, tmp_path, "--resume")
-        wait_for_epoch(process)
-        time.sleep(moments.uniform(0, 0.4))
-        process.kill()
-        process.communicate()
-        kills += process.returncode == -signal.SIGKILL
-        if process.returncode == 0:
-            break
-    assert kills == 15, "it ended too early: raise the number of epochs"
-    process = start(config, tmp_path, "--resume")
-    process.communicate(timeout=300)
-    assert process.returncode == 0
+    for _ in range(15):
+        training = Training(server, config, tmp_path, "--resume")
+        training.wait_for_epoch()
+        time.sleep(moments.uniform(0, 0.25))
+        training.send(signal.SIGKILL)
+        assert training.status() == -signal.SIGKILL, "it ended too early: raise the number of epochs"
+    assert Training(server, config, tmp_path, "--resume").status() == 0
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")

@@ -220,8 +220,6 @@ class Dialogues(DialogueSource):
     @classmethod
     def recognises(cls, candidate: Candidate) -> bool:
         """Whether it is a pickle of a long tuple that begins with dicts, or of splits that are lists of dicts."""
-        if candidate.file is None or candidate.start.startswith((b"PK\x03\x04", b"PAR1")):
-            return False
         tree = candidate.tree
         if isinstance(tree, (tuple, list)):
             return _FEWEST <= len(tree) <= _MOST and all(isinstance(part, Mapping) for part in tree[:4])
@@ -293,14 +291,10 @@ class Dialogues(DialogueSource):
 
     def _from_lists(self, tree: Mapping) -> dict[str, list[Dialogue]]:
         splits: dict[str, list[Dialogue]] = {}
-        for key, content in tree.items():
-            split = find_split(key)
-            if split is None:
-                self.notes.append(f"ignored keys: {shown_keys([key])}")
-                continue
-            if split in splits or not isinstance(content, (list, tuple)):
+        for split, content in self._named_splits(tree).items():
+            if not isinstance(content, (list, tuple)):
                 raise self.fail(
-                    f"must have each split once, as a list of dialogues, but data[{key!r}] is {kind_of(content)}."
+                    f"data[{split!r}] must be a list of dialogues, but is {kind_of(content)}. Check the file."
                 )
             splits[split] = [self._from_dict(split, number, one) for number, one in enumerate(content)]
         return {split: splits[split] for split in SPLITS if split in splits}

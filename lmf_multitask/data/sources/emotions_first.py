@@ -16,7 +16,7 @@ from difflib import get_close_matches
 import numpy as np
 
 from lmf_multitask.data.safe_pickle import StoredArray
-from lmf_multitask.data.schema import KNOWN_EMOTIONS, SPLITS, emotion_of, find_split, rename_modalities, sort_emotions
+from lmf_multitask.data.schema import KNOWN_EMOTIONS, SPLITS, emotion_of, find_split, sort_emotions
 from lmf_multitask.data.sources import Candidate, Reading, binary_labels
 from lmf_multitask.data.sources.pickles import Array, PickleSource, kind_of, present_column, row_reader
 from lmf_multitask.errors import DataError
@@ -93,8 +93,6 @@ class EmotionsFirst(PickleSource):
     @classmethod
     def recognises(cls, candidate: Candidate) -> bool:
         """Whether it is a pickle of a dict of dicts that have splits."""
-        if candidate.file is None or candidate.start.startswith((b"PK\x03\x04", b"PAR1")):
-            return False
         tree = candidate.tree
         return isinstance(tree, Mapping) and any(_has_splits(value) for value in tree.values())
 
@@ -127,16 +125,7 @@ class EmotionsFirst(PickleSource):
 
     def _find_splits(self, emotions: Mapping[str, Mapping]) -> dict[str, dict[str, Mapping]]:
         """Emotion -> split -> its features, of the wanted splits that every emotion has."""
-        found: dict[str, dict[str, Mapping]] = {}
-        for emotion, splits in emotions.items():
-            named: dict[str, Mapping] = {}
-            for key, content in splits.items():
-                split = find_split(key)
-                if split in named:
-                    raise self.fail(f"data[{emotion!r}] must have each split once, but has {split} twice. Remove one.")
-                if split is not None:
-                    named[split] = content
-            found[emotion] = named
+        found = {emotion: self._named_splits(splits, f"data[{emotion!r}]") for emotion, splits in emotions.items()}
         for split in SPLITS:
             lacking = [emotion for emotion, named in found.items() if split not in named]
             if 0 < len(lacking) < len(found) and self.reading.split in (None, split):
@@ -148,51 +137,24 @@ class EmotionsFirst(PickleSource):
         return {emotion: {split: found[emotion][split] for split in self.split_names} for emotion in self._owners}
 
     def _checked_arrays(self, emotion: str, split: str, content: object) -> Arrays:
-        where = f"data[{emotion!r}][{split!r}]"
-        if not isinstance(content, Mapping):
-            raise self.fail(f"{where} must be a dict of features, but is {kind_of(content)}. Check the file.")
-        arrays: Arrays = {}
-        names = [key for key in content if isinstance(key, str) and key not in LABEL_KEYS]
-        for modality, key in rename_modalities(names, f"{self.path}: {where}").items():
-            arrays[modality] = value = self._array(content[key], f"{where}[{modality!r}]")
-            if len(value.shape) not in (2, 3) or 0 in value.shape[1:]:
-                raise self.fail(
-                    f"{where}[{modality!r}] must have the shape [rows, features] or [rows, steps, features], but has "
-                    f"{list(value.shape)}. Check the features."
-                )
-        counts = {name: value.shape[0] for name, value in arrays.items()}
-        if len(set(counts.values())) > 1:
-            raise self.fail(f"{where} must have the same number of rows in every feature, but has {counts}.")
-        if 0 in counts.values():
-            raise self.fail(f"{where} must have at least one row, but is empty. Give every split some clips.")
-        return arrays
+        found = self._features(content, f"data[{emotion!r}][{split!r}]", LABEL_KEYS)
+        return {modality: array for modality, (_, array) in found.items()}
 
     def _check_modalities(self) -> None:
-        """Checks that a modality has one shape everywhere, and sets the shapes; a whole split may lack it."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        origin: dict[str, str] = {}
-        parts = [(e, s, arrays) for e, splits in self._arrays.items() for s, arrays in splits.items()]
-        for emotion, split, arrays in parts:
-            for modality, array in arrays.items():
-                shape = tuple(array.shape[1:])
-                if shapes.setdefault(modality, shape) != shape:
-                    raise self.fail(
-                        f"{modality} must have one size everywhere, but has {list(shapes[modality])} in {origin[modality]} and "
-                        f"{list(shape)} in {emotion}/{split}. Extract the features alike."
-                    )
-                origin.setdefault(modality, f"{emotion}/{split}")
-        for modality, first in origin.items():
-            lacking = next((f"{e}/{s}" for e, s, arrays in parts if modality not in arrays), None)
-            if lacking is not None:
+        """Checks and sets the shapes; every emotion and split has the same modalities."""
+        parts = {
+            f"{emotion}/{split}": part for emotion, splits in self._arrays.items() for split, part in splits.items()
+        }
+        self._check_shapes(parts)
+        for modality in self.shapes:
+            having, lacking = (
+                [where for where, part in parts.items() if (modality in part) is one] for one in (True, False)
+            )
+            if lacking:
                 raise self.fail(
-                    f"{modality} must be in every emotion and split, or in none, but is in {first} and not in {lacking}. "
+                    f"{modality} must be in every emotion and split, or in none, but is in {having[0]} and not in {lacking[0]}. "
                     "Store zeros for clips that have none."
                 )
-        self.dtypes = {
-            modality: " and ".join(sorted({str(arrays[modality].dtype) for _, _, arrays in parts}))
-            for modality in shapes
-        }
-        self._set_shapes(shapes)
 
     def _check_count(self, split: str, labels: int) -> None:
         if labels > MOST_LABELS:

@@ -59,8 +59,6 @@ class PaddedVideos(DialogueSource):
         """Whether it is a pickle of 7 such parts, or a folder of pickles named by modalities."""
         if candidate.file is None:
             return candidate.path.is_dir() and bool(_named_files(candidate.path))
-        if candidate.start.startswith((b"PK\x03\x04", b"PAR1")):
-            return False
         return (
             isinstance(candidate.tree, (tuple, list)) and len(candidate.tree) == _PARTS and _is_padded(candidate.tree)
         )

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lmf_multitask.data.safe_pickle import StoredArray, to_array
-from lmf_multitask.data.schema import emotion_of
+from lmf_multitask.data.schema import emotion_of, find_split, rename_modalities
 from lmf_multitask.data.sources import Candidate, Reading, Source, binary_labels
 
 REGRESSION = "regression"
@@ -54,6 +54,83 @@ class PickleSource(Source):
             kind = {"S": "bytes", "U": "text", "c": "complex numbers"}[value.dtype.kind]
             raise self.fail(f"{where} must be an array of numbers, but holds {kind} ({value.dtype}). Convert it.")
         return value
+
+    def _named_splits(self, tree: Mapping, where: str = "the file") -> dict[str, Any]:
+        """Split -> what a dict holds under one of its names; other keys are noted.
+
+        Raises:
+            DataError: a split occurs twice.
+        """
+        found: dict[str, Any] = {}
+        ignored = []
+        for key, content in tree.items():
+            split = find_split(key)
+            if split is None:
+                ignored.append(key)
+            elif split in found:
+                raise self.fail(f"{where} must have each split once, but has {split} twice. Remove one.")
+            else:
+                found[split] = content
+        note = f"ignored keys: {shown_keys(ignored)}"
+        if ignored and note not in self.notes:
+            self.notes.append(note)
+        return found
+
+    def _features(self, content: object, where: str, others: Collection[str]) -> dict[str, tuple[str, Array]]:
+        """Modality -> key and array `[N, D]` or `[N, L, D]`, of one split.
+
+        Args:
+            content: the split.
+            where: its name in messages.
+            others: keys that hold no features.
+
+        Raises:
+            DataError: it is no dict, or has no features or such of other shapes.
+        """
+        if not isinstance(content, Mapping):
+            raise self.fail(f"{where} must be a dict of features, but is {kind_of(content)}. Check the file.")
+        names = [key for key in content if isinstance(key, str) and key not in others]
+        found = {
+            modality: (key, self._array(content[key], f"{where}[{key!r}]"))
+            for modality, key in rename_modalities(names, where).items()
+        }
+        for key, array in found.values():
+            if len(array.shape) not in (2, 3) or 0 in array.shape[1:]:
+                raise self.fail(
+                    f"{where}[{key!r}] must have the shape [rows, features] or [rows, steps, features], but has "
+                    f"{list(array.shape)}. Check the features."
+                )
+        counts = {key: array.shape[0] for key, array in found.values()}
+        if len(set(counts.values())) > 1:
+            raise self.fail(f"{where} must have the same number of rows in every feature, but has {counts}.")
+        if 0 in counts.values():
+            raise self.fail(f"{where} must have at least one row, but is empty. Give every split some clips.")
+        return found
+
+    def _check_shapes(self, parts: Mapping[str, Mapping[str, Array]]) -> None:
+        """Checks that a modality has one shape in all parts of the file that have it; sets shapes and types.
+
+        Args:
+            parts: name of a part -> modality -> its array.
+
+        Raises:
+            DataError: shapes differ.
+        """
+        shapes: dict[str, tuple[int, ...]] = {}
+        types: dict[str, set[str]] = {}
+        origin: dict[str, str] = {}
+        for where, arrays in parts.items():
+            for modality, array in arrays.items():
+                shape = tuple(array.shape[1:])
+                if shapes.setdefault(modality, shape) != shape:
+                    raise self.fail(
+                        f"{modality} must have one size everywhere, but has {list(shapes[modality])} in {origin[modality]} and "
+                        f"{list(shape)} in {where}. Extract the features alike."
+                    )
+                origin.setdefault(modality, where)
+                types.setdefault(modality, set()).add(str(array.dtype))
+        self.dtypes = {modality: " and ".join(sorted(kinds)) for modality, kinds in types.items()}
+        self._set_shapes(shapes)
 
     def _numbers(self, value: object, where: str) -> np.ndarray:
         """A small part of the pickle as numbers in memory, float64."""

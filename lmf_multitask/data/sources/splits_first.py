@@ -25,7 +25,6 @@ from lmf_multitask.data.schema import (
     POM_TRAITS,
     emotion_of,
     find_split,
-    rename_modalities,
     sort_emotions,
 )
 from lmf_multitask.data.sources import ALL, Candidate, Reading
@@ -34,7 +33,6 @@ from lmf_multitask.data.sources.pickles import (
     Array,
     PickleSource,
     group_of,
-    kind_of,
     row_reader,
     shown_keys,
 )
@@ -80,12 +78,10 @@ class SplitsFirst(PickleSource):
     @classmethod
     def recognises(cls, candidate: Candidate) -> bool:
         """Whether it is a pickle of a dict of splits that are dicts, or of a dict with arrays of features."""
-        if candidate.file is None or candidate.start.startswith((b"PK\x03\x04", b"PAR1")):
-            return False
         tree = candidate.tree
-        if not isinstance(tree, Mapping):
-            return False
-        return any(find_split(key) and isinstance(value, Mapping) for key, value in tree.items()) or _is_flat(tree)
+        return isinstance(tree, Mapping) and (
+            _is_flat(tree) or any(find_split(key) and isinstance(value, Mapping) for key, value in tree.items())
+        )
 
     def scan(self) -> None:
         """See `Source.scan`."""
@@ -104,62 +100,23 @@ class SplitsFirst(PickleSource):
         if _is_flat(tree):
             self._set_split_names([ALL])
             return {ALL: tree}
-        found: dict[str, Mapping] = {}
-        ignored = []
-        for key, content in tree.items():
-            split = find_split(key)
-            if split is None:
-                ignored.append(key)
-            elif split in found:
-                raise self.fail(f"must have each split once, but has {split} twice. Remove one.")
-            elif not isinstance(content, Mapping):
-                raise self.fail(f"data[{key!r}] must be a dict of features, but is {kind_of(content)}. Check the file.")
-            else:
-                found[split] = content
-        if ignored:
-            self.notes.append(f"ignored keys: {shown_keys(ignored)}")
+        found = self._named_splits(tree)
         self._set_split_names(found)
         return {split: found[split] for split in self.split_names}
 
-    def _find_features(self, split: str, content: Mapping) -> dict[str, Array]:
+    def _find_features(self, split: str, content: object) -> dict[str, Array]:
         where = "data" if split == ALL else f"data[{split!r}]"
-        names = [key for key in content if isinstance(key, str) and key not in (*LABEL_KEYS, "text_bert", "raw_text")]
-        keys_of = rename_modalities(names, where)
-        self._used.update(keys_of.values())
-        found: dict[str, Array] = {}
-        for modality, key in keys_of.items():
-            array = self._array(content[key], f"{where}[{key!r}]")
-            if len(array.shape) not in (2, 3) or 0 in array.shape[1:]:
-                raise self.fail(
-                    f"{where}[{key!r}] must have the shape [rows, features] or [rows, steps, features], but has "
-                    f"{list(array.shape)}. Check the features."
-                )
-            found[modality] = array
-        counts = {keys_of[modality]: array.shape[0] for modality, array in found.items()}
-        if len(set(counts.values())) > 1:
-            raise self.fail(f"{where} must have the same number of rows in every feature, but has {counts}.")
-        if 0 in counts.values():
-            raise self.fail(f"{where} must have at least one row, but is empty. Give every split some clips.")
-        return found
+        found = self._features(content, where, (*LABEL_KEYS, "text_bert", "raw_text"))
+        self._used.update(key for key, _ in found.values())
+        return {modality: array for modality, (_, array) in found.items()}
 
     def _check_features(self) -> None:
-        """Checks that a modality has one shape in all splits, and sets the shapes; a split may lack it."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        for split, arrays in self._arrays.items():
-            for modality, array in arrays.items():
-                shape = tuple(array.shape[1:])
-                if shapes.setdefault(modality, shape) != shape:
-                    raise self.fail(
-                        f"{modality} must have one size everywhere, but has {list(shapes[modality])} and, in {split}, "
-                        f"{list(shape)}. Extract the features alike."
-                    )
-        for modality in shapes:
+        """Checks and sets the shapes; a split may lack a modality."""
+        self._check_shapes(self._arrays)
+        for modality in self.shapes:
             lacking = [split for split, arrays in self._arrays.items() if modality not in arrays]
             if lacking:
                 self.notes.append(f"{modality} is missing in {' and '.join(lacking)}")
-            types = {str(arrays[modality].dtype) for arrays in self._arrays.values() if modality in arrays}
-            self.dtypes[modality] = " and ".join(sorted(types))
-        self._set_shapes(shapes)
 
     def _find_ids(self, split: str) -> list[list[str]] | None:
         content = self._contents[split]
