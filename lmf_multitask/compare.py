@@ -20,7 +20,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
 
     from lmf_multitask.evaluation.comparison import compare
-    from lmf_multitask.evaluation.tables import comparison_text, published_table
+    from lmf_multitask.evaluation.tables import published_table
+    from lmf_multitask.evaluation.verdicts import comparison_text
     from lmf_multitask.pipeline.runs import predictions_of
 
     comparison = compare(predictions_of([options.first, *options.others]))

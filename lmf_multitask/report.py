@@ -1,7 +1,8 @@
 """Write a page with tables and plots of a run; of several runs, their comparison.
 
-One run directory (or parent of per-emotion runs or of folds) gives report.html and plots/ inside it. Several, or
-predictions.csv files of any model among them, give comparison.html and plots/. Every page is one self-contained file.
+One run directory (or parent of per-emotion runs or of folds) gives report.html and plots/ inside it, a parent of seeds
+seeds.html. Several, or predictions.csv files of any model among them, give comparison.html and plots/. Every page is one
+self-contained file; the plots are also SVG and PDF files.
 """
 
 from __future__ import annotations
@@ -33,17 +34,20 @@ def main(arguments: Sequence[str]) -> None:
     from lmf_multitask.evaluation.report import write_comparison
     from lmf_multitask.pipeline.cross_validation import report_folds
     from lmf_multitask.pipeline.reporting import report_run
-    from lmf_multitask.pipeline.runs import fold_folders, predictions_of
+    from lmf_multitask.pipeline.runs import fold_folders, predictions_of, seed_folders
+    from lmf_multitask.pipeline.several import report_seeds
 
     if several:
         folder = Path(options.output_dir or "comparison").expanduser()
         path = write_comparison(compare(predictions_of(options.run_dirs)), folder)
-    elif fold_folders(options.run_dirs[0]):
+    elif fold_folders(options.run_dirs[0]) or seed_folders(options.run_dirs[0]):
         if options.data_path:
             raise ConfigError(
-                "--data_path must be used with one fold of a cross-validation, but got all. Give one fold."
+                "--data_path must be used with one run, but got several seeds or folds. Give one of them."
             )
-        path = report_folds(Path(options.run_dirs[0]).expanduser(), options.output_dir)
+        parent = Path(options.run_dirs[0]).expanduser()
+        pages = report_seeds if seed_folders(parent) else report_folds
+        path = pages(parent, options.output_dir, pdf=True)
     else:
         path = report_run(options.run_dirs[0], options.data_path, options.output_dir)
     print(f"written: {path}")

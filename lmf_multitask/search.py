@@ -107,7 +107,7 @@ def _search_each(config: SearchConfig, folder: Path, plan: Plan, emotions: list[
 
 
 def _search(config: SearchConfig, folder: Path, plan: Plan) -> None:
-    from lmf_multitask.evaluation.tables import seed_tables
+    from lmf_multitask.evaluation.run_tables import seed_tables
     from lmf_multitask.searching.outcome import SHOWN, search
 
     result = search(config, folder, plan)

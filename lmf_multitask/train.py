@@ -92,7 +92,8 @@ def _train_several(settings: SettingsOptions[ExperimentConfig], options: Any, ba
         raise ConfigError("--recipe must be used with --mode per_emotion, but the mode is multitask. Remove it.")
     recipe = options.recipe or RECIPES[0]
 
-    from lmf_multitask.evaluation.tables import results_table, seed_tables
+    from lmf_multitask.evaluation.run_tables import seed_tables
+    from lmf_multitask.evaluation.tables import results_table
     from lmf_multitask.pipeline.several import train_several
 
     parts = [f"per_emotion-{recipe.replace('/', '-')}" if separate else "multitask"]

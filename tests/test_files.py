@@ -140,11 +140,16 @@ ALLOWED = {
     "installation.py": {"Path(path).read_text(errors='replace')"},  # /proc and /sys
     "strict_yaml.py": {"yaml.parse(text, _Loader)", "yaml.load(text, _Loader)"},
     "plugins.py": {"importlib.util.spec_from_file_location(name, file)", "spec.loader.exec_module(module)"},
+    "evaluation/page.py": {
+        "(TEMPLATES / 'page.js').read_text(encoding='utf-8')",
+        "(TEMPLATES / 'page.css').read_text(encoding='utf-8')",
+    },
     # the content has been read and checked before
     "training/checkpoints.py": {"safetensors.numpy.load(content)"},
     "deployment/sessions.py": {
         "onnxruntime.InferenceSession(content, options, providers=[*providers, 'CPUExecutionProvider'])",
         "inference.Config(str(scratch / 'program.json'), str(scratch / 'weights'))",
+        "open('/proc/self/statm', 'rb', buffering=0)",
     },
     # opened by files.open_regular before
     "models/convert.py": {"zipfile.ZipFile(file)", "np.load(file, allow_pickle=False)"},
@@ -159,7 +164,10 @@ ALLOWED = {
         "pa.memory_map(f'/dev/fd/{self.file.fileno()}')",  # a temporary file of ours
         "pa.ipc.open_stream(pa.memory_map(f'/dev/fd/{self.file.fileno()}'))",
     },
-    "data/sources/saved.py": {"datasets.Dataset.from_file(str(folder / name))"},
+    "data/sources/saved.py": {
+        "datasets.Dataset.from_file(str(folder / name))",
+        "pa.memory_map(f'/dev/fd/{content.fileno()}')",
+    },
     "searching/study.py": {"optuna.create_study"},
     # written by ourselves, and compared with its hash
     "data/cache.py": {

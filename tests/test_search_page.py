@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from browser import Chromium, faults, needs_chromium
 
 from lmf_multitask.evaluation.drawing import DARK
 from lmf_multitask.evaluation.statistics import seed_summary
@@ -123,7 +124,7 @@ def test_plots_have_alternatives_and_follow_the_theme(page):
         ElementTree.fromstring(svg)
         assert not any(colour in svg.partition("</style>")[2] for colour in DARK)
     assert {path.name for path in (page.parent / "plots").iterdir()} == {
-        f"{name}.{kind}" for name in ("history", "epochs", "importance", "slices") for kind in ("svg", "png")
+        f"{name}.{kind}" for name in ("history", "epochs", "importance", "slices") for kind in ("svg", "pdf")
     }
 
 
@@ -156,3 +157,10 @@ def test_values_and_names_as_text():
     assert spread([0.5]) == "0.500"
     assert short_name("model.encoders.text.hidden, model.fusion.rank") == "text.hidden, fusion.rank"
     assert short_name("training.epochs") == "epochs"
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_browser_finds_nothing_wrong(page):
+    with Chromium() as browser:
+        assert faults(browser, page, 4) == {}

@@ -15,7 +15,7 @@ import numpy as np
 from lmf_multitask.config import build, replaced
 from lmf_multitask.data.modality import Input
 from lmf_multitask.data.schema import IEMOCAP_EMOTIONS
-from lmf_multitask.evaluation.tables import TextTable
+from lmf_multitask.evaluation.text import TextTable
 from lmf_multitask.models.config import ModelConfig
 from lmf_multitask.models.fusion import FUSIONS
 from lmf_multitask.pipeline.settings import ExperimentConfig, recipe_config

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmf_multitask.errors import ConfigError, RunError
-from lmf_multitask.evaluation.tables import TextTable
+from lmf_multitask.evaluation.text import TextTable
 from lmf_multitask.files import read_text
 
 _EPOCH = re.compile(r"Epoch \d+ complete!|epoch +\d+/")

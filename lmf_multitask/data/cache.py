@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -43,6 +44,7 @@ _VERSION = "4"  # part of the key: raise it when the same files must be converte
 _FACTS = "facts.json"
 _MOST_FACTS = 1 << 28  # bytes, most of them groups
 _BLOCK_BYTES = 1 << 26
+_ALWAYS, _MOST_TIMES = 1 << 30, 100  # bytes that any features may take; bytes per byte of the files
 _LONG = 1 << 28  # bytes of a source whose conversion is logged
 
 
@@ -149,6 +151,12 @@ class _Survey:
         self.shapes = {
             name: source.shapes.get(name, (1, 1) if about.sequence else (1,)) for name, about in MODALITIES.items()
         }
+        padded = 4 * source.count * sum(math.prod(shape) for shape in self.shapes.values())
+        if padded > max(_ALWAYS, _MOST_TIMES * source.size):
+            raise source.fail(
+                f"features must take at most {_MOST_TIMES} times the bytes of the file, but take {padded:,} when they are unpacked "
+                "and padded to the longest sequence. Shorten sequences: --data.max_length."
+            )
         self._cleaning = {split: {name: Cleaning(name, policy) for name in MODALITIES} for split in source.splits}
         self._repetitions = Repetitions()
         self.ids: dict[str, list[str]] = {split: [] for split in source.splits}
@@ -259,8 +267,7 @@ def _kinds(
 
 def _convert(source: Source, policy: NonFinitePolicy, folder: Path) -> dict[str, Any]:
     source.scan()
-    size = sum(path.stat().st_size for path in source.files)
-    if size > _LONG:
+    if source.size > _LONG:
         logger.info(
             "%s: its %s clips are checked and copied to the cache of datasets, once", source.path, f"{source.count:,}"
         )

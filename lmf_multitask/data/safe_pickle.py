@@ -15,7 +15,7 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -530,8 +530,14 @@ class _Machine:
     def _set_items(self, items: list[Any]) -> None:
         if type(self._stack[-1]) is not dict or len(items) % 2:
             raise _Refused("sets items of something that is not a dict")
-        for key, value in zip(items[::2], items[1::2]):
-            self._stack[-1][self._key(key)] = value
+        self._fill(self._stack[-1], zip(items[::2], items[1::2]))
+
+    def _fill(self, target: dict[Any, Any], items: Iterable[tuple[Any, Any]]) -> None:
+        for key, value in items:
+            name = self._key(key)
+            if name in target:  # no pickle of a dict has one twice; b"a" and "a" would become one
+                raise _Refused(f"has the key {ascii(name)[:80]} twice, perhaps as text and as bytes")
+            target[name] = value
 
     def _key(self, key: Any) -> Any:
         """A dict's key: bytes become text, once; keys that make a dict slow or large, or that cannot be printed, are refused."""
@@ -699,7 +705,9 @@ class _Machine:
         if isinstance(items, dict):
             self._count(len(items))
             return dict(items)
-        return {self._key(key): value for key, value in self._new_list(items)}
+        found: dict[Any, Any] = {}
+        self._fill(found, self._new_list(items))
+        return found
 
 
 def _text(value: Any) -> str:

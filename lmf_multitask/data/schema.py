@@ -165,6 +165,9 @@ def labels_feature(emotions: Sequence[str]) -> dict[str, datasets.Value]:
     return {emotion: Value("float32") for emotion in emotions}
 
 
+LONGEST_ID = 1000
+"""Characters of a clip's id."""
+
 GROUPS = "groups"
 """Column of a data set with the group of each clip, where it is known."""
 

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 
 from lmf_multitask.data.arrow import is_number, value_type
 from lmf_multitask.data.label_columns import ID_COLUMNS, NUMBER, OTHER, TEXT
+from lmf_multitask.data.schema import LONGEST_ID
 from lmf_multitask.errors import DataError
 
-LONGEST_ID = 1000
 _MOST_METADATA = 1 << 22
 
 

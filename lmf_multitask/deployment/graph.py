@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -48,6 +49,7 @@ OPERATORS = {form: {*names.split(), *_FOR_PLUGINS[form].split()} for form, names
 A plug-in whose layers need others adds them: ``OPERATORS["paddle"].add("1.erf")``.
 """
 
+_MOST_AXES = 9  # of an array of Paddle
 _LARGEST_CONSTANT = 2**24  # numbers in an array that one operator fills with a value
 
 
@@ -79,9 +81,13 @@ def check_paddle(program: bytes, weights: bytes, inputs: Mapping[str, Shape], ou
         operators = [_Operator.of(one) for one in block["ops"]]
         _check_names("operators", {one.name for one in operators} - OPERATORS["paddle"])
         _check_order(operators)
+        _check_axes(operators)
+        _check_recurrent(operators)
         found = {one.text("name"): _shape(one.attribute("shape")) for one in operators if one.name == "1.data"}
         results = [one.text("name") for one in operators if one.name == "1.fetch"]
         _check_interface(found, results, inputs, outputs)
+        if [one.attribute("col") for one in operators if one.name == "1.fetch"] != list(range(len(results))):
+            raise _DamagedError("its outputs are not numbered in their order")
         constants = [_shape(one.attribute("shape")) for one in operators if one.name == "1.full"]
         if any(math.prod(shape) > _LARGEST_CONSTANT or min(shape, default=0) < 0 for shape in constants):
             raise _DamagedError("it fills an array that is too large")
@@ -191,6 +197,38 @@ def _check_order(operators: Sequence[_Operator]) -> None:
             if type(result["%"]) is not int or type(result["TT"]) is not dict or result["%"] in known:
                 raise _DamagedError("two results have the same number")
             known.add(result["%"])
+
+
+def _check_axes(operators: Sequence[_Operator]) -> None:
+    """Numbers of axes, which Paddle's kernels use as they are."""
+    for one in (one for one in operators if one.name != "p"):
+        for attribute in one.attributes:
+            if re.search("axis|axes|perm", attribute["N"]):
+                value = attribute["AT"]["D"]
+                numbers = [item["D"] for item in value] if isinstance(value, list) else [value]
+                if not all(isinstance(number, int) and -_MOST_AXES <= number < _MOST_AXES for number in numbers):
+                    raise _DamagedError(f"the {attribute['N'][:40]} of an operator is {numbers!s:.80}")
+
+
+def _check_recurrent(operators: Sequence[_Operator]) -> None:
+    """Sizes of recurrent layers, which Paddle's kernel does not check: it would read other memory."""
+    source = {result["%"]: one for one in operators for result in one.results}
+    for one in (one for one in operators if one.name == "1.rnn"):
+        _, states, weights, lengths, dropout = one.operands
+        size, hidden, layers = (one.attribute(name) for name in ("input_size", "hidden_size", "num_layers"))
+        directions = 2 if one.attribute("is_bidirec") else 1
+        gates = {"LSTM": 4, "GRU": 3}.get(one.text("mode"), 1) * hidden
+        matrices = []
+        for layer in range(min(layers, 100)):
+            matrices += [(gates, hidden * directions if layer else size), (gates, hidden)] * directions
+        if source[states].name != "0.combine" or source[weights].name != "0.combine" or lengths != 0:
+            raise _DamagedError("a recurrent layer has other operands")
+        parameters = [source[number] for number in source[weights].operands]
+        if not source[dropout].name == "p" or not all(parameter.is_weight() for parameter in parameters):
+            raise _DamagedError("a recurrent layer has weights that are none")
+        shapes = [parameter.parameter()[1] for parameter in parameters]
+        if hidden < 1 or shapes != matrices + [(gates,)] * len(matrices):
+            raise _DamagedError(f"a recurrent layer has weights of the shapes {shapes!s:.200}")
 
 
 def _shape(sizes: Any) -> tuple[int, ...]:

@@ -75,6 +75,11 @@ def answer_schema(description: ModelDescription) -> dict[str, Any]:
             "additionalProperties": {"type": "integer", "minimum": 0},
             "description": "modality that the model uses -> clips that lack it (zeros, or left out)",
         },
+        "missing_in": {
+            "type": "object",
+            "additionalProperties": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+            "description": "the same -> numbers of these clips, counted from 0",
+        },
     }
     if description.regression:
         column = {"type": "array", "items": {"type": "number"}}

@@ -6,11 +6,13 @@ Importing this module loads neither; opening a session loads the one that it use
 from __future__ import annotations
 
 import importlib.util
+import resource
 import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,9 +27,18 @@ from lmf_multitask.runtime import quiet_imports
 Arrays = Mapping[str, np.ndarray]
 """Modality -> float32 `[N, D]` or `[N, L, D]`."""
 
+_MOST_MEMORY, _MOST_TIMES = 1 << 32, 64
+"""A running graph may take so many bytes, and so many times the bytes of its inputs."""
+
 
 class Session(Protocol):
-    """One static model, loaded."""
+    """One static model, loaded.
+
+    Attributes:
+        columns: of each output: 2 of an emotion, 1 of a real-valued task.
+    """
+
+    columns: Sequence[int] = ()
 
     def __call__(self, inputs: Arrays) -> list[np.ndarray]:
         """Features of all modalities -> float32 `[N, 2]` per emotion."""
@@ -59,25 +70,22 @@ def _open(
     path = folder / next(iter(model.files(backend).values()))
     try:
         session: Session
-        if backend == "onnx":
-            check_onnx(files["model"], inputs, model.emotions)
-            session = _OnnxSession(files["model"], model, device, threads)
-        else:
-            program = check_paddle(files["program"], files["weights"], inputs, model.emotions)
-            session = _PaddleSession(program, files["weights"], model, device, threads)
+        with _MEMORY.limited(sum(map(len, files.values()))):
+            if backend == "onnx":
+                check_onnx(files["model"], inputs, model.emotions)
+                session = _OnnxSession(files["model"], model, device, threads)
+            else:
+                program = check_paddle(files["program"], files["weights"], inputs, model.emotions)
+                session = _PaddleSession(program, files["weights"], model, device, threads)
+        session.columns = [1 if name in description.regression else 2 for name in model.emotions]
         clips = {name: np.zeros([2 if size < 0 else size for size in inputs[name]], np.float32) for name in inputs}
-        outputs = run_session(session, clips)
+        run_session(session, clips)
     except RunError as error:
         raise RunError(f"{path}: {error}") from None
     except Exception as error:  # whatever a runtime raises, the content of the files is the cause
         if is_full(error):
             raise
         raise RunError(f"{path}: must be a graph that {backend} can load, but {_reason(error)}.") from error
-    if any(one.dtype != np.float32 or one.ndim != 2 or len(one) != 2 for one in outputs):
-        shapes = [f"{one.dtype} {list(one.shape)}" for one in outputs]
-        raise RunError(
-            f"{path}: must give float32 [2, ...] per emotion for two clips, but gives {', '.join(shapes)[:200]}."
-        )
     return session
 
 
@@ -85,14 +93,50 @@ def run_session(session: Session, inputs: Arrays) -> list[np.ndarray]:
     """The outputs of a session.
 
     Raises:
-        RunError: the runtime cannot run the graph on these features.
+        RunError: the runtime cannot run the graph on these features, or the outputs have other shapes than predictions.
     """
     try:
-        return session(inputs)
+        with _MEMORY.limited(sum(array.nbytes for array in inputs.values())):
+            outputs = session(inputs)
     except MemoryError:
         raise
     except Exception as error:
         raise RunError(f"the model must run on features of its shapes, but {_reason(error)}.") from error
+    shapes = [(len(next(iter(inputs.values()))), columns) for columns in session.columns]
+    if [(one.dtype, one.shape) for one in outputs] != [(np.dtype(np.float32), shape) for shape in shapes]:
+        found = ", ".join(f"{one.dtype} {list(one.shape)}" for one in outputs)[:200]
+        raise RunError(f"the model must give float32 {', '.join(map(str, map(list, shapes)))}, but gives {found}.")
+    return outputs
+
+
+class _Memory:
+    """Limits what the process may take while a graph runs: the smallest graph can fill an array of any size."""
+
+    def __init__(self) -> None:
+        self._lock, self._running = threading.Lock(), 0
+        self._before = resource.getrlimit(resource.RLIMIT_DATA)
+
+    @contextmanager
+    def limited(self, input_bytes: int) -> Iterator[None]:
+        """Allows so much more than the process has now; the limit of the first of several threads holds for all."""
+        with self._lock:
+            if not self._running:
+                self._before = soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+                with open("/proc/self/statm", "rb", buffering=0) as file:
+                    used = int(file.read().split()[5]) * resource.getpagesize()
+                most = used + _MOST_MEMORY + _MOST_TIMES * input_bytes
+                resource.setrlimit(resource.RLIMIT_DATA, (most if soft < 0 else min(soft, most), hard))
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+                if not self._running:
+                    resource.setrlimit(resource.RLIMIT_DATA, self._before)
+
+
+_MEMORY = _Memory()
 
 
 def _reason(error: Exception) -> str:
@@ -100,7 +144,7 @@ def _reason(error: Exception) -> str:
     return next((line for line in lines if "Error: " in line), (lines or [type(error).__name__])[-1])[:200].rstrip(".")
 
 
-class _PaddleSession:
+class _PaddleSession(Session):
     """Paddle Inference. Its predictors are not thread-safe, so each thread gets a clone, which shares the weights.
 
     To clone, Paddle reads the program's file again, so the session has its own copy of the files.
@@ -147,7 +191,7 @@ class _PaddleSession:
         return predictor, takes, [predictor.get_output_handle(name) for name in self._model.emotions]
 
 
-class _OnnxSession:
+class _OnnxSession(Session):
     """ONNX Runtime, whose sessions are thread-safe."""
 
     def __init__(self, content: bytes, model: ExportedModel, device: str, threads: int) -> None:

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lmf_multitask.errors import printable
+from lmf_multitask.files import atomic_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,8 +45,9 @@ DARK = dict(
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 DOTTED = (0, (1, 2))
 MARKERS = ("o", "s", "^", "D", "v", "P")
-WIDTH = 6.4  # inches; text stays readable when a phone scales the plot down
+WIDTH = 5.4  # inches; text stays readable when a phone or a column on paper scales the plot down
 LONGEST_LABEL = 40
+PLOTS_FOLDER = "plots"
 CJK_FONT_FILES = r"CJK.*\.|SourceHanSans|wqy|msyh|simhei|PingFang|Hiragino|DroidSansFallback"
 
 _STYLE: dict[str, Any] = {
@@ -74,6 +76,7 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "svg.hashsalt": "lmf",  # the same plot gives the same file
+    "pdf.fonttype": 42,  # TrueType: letters stay letters, and publishers accept it
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.h_pad": 0.08,
     "backend": "agg",
@@ -88,15 +91,15 @@ class Plot:
         name: of its files.
         title: what it shows.
         alternative: the sentence that replaces it.
-        svg: in light colours, without a background.
-        png: on white.
+        svg: in light colours, without a background; letters are outlines, so that it needs no font.
+        figure: what it was rendered from.
     """
 
     name: str
     title: str
     alternative: str
     svg: str
-    png: bytes
+    figure: Figure
 
     def svg_of_both_themes(self) -> str:
         """The SVG that follows the page between light and dark."""
@@ -192,6 +195,16 @@ def interval_points(
     panel.plot(values, places, **{**style(index), "linestyle": "none"}, **options)
 
 
+def or_nan(value: float | None) -> float:
+    """NaN for an undefined value, which matplotlib leaves out."""
+    return float("nan") if value is None else value
+
+
+def unit_axis(panel: Axes) -> None:
+    """Makes the horizontal axis one from 0 to 1."""
+    panel.set(xlim=(-0.02, 1.02), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "", "0.5", "", "1"])
+
+
 def whole_numbers(panel: Axes) -> None:
     """Ticks of the horizontal axis at whole numbers only."""
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -206,10 +219,18 @@ def legend_below(figure: Figure, panels: Axes | Sequence[Axes], columns: int = 3
 
 
 def finish(figure: Figure, name: str, title: str, alternative: str) -> Plot:
-    """Renders a figure."""
-    svg, png, alternative = io.StringIO(), io.BytesIO(), printable(alternative)
+    """Renders a figure as SVG."""
+    svg = io.StringIO()
     figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Title": title})
     figure.set_layout_engine("none")  # everything has its place now
-    figure.savefig(png, format="png", dpi=150, facecolor="white", metadata={"Title": title, "Description": alternative})
     text = svg.getvalue()
-    return Plot(name, title, alternative, text[text.index("<svg") :], png.getvalue())
+    return Plot(name, title, printable(alternative), text[text.index("<svg") :], figure)
+
+
+def write_plots(folder: Path, plots: Sequence[Plot], pdf: bool) -> None:
+    """Writes ``plots/NAME.svg`` and, if wanted, ``plots/NAME.pdf`` with its fonts inside; replaces an earlier ``plots/``."""
+    with atomic_folder(folder / PLOTS_FOLDER) as place, drawing():
+        for plot in plots:
+            (place / f"{plot.name}.svg").write_text(plot.svg, encoding="utf-8")
+            if pdf:
+                plot.figure.savefig(place / f"{plot.name}.pdf", metadata={"CreationDate": None, "Title": plot.title})

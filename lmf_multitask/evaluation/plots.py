@@ -1,4 +1,4 @@
-"""Plots of an assessment and of a comparison, each with a sentence that replaces it for readers who cannot see it.
+"""Plots of an assessment, each with a sentence that replaces it for readers who cannot see it.
 
 Shape letters: N rows (clips), T tasks (emotions).
 """
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.evaluation.drawing import (
     DOTTED,
-    INK,
     MUTED,
     SERIES,
     WIDTH,
@@ -25,29 +25,34 @@ from lmf_multitask.evaluation.drawing import (
     interval_points,
     label,
     legend_below,
+    or_nan,
     panels_of,
     rows_axis,
     style,
+    unit_axis,
     whole_numbers,
 )
-from lmf_multitask.evaluation.metrics import METRICS, reliability_bins
+from lmf_multitask.evaluation.metrics import BASELINES, METRICS, PLACES
 from lmf_multitask.evaluation.table_parts import shown_metrics
-from lmf_multitask.evaluation.text import number, with_interval
-from lmf_multitask.evaluation.value_plots import value_comparison_plot, value_plots
+from lmf_multitask.evaluation.text import difference, number, with_interval
+from lmf_multitask.evaluation.value_plots import value_plots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from lmf_multitask.evaluation.assessment import Assessment
-    from lmf_multitask.evaluation.comparison import Comparison
+
+
+AHEAD = {"binary": ("weighted_f1", "auroc"), "regression": ("mae", "pearson")}
+"""Kind of task -> keys of the metrics whose differences from the linear model are drawn."""
 
 
 def plots_of(assessment: Assessment) -> list[Plot]:
     """Every plot that the assessment allows."""
     with drawing():
         drawn = [
-            metrics_plot(assessment.metrics, headline=True),
-            metrics_plot(assessment.metrics, headline=False),
+            metrics_plot(assessment.metrics),
+            ahead_plot(assessment.metrics),
             *learning_plots(assessment),
             confusion_plot(assessment),
             exclusive_plot(assessment.metrics),
@@ -59,17 +64,16 @@ def plots_of(assessment: Assessment) -> list[Plot]:
     return [plot for plot in drawn if plot is not None]
 
 
-def metrics_plot(metrics: Mapping[str, Any], *, headline: bool) -> Plot | None:
-    """The headline metrics, or all others, with intervals and baselines; None without any.
+def metrics_plot(metrics: Mapping[str, Any]) -> Plot | None:
+    """The headline metrics with intervals and baselines; None without any.
 
     Args:
         metrics: the content of ``metrics.json``.
-        headline: which.
     """
-    shown, emotions = shown_metrics(metrics, headline=headline), list(metrics["emotions"])
+    shown, emotions = shown_metrics(metrics, headline=True), list(metrics["emotions"])
     if not shown:
         return None
-    figure, panels = panels_of(len(shown), 0.9 + 0.34 * len(emotions), sharey=True)
+    figure, panels = panels_of(len(shown), 0.75 + 0.26 * len(emotions), sharey=True)
     others = {"always absent": metrics["always_absent"]}
     if "logistic_regression" in metrics.get("baselines", {}):
         others["logistic regression"] = metrics["baselines"]["logistic_regression"]
@@ -83,19 +87,42 @@ def metrics_plot(metrics: Mapping[str, Any], *, headline: bool) -> Plot | None:
         for (name, other), form, colour in zip(others.items(), ("x", "D"), (MUTED, SERIES[1])):
             if other is metrics["always_absent"] and metric.needs != "decision":
                 continue  # it has no probabilities of its own
-            values = [_or_nan(other["emotions"].get(e, {}).get(metric.key)) for e in emotions]
+            values = [or_nan(other["emotions"].get(e, {}).get(metric.key)) for e in emotions]
             panel.plot(values, places, form, color=colour, markersize=6, fillstyle="none", label=name)
         panel.set_title(metric.title)
         if panel.dataLim.x0 >= 0 and panel.dataLim.x1 <= 1:
-            panel.set_xlim(-0.02, 1.02)
-    legend_below(figure, panels[0])
+            unit_axis(panel)
+    legend_below(figure, panels[0], 2)
     first = shown[0]
     said = "; ".join(
         f"{e} {with_interval(metrics['emotions'][e].get(first.key), metrics['intervals']['emotions'][e].get(first.key))}"
         for e in emotions
     )
-    name, title = ("metrics", "Metrics") if headline else ("further_metrics", "Further metrics")
-    return finish(figure, name, f"{title} with 95% intervals, and baselines", f"{first.title} with intervals: {said}.")
+    title = "Headline metrics with 95% intervals, and baselines"
+    return finish(figure, "metrics", title, f"{first.title} with intervals: {said}.")
+
+
+def ahead_plot(metrics: Mapping[str, Any]) -> Plot | None:
+    """Paired differences from the linear model of each task, with intervals; None where they were not measured."""
+    wanted: list[tuple[Mapping[str, Any], str]] = []
+    for kind, (_, linear) in BASELINES.items():
+        ahead = (metrics.get("baselines") or {}).get(linear, {}).get("network_ahead", {})
+        wanted += [(ahead[PLACES[kind]], key) for key in AHEAD[kind] if key in ahead.get("mean", {})]
+    if not wanted:
+        return None
+    figure, panels = panels_of(len(wanted), 0.75 + 0.3 * max(len(entries) for entries, _ in wanted))
+    said = []
+    for panel, (entries, key) in zip(panels, wanted):
+        places = rows_axis(panel, list(entries))
+        found = [one.get(key) or {"difference": None, "interval": None} for one in entries.values()]
+        panel.axvline(0, color=MUTED, linewidth=1)
+        interval_points(panel, places, [(one["difference"], one["interval"]) for one in found])
+        panel.set_title(METRICS[key].title)
+        panel.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4, symmetric=True))
+        shown = (f"{name} {difference(one['difference'], one['interval'])}" for name, one in zip(entries, found))
+        said.append(f"{METRICS[key].title}: {', '.join(shown)}")
+    title = "This model minus the linear model, with 95% intervals"
+    return finish(figure, "against_linear", title, f"Differences. {'; '.join(said)}.")
 
 
 def learning_plots(assessment: Assessment) -> list[Plot]:
@@ -205,7 +232,7 @@ def _matrix(panel: Axes, cells: Sequence[Sequence[int]], names: Sequence[str]) -
         patch = matplotlib.patches.Rectangle((column - 0.5, row - 0.5), 1, 1, color=SERIES[0], linewidth=0)
         patch.set_alpha(0.55 * share[row, column])
         panel.add_patch(patch)
-        panel.text(column, row, f"{counts[row, column]}\n{share[row, column]:.0%}", ha="center", va="center")
+        panel.text(column, row, f"{counts[row, column]}", ha="center", va="center")
     rows_axis(panel, names)
     panel.set(xlim=(-0.5, len(names) - 0.5), xticks=range(len(names)), xlabel="decided", ylabel="true")
     panel.set_xticklabels([label(name) for name in names], rotation=45 if max(map(len, names)) > 9 else 0)
@@ -217,7 +244,7 @@ def ranking_plot(assessment: Assessment) -> Plot | None:
     """ROC and precision-recall curves; None where no emotion has both classes."""
     if not binary_tasks(assessment):
         return None
-    figure, (roc, curve) = panels_of(2, 3.9)
+    figure, (roc, curve) = panels_of(2, 3.2)
     said = []
     for t, name in binary_tasks(assessment):
         truth, values = _known(assessment, t)
@@ -241,39 +268,54 @@ def ranking_plot(assessment: Assessment) -> Plot | None:
 
 
 def reliability_plot(assessment: Assessment) -> Plot | None:
-    """Share of present clips against probability in ten bins, before and after calibration; None without binary tasks."""
+    """Share of present clips against probability in bins of equally many clips, and histograms; None without binary tasks."""
     tasks = binary_tasks(assessment)
     if not tasks:
         return None
-    figure, panels = panels_of(len(tasks), 2.75, sharex=True, sharey=True)
-    versions = {"uncalibrated": (assessment.probabilities, assessment.metrics, 1)}
-    if assessment.calibration is not None:
-        calibrated = assessment.calibration.calibrate(assessment.probabilities, assessment.tasks)
-        versions["calibrated"] = (calibrated, assessment.metrics["calibrated"], 0)
+    columns = min(2, len(tasks))
+    rows = -(-len(tasks) // columns)
+    figure = Figure(figsize=(WIDTH if columns > 1 else WIDTH * 0.75, 2.9 * rows + 0.4))
+    grid = figure.subplots(2 * rows, columns, sharex=True, squeeze=False, height_ratios=[4, 1] * rows)
+    for panel in grid.ravel()[2 * len(tasks) :] if columns == 1 else grid[-2:, 1 if len(tasks) % 2 else 2 :].ravel():
+        panel.remove()
     said = []
-    for panel, (t, name) in zip(panels, tasks):
+    for number_of, (t, name) in enumerate(tasks):
+        row, column = divmod(number_of, columns)
+        panel, strip = grid[2 * row, column], grid[2 * row + 1, column]
         _diagonal(panel)
-        errors = []
-        for version, (probabilities, metrics, index) in versions.items():
-            truth, values = _known(assessment, t, probabilities)
-            count, mean, share = reliability_bins(truth, values)
-            look = style(index)
-            panel.plot(
-                mean[count > 0], share[count > 0], color=look["color"], linestyle=look["linestyle"], linewidth=1.2
-            )
-            panel.scatter(
-                mean, share, 12 + 120 * count / max(count.sum(), 1), marker=look["marker"], label=version,
-                edgecolors=look["color"], facecolors="none" if index else look["color"],
-            )  # fmt: skip
-            errors.append(number(metrics["emotions"][name]["ece"]))
-        panel.set(title=label(name), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-        said.append(f"{name} {' to '.join(errors)}")
-    figure.supxlabel("probability of present")
+        truth, values = _known(assessment, t)
+        mean, share, low, high = equal_mass_bins(truth, values)
+        look = {**style(0), "linewidth": 1.2, "markersize": 4.5}
+        panel.vlines(mean, low, high, color=look["color"], linewidth=1, alpha=0.5)
+        panel.plot(mean, share, **look)
+        strip.hist(values, np.linspace(0, 1, 21), histtype="step", color=look["color"], linestyle=look["linestyle"])
+        panel.set(title=label(name), ylim=(-0.03, 1.03), yticks=[0, 0.5, 1])
+        strip.set(yticks=[])
+        strip.grid(visible=False)
+        unit_axis(strip)
+        said.append(f"{name} {number(assessment.metrics['emotions'][name]['ece'])}")
+    figure.supxlabel("probability of present; below: histogram of clips")
     figure.supylabel("share of present clips")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    when = " before and after calibration" if assessment.calibration is not None else ""
-    text = f"Reliability diagrams. Expected calibration error{when}: {'; '.join(said)}."
+    text = f"Reliability diagrams. Expected calibration error: {'; '.join(said)}."
     return finish(figure, "reliability", "Calibration: points on the diagonal are calibrated", text)
+
+
+def equal_mass_bins(truth: np.ndarray, values: np.ndarray, bins: int = 10) -> tuple[np.ndarray, ...]:
+    """Mean probability, share of present, and Wilson's 95% interval of that share, in bins of equally many clips, `[bins]` each.
+
+    Args:
+        truth: bool `[N]`.
+        values: probabilities `[N]`.
+        bins: at most; fewer clips give fewer.
+    """
+    parts = [rows for rows in np.array_split(np.argsort(values, kind="stable"), bins) if len(rows)]
+    size, mean, share = (
+        np.array([(len(rows), values[rows].mean(), truth[rows].mean()) for rows in parts]).reshape(-1, 3).T
+    )
+    z = 1.959964
+    centre = (share + z**2 / (2 * size)) / (1 + z**2 / size)
+    half = z / (1 + z**2 / size) * np.sqrt(share * (1 - share) / size + z**2 / (4 * size**2))
+    return mean, share, centre - half, centre + half
 
 
 def _known(assessment: Assessment, t: int, probabilities: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -328,60 +370,7 @@ def _draw_curve(
 ) -> None:
     # strengths double from point to point: equal steps keep them apart
     places = range(len(points)) if coordinate == "strength" else [point[coordinate] for point in points]
-    values = np.array([_or_nan(point["mean"][key]) for point in points])
-    spread = np.array([_or_nan(point["sd"][key]) for point in points])
+    values = np.array([or_nan(point["mean"][key]) for point in points])
+    spread = np.array([or_nan(point["sd"][key]) for point in points])
     panel.plot(places, values, **style(index), markersize=5, label=name)
     panel.fill_between(places, values - spread, values + spread, color=style(index)["color"], alpha=0.18, linewidth=0)
-
-
-# -- a comparison
-
-
-def comparison_plots(comparison: Comparison) -> list[Plot]:
-    """Metrics of several models side by side, and the differences from the first, with their intervals; by kind of task."""
-    found = []
-    if any(metrics["emotions"] for metrics in comparison.metrics.values()):
-        found += _emotion_comparison_plots(comparison)
-    if any(pair.values for pair in comparison.pairs):
-        found.append(value_comparison_plot(comparison))
-    return found
-
-
-def _emotion_comparison_plots(comparison: Comparison) -> list[Plot]:
-    models = comparison.metrics
-    emotions = [*next(iter(models.values()))["emotions"], "mean"]
-    with drawing():
-        figure, panels = panels_of(2, 1.2 + 0.26 * len(emotions) * len(models))
-        for panel, key in zip(panels, ("weighted_f1", "auroc")):
-            places = rows_axis(panel, emotions)
-            for index, (name, found) in enumerate(models.items()):
-                entries = [
-                    (one.get(key), bounds.get(key)) for one, bounds in zip(_all(found), _all(found["intervals"]))
-                ]
-                shift = (index - (len(models) - 1) / 2) * 0.7 / len(models)
-                interval_points(panel, places + shift, entries, index, label=label(name))
-            panel.set_title(METRICS[key].title)
-        legend_below(figure, panels[0])
-        said = "; ".join(
-            f"{name} mean weighted F1 {number(found['mean']['weighted_f1'])}" for name, found in models.items()
-        )
-        first = finish(figure, "side_by_side", "Metrics with 95% intervals", f"{said}.")
-        figure, panels = panels_of(len(comparison.pairs), 1.3 + 0.34 * len(emotions), columns=1)
-        sentences = []
-        for panel, pair in zip(panels, comparison.pairs):
-            one = [*pair.emotions.values(), pair.mean]
-            places = rows_axis(panel, emotions)
-            panel.axvline(0, color=INK, linewidth=1)
-            interval_points(panel, places, [(d.differences["weighted_f1"], d.intervals["weighted_f1"]) for d in one])
-            panel.set(title=f"{label(pair.second)} minus {label(pair.first)}", xlabel="difference of weighted F1")
-            values = ", ".join(f"{e} {number(d.differences['weighted_f1'])}" for e, d in zip(emotions, one))
-            sentences.append(f"{pair.second} minus {pair.first}: {values}")
-        return [first, finish(figure, "differences", "Differences with 95% intervals", f"{'; '.join(sentences)}.")]
-
-
-def _all(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [*content["emotions"].values(), content["mean"]]
-
-
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else value

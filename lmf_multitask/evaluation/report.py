@@ -1,317 +1,349 @@
-"""HTML pages: the report of a model, the comparison of several. Each is one self-contained file, with its plots also as files."""
+"""What stands on the pages: the report of a model, a cross-validation included, of several seeds, and of a comparison."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import jinja2
-import numpy as np
-
-from lmf_multitask.errors import printable
-from lmf_multitask.evaluation import tables, value_tables
+from lmf_multitask.evaluation import tables
 from lmf_multitask.evaluation.assessment import Assessment
+from lmf_multitask.evaluation.clips import CLIPS_SHOWN, clips_table
 from lmf_multitask.evaluation.comparison import Comparison
 from lmf_multitask.evaluation.drawing import Plot
-from lmf_multitask.evaluation.fold_tables import each_fold_table, pooled_tables
-from lmf_multitask.evaluation.metrics import METRICS
-from lmf_multitask.evaluation.plots import binary_tasks, comparison_plots, plots_of
-from lmf_multitask.evaluation.table_parts import shown_metrics
-from lmf_multitask.evaluation.text import TextTable, number, with_interval
-from lmf_multitask.files import atomic_folder, write_text
+from lmf_multitask.evaluation.metrics import BASELINES, EXCLUSIVE, PLACES, metrics_for
+from lmf_multitask.evaluation.page import Section, Tile, write_page
+from lmf_multitask.evaluation.plots import plots_of
+from lmf_multitask.evaluation.run_plots import comparison_plots, seeds_plot
+from lmf_multitask.evaluation.run_tables import each_run_table, pooled_tables, robustness_tables, seed_tables
+from lmf_multitask.evaluation.table_parts import (
+    TASK_WORDS,
+    Cell,
+    Content,
+    bounded,
+    exclusive_metrics_line,
+    shown_metrics,
+    spread,
+)
+from lmf_multitask.evaluation.verdicts import (
+    comparison_verdict,
+    linear_over_seeds,
+    pair_table,
+    places_of,
+    side_by_side_tables,
+    verdict_on_constant,
+    verdict_on_linear,
+)
 
-REPORT_FILE, COMPARISON_FILE, PLOTS_FOLDER = "report.html", "comparison.html", "plots"
-CLIPS_SHOWN = 50
+REPORT_FILE, COMPARISON_FILE, SEEDS_PAGE = "report.html", "comparison.html", "seeds.html"
+SUMMARY_FACTS = ("Data", "Model", "Changed settings")
+"""Facts that stand in the box on top."""
 
 
-@dataclass(frozen=True)
-class Section:
-    """One part of a page.
+def write_report(assessment: Assessment, folder: str | Path, *, pdf: bool = False) -> Path:
+    """Writes ``report.html`` and ``plots/``; returns the page.
 
-    Attributes:
-        heading: of the part.
-        text: a sentence or two on how to read it.
-        plots: side by side on a wide page; None for a plot that could not be drawn.
-        tables: below them; None likewise.
-        verbatim: preformatted text; empty for none.
+    Args:
+        assessment: of a model, or of the pooled folds of a cross-validation.
+        folder: where they go.
+        pdf: write the plots as PDF, too.
     """
-
-    heading: str
-    text: str = ""
-    plots: Sequence[Plot | None] = ()
-    tables: Sequence[TextTable | None] = ()
-    verbatim: str = ""
-
-
-def write_report(assessment: Assessment, folder: str | Path) -> Path:
-    """Writes ``report.html`` and ``plots/``; returns the page."""
+    metrics, facts = assessment.metrics, dict(assessment.facts)
     plots = {plot.name: plot for plot in plots_of(assessment)}
+    data, model, changed = (facts.pop(name, "") for name in SUMMARY_FACTS)
+    summary = {
+        "Data": data,
+        "Task": task_sentence(metrics),
+        "Model": model,
+        "Against a linear model": verdict_on_linear(metrics, brief=True),
+        "Against always absent" if metrics["emotions"] else "Against the mean": verdict_on_constant(metrics)
+        or _absent_sentence(metrics),
+        "Changed settings": changed,
+    }
+    sections = [
+        *_metric_sections(assessment, plots),
+        *_probability_sections(assessment, plots),
+        *_modality_sections(assessment, plots),
+        _clips_section(assessment),
+    ]
+    if assessment.data_report:
+        sections.append(Section("Data", "What was read and cleaned.", verbatim=assessment.data_report))
     return write_page(
         Path(folder) / REPORT_FILE,
         title=f"Report of {assessment.name}",
-        lead=_lead(assessment),
-        facts=assessment.facts,
-        sections=[*_metric_sections(assessment, plots), *_detail_sections(assessment, plots)],
+        summary=summary,
+        tiles=tiles_of(metrics, bounded, metrics["intervals"]),
+        caption=f"{_caption(metrics)}, with 95% intervals over clips",
+        sections=sections,
+        facts=facts,
+        pdf=pdf,
+    )
+
+
+def write_seeds(
+    summary: Content, results: Mapping[str, Content], facts: Mapping[str, str], folder: Path, *, pdf: bool = False
+) -> Path:
+    """Writes ``seeds.html`` and ``plots/``; returns the page.
+
+    Args:
+        summary: `statistics.seed_summary` of several seeds of one training.
+        results: name -> content of ``metrics.json`` of each.
+        facts: heading -> text.
+        folder: their parent.
+        pdf: write the plots as PDF, too.
+    """
+    rest = dict(facts)
+    data, model, changed = (rest.pop(name, "") for name in SUMMARY_FACTS)
+    each = each_run_table("means over tasks of each seed", results, {"clips": lambda one: f"{one['samples']:,}"})
+    text = (
+        "Dots are seeds, the bar is the 95% interval of their mean (Student’s). It shows how much the training itself varies; "
+        "the intervals over clips, on the page of each seed, show how much other test clips would change."
+    )
+    plots = [seeds_plot(list(results.values()), summary, place) for place in PLACES.values()]
+    return write_page(
+        folder / SEEDS_PAGE,
+        title=f"{len(results)} seeds of {folder.name or folder}",
+        summary={
+            "Data": data,
+            "Task": task_sentence(next(iter(results.values()))),
+            "Model": model,
+            "Against a linear model": linear_over_seeds(list(results.values())),
+            "Changed settings": changed,
+        },
+        tiles=tiles_of(summary, spread),
+        caption=f"{_caption(summary)}, mean ± std over {len(results)} seeds, with 95% intervals of the mean",
+        sections=[
+            Section("Metrics over seeds", text, plots, seed_tables(summary)),
+            Section("Each seed", tables=[each]),
+        ],
+        facts=rest,
+        pdf=pdf,
     )
 
 
 def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
-    """Writes ``comparison.html`` and ``plots/``; returns the page."""
-    found = tables.comparison_tables(comparison)
-    count = len(found) // (
-        1 + len(comparison.pairs)
-    )  # of kinds of tasks, which have a table of metrics and one per pair each
-    metrics_tables, pair_tables = found[:count], found[count:]
+    """Writes ``comparison.html`` and ``plots/``, also as PDF; returns the page."""
     plots = {plot.name: plot for plot in comparison_plots(comparison)}
-    sections = [
-        Section(
-            "Metrics",
-            "Intervals show the variation over test clips. All models are evaluated on the same clips, so that intervals of "
-            "two models may overlap although their difference is clear: see the differences.",
-            [plots.get("side_by_side")],
-            metrics_tables,
-        ),
-        Section(
-            "Differences",
-            "The interval is that of the paired difference on the same resampled clips. McNemar’s exact test asks whether one "
-            "model makes more errors than the other, Wilcoxon’s signed-rank test whether its absolute errors are larger; Holm’s "
-            "correction keeps the probability of any false positive in the tables at 5%.",
-            [plots.get("differences"), plots.get("value_differences")],
-            pair_tables,
-        ),
-    ]
+    metrics = "Intervals show the variation over test clips. All models are evaluated on the same clips, so that intervals of "
+    metrics += "two models may overlap although their difference is clear: see the differences."
+    differences = (
+        "The interval is that of the paired difference on the same resampled clips. McNemar’s exact test asks whether one "
+        "model makes more errors than the other, Wilcoxon’s signed-rank test whether its absolute errors are larger; Holm’s "
+        "correction keeps the probability of any false positive in the tables at 5%."
+    )
+    pairs = [pair_table(pair, place) for pair in comparison.pairs for place in places_of(comparison)]
     return write_page(
         Path(folder) / COMPARISON_FILE,
         title=f"Comparison of {', '.join(comparison.names)}",
-        lead=tables.comparison_verdict(comparison),
-        facts={"Clips": "\n".join([f"{comparison.rows:,} that all models have, joined by id", *comparison.notes])},
-        sections=sections,
+        summary={
+            "Data": "\n".join([f"{comparison.rows:,} clips that all models have, joined by id.", *comparison.notes]),
+            "Task": task_sentence(next(iter(comparison.metrics.values()))),
+            "Models": f"{', '.join(comparison.names)}; the first is the reference.",
+            "Verdict": comparison_verdict(comparison),
+        },
+        tiles=[
+            Tile(f"{name}: {metric.title}", *_split(bounded(metric, one["mean"], one["intervals"]["mean"])))
+            for name, one in comparison.metrics.items()
+            for place in places_of(comparison)
+            for metric in shown_metrics(one, True, place)[:1]
+        ],
+        caption=f"{comparison.rows:,} clips, means over tasks, with 95% intervals over clips",
+        sections=[
+            Section("Metrics", metrics, [plots.get("side_by_side")], side_by_side_tables(comparison)),
+            Section("Differences", differences, [plots.get("differences"), plots.get("value_differences")], pairs),
+        ],
+        pdf=True,
     )
 
 
-def write_page(path: Path, *, title: str, lead: str, facts: Mapping[str, str], sections: Sequence[Section]) -> Path:
-    """Writes a page, and ``plots/`` with its plots beside it.
+# -- the box on top
+
+
+def task_sentence(metrics: Content) -> str:
+    """What is predicted, in a sentence."""
+    emotions, values = list(metrics["emotions"]), list(metrics.get("regression", {}))
+    parts = []
+    if metrics.get("exclusive"):
+        parts.append(f"Which of {_listed(emotions)} is in a clip: each clip has exactly one.")
+    elif emotions:
+        parts.append(f"Whether {_listed(emotions)} {'is' if len(emotions) == 1 else 'are'} present in a clip.")
+    if values:
+        parts.append(f"The value{'' if len(values) == 1 else 's'} of {_listed(values)}.")
+    return " ".join(parts)
+
+
+def tiles_of(content: Content, cell: Cell, *others: Content) -> list[Tile]:
+    """The headline metrics: of the only task, or means over tasks; and those of the decision among all emotions.
 
     Args:
-        path: of the page.
-        title: heading.
-        lead: the result in a few sentences.
-        facts: heading -> text; ``Settings`` can be unfolded.
-        sections: its parts.
-
-    Returns:
-        The page.
+        content: metrics, or a summary over runs.
+        cell: of `table_parts`: called with a metric and the entries of `content` and `others`.
+        others: further contents that the cells need.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        finalize=lambda value: printable(str(value), keep="\n\t"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data_uri"] = _data_uri
-    template = environment.get_template("report.html.j2")
-    page = template.render(title=title, lead=lead, facts=facts, sections=sections)
-    with atomic_folder(path.parent / PLOTS_FOLDER) as folder:
-        for plot in (plot for section in sections for plot in section.plots if plot):
-            (folder / f"{plot.name}.svg").write_text(plot.svg, encoding="utf-8")
-            (folder / f"{plot.name}.png").write_bytes(plot.png)
-    write_text(path, page)
-    return path
+    found = []
+    for place in PLACES.values():
+        names = list(content.get(place, {}))
+        entries = [one["mean"] if len(names) != 1 else one[place][names[0]] for one in (content, *others)]
+        word = f"{names[0]}: " if len(names) == 1 and len(content.get("regression", {})) else ""
+        found += [Tile(word + m.title, *_split(cell(m, *entries))) for m in shown_metrics(content, True, place)]
+    if content.get("exclusive"):
+        own = [m for m in metrics_for(EXCLUSIVE).values() if m.key in content["exclusive"]][:2]
+        entries = [one.get("exclusive", {}) for one in (content, *others)]
+        found += [Tile(f"{m.title}, one of {len(content['emotions'])}", *_split(cell(m, *entries))) for m in own]
+    return found
 
 
-def _data_uri(plot: Plot) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(plot.svg_of_both_themes().encode()).decode()
+def _split(cell: str) -> tuple[str, str]:
+    value, _, note = cell.partition(" ")
+    return value, note
 
 
-def _lead(assessment: Assessment) -> str:
-    metrics = assessment.metrics
-    if not metrics["emotions"]:
-        name, key = (
-            ("mean of tasks", "mean") if len(metrics["regression"]) > 1 else (next(iter(metrics["regression"])), None)
-        )
-        found, bounds = (part["mean"] if key else part["regression"][name] for part in (metrics, metrics["intervals"]))
-        shown = (f"{METRICS[k].title} {with_interval(found[k], bounds[k])}" for k in ("mae", "pearson"))
-        head = f"{metrics['split'].capitalize()}, {metrics['samples']:,} clips, {name}: {', '.join(shown)}."
-        return f"{head} {tables.verdict_on_linear(metrics)}".rstrip()
-    first = shown_metrics(metrics)[0]
-    mean, absent = metrics["mean"].get(first.key), metrics["always_absent"]["mean"].get(first.key)
-    count = len(metrics["emotions"])
-    text = (
-        f"{metrics['split'].capitalize()}, {metrics['samples']:,} clips: {first.title} "
-        f"{with_interval(mean, metrics['intervals']['mean'].get(first.key))}"
-        f"{f', mean of {count} emotions' if count > 1 else ''}; "
-        f"never predicting an emotion gives {number(absent)}. {tables.verdict_on_linear(metrics)}"
-    )
-    return text.rstrip()
+def _caption(metrics: Content) -> str:
+    counts = {place: len(metrics.get(place, {})) for place in PLACES.values()}
+    means = [f"means over {count} {TASK_WORDS[place]}s" for place, count in counts.items() if count > 1]
+    return ", ".join([f"{metrics['split'].capitalize()}, {metrics['samples']:,} clips", *means])
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _absent_sentence(metrics: Content) -> str:
+    """The verdict on never predicting an emotion, where no baseline was predicted: from the interval of the model alone."""
+    shown = [metric for metric in shown_metrics(metrics, True) if metric.needs == "decision"][:1]
+    absent = metrics["always_absent"]["mean"].get(shown[0].key) if shown else None
+    interval = metrics["intervals"]["mean"].get(shown[0].key) if shown else None
+    if absent is None or interval is None:
+        return ""
+    where = "below" if absent < interval[0] else "above" if absent > interval[1] else "inside"
+    return f"Never predicting an emotion gives {shown[0].title} {absent:.3f}, {where} the interval of the model."
+
+
+# -- sections of a report
 
 
 def _metric_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[Section]:
-    metrics = assessment.metrics
-    found = _emotion_sections(metrics, plots) if metrics["emotions"] else []
-    if metrics.get("regression"):
-        found += _value_sections(metrics, plots)
+    metrics, found = assessment.metrics, []
+    texts = {
+        "emotions": "An emotion is decided as present if its probability is above one half. Intervals (95%, bootstrap) show the "
+        "variation over test clips, not over training seeds. Weighted F1 is high for a rare emotion even if it is never "
+        "predicted; F1 of “present”, UAR (guessing: 0.5) and AUROC (guessing: 0.5) are not.",
+        "regression": "MAE and RMSE are in the unit of the labels; CCC (concordance correlation) is 1 only if predictions equal "
+        "labels.",
+    }
+    names: dict[str, tuple[str, ...]] = {
+        "emotions": ("metrics", "against_linear"),
+        "regression": ("predicted", "residuals"),
+    }
+    if not metrics["emotions"]:
+        names["regression"] += ("against_linear",)
+    for place, text in texts.items():
+        if not metrics.get(place):
+            continue
+        shown = [tables.intervals_table(metrics, place), tables.further_table(metrics, place, counts=False)]
+        if place == "regression":
+            shown.append(tables.prediction_intervals_table(metrics))
+        undefined = tables.undefined_lines(metrics) if place == next(iter(p for p in texts if metrics.get(p))) else ""
+        heading = "Metrics" if place == "emotions" else "Real-valued tasks"
+        found.append(Section(heading, text, [plots.get(name) for name in names[place]], shown, undefined))
+    if metrics.get("folds"):
+        text = "Each clip is predicted by the model of the fold whose training had neither the clip nor its group."
+        folds = {one["name"]: one for one in metrics["folds"]["runs"]}
+        columns = {"test groups": _groups, "clips": lambda one: f"{one['samples']:,}"}
+        each = each_run_table("means over tasks of each fold", folds, columns)
+        found.append(Section("Cross-validation", text, tables=[*pooled_tables(metrics), each]))
+    baselines = [tables.baseline_table(metrics, kind) for kind in BASELINES]
+    published = [tables.published_table({"this model": metrics}), tables.published_values_table(metrics)]
+    if any(baselines) or any(published):
+        text = (
+            "Always absent predicts no emotion; prevalence and train mean predict the share or mean in the training data; "
+            "logistic and ridge regression are trained on the same features, averaged over time. "
+            f"{tables.why_not_published(metrics)}"
+        ).rstrip()
+        found.append(Section("Baselines", text, tables=[*baselines, *published]))
     if assessment.curves:
         text = "On validation. The model has the weights of the kept epoch."
         found.append(Section("Learning curves", text, [plots.get("learning"), plots.get("losses")]))
     return found
 
 
-def _value_sections(metrics: Mapping[str, Any], plots: Mapping[str, Plot]) -> list[Section]:
-    text = (
-        "MAE and RMSE are in the unit of the labels; CCC (concordance correlation) is 1 only if predictions equal labels. "
-        "The baselines are the mean of train, and ridge regression on the same features, averaged over time. "
-        + tables.verdict_on_linear(metrics, "regression")
+def _groups(fold: Content) -> str:
+    return ", ".join(fold["groups"][:4]) + (", ..." if len(fold["groups"]) > 4 else "") or "-"
+
+
+def _probability_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[Section]:
+    metrics = assessment.metrics
+    if not metrics["emotions"]:
+        return []
+    text = "Clips; the darker a cell, the larger its share of the row."
+    exclusive = metrics.get("exclusive")
+    if exclusive:
+        line = exclusive_metrics_line(exclusive, bounded, metrics["intervals"].get("exclusive", {}))
+        heads = exclusive["heads"]
+        text += (
+            " Every clip has exactly one of the emotions, so that one is chosen, that with the highest probability as a multiple of "
+            f"its threshold: {line} (WA is the share of correct clips, UA the mean recall of the emotions). By themselves, exactly "
+            f"one head predicts present in {heads['one_present']:.0%} of clips, none in {heads['none_present']:.0%}, several in "
+            f"{heads['several_present']:.0%}."
+        )
+    ranking = (
+        "How well the probability sorts clips, whatever the threshold. Triangles on the right: precision of guessing."
+    )
+    fitted = []
+    if metrics.get("thresholds"):
+        fitted = [tables.thresholds_table(metrics, key) for key in metrics["thresholds"]]
+    calibration = (
+        "Each point stands for an equal number of clips (a tenth), the line through it for the 95% interval of their share of "
+        "present; below, how many clips have which probability. ECE is the mean distance from the diagonal over ten bins of "
+        "equal width, weighted by clips. "
+        + (_fitted_on_validation(metrics) if fitted else "No thresholds were fitted.")
     )
     return [
+        Section("Confusion", text, [plots.get("confusion"), plots.get("one_of_many")]),
         Section(
-            "Real-valued tasks",
-            text.rstrip(),
-            [plots.get("predicted"), plots.get("residuals")],
-            [
-                value_tables.intervals_table(metrics),
-                value_tables.headline_table(metrics),
-                value_tables.further_table(metrics),
-                value_tables.prediction_intervals_table(metrics),
-                value_tables.published_table(metrics),
-            ],
-            "" if metrics["emotions"] else tables.undefined_lines(metrics),
-        )
+            "Ranking and calibration",
+            f"{ranking} {calibration}",
+            [plots.get("roc_and_precision_recall"), plots.get("reliability")],
+            fitted,
+        ),
     ]
 
 
-def _emotion_sections(metrics: Mapping[str, Any], plots: Mapping[str, Plot]) -> list[Section]:
-    found = [
-        Section(
-            "Metrics",
-            "An emotion is decided as present if its probability is above one half. Intervals (95%, bootstrap) show the "
-            "variation over test clips, not over training seeds. Weighted F1 is high for a rare emotion even if it is never "
-            "predicted; F1 of “present”, UAR (guessing: 0.5) and AUROC (guessing: 0.5) are not.",
-            [plots.get("metrics"), plots.get("further_metrics")],
-            [tables.intervals_table(metrics), tables.further_table(metrics)],
-            tables.undefined_lines(metrics),
-        )
-    ]
-    if metrics.get("folds"):
-        text = "Each clip is predicted by the model of the fold whose training had neither the clip nor its group."
-        found.append(Section("Cross-validation", text, tables=[*pooled_tables(metrics), each_fold_table(metrics)]))
-    baselines = [tables.baseline_table(metrics), tables.published_table({"this model": metrics})]
-    if any(baselines):
-        text = (
-            "Always absent predicts no emotion; prevalence predicts the share in the training data; logistic regression "
-            f"is trained on the same features, averaged over time. {tables.why_not_published(metrics)}"
-        ).rstrip()
-        found.append(Section("Baselines", text, tables=baselines))
-    return found
-
-
-def _detail_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[Section]:
-    found = _binary_sections(assessment, plots) if assessment.metrics["emotions"] else []
-    robustness = assessment.robustness
-    if robustness:
-        text = (
-            f"Measured on {robustness['split']}. Features of a removed modality are zeros, as in a clip that lacks it. "
-            + (
-                "Noise is Gaussian; padding and missing modalities stay zero."
-                if robustness["noise"]
-                else "The command lmf report adds curves for noise and missing rows."
-            )
-        )
-        found.append(
-            Section(
-                "Missing and noisy modalities", text, [plots.get("robustness")], tables.robustness_tables(robustness)
-            )
-        )
-    clips = (
-        [_clips_table(assessment, wrong=True), _clips_table(assessment, wrong=False)]
-        if binary_tasks(assessment)
-        else []
+def _fitted_on_validation(metrics: tables.Content) -> str:
+    """What the probabilities and decisions of the tables above come from."""
+    weights = list(metrics["calibration"].get("weights", {}).values())
+    if not weights:
+        return "Decisions are made at one half; the tables show other thresholds, fitted on validation."
+    first = f"log-odds are {weights[0]['network']:.2f} times those of the network plus {weights[0]['linear']:.2f} times those of "
+    return (
+        f"The model's {first}logistic regression; these weights, and the thresholds, were fitted on validation. By default an "
+        "emotion counts as present above its threshold for weighted F1."
     )
-    if assessment.metrics.get("regression"):
-        clips.append(_value_clips_table(assessment))
+
+
+def _modality_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[Section]:
+    robustness = assessment.robustness
+    if not robustness:
+        return []
     text = (
-        f"Up to {CLIPS_SHOWN} per task, by uncalibrated prediction; a click on a head sorts. A clip named test-00012 is row 12, "
-        "counted from 0, of the split test in the data file; other names are those of the file."
+        f"Measured on {robustness['split']}. Features of a removed modality are zeros, as in a clip that lacks it. "
+        + (
+            "Noise is Gaussian; padding and missing modalities stay zero."
+            if robustness["noise"]
+            else "The command lmf report adds curves for noise and missing rows."
+        )
+    )
+    return [Section("Missing and noisy modalities", text, [plots.get("robustness")], robustness_tables(robustness))]
+
+
+def _clips_section(assessment: Assessment) -> Section:
+    text = (
+        f"Up to {CLIPS_SHOWN} errors and {CLIPS_SHOWN} uncertain decisions per task, by prediction; the columns named "
+        "after tasks hold all predictions. A clip named test-00012 is row 12, counted from 0, of the split test in the data file; "
+        "other names are those of the file."
     )
     if assessment.without:
         text += (
-            " The columns “no ...” show how the prediction changes when the modality is removed from the clip: -0.300 under "
-            "“no text” means that the text raises it by 0.300. without.csv has this for every clip."
+            " The columns “no ...” show how the prediction for the task changes when the modality is removed from the clip: "
+            "-0.300 under “no text” means that the text raises it by 0.300. without.csv has this for every clip."
         )
-    found.append(Section("Clips to inspect", text, tables=clips))
-    if assessment.data_report:
-        found.append(Section("Data", "What was read and cleaned.", verbatim=assessment.data_report))
-    return found
-
-
-def _binary_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[Section]:
-    metrics = assessment.metrics
-    exclusive = tables.exclusive_table(metrics)
-    text = "Percentages are shares of the clips in a row."
-    if exclusive:
-        text += (
-            " Every clip has exactly one of the emotions, so that the highest probability decides among them: WA is the "
-            "share of correct clips, UA the mean recall of the emotions."
-        )
-    found = [
-        Section("Confusion", text, [plots.get("confusion"), plots.get("one_of_many")], [exclusive]),
-        Section(
-            "Ranking",
-            "How well the probability sorts clips, whatever the threshold. Triangles on the right: precision of guessing.",
-            [plots.get("roc_and_precision_recall")],
-        ),
-    ]
-    fitted = []
-    if metrics.get("calibrated"):
-        fitted = [
-            tables.calibrated_table(metrics),
-            *(tables.thresholds_table(metrics, key) for key in metrics["thresholds"]),
-        ]
-    text = "ECE is the mean distance from the diagonal, weighted by clips; larger points hold more clips. " + (
-        "Temperatures and thresholds were fitted on validation." if fitted else "No calibration was fitted."
-    )
-    found.append(Section("Probabilities", text, [plots.get("reliability")], fitted))
-    return found
-
-
-def _clips_table(assessment: Assessment, *, wrong: bool) -> TextTable:
-    """The most confident errors, or the least confident decisions."""
-    rows = []
-    for t, emotion in binary_tasks(assessment):
-        truth, values = assessment.labels[:, t], assessment.probabilities[:, t].astype(np.float64)
-        confidence = np.abs(values - 0.5)
-        chosen = np.argsort(-confidence if wrong else confidence, kind="stable")
-        if wrong:
-            chosen = chosen[~np.isnan(truth[chosen]) & ((truth[chosen] == 1) != (values[chosen] > 0.5))]
-        for row in chosen[:CLIPS_SHOWN]:
-            label = "not annotated" if np.isnan(truth[row]) else "present" if truth[row] else "absent"
-            rows.append([assessment.ids[row], emotion, label, f"{values[row]:.4f}", *_changes(assessment, row, t)])
-    title = "most confident errors" if wrong else "least confident decisions"
-    heads = ["clip", "emotion", "label", "probability", *(f"no {name}" for name in assessment.without)]
-    return TextTable(title, heads, rows, left=(0, 1, 2), sortable=True)
-
-
-def _changes(assessment: Assessment, row: int, task: int) -> list[str]:
-    """How much a prediction changes without each modality."""
-    own = assessment.probabilities[row, task]
-    return [f"{values[row, task] - own:+.3f}" for values in assessment.without.values()]
-
-
-def _value_clips_table(assessment: Assessment) -> TextTable:
-    """The largest errors of real-valued tasks."""
-    rows = []
-    for t, task in enumerate(assessment.emotions):
-        if task not in assessment.metrics["regression"]:
-            continue
-        truth, values = assessment.labels[:, t], assessment.probabilities[:, t].astype(np.float64)
-        errors = np.nan_to_num(np.abs(values - truth), nan=-1.0)
-        for row in np.argsort(-errors, kind="stable")[:CLIPS_SHOWN]:
-            if errors[row] >= 0:
-                cells = [f"{truth[row]:.3f}", f"{values[row]:.3f}", *_changes(assessment, row, t)]
-                rows.append([assessment.ids[row], task, *cells])
-    heads = ["clip", "task", "true", "predicted", *(f"no {name}" for name in assessment.without)]
-    return TextTable("largest errors", heads, rows, left=(0, 1), sortable=True)
+    return Section("Clips to look at", text, tables=[clips_table(assessment, assessment.probabilities)])

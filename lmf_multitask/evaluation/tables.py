@@ -1,177 +1,218 @@
-"""Every table of metrics as rows of text, and the sentences that sum them up, for a terminal and for the HTML page.
+"""The tables of one model's metrics, for a terminal and for the HTML page.
 
 Titles, order and direction of metrics come from `METRICS`: a metric that is registered in it appears in the tables.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from lmf_multitask.errors import printable
-from lmf_multitask.evaluation import value_tables
-from lmf_multitask.evaluation.comparison import Comparison, Difference, Pair
-from lmf_multitask.evaluation.fold_tables import pooled_tables
 from lmf_multitask.evaluation.metrics import (
     BASELINES,
     EXCLUSIVE,
     METRICS,
     PLACES,
     REGRESSION,
-    Metric,
     all_tasks,
     metrics_for,
 )
-from lmf_multitask.evaluation.published import LMF_PADDLE, LMF_PAPER, PUBLISHED, is_lmf_split
-from lmf_multitask.evaluation.statistics import FEWEST_ROWS, LEVEL
-from lmf_multitask.evaluation.table_parts import (
-    TASK_WORDS,
-    Content,
-    cells_with_intervals,
-    rows_of,
-    shown_metrics,
-    spread,
+from lmf_multitask.evaluation.published import (
+    LMF_PADDLE,
+    LMF_PAPER,
+    PUBLISHED,
+    PUBLISHED_VALUES,
+    VALUE_KEYS,
+    is_lmf_split,
+    published_data_set,
 )
-from lmf_multitask.evaluation.text import TextTable, difference, number, with_interval
+from lmf_multitask.evaluation.run_tables import pooled_tables
+from lmf_multitask.evaluation.table_parts import (
+    PREFIX,
+    TASK_WORDS,
+    Cell,
+    Content,
+    bounded,
+    exclusive_metrics_line,
+    plain,
+    shown_metrics,
+    task_table,
+)
+from lmf_multitask.evaluation.text import TextTable, number
+from lmf_multitask.evaluation.verdicts import verdict_on_linear
 
-VERDICT_METRICS = ("weighted_f1", "auroc", "weighted_accuracy", "unweighted_accuracy", "mae", "pearson")
-"""Metrics that a verdict between two models is based on."""
-
-PAIRED_METRICS = {"emotions": ("weighted_f1", "positive_f1", "auroc"), "regression": ("mae", "pearson", "ccc")}
-"""Where tasks stand in ``metrics.json`` -> metrics whose paired differences are shown per task."""
-
-# -- metrics of one model
+VALUES = PLACES[REGRESSION]
 
 
 def results_table(metrics: Content) -> str:
     """The headline metrics of all tasks as text, and the verdicts on the linear baselines."""
-    values = value_tables.headline_table(metrics)
-    parts = [_emotions_table(metrics) if metrics["emotions"] else "", "" if values is None else values.as_text()]
-    if metrics.get("folds"):
-        parts = [table.as_text() for table in pooled_tables(metrics)]
+    found = pooled_tables(metrics) if metrics.get("folds") else [_emotions_table(metrics), _values_table(metrics)]
+    text = "\n\n".join(table.as_text() for table in found if table is not None)
     verdicts = printable(verdict_on_linear(metrics))
-    # of emotions alone, the verdict is a note of their table
-    return "\n\n".join(part for part in parts if part) + (f"\n{verdicts}" if verdicts else "")
+    return text + (f"\n{verdicts}" if verdicts else "")
 
 
-def _emotions_table(metrics: Content) -> str:
-    """The headline metrics of emotions as text.
+def _emotions_table(metrics: Content) -> TextTable | None:
+    """The headline metrics of emotions.
 
     Args:
         metrics: the content of ``metrics.json``; parts that are missing are left out. Published metrics are added if the
             clips are IEMOCAP's in LMF's split, under ``mode`` per_emotion with the difference to them.
     """
-    shown, emotions = shown_metrics(metrics, headline=True), metrics["emotions"]
-    baseline = metrics.get("always_absent")
-    published = (LMF_PAPER, LMF_PADDLE) if is_lmf_split(emotions) else ()
-    separate = metrics.get("mode") == "per_emotion"
+    baseline, separate = metrics.get("always_absent"), metrics.get("mode") == "per_emotion"
+    published = {"LMF paper**": LMF_PAPER, "LMF_Paddle**": LMF_PADDLE} if is_lmf_split(metrics["emotions"]) else {}
 
-    def cells(name: str | None, found: Content, absent: Content | None = None) -> list[str]:
-        row = [
-            "" if name is None else f"{found.get('support', '-')}/{found['annotated']}",
-            *(number(found.get(m.key)) for m in shown),
-        ]
-        if absent is not None:
-            row.append(number(absent.get("weighted_f1")))
-        for source in published:
-            value = None if name is None else source[name]
-            row.append("" if value is None else number(value))
-            if separate and value is not None:
-                row[-1] += f" ({found['weighted_f1'] - value:+.3f})"
-        return row
+    def clips(name: str | None, found: Content, *others: Content) -> str:
+        return "" if name is None else f"{found.get('support', '-')}/{found['annotated']}"
 
-    heads = ["emotion", "present", *(metric.title for metric in shown)]
+    def of_source(source: Mapping[str, float]) -> Cell:
+        def cell(name: str | None, found: Content, *others: Content) -> str:
+            if name is None:
+                return ""
+            return number(source[name]) + (f" ({found['weighted_f1'] - source[name]:+.3f})" if separate else "")
+
+        return cell
+
+    last: dict[str, Cell] = {}
     notes = []
     if baseline:
-        heads.append("always absent*")
+        last["always absent*"] = lambda name, found, absent: number(absent.get("weighted_f1"))
         notes.append("*  weighted F1 of never predicting the emotion, on these clips")
     if published:
-        heads += ["LMF paper**", "LMF_Paddle**"]
-        difference = " (in brackets: this model minus that)" if separate else ""
+        last.update({head: of_source(source) for head, source in published.items()})
         notes.append(
-            f"** weighted F1 published for IEMOCAP's 938 test clips, one model per emotion; not measured here{difference}"
+            "** weighted F1 published for IEMOCAP's 938 test clips, one model per emotion; not measured here"
+            + (" (in brackets: this model minus that)" if separate else "")
         )
-    notes += [line for line in (why_not_published(metrics),) if line]
-    rows = rows_of(cells, *[metrics, *([baseline] if baseline else [])])
-    title = f"{metrics['split']}, {metrics['samples']} clips"
-    return TextTable(title, heads, rows, len(rows) > 1, "\n".join(notes)).as_text()
+    return task_table(
+        f"{metrics['split']}, {metrics['samples']} clips",
+        shown_metrics(metrics, headline=True),
+        lambda metric, found, *others: plain(metric, found),
+        *[metrics, *([baseline] if baseline else [])],
+        first={"present": clips},
+        last=last,
+        note="\n".join(filter(None, [*notes, why_not_published(metrics)])),
+    )
 
 
-def full_tables(metrics: Content, *, calibrated: bool = False, threshold: str = "0.5") -> str:
+def _values_table(metrics: Content) -> TextTable | None:
+    """The headline metrics of real-valued tasks, and below them those of the baselines where these were measured."""
+    shown, title = (
+        shown_metrics(metrics, True, VALUES),
+        f"real-valued tasks, {metrics['split']}, {metrics['samples']} clips",
+    )
+    annotated: dict[str, Cell] = {"annotated": lambda name, found: "" if name is None else str(found["annotated"])}
+    found = task_table(title, shown, plain, metrics, place=VALUES, first=annotated)
+    for name in BASELINES[REGRESSION] if found is not None else ():
+        other = task_table(
+            "", shown, plain, (metrics.get("baselines") or {}).get(name, {}), place=VALUES, first=annotated
+        )
+        if found is not None and other is not None:
+            found.rows.extend([f"{task}: {name.replace('_', ' ')}", *cells] for task, *cells in other.rows)
+            found = TextTable(title, found.heads, found.rows, note=found.note)
+    return found
+
+
+def full_tables(metrics: Content, *, threshold: str | None = None) -> str:
     """`results_table` and everything else that ``metrics.json`` holds, as text.
 
     Args:
         metrics: the content of ``metrics.json``; parts that are missing are left out.
-        calibrated: whether to show the metrics of the calibrated probabilities too.
-        threshold: ``positive_f1`` or ``uar`` for the metrics at the thresholds fitted for them too; ``0.5`` for none.
+        threshold: ``half``, or a metric that thresholds are fitted for, to show the metrics at these thresholds too.
     """
     found: list[TextTable | None] = []
     if metrics.get("intervals"):
-        found += [intervals_table(metrics), further_table(metrics)] if metrics["emotions"] else []
-        found += [value_tables.intervals_table(metrics), value_tables.further_table(metrics)]
-    found += [value_tables.prediction_intervals_table(metrics), value_tables.published_table(metrics)]
-    if calibrated and metrics.get("calibrated"):
-        found.append(calibrated_table(metrics))
-    if threshold != "0.5" and metrics.get("thresholds"):
+        for place in PLACES.values():
+            found += [intervals_table(metrics, place), further_table(metrics, place)]
+    found += [prediction_intervals_table(metrics), published_values_table(metrics)]
+    if threshold is not None and metrics.get("thresholds"):
         found.append(thresholds_table(metrics, threshold))
-    found += [exclusive_table(metrics), baseline_table(metrics), published_table({"this model": metrics})]
+    found += [exclusive_table(metrics), *(baseline_table(metrics, kind) for kind in BASELINES)]
+    found.append(published_table({"this model": metrics}))
     first = {name: value for name, value in metrics.items() if name != "baselines"}  # they have their own table
     parts = [results_table(first), *(one.as_text() for one in found if one is not None), undefined_lines(metrics)]
     return "\n\n".join(part for part in parts if part)
 
 
-def intervals_table(metrics: Content) -> TextTable:
+def intervals_table(metrics: Content, place: str = "emotions") -> TextTable | None:
     """Headline metrics with their 95% intervals."""
-    shown, intervals = shown_metrics(metrics, headline=True), metrics["intervals"]
-    rows = rows_of(cells_with_intervals(shown), metrics, intervals)
-    title = f"headline metrics with 95% intervals over {metrics['split']} clips ({intervals['resamples']:,} bootstrap resamples)"
-    return TextTable(title, ["emotion", *(metric.title for metric in shown)], rows, len(rows) > 1)
+    title = (
+        f"{PREFIX.get(place, '')}headline metrics with 95% intervals over {metrics['split']} clips "
+        f"({metrics['intervals']['resamples']:,} bootstrap resamples)"
+    )
+    return task_table(title, shown_metrics(metrics, True, place), bounded, metrics, metrics["intervals"], place=place)
 
 
-def further_table(metrics: Content) -> TextTable:
-    """All metrics that are not in the headline, and the confusion counts."""
-    shown = shown_metrics(metrics, headline=False)
+def further_table(metrics: Content, place: str = "emotions", counts: bool = True) -> TextTable | None:
+    """All metrics that are not in the headline.
 
-    def cells(name: str | None, found: Content) -> list[str]:
-        counts = found.get("confusion", {})
-        parts = [counts.get(key) for key in ("true_positive", "false_positive", "false_negative", "true_negative")]
-        return [*(number(found.get(m.key)) for m in shown), "" if None in parts else "/".join(map(str, parts))]
+    Args:
+        metrics: the content of ``metrics.json``.
+        place: of the tasks.
+        counts: add the confusion counts of emotions.
+    """
 
-    rows = rows_of(cells, metrics)
-    heads = ["emotion", *(metric.title for metric in shown), "TP/FP/FN/TN"]
-    return TextTable("uncalibrated probabilities, present above one half", heads, rows, len(rows) > 1)
+    def confusion(name: str | None, found: Content) -> str:
+        keys = ("true_positive", "false_positive", "false_negative", "true_negative")
+        return "/".join(str(found["confusion"][key]) for key in keys) if "confusion" in found else ""
+
+    emotions = place not in PREFIX
+    return task_table(
+        "further metrics" if emotions else "real-valued tasks, further metrics",
+        shown_metrics(metrics, False, place),
+        plain,
+        metrics,
+        place=place,
+        last={"TP/FP/FN/TN": confusion} if emotions and counts else None,
+    )
 
 
-def calibrated_table(metrics: Content) -> TextTable:
-    """Errors of the probabilities before and after calibration."""
-    after, fitted = metrics["calibrated"], metrics["calibration"]["emotions"]
-    shown = [metric for metric in shown_metrics(after) if not metric.greater_is_better]
+def prediction_intervals_table(metrics: Content) -> TextTable | None:
+    """Split-conformal prediction intervals and the share of clips that they cover; None where none was fitted."""
+    found = metrics.get("prediction_intervals")
+    if not found:
+        return None
     rows = [
-        [
-            name,
-            f"{fitted[name]['temperature']:.2f}",
-            *(f"{number(metrics['emotions'][name].get(m.key))} -> {number(found.get(m.key))}" for m in shown),
-        ]
-        for name, found in after["emotions"].items()
+        [name, f"± {one['half_width']:.3f}", f"{one['coverage']:.0%}", str(one["rows"]), number(one["covered"])]
+        for name, one in found.items()
     ]
-    heads = ["emotion", "temperature", *(metric.title for metric in shown)]
-    title = "probabilities before -> after calibration (temperatures from validation)"
-    return TextTable(title, heads, rows, note=_fitted_here(metrics))
+    heads = ["task", "interval", "wanted", "fitted on clips", f"covered in {metrics['split']}"]
+    note = "Prediction ± a quantile of the absolute errors on validation (split-conformal)."
+    if metrics["calibration"]["fitted_on"] == metrics["split"]:
+        note += f" Fitted on these same {metrics['split']} clips: too optimistic."
+    return TextTable("prediction intervals", heads, rows, note=note)
 
 
-def thresholds_table(metrics: Content, threshold: str) -> TextTable:
-    """Metrics of the decisions at the thresholds that maximise a metric on validation."""
+def published_values_table(metrics: Content) -> TextTable | None:
+    """Published results next to the own ones; None for anything but the test splits of MOSI and POM."""
+    name = published_data_set(metrics.get(VALUES, {}))
+    if name is None:
+        return None
+    keys = VALUE_KEYS[name]
+    rows = [[model, *map(number, values)] for model, values in PUBLISHED_VALUES[name].items()]
+    rows.append(["this model", *(number(metrics["mean"].get(key)) for key in keys)])
+    heads = ["model", *(METRICS[key].title for key in keys)]
+    note = "Second-hand: quoted from memory, not checked against the papers' tables. The convention of Acc-2 and F1 is assumed."
+    return TextTable(f"published for the test split of {name}", heads, rows, True, note)
+
+
+def thresholds_table(metrics: Content, threshold: str) -> TextTable | None:
+    """Metrics of the decisions at one half, or at the thresholds that maximise a metric on validation."""
     content, fitted = metrics["thresholds"][threshold], metrics["calibration"]["emotions"]
-    shown = [metric for metric in shown_metrics(content) if metric.needs == "decision"]
-
-    def cells(name: str | None, found: Content) -> list[str]:
-        value = "" if name is None else f"{fitted[name]['thresholds'][threshold]:.3f}"
-        return [value, *(number(found.get(m.key)) for m in shown)]
-
-    rows = rows_of(cells, content)
-    title = f"at the thresholds with the best {METRICS[threshold].title} on validation"
-    heads = ["emotion", "threshold", *(metric.title for metric in shown)]
-    return TextTable(title, heads, rows, len(rows) > 1, _fitted_here(metrics))
+    return task_table(
+        f"at the thresholds with the best {METRICS[threshold].title} on validation"
+        if threshold in METRICS
+        else "at one half",
+        [metric for metric in shown_metrics(content) if metric.needs == "decision"],
+        plain,
+        content,
+        first={
+            "threshold": lambda name, found: (
+                "" if name is None else number(fitted[name]["thresholds"].get(threshold, 0.5))
+            )
+        },
+        note=_fitted_here(metrics),
+    )
 
 
 def _fitted_here(metrics: Content) -> str:
@@ -186,45 +227,43 @@ def exclusive_table(metrics: Content) -> TextTable | None:
     found = metrics.get("exclusive")
     if not found:
         return None
-    intervals = metrics.get("intervals", {}).get("exclusive", {})
-    values = "  ".join(
-        f"{metric.title} {with_interval(found[metric.key], intervals.get(metric.key))}"
-        for metric in metrics_for(EXCLUSIVE).values()
-    )
+    values = exclusive_metrics_line(found, bounded, metrics.get("intervals", {}).get("exclusive", {}))
     heads, names = found["heads"], found["emotions"]
     note = (
-        f"Heads at one half: exactly one predicts present in {heads['one_present']:.0%} of clips, "
+        f"Each by itself: exactly one predicts present in {heads['one_present']:.0%} of clips, "
         f"none in {heads['none_present']:.0%}, several in {heads['several_present']:.0%}."
     )
-    if found["probabilities"] == "calibrated" and _fitted_here(metrics):
-        note += f"\nCalibration: {_fitted_here(metrics)}"
     return TextTable(
-        f"one of {len(names)} (highest {found['probabilities']} probability): {values}",
+        f"one of {len(names)} (highest probability as a multiple of its threshold): {values}",
         ["true \\ decided", *names],
         [[name, *map(str, row)] for name, row in zip(names, found["confusion"])],
         note=note,
     )
 
 
-def baseline_table(metrics: Content) -> TextTable | None:
-    """Every metric of the baselines and of the model, with the verdict on logistic regression; None without baselines."""
-    others = BASELINES[REGRESSION]  # beside which real-valued tasks have their own table
-    baselines = {name: one for name, one in (metrics.get("baselines") or {}).items() if name not in others}
-    if not baselines or not metrics["emotions"]:
+def baseline_table(metrics: Content, kind: str = "binary") -> TextTable | None:
+    """Means of every metric of the baselines of a kind of task and of the model, with the verdict; None without baselines."""
+    place, baselines = PLACES[kind], metrics.get("baselines") or {}
+    columns = {name: baselines[name] for name in BASELINES[kind] if name in baselines}
+    if not columns or not metrics.get(place):
         return None
-    columns = {"always_absent": metrics["always_absent"], **baselines, "this model": metrics}
+    if kind == "binary":
+        columns = {"always absent": metrics["always_absent"], **columns}
+    columns["this model"] = metrics
     rows = [
-        [metric.title, *(number(one["mean"].get(metric.key)) for one in columns.values())]
-        for metric in shown_metrics(metrics)
+        [metric.title, *(plain(metric, one["mean"]) for one in columns.values())]
+        for metric in shown_metrics(metrics, place=place)
     ]
-    if metrics.get("exclusive"):
-        decisions = [one.get("exclusive") or {} for one in columns.values()]
+    if kind == "binary" and metrics.get("exclusive"):
         rows += [
-            [f"{metric.title} (one of {len(metrics['emotions'])})", *(number(one.get(key)) for one in decisions)]
-            for key, metric in metrics_for(EXCLUSIVE).items()
+            [
+                f"{metric.title} (one of {len(metrics[place])})",
+                *(plain(metric, one.get("exclusive") or {}) for one in columns.values()),
+            ]
+            for metric in metrics_for(EXCLUSIVE).values()
         ]
-    heads = ["mean over emotions", *(name.replace("_", " ") for name in columns)]
-    return TextTable("comparison with baselines", heads, rows, note=verdict_on_linear(metrics, "binary"))
+    heads = [f"mean over {TASK_WORDS[place]}s", *(name.replace("_", " ") for name in columns)]
+    return TextTable("comparison with baselines", heads, rows, note=verdict_on_linear(metrics, kind))
 
 
 def published_table(models: Mapping[str, Content]) -> TextTable | None:
@@ -268,263 +307,3 @@ def undefined_lines(metrics: Content) -> str:
             which = ", ".join(METRICS[key].title for key, why in undefined.items() if why == reason and key in METRICS)
             lines.append(f"{name}: {which} undefined because {reason}")
     return printable("\n".join(lines), keep="\n")
-
-
-def seed_tables(summary: Content, title: str = "") -> list[TextTable]:
-    """`statistics.seed_summary` as tables of emotions and of real-valued tasks.
-
-    Args:
-        summary: of several seeds.
-        title: text in front of the titles.
-    """
-    found = [_seed_table(summary, title) if summary["emotions"] else None, value_tables.seed_table(summary, title)]
-    return [table for table in found if table is not None]
-
-
-def _seed_table(summary: Content, title: str) -> TextTable:
-    """`statistics.seed_summary` as a table: mean ± std over seeds, and the interval of the mean.
-
-    Args:
-        summary: of several seeds.
-        title: text in front of the title.
-    """
-    shown = shown_metrics(summary, headline=True)
-    rows = rows_of(lambda name, found: [spread(found.get(m.key)) for m in shown], summary)
-    exclusive = summary.get("exclusive") or {}
-    parts = [f"{m.title} {spread(exclusive[m.key])}" for m in metrics_for(EXCLUSIVE).values() if m.key in exclusive]
-    return TextTable(
-        f"{title}{summary['split']}, {summary['samples']:,} clips, {len(summary['seeds'])} seeds: "
-        "mean ± std [95% t-interval of the mean]",
-        ["emotion", *(metric.title for metric in shown)],
-        rows,
-        len(rows) > 1,
-        f"one of {len(summary['emotions'])}: {'  '.join(parts)}" if parts else "",
-    )
-
-
-def robustness_tables(found: Content) -> list[TextTable]:
-    """Emotions and real-valued tasks with modalities removed or disturbed.
-
-    Args:
-        found: the content of ``robustness.json``.
-    """
-    tables = [
-        _robustness_table(found) if found["subsets"][0]["emotions"] else None,
-        value_tables.robustness_table(found),
-    ]
-    return [table for table in tables if table is not None]
-
-
-def _robustness_table(found: Content) -> TextTable:
-    """Subsets of modalities and, where curves were measured, some of their points.
-
-    Args:
-        found: the content of ``robustness.json``.
-    """
-    first = found["subsets"][0]
-    shown, names = shown_metrics(first), list(first["emotions"]) if len(first["emotions"]) > 1 else []
-
-    def row(label: str, one: Content) -> list[str]:
-        return [
-            label,
-            *(number(one["mean"].get(metric.key)) for metric in shown),
-            *(number(one["emotions"][name].get("weighted_f1")) for name in names),
-        ]
-
-    rows = [row(" + ".join(one["modalities"]), one) for one in found["subsets"]]
-    for modality, points in (found["noise"] or {}).items():
-        rows += [row(f"noise of {p['strength']:g} std on {modality}", p) for p in points if p["strength"] in (1, 4)]
-    for modality, points in (found["missing"] or {}).items():
-        rows += [row(f"no {modality} in {p['share']:.0%} of clips", p) for p in points if p["share"] == 0.5]
-    absent = found["always_absent"]
-    rows.append(
-        ["always absent", *(number(absent[m.key]) if m.key in absent else "" for m in shown), *("" for _ in names)]
-    )
-    notes = ["*  weighted F1 of the emotion."] if names else []
-    if found["noise"] is not None:
-        notes.append(f"Noise and missing rows: mean of {found['draws']} draws; std is that of the feature over train.")
-    gaps = [f"{modality} {count}" for modality, count in found["rows_without"].items() if count]
-    if gaps:
-        notes.append(f"Clips that lack a modality in the data: {', '.join(gaps)}.")
-    heads = [*(f"{'mean ' if names else ''}{metric.title}" for metric in shown), *(f"{name}*" for name in names)]
-    title = f"with modalities removed or disturbed, {found['split']}, {found['samples']:,} clips"
-    return TextTable(title, ["present modalities", *heads], rows, note=" ".join(notes))
-
-
-# -- several models
-
-
-def comparison_text(comparison: Comparison) -> str:
-    """All tables of a comparison and its verdict, as text."""
-    tables = [table.as_text() for table in comparison_tables(comparison)]
-    return "\n\n".join([*tables, printable("\n".join([*comparison.notes, comparison_verdict(comparison)]), keep="\n")])
-
-
-def comparison_tables(comparison: Comparison) -> list[TextTable]:
-    """The metrics of all models, and a table of differences for each pair."""
-    places = [place for place in PLACES.values() if next(iter(comparison.metrics.values())).get(place)]
-    found = [_side_by_side(comparison, place) for place in places]
-    for pair in comparison.pairs:
-        found += [pair_table(pair, place) for place in places]
-    return found
-
-
-def _side_by_side(comparison: Comparison, place: str) -> TextTable:
-    contents, rows = comparison.metrics, []
-    shown = shown_metrics(next(iter(contents.values())), True, place)
-    for name, found in contents.items():
-        own = rows_of(cells_with_intervals(shown), found, found["intervals"], place=place)
-        rows += [[task, name, *cells] for task, *cells in own]
-    order = [*comparison.emotions, "mean"]
-    rows.sort(key=lambda row: order.index(row[0]))  # stable: models stay in their order
-    heads = [TASK_WORDS[place], "model", *(metric.title for metric in shown)]
-    return TextTable(f"{comparison.rows:,} common clips, 95% intervals", heads, rows, left=(0, 1))
-
-
-def pair_table(pair: Pair, place: str = "emotions") -> TextTable:
-    """Paired differences with intervals, a test and the verdict, per task and of the means.
-
-    Args:
-        pair: two models.
-        place: ``emotions``, with McNemar's test of the decisions; or ``regression``, with Wilcoxon's of the absolute errors.
-    """
-    pair, shown = _part(pair, place), [METRICS[key] for key in PAIRED_METRICS[place]]
-    entries = {**pair.emotions, **({"mean": pair.mean} if len(pair.emotions) > 1 else {})}
-    rows = []
-    for name, one in entries.items():
-        tests = ["", "", ""]
-        if one.p is not None:
-            tests = [f"{one.only_first} : {one.only_second}", _probability(one.p), _probability(one.corrected)]
-        differences = [difference(one.differences.get(m.key), one.intervals.get(m.key)) for m in shown]
-        rows.append([name, *differences, *tests, verdict(one, pair)])
-    note = f"Right alone: clips that only {pair.first} : only {pair.second} predicts correctly."
-    tests = ["right alone", "McNemar p"]
-    if place != "emotions":
-        note, tests = f"Closer: clips to whose label {pair.first} : {pair.second} is closer.", ["closer", "Wilcoxon p"]
-    if pair.decision is not None:
-        one = pair.decision
-        note += (
-            f"\nOne of {len(pair.emotions)} (highest uncalibrated probability): {_differences(one)}"
-            + (
-                f", right alone {one.only_first} : {one.only_second}, McNemar p {_probability(one.p)}"
-                if one.p is not None
-                else ""
-            )
-            + f": {verdict(one, pair)}."
-        )
-    heads = [TASK_WORDS[place], *(metric.title for metric in shown), *tests, "Holm", "verdict"]
-    title = f"{pair.second} minus {pair.first}, 95% intervals of the paired difference"
-    return TextTable(title, heads, rows, len(entries) > 1, note, left=(0, len(heads) - 1))
-
-
-def _part(pair: Pair, place: str) -> Pair:
-    """A pair restricted to the tasks, and the means of the metrics, of one place; they become its ``emotions``."""
-    others = {metric.key for metric in METRICS.values() if PLACES.get(metric.kind, place) != place}
-    mean = dataclasses.replace(
-        pair.mean,
-        differences={key: value for key, value in pair.mean.differences.items() if key not in others},
-        intervals={key: value for key, value in pair.mean.intervals.items() if key not in others},
-    )
-    if place == "emotions":
-        return dataclasses.replace(pair, mean=mean, values={})
-    return Pair(pair.first, pair.second, pair.values, mean)
-
-
-def comparison_verdict(comparison: Comparison) -> str:
-    """The outcome, in a sentence per pair and kind of task."""
-    parts = [(_part(pair, place), TASK_WORDS[place]) for pair in comparison.pairs for place in PLACES.values()]
-    return " ".join(_pair_verdict(part, word) for part, word in parts if part.emotions)
-
-
-def verdict_on_linear(metrics: Content, *kinds: str) -> str:
-    """Whether the network is better than a linear model of the same features; empty where that was not measured.
-
-    Args:
-        metrics: the content of ``metrics.json``.
-        kinds: of tasks; none: all.
-    """
-    return " ".join(filter(None, (_verdict_on_linear(metrics, kind) for kind in kinds or BASELINES)))
-
-
-def _verdict_on_linear(metrics: Content, kind: str) -> str:
-    name, place = BASELINES[kind][-1], PLACES[kind]
-    ahead = (metrics.get("baselines") or {}).get(name, {}).get("network_ahead")
-    if not ahead:
-        return ""
-
-    def measured(entry: Content, rows: int) -> Difference:
-        return Difference(
-            rows,
-            {key: one["difference"] for key, one in entry.items()},
-            {key: one["interval"] for key, one in entry.items()},
-        )
-
-    found = {task: measured(one, metrics[place][task]["annotated"]) for task, one in ahead[place].items()}
-    exclusive = ahead.get("exclusive")
-    decision = measured(exclusive, metrics["exclusive"]["rows"]) if exclusive else None
-    mean = measured(ahead["mean"], metrics["samples"])
-    text = _pair_verdict(Pair(name.replace("_", " "), "the network", found, mean, decision), TASK_WORDS[place])
-    return f"{text[0].upper()}{text[1:]}"
-
-
-def verdict(one: Difference, pair: Pair) -> str:
-    """What the intervals of `VERDICT_METRICS` and the test of the pair show, and in which direction each points."""
-    if one.rows < FEWEST_ROWS:
-        return f"no verdict is possible on {one.rows} clips (at least {FEWEST_ROWS} are needed)"
-    better: dict[str, list[str]] = {pair.second: [], pair.first: []}
-    for key in VERDICT_METRICS:
-        sign = _direction(METRICS[key], one.intervals.get(key))
-        if sign:
-            better[pair.second if sign > 0 else pair.first].append(METRICS[key].title)
-    p = one.p if one.corrected is None else one.corrected
-    if p is not None and p < 1 - LEVEL:
-        winner = pair.second if (one.only_second or 0) > (one.only_first or 0) else pair.first
-        better[winner].append("absolute errors" if "mae" in one.differences else "number of errors")
-    found = [f"{name} is better on {', '.join(titles)}" for name, titles in better.items() if titles]
-    return ", but ".join(found) or f"no difference that {one.rows} clips can show"
-
-
-def _pair_verdict(pair: Pair, word: str = "emotion") -> str:
-    """`verdict` on the means and on the decision among all emotions, then on each task, which is called `word`."""
-    overall, decision = pair.mean, pair.decision
-    if decision is not None and decision.rows >= FEWEST_ROWS:
-        overall = dataclasses.replace(
-            decision,
-            rows=overall.rows,
-            differences={**overall.differences, **decision.differences},
-            intervals={**overall.intervals, **decision.intervals},
-        )
-    several = len(pair.emotions) > 1
-    if not several and pair.emotions:
-        (overall,) = pair.emotions.values()
-    text = f"{pair.second} against {pair.first}: {verdict(overall, pair)}"
-    if overall.rows >= FEWEST_ROWS:
-        text += f" ({f'means over {word}s: ' if several else ''}{_differences(overall)})"
-        if several:
-            grouped: dict[str, list[str]] = {}
-            for name, one in pair.emotions.items():
-                grouped.setdefault(verdict(one, pair), []).append(name)
-            text += f". By {word}: " + "; ".join(f"{found} ({', '.join(names)})" for found, names in grouped.items())
-    return f"{text}."
-
-
-def _direction(metric: Metric, interval: Sequence[float] | None) -> int:
-    """1 if an interval of the difference is on the better side of zero, -1 on the worse; 0 if it shows neither."""
-    if interval is None or interval[0] == interval[1] or interval[0] <= 0 <= interval[1]:
-        return 0
-    return 1 if (interval[0] > 0) == metric.greater_is_better else -1
-
-
-# -- parts
-
-
-def _differences(one: Difference) -> str:
-    return ", ".join(
-        f"{METRICS[key].title} {difference(one.differences[key], one.intervals.get(key))}"
-        for key in VERDICT_METRICS
-        if one.differences.get(key) is not None
-    )
-
-
-def _probability(value: float | None) -> str:
-    return "-" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -24,7 +24,8 @@ class TextTable:
         bold_last: whether the last row sums up the others.
         note: lines below the table; may be empty.
         left: indices of the columns that are aligned to the left; the others hold numbers.
-        sortable: whether a click on a head sorts the rows, on a page.
+        sortable: whether a click on a head sorts the rows, on a page; on a phone each row is a card then.
+        filters: indices of the columns by whose values the rows can be filtered, on a page.
     """
 
     title: str
@@ -34,6 +35,7 @@ class TextTable:
     note: str = ""
     left: Sequence[int] = (0,)
     sortable: bool = False
+    filters: Sequence[int] = ()
 
     def as_text(self) -> str:
         """The table for a terminal; names may hold anything, since markup and control characters have no effect."""

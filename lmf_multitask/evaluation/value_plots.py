@@ -1,4 +1,4 @@
-"""Plots of real-valued tasks: predicted against true, residuals by value, differences of models.
+"""Plots of real-valued tasks: predicted against true, residuals by value.
 
 Shape letters: N rows (clips), T tasks.
 """
@@ -13,12 +13,9 @@ from lmf_multitask.evaluation.drawing import (
     INK,
     MUTED,
     Plot,
-    drawing,
     finish,
-    interval_points,
     label,
     panels_of,
-    rows_axis,
     style,
 )
 from lmf_multitask.evaluation.metrics import METRICS, PLACES, REGRESSION
@@ -26,7 +23,6 @@ from lmf_multitask.evaluation.text import number, with_interval
 
 if TYPE_CHECKING:
     from lmf_multitask.evaluation.assessment import Assessment
-    from lmf_multitask.evaluation.comparison import Comparison
 
 PLACE = PLACES[REGRESSION]
 BINS = 8
@@ -78,27 +74,3 @@ def _known(assessment: Assessment, t: int) -> tuple[np.ndarray, np.ndarray]:
     """Labels and predictions float64 `[n]` of the clips that are annotated for a task."""
     known = ~np.isnan(assessment.labels[:, t])
     return assessment.labels[known, t].astype(np.float64), assessment.probabilities[known, t].astype(np.float64)
-
-
-def value_comparison_plot(comparison: Comparison) -> Plot:
-    """Differences of MAE and r from the first model, with their intervals."""
-    keys, pairs = ("mae", "pearson"), comparison.pairs
-    names = list(pairs[0].values)
-    said = []
-    with drawing():
-        figure, panels = panels_of(2 * len(pairs), 1.3 + 0.34 * len(names))
-        for place, pair in enumerate(pairs):
-            for panel, key in zip(panels[2 * place :], keys):
-                entries = [(one.differences[key], one.intervals[key]) for one in pair.values.values()]
-                places = rows_axis(panel, names)
-                panel.axvline(0, color=INK, linewidth=1)
-                interval_points(panel, places, entries)
-                panel.set(
-                    title=f"{label(pair.second)} minus {label(pair.first)}",
-                    xlabel=f"difference of {METRICS[key].title}",
-                )
-                listed = ", ".join(f"{name} {number(value)}" for name, (value, _) in zip(names, entries))
-                said.append(f"{pair.second} minus {pair.first}, {METRICS[key].title}: {listed}")
-        return finish(
-            figure, "value_differences", "Real-valued tasks: differences with 95% intervals", f"{'; '.join(said)}."
-        )

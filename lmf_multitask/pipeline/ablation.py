@@ -11,7 +11,7 @@ from typing import Any
 from lmf_multitask.config import replaced, setting, settings
 from lmf_multitask.errors import ConfigError
 from lmf_multitask.evaluation.metrics import METRICS
-from lmf_multitask.evaluation.tables import TextTable
+from lmf_multitask.evaluation.text import TextTable
 from lmf_multitask.files import write_json
 from lmf_multitask.pipeline.settings import ExperimentConfig
 

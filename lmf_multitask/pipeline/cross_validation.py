@@ -11,11 +11,11 @@ import numpy as np
 
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.assessment import Assessment, assess
-from lmf_multitask.evaluation.metrics import all_tasks
+from lmf_multitask.evaluation.metrics import Decisions, all_tasks
 from lmf_multitask.evaluation.predictions import read_predictions
 from lmf_multitask.evaluation.statistics import fold_summary
 from lmf_multitask.files import MANIFEST
-from lmf_multitask.pipeline.reporting import evaluate_run, learning_curves
+from lmf_multitask.pipeline.reporting import config_facts, evaluate_run, learning_curves
 from lmf_multitask.pipeline.runs import (
     LINEAR,
     LINEAR_FILES,
@@ -27,7 +27,6 @@ from lmf_multitask.pipeline.runs import (
     runs_in,
 )
 from lmf_multitask.pipeline.stages import write_joined, write_split
-from lmf_multitask.runtime import surroundings
 from lmf_multitask.tasks import make_tasks
 
 _MOST_CURVES = 12
@@ -70,13 +69,16 @@ def evaluate_folds(folder: Path, device: str, output_dir: Path) -> tuple[Assessm
     return found, write_split(output_dir, found)
 
 
-def report_folds(folder: Path, output_dir: str | Path | None = None, found: Assessment | None = None) -> Path:
+def report_folds(
+    folder: Path, output_dir: str | Path | None = None, found: Assessment | None = None, *, pdf: bool = False
+) -> Path:
     """Writes the report on the pooled predictions; no model is read.
 
     Args:
         folder: the parent of the folds.
         output_dir: where the report goes; None takes the folder itself.
         found: the pooled assessment, if it exists already.
+        pdf: write the plots as PDF, too.
 
     Raises:
         RunError: a fold is not complete.
@@ -88,18 +90,13 @@ def report_folds(folder: Path, output_dir: str | Path | None = None, found: Asse
     runs = [run for place in places for run in runs_in(place)]
     curves = {str(run.folder.relative_to(folder)): learning_curves(run.folder) for run in runs}
     chosen = curves if len(runs) <= _MOST_CURVES else {}
-    config, versions, folds = runs[0].load_config(), surroundings(), found.metrics["folds"]
-    facts = {
-        "Data": config.data_path or "the built-in sample",
-        "Clips": f"{len(found.ids):,}, each in the test split of one fold",
-        "Folds": f"{len(folds['runs'])}" + (f", one per {folds['by']}" if isinstance(folds["by"], str) else ""),
-        "Emotions": ", ".join(found.emotions),
-        "Seed": f"{config.seed}, of the folds {config.fold_seed}",
-        "Software": f"lmf_multitask {versions['lmf_multitask']}, Paddle {versions['paddle']}, numpy {versions['numpy']}",
-        "Settings": dataclasses.replace(config, fold=None).to_yaml().partition("\n")[2],
-    }
+    first = {run.folder.name: dataclasses.replace(run.load_config(), fold=None) for run in runs_in(places[0])}
+    facts, folds, config = config_facts(first), found.metrics["folds"], next(iter(first.values()))
+    by = f"one per {folds['by']}" if isinstance(folds["by"], str) else f"drawn with seed {config.fold_seed}"
+    facts["Data"] += f": {len(found.ids):,} clips in {len(folds['runs'])} folds, {by}; each is tested in one of them."
     shown = {name: one for name, one in chosen.items() if one is not None}
-    return write_report(dataclasses.replace(found, curves=shown, facts=facts), Path(output_dir or folder).expanduser())
+    target = Path(output_dir or folder).expanduser()
+    return write_report(dataclasses.replace(found, curves=shown, facts=facts), target, pdf=pdf)
 
 
 def pooled(parts: Sequence[Assessment], folder: Path) -> Assessment:
@@ -135,6 +132,10 @@ def pooled(parts: Sequence[Assessment], folder: Path) -> Assessment:
         for name in first.baselines
         if all(name in part.baselines for part in parts)
     }
+    decisions = {"network": Decisions.joined([part.decided for part in parts])}
+    for name in baselines:
+        given = [part.decisions.get(name) for part in parts]
+        decisions.update({} if None in given else {name: Decisions.joined([one for one in given if one is not None])})
     seeds = {part.metrics["seed"] for part in parts}
     metrics = assess(
         labels,
@@ -143,6 +144,7 @@ def pooled(parts: Sequence[Assessment], folder: Path) -> Assessment:
         split="test",
         seed=seeds.pop() if len(seeds) == 1 else None,
         baselines=baselines,
+        decisions=decisions,
     )
     mode = {"mode": first.metrics["mode"]} if "mode" in first.metrics else {}
     notes = [
@@ -155,7 +157,7 @@ def pooled(parts: Sequence[Assessment], folder: Path) -> Assessment:
         "folds": _of_folds([part.metrics for part in parts]),
     }
     name = folder.name or str(folder)
-    return Assessment(name, first.tasks, ids, labels, probabilities, metrics, baselines=baselines)
+    return Assessment(name, first.tasks, ids, labels, probabilities, metrics, baselines=baselines, decisions=decisions)
 
 
 def _of_folds(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -191,14 +193,20 @@ def _written(folder: Path) -> Assessment:
     names = [task.name for task in tasks]
     read = read_predictions(run.check_unchanged(PREDICTIONS_FILE))
     own = read.select(read.ids, names)
-    baselines = {}
+    baselines, decisions = {}, {"network": own.decisions}
     for name, file in zip(LINEAR, LINEAR_FILES):
         path = run.check_unchanged(file)
         if path.is_file():
             linear = read_predictions(path)
             linear = linear.select(own.ids, linear.emotions)
+            columns = [names.index(one) for one in linear.emotions]
             baselines[name] = np.full(own.probabilities.shape, np.nan)
-            baselines[name][:, [names.index(one) for one in linear.emotions]] = linear.probabilities
+            baselines[name][:, columns] = linear.probabilities
+            present = np.zeros(own.probabilities.shape, bool)
+            present[:, columns] = linear.decisions.present
+            decisions[name] = Decisions(present, np.array(columns)[linear.decisions.chosen])
     # as they were before they were written with nine digits
     probabilities = own.probabilities.astype(np.float32)
-    return Assessment(folder.name, tasks, own.ids, own.labels, probabilities, metrics, baselines=baselines)
+    return Assessment(
+        folder.name, tasks, own.ids, own.labels, probabilities, metrics, baselines=baselines, decisions=decisions
+    )

@@ -6,17 +6,19 @@ import csv
 import dataclasses
 import io
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lmf_multitask.config import to_dict
 from lmf_multitask.data.loading import SAMPLE_NOTE
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.assessment import Assessment, LearningCurves
 from lmf_multitask.evaluation.predictions import changes_csv
 from lmf_multitask.evaluation.robustness import measure_robustness, predictions_without
-from lmf_multitask.files import atomic_write, read_text, write_json, write_text
+from lmf_multitask.files import read_text, write_json, write_text
 from lmf_multitask.pipeline.runs import (
     CONFIG_FILE,
     HISTORY_FILE,
@@ -25,6 +27,7 @@ from lmf_multitask.pipeline.runs import (
     WITHOUT_FILE,
     check_no_links,
 )
+from lmf_multitask.pipeline.settings import ExperimentConfig
 from lmf_multitask.pipeline.stages import (
     Predicted,
     Trained,
@@ -68,7 +71,7 @@ def evaluate_run(
     trained = restore(folder, data_path, device, split=split)
     if need_calibration and trained.calibration is None:
         raise RunError(
-            f"{folder}: must have a calibration for --calibrated and --threshold, but has none. Train the run with lmf train."
+            f"{folder}: must have a calibration for --threshold, but has none. Train the run with lmf train."
         )
     found = assess_predictions(trained, predict(trained, split))
     return found, write_split(Path(output_dir or folder).expanduser(), found) if write else []
@@ -115,7 +118,7 @@ def report_run(folder: str | Path, data_path: str | None = None, output_dir: str
     """
     trained = restore(folder, data_path, split="test")
     found = assess_predictions(trained, predict(trained, "test"))
-    return write_report_of(trained, found, Path(output_dir or folder).expanduser(), curves=True)
+    return write_report_of(trained, found, Path(output_dir or folder).expanduser(), whole=True)
 
 
 def write_report_of(
@@ -124,7 +127,7 @@ def write_report_of(
     folder: Path,
     *,
     validation: Predicted | None = None,
-    curves: bool = False,
+    whole: bool = False,
 ) -> Path:
     """Writes the report, and as files of their own the robustness and the changes without a modality that it shows.
 
@@ -133,12 +136,13 @@ def write_report_of(
         found: their assessment on test.
         folder: where the report goes.
         validation: predictions of validation, if they exist already.
-        curves: also measure noise and missing clips, which takes a dozen times as long as the subsets of modalities.
+        whole: also measure noise and missing clips, which takes a dozen times as long as the subsets of modalities, and write
+            the plots as PDF.
     """
     from lmf_multitask.evaluation.report import write_report  # with matplotlib, half a second of import
 
     split = found.metrics["split"]
-    robustness = _robustness(trained, validation or predict(trained, trained.split("validation", split)), curves)
+    robustness = _robustness(trained, validation or predict(trained, trained.split("validation", split)), whole)
     without = predictions_without(trained.predict, trained.columns(split), trained.modalities)
     histories = {run.folder.name: learning_curves(run.folder) for run in trained.runs}
     page = write_report(
@@ -151,6 +155,7 @@ def write_report_of(
             data_report=trained.data.report,
         ),
         folder,
+        pdf=whole,
     )
     _write_robustness(folder, robustness)
     if without:
@@ -219,27 +224,77 @@ def _write_robustness(folder: Path, found: dict[str, Any]) -> list[Path]:
     if plot is None:
         place.unlink(missing_ok=True)  # of an earlier measurement
     else:
-        with atomic_write(place) as file:
-            file.write(plot.png)
+        write_text(place, plot.svg)
         paths.append(place)
     return paths
 
 
 def _facts(trained: Trained) -> dict[str, str]:
     """Heading -> text, for the report."""
-    config, runs, versions = trained.configs[0], trained.runs, surroundings()
+    runs, found = trained.runs, config_facts({run.folder.name: one for run, one in zip(trained.runs, trained.configs)})
+    counts = ", ".join(f"{len(rows):,} {name}" for name, rows in trained.data.dataset.items())
     sizes = [sum(int(np.prod(w.shape)) for w in m.weights().values() if not w.stop_gradient) for m in trained.models]
     begun = time.localtime((runs[-1].folder / CONFIG_FILE).stat().st_mtime)
-    return {
-        "Data": f"the built-in sample. {SAMPLE_NOTE}" if trained.data_path is None else trained.data_path,
-        "Clips": ", ".join(f"{len(rows):,} {name}" for name, rows in trained.data.dataset.items()),
-        "Emotions": ", ".join(task.name for task in trained.tasks) + (" (one model each)" if len(runs) > 1 else ""),
-        "Trainable parameters": " + ".join(f"{size:,}" for size in sizes),
-        "Seed": ", ".join(dict.fromkeys(str(one.seed) for one in trained.configs)),
+    path = SAMPLE_NOTE.removesuffix(".") if trained.data_path is None else trained.data_path
+    own = {
+        "Data": f"{path}: {counts} clips.",
+        "Model": f"{found['Model'].removesuffix('.')}, {' + '.join(f'{size:,}' for size in sizes)} trainable parameters.",
         "Started": time.strftime("%Y-%m-%d %H:%M", begun),
         "Command that trains it again": "\n".join(
             f"python -m lmf_multitask.train --config {run.folder / CONFIG_FILE} --output_dir NEW_FOLDER" for run in runs
         ),
-        "Software": f"lmf_multitask {versions['lmf_multitask']}, Paddle {versions['paddle']}, numpy {versions['numpy']}",
-        "Settings": config.to_yaml().partition("\n")[2],
     }
+    return {**own, **{name: text for name, text in found.items() if name not in own}}
+
+
+def config_facts(configs: Mapping[str, ExperimentConfig]) -> dict[str, str]:
+    """Heading -> text, as far as settings know it.
+
+    Args:
+        configs: name -> settings, of the runs that make up one model.
+    """
+    first, versions = next(iter(configs.values())), surroundings()
+    encoders = to_dict(first.model)["encoders"]
+    parts = ", ".join(f"{name} {encoders[name]['kind']}" for name in first.model.modalities)
+    seeds = ", ".join(dict.fromkeys(str(one.seed) for one in configs.values()))
+    many = "A network per task" if len(configs) > 1 else "One network for all tasks"
+    return {
+        "Data": f"{first.data_path or SAMPLE_NOTE}",
+        "Model": f"{many}: encoders {parts}; fusion {to_dict(first.model)['fusion']['kind']}; seed {seeds}.",
+        "Changed settings": changed_settings(configs),
+        "Software": f"lmf_multitask {versions['lmf_multitask']}, Paddle {versions['paddle']}, numpy {versions['numpy']}",
+        "Settings": first.to_yaml().partition("\n")[2],
+    }
+
+
+def changed_settings(configs: Mapping[str, ExperimentConfig]) -> str:
+    """The settings of data, model and training that differ from the defaults; what not all runs share follows by run."""
+    found = {}
+    for name, config in configs.items():
+        default = ExperimentConfig().resolved(config.wanted or ())
+        found[name] = [
+            change
+            for part in ("data", "model", "training")
+            for change in _changes(getattr(config, part), getattr(default, part), part)
+        ]
+    shared = [one for one in next(iter(found.values())) if all(one in others for others in found.values())]
+    own = {name: [one for one in changes if one not in shared] for name, changes in found.items()}
+    lines = [", ".join(shared), *(f"{name}: {', '.join(changes)}" for name, changes in own.items() if changes)]
+    return "\n".join(line for line in lines if line) or "None: all settings are the defaults."
+
+
+def _changes(value: Any, default: Any, name: str) -> Iterator[str]:
+    """``name value (default ...)`` of every setting below `name` that differs."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        if value != default:
+            yield f"{name} {_shown(value)} (default {_shown(default)})"
+        return
+    if type(value) is not type(default):  # of another kind, which has settings of its own
+        default = type(value)()
+        yield f"{name} of another kind, see the model"
+    for field in dataclasses.fields(value):
+        yield from _changes(getattr(value, field.name), getattr(default, field.name), f"{name}.{field.name}")
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else "null" if value is None else f"{value}"

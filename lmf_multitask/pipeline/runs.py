@@ -9,7 +9,7 @@ predictions.csv   one row per test clip; predictions_LINEAR.csv: the same of the
 metrics.json      metrics on test; its presence means that the run is complete
 manifest.json     SHA-256 of the files above
 report.html       the report, one self-contained file; its plots also in plots/
-robustness.json   metrics without some modalities or with noise; robustness.png shows them
+robustness.json   metrics without some modalities or with noise; robustness.svg shows them
 without.csv       how each test prediction changes when a modality is removed from the clip
 train.log         the log
 
@@ -67,7 +67,7 @@ LABEL_COLUMN = "label_column"
 
 METRICS_FILE, PREDICTIONS_FILE, HISTORY_FILE = "metrics.json", "predictions.csv", "history.csv"
 REPORT_FILE, PLOTS_FOLDER, WITHOUT_FILE = "report.html", "plots", "without.csv"
-ROBUSTNESS_PLOT = "robustness.png"
+ROBUSTNESS_PLOT = "robustness.svg"
 MODEL_FOLDER, CHECKPOINTS_FOLDER, VISUALDL_FOLDER = "model", "checkpoints", "visualdl"
 LINEAR = tuple(names[-1] for names in BASELINES.values())
 """The baselines whose predictions are written, too."""

@@ -14,11 +14,12 @@ from lmf_multitask.data.schema import IEMOCAP_EMOTIONS
 from lmf_multitask.data.targets import Target
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.metrics import all_tasks
+from lmf_multitask.evaluation.report import write_seeds
 from lmf_multitask.evaluation.statistics import seed_summary
 from lmf_multitask.files import write_json
 from lmf_multitask.pipeline.cross_validation import join_folds
 from lmf_multitask.pipeline.launcher import train_all
-from lmf_multitask.pipeline.reporting import write_report_of
+from lmf_multitask.pipeline.reporting import config_facts, write_report_of
 from lmf_multitask.pipeline.runs import (
     CONFIG_FILE,
     REPORT_FILE,
@@ -28,6 +29,8 @@ from lmf_multitask.pipeline.runs import (
     check_no_links,
     check_run_names,
     fold_folders,
+    runs_in,
+    seed_folders,
 )
 from lmf_multitask.pipeline.settings import ExperimentConfig
 from lmf_multitask.pipeline.stages import assess_predictions, predict, read_data, restore, without, write_joined
@@ -136,6 +139,8 @@ def train_several(
     pages = [places[seed] / REPORT_FILE for seed in results if (places[seed] / REPORT_FILE).is_file()]
     complete = [metrics for metrics in results.values() if len(all_tasks(metrics)) == len(data.targets)]
     summary = write_seed_summary(folder, complete) if seeds and complete else None
+    if summary is not None and report:
+        pages.append(report_seeds(folder))
     return Outcome(results, failures, summary, pages)
 
 
@@ -172,6 +177,33 @@ def write_seed_summary(folder: Path, results: Sequence[dict[str, Any]], name: st
     summary = seed_summary(results)
     write_json(folder / name, summary)
     return summary
+
+
+def report_seeds(folder: Path, output_dir: str | Path | None = None, *, pdf: bool = False) -> Path:
+    """Writes the page of several seeds; no model is read.
+
+    Args:
+        folder: the parent of the seeds.
+        output_dir: where the page goes; None takes the folder itself.
+        pdf: write the plots as PDF, too.
+
+    Raises:
+        RunError: no seed is complete.
+    """
+    places = seed_folders(folder)
+    results = {place.name: metrics for place in places.values() if (metrics := Run(place).metrics()) is not None}
+    if not results:
+        raise RunError(
+            f"{folder}: must hold a complete seed, but {', '.join(p.name for p in places.values())} are not. Train them."
+        )
+    most = max(len(all_tasks(metrics)) for metrics in results.values())  # per-emotion runs may be incomplete
+    results = {name: metrics for name, metrics in results.items() if len(all_tasks(metrics)) == most}
+    first = folder / next(iter(results))
+    runs = runs_in(next(iter(fold_folders(first).values()), first))
+    facts = config_facts({run.folder.name: dataclasses.replace(run.load_config(), fold=None) for run in runs})
+    facts["Model"] = facts["Model"].rpartition("; seed")[0] + "."
+    summary = seed_summary(list(results.values()))
+    return write_seeds(summary, results, facts, Path(output_dir or folder).expanduser(), pdf=pdf)
 
 
 def _log_unlabelled(base: ExperimentConfig, emotions: list[str]) -> None:

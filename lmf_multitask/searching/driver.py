@@ -14,7 +14,7 @@ from typing import Any
 from lmf_multitask.config import replaced
 from lmf_multitask.data.loading import SAMPLE_NOTE
 from lmf_multitask.errors import ConfigError, TrainingError
-from lmf_multitask.evaluation.tables import number
+from lmf_multitask.evaluation.text import number
 from lmf_multitask.pipeline.launcher import Children, module_command
 from lmf_multitask.pipeline.progress import Progress
 from lmf_multitask.searching.results import SearchResult, Trial

@@ -28,8 +28,9 @@ from lmf_multitask.config import replaced, to_dict
 from lmf_multitask.data.columns import fingerprint
 from lmf_multitask.data.loading import SAMPLE_NOTE
 from lmf_multitask.errors import ConfigError, RunError, TrainingError
+from lmf_multitask.evaluation.metrics import EXCLUSIVE, METRICS, TASK_METRIC
 from lmf_multitask.evaluation.statistics import seed_summary
-from lmf_multitask.evaluation.tables import number
+from lmf_multitask.evaluation.text import number
 from lmf_multitask.files import read_text, remove_leftovers, write_json, write_text
 from lmf_multitask.pipeline.launcher import train_all
 from lmf_multitask.pipeline.runs import HISTORY_FILE, Run, check_no_links
@@ -99,7 +100,8 @@ def search(config: SearchConfig, folder: Path, plan: Plan) -> SearchResult:
     exists = _check_folder(folder)
     prepared = load(config.experiment)
     splits = {name: rows for name, rows in prepared.data.dataset.items() if name != "test"}
-    config = dataclasses.replace(config, experiment=dataclasses.replace(prepared.config, output_dir=None))
+    experiment = dataclasses.replace(prepared.config, output_dir=None)
+    config = dataclasses.replace(config, experiment=experiment, objective=_objective(config.objective, prepared))
     _check_sizes(config, prepared)
     if exists:
         _check_same_search(config, folder)
@@ -169,6 +171,22 @@ def _check_same_data(study: Study, now: str, folder: Path) -> None:
         )
 
 
+def _objective(name: str, prepared: Prepared) -> str:
+    """The objective for these tasks: with tasks of one kind, `TASK_METRIC` is the metric of that kind.
+
+    Raises:
+        ConfigError: it is a metric of another kind of tasks.
+    """
+    own = list(dict.fromkeys(task.monitor for task in prepared.tasks))
+    metric = METRICS.get(name)
+    if metric is not None and metric.kind != EXCLUSIVE and not any(map(metric.rates, prepared.tasks)):
+        raise ConfigError(
+            f"objective must be a metric of the tasks, but {name} is for {metric.kind} tasks. "
+            f"Choose {own[0] if len(own) == 1 else TASK_METRIC}."
+        )
+    return own[0] if name == TASK_METRIC and len(own) == 1 else name
+
+
 def _check_sizes(config: SearchConfig, prepared: Prepared) -> None:
     for dimension in config.dimensions():
         for value in dimension.choices or (dimension.high,):
@@ -185,7 +203,7 @@ def _result(study: Study, config: SearchConfig, folder: Path, splits: Mapping[st
     facts = {
         "Data": f"the built-in sample. {SAMPLE_NOTE}" if experiment.data_path is None else experiment.data_path,
         "Clips": f"{clips}; no trial uses the test split",
-        "Emotions": ", ".join(experiment.emotions or ()),
+        "Tasks": ", ".join(experiment.wanted or ()),
         "Compared by": f"validation {config.objective} of the epoch that training.monitor {experiment.training.monitor} selects, "
         f"seed {experiment.seed} in every trial",
         "Sampler": f"{config.sampler}, seed {config.seed}",

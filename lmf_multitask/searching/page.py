@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lmf_multitask.evaluation.report import Section, write_page
-from lmf_multitask.evaluation.tables import seed_tables
+from lmf_multitask.evaluation.page import Section, Tile, write_page
+from lmf_multitask.evaluation.run_tables import seed_tables
+from lmf_multitask.evaluation.text import number
 from lmf_multitask.searching.plots import MOST_SLICES, search_plots
-from lmf_multitask.searching.results import SearchResult
+from lmf_multitask.searching.results import SearchResult, spread
 
 SEARCH_PAGE = "search.html"
 _SHOWN = 3
@@ -43,10 +44,22 @@ def write_search(result: SearchResult, folder: Path) -> Path:
     sections.append(Section("Each setting", text, [plots["slices"]]))
     failed = "\n".join(f"trial {trial.number}: {trial.reason}" for trial in result.trials if trial.reason)
     sections.append(Section("Every trial", tables=[result.trials_table()], verbatim=failed))
+    best, facts = result.best(1)[0], dict(result.facts)
+    tiles = [
+        Tile(f"{result.metric}, trial {best.number}", number(best.value), f"epoch {best.kept} of {len(best.values)}")
+    ]
+    for one in result.retrained:
+        value, _, note = spread(one.values).partition(" ")
+        tiles.append(Tile(f"{result.metric}, trial {one.trial.number}, new seeds", value, note))
+    tiles.append(Tile("trials", f"{len(result.trials)}", result.counts_line()))
+    on_top = {name: facts.pop(name, "") for name in ("Data", "Clips", "Emotions", "Compared by")}
     return write_page(
         folder / SEARCH_PAGE,
         title=f"Search {result.name}",
-        lead=result.verdict(),
-        facts=result.facts,
+        summary={**on_top, "Verdict": result.verdict()},
+        tiles=tiles,
+        caption=f"The best trials, {result.metric} on validation",
         sections=sections,
+        facts=facts,
+        pdf=True,
     )

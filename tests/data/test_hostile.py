@@ -15,6 +15,7 @@ import pytest
 from conftest import make_corpus
 
 from lmf_multitask import load_iemocap
+from lmf_multitask.data.loading import inspect
 from lmf_multitask.data.safe_pickle import StoredArray, read_pickle, to_array
 from lmf_multitask.data.sample import write_sample
 from lmf_multitask.data.schema import dataset_features
@@ -346,6 +347,51 @@ def test_long_texts_in_parquet_are_not_unpacked(tmp_path, column, dictionary):
     finally:
         pa.set_memory_pool(usual)
     assert counted.max_memory() < 20_000_000
+
+
+def test_a_saved_data_set_that_is_compressed_is_measured_first(tmp_path):
+    folder = saved(tmp_path / "data")
+    path = next((folder / "train").glob("*.arrow"))
+    zeros = pa.table({"audio": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(30_000_000, "f4")), 1000)})
+    with pa.ipc.new_stream(str(path), zeros.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(zeros)
+    with pytest.raises(DataError, match="must hold at most 100 bytes or rows per byte, but announces 120,0"):
+        load_iemocap(folder)
+
+
+def test_rows_without_bytes(tmp_path):
+    """Two billion clips in 300 bytes: a column of nulls has no buffers."""
+    nulls = pa.Array.from_buffers(pa.null(), 2**31 - 1, [None])
+    table = pa.table({"audio": nulls, "text": nulls})
+    with pa.ipc.new_stream(str(tmp_path / "x.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(DataError, match="but announces 0 bytes and 2,147,483,647 rows"):
+        load_iemocap(tmp_path / "x.arrow")
+
+
+@pytest.mark.parametrize("form", ["npz", "parquet"])
+def test_padding_does_not_fill_the_disk(tmp_path, form):
+    """One long sequence, to which 20,000 short ones would be padded; zeros, which zip packs to a thousandth."""
+    labels = np.arange(20_000) % 2
+    if form == "npz":
+        path = tmp_path / "x.npz"
+        np.savez_compressed(path, text=np.zeros((20_000, 150, 100), "f4"), calm=labels)
+    else:
+        path = tmp_path / "x.parquet"
+        text = pa.array([[[1.0]] * 20_000, *[[[1.0]]] * 19_999])
+        pq.write_table(pa.table({"text": text, "calm": labels}), path)
+    with pytest.raises(
+        DataError, match=r"features must take at most 100 times .* Shorten sequences: --data.max_length"
+    ):
+        inspect(path)
+
+
+def test_long_ids_of_any_layout(tmp_path):
+    """Layouts that do not look at the length of ids themselves, for instance HDF5 and folders of dialogues."""
+    path = tmp_path / "x.npz"
+    np.savez(path, audio=np.ones((3, 2)), id=["a", "b", "c" * 1001], calm=[0, 1, 0])
+    with pytest.raises(DataError, match="x.npz: ids must have at most 1,000 characters, but one has 1,001"):
+        inspect(path)
 
 
 NUMBERS = [[1.0, 2.0]] * 3

@@ -130,6 +130,15 @@ def test_bytes_keys_become_text(read):
     assert read(pickle.dumps({b"happy": {b"train": 1}, "sad": 2})) == {"happy": {"train": 1}, "sad": 2}
 
 
+@pytest.mark.parametrize("kind", [dict, collections.OrderedDict])
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_key_as_bytes_and_as_text_is_not_merged(read, kind, protocol):
+    for first, second in ((b"a", "a"), ("\xe9", b"\xe9"), ("\xe9", "\xe9".encode())):
+        with pytest.raises(DataError, match="has the key .* twice, perhaps as text and as bytes"):
+            read(pickle.dumps(kind([(first, 1), (second, 2)]), protocol))
+    assert read(pickle.dumps({"a": {b"a": 1}}, protocol)) == {"a": {"a": 1}}
+
+
 @pytest.mark.parametrize("writer", RECORDED)
 def test_pickles_of_other_pythons_and_numpys(read, writer):
     got = read(RECORDED[writer])

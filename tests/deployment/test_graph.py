@@ -122,6 +122,42 @@ def test_a_program_that_does_not_fit(paddle_copy, change, message):
     assert message in paddle_copy(change)
 
 
+def attributes_of(ops, name):
+    return {one["N"]: one["AT"] for op in ops if op["#"] == name for one in op["A"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ops: attributes_of(ops, "1.rnn")["hidden_size"].update(D=0), "a recurrent layer has weights of the shapes"),
+        (lambda ops: attributes_of(ops, "1.rnn")["num_layers"].update(D=2**31), "a recurrent layer has weights of the shapes"),
+        (lambda ops: attributes_of(ops, "1.rnn")["mode"].update(D="GRU"), "a recurrent layer has weights of the shapes"),
+        (lambda ops: [op["I"][4].update({"%": op["I"][0]["%"]}) for op in ops if op["#"] == "1.rnn"], "a recurrent layer has weights that are none"),
+        (lambda ops: [op["I"][2].update({"%": op["I"][0]["%"]}) for op in ops if op["#"] == "1.rnn"], "a recurrent layer has other operands"),
+        (lambda ops: attributes_of(ops, "1.slice")["axes"].update(D=[{"#": "0.a_i64", "D": -(2**31)}]), "the axes of an operator is [-2147483648]"),
+        (lambda ops: attributes_of(ops, "1.fetch")["col"].update(D=-1), "its outputs are not numbered in their order"),
+        (lambda ops: attributes_of(ops[-8:], "1.slice")["axes"].update(D=[{"#": "0.a_i64", "D": 0}]), "the model must give float32 [2, 2]"),
+    ],
+)  # fmt: skip
+def test_a_program_that_would_read_other_memory(paddle_copy, change, message):
+    """Paddle's kernels do not check these; each one ended the process, or gave predictions of another shape."""
+    assert message in paddle_copy(change)
+
+
+def test_a_program_that_fills_the_memory(paddle_copy):
+    """The shape of an array that is filled: four billion numbers."""
+
+    def change(ops):
+        place = next(number for number, op in enumerate(ops) if op["#"] == "1.full_with_tensor")
+        shape = copy.deepcopy(next(op for op in ops if op["#"] == "1.full_int_array"))
+        shape["A"][0]["AT"]["D"] = [{"#": "0.a_i64", "D": 2**32}]
+        shape["O"][0]["%"] = 9999
+        ops[place]["I"][1]["%"] = 9999
+        ops.insert(place, shape)
+
+    assert "Fail to alloc memory of 17179869184 size" in paddle_copy(change)
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"[" * 100_000, b"\xff", b'{"program": {"regions": [5]}}'])
 def test_a_program_that_is_none(exported, tmp_path, content):
     folder = shutil.copytree(exported, tmp_path / "copy")

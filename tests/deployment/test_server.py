@@ -10,13 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import Chromium, faults, needs_chromium
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("prometheus_client", reason="needs the extra serve")
@@ -350,30 +350,45 @@ def test_64_clients_between_hostile_ones_for_60_seconds(exported, tmp_path):
     assert int(re.search(r"VmHWM:\s+(\d+)", status)[1]) < 800_000  # kB
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-def page_after(url):
-    """The page's HTML once its script has run, in a headless browser of its own."""
-    with tempfile.TemporaryDirectory() as profile:
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-        flags += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}"]
-        command = [CHROMIUM, *flags, "--virtual-time-budget=5000", "--dump-dom", url]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@needs_chromium
 def test_page_in_a_browser(tmp_path):
     run = make_run(tmp_path / "run", inputs=IEMOCAP)
-    with Served(run) as served:
+    rows = make_rows(3, IEMOCAP)
+    rows["video"][1] = 0
+    np.savez(tmp_path / "clips.npz", **rows)
+    with Served(run) as served, Chromium() as browser:
+        assert faults(browser, served.url) == {}
         clip = httpx.get(f"{served.url}/samples/3").json()
         answer = httpx.post(f"{served.url}/predict", json=clip["clip"]).json()
-        html = page_after(f"{served.url}/?sample=3")
-    shown = re.findall(r'aria-label="(\w+)"[^>]*aria-valuenow="([\d.]+)"', html)
-    assert shown == [(e, f"{100 * p:.1f}") for e, p in zip(answer["emotions"], answer["probabilities"][0])]
-    assert f"made-up clip 3 (drawn as {clip['emotion']})" in html
-    assert f"If exactly one is present: {answer['decided'][0]['emotion']} (" in html
+        meters = "[...document.querySelectorAll('[role=meter]')].map(one => [one.ariaLabel, one.ariaValueNow])"
+        browser.open(f"{served.url}/?sample=3", 390)
+        browser.wait_for("document.querySelector('[role=meter]') !== null")
+        shown = browser.run(meters)
+        assert shown == [[e, f"{100 * p:.1f}"] for e, p in zip(answer["emotions"], answer["probabilities"][0])]
+        text = browser.run("document.body.innerText")
+        assert f"made-up clip 3 (drawn as {clip['emotion']})" in text
+        assert f"Decided emotion: {answer['decided'][0]['emotion']} (" in text
+        assert "All modalities are there." in text
+        content = (tmp_path / "clips.npz").read_bytes()
+        answer = httpx.post(
+            f"{served.url}/predict", content=content, headers={"Content-Type": "application/x-npz"}
+        ).json()
+        browser.choose_file("#file", tmp_path / "clips.npz")
+        browser.wait_for("document.querySelectorAll('#rows tr').length === 3")
+        browser.run("document.querySelectorAll('#rows button')[1].click()")
+        assert browser.run(meters) == [
+            [e, f"{100 * p:.1f}"] for e, p in zip(answer["emotions"], answer["probabilities"][1])
+        ]
+        assert "Without video: missing in this clip." in browser.run("document.body.innerText")
+        cells = browser.run("[...document.querySelectorAll('#rows tr')].map(row => row.lastChild.textContent)")
+        assert cells == ["–", "video", "–"]
+        assert browser.axe() == {}
+        assert browser.run("document.documentElement.scrollWidth") <= 390
+        (tmp_path / "bad.npz").write_bytes(b"no archive")
+        browser.choose_file("#file", tmp_path / "bad.npz")
+        browser.wait_for("document.querySelector('.bad') !== null")
+        assert browser.run("document.querySelectorAll('[role=meter]').length") == 0
 
 
 @pytest.mark.slow

@@ -156,6 +156,7 @@ def test_a_modality_that_is_left_out_is_zeros_and_counted(client, predictor, for
     answer = response.json()
     np.testing.assert_allclose(answer["probabilities"], predictor.predict(**left), rtol=1e-6)
     assert answer["missing"] == {"audio": 1, "video": 3, "text": 0}
+    assert answer["missing_in"] == {"audio": [1], "video": [0, 1, 2], "text": []}
     assert re.search(r'lmf_missing_total{modality="video"} [1-9]', client.get("/metrics").text)
     assert client.post("/predict", json=as_json(make_rows(2))).json()["missing"] == dict.fromkeys(rows, 0)
 
@@ -399,6 +400,7 @@ def test_health_and_model(client, predictor):
     assert about["emotions"] == list(EMOTIONS)
     assert about["limits"]["rows"] == 16
     assert about["settings"]["backend"] == "paddle"
+    assert about["thresholds"] == dict(zip(EMOTIONS, predictor.thresholds()))
 
 
 def test_openapi_describes_the_body(client):

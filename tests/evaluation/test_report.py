@@ -1,15 +1,15 @@
 import base64
 import dataclasses
-import json
+import hashlib
 import logging
 import re
-import shutil
-import subprocess
+import zlib
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from browser import Chromium, faults, needs_chromium
 
 from lmf_multitask.evaluation import drawing as drawing_module
 from lmf_multitask.evaluation import evaluate_predictions, full_tables, write_report
@@ -17,10 +17,13 @@ from lmf_multitask.evaluation.assessment import Assessment, LearningCurves, asse
 from lmf_multitask.evaluation.comparison import compare
 from lmf_multitask.evaluation.drawing import DARK, LONGEST_LABEL, drawing, label
 from lmf_multitask.evaluation.metrics import METRICS, Metric
-from lmf_multitask.evaluation.plots import metrics_plot
+from lmf_multitask.evaluation.plots import equal_mass_bins, metrics_plot
 from lmf_multitask.evaluation.predictions import Predictions
-from lmf_multitask.evaluation.report import write_comparison
-from lmf_multitask.evaluation.tables import comparison_text, comparison_verdict, further_table
+from lmf_multitask.evaluation.report import write_comparison, write_seeds
+from lmf_multitask.evaluation.statistics import seed_summary
+from lmf_multitask.evaluation.tables import intervals_table
+from lmf_multitask.evaluation.verdicts import comparison_text, comparison_verdict
+from lmf_multitask.tasks import make_tasks
 
 EMOTIONS = ["happy", "sad", "angry", "neutral"]
 
@@ -84,7 +87,7 @@ def full_page(tmp_path_factory):
         facts={"Data": "/" + "long" * 60, "Settings": "seed: 1\n"},
         data_report="audio  " + "x" * 300,
     )
-    return write_report(whole, folder)
+    return write_report(whole, folder, pdf=True)
 
 
 @pytest.fixture(scope="module")
@@ -109,16 +112,20 @@ def test_every_part_is_present(full_page):
         "Baselines",
         "Learning curves",
         "Confusion",
-        "Ranking",
-        "Probabilities",
+        "Ranking and calibration",
         "Missing and noisy modalities",
-        "Clips to inspect",
+        "Clips to look at",
         "Data",
     ):
         assert re.search(rf"<h2 id=\"part\d\">{heading}</h2>", text), heading
     assert "Published metrics are not shown" in text  # the emotions are IEMOCAP's, the clips are not
-    assert "most confident errors" in text
-    assert "least confident decisions" in text
+    box = re.search(r'<section class="summary".*?</section>', text, re.S)[0]
+    for heading in ("Data", "Task", "Against a linear model", "Against always absent"):
+        assert f"<dt>{heading}</dt>" in box
+    assert "<dd>Which of happy, sad, angry and neutral is in a clip: each clip has exactly one.</dd>" in box
+    assert "The network against always absent: the network is better on weighted F1" in box
+    assert text.count("confusion.") == 0  # counts stand in the plot alone
+    assert "TP/FP/FN/TN" not in text
 
 
 def test_nothing_comes_from_elsewhere_and_no_text_is_markup(full_page, comparison_page):
@@ -126,7 +133,12 @@ def test_nothing_comes_from_elsewhere_and_no_text_is_markup(full_page, compariso
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
         assert "url(" not in text
-        assert text.count("<script") == text.count("<script>\nfor (const table of") == 1  # ours
+        assert text.count("<script") == 1  # ours, which alone may run
+        script = re.search(r"<script>(.*)</script>", text, re.S)[1]
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+        assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in text
+        assert not re.findall(r" on[a-z]+=", text)
     assert "&lt;b&gt;markup" in full_page.read_text(encoding="utf-8")
 
 
@@ -145,13 +157,11 @@ def test_every_image_has_an_alternative_and_follows_the_theme(full_page, compari
 def test_each_plot_is_also_a_file(full_page):
     plots = full_page.parent / "plots"
     names = {path.stem for path in plots.glob("*.svg")}
-    assert names == {path.stem for path in plots.glob("*.png")}
+    assert names == {path.stem for path in plots.glob("*.pdf")}
     assert names == {
-        "metrics", "further_metrics", "learning", "losses", "confusion", "one_of_many", "roc_and_precision_recall",
+        "metrics", "against_linear", "learning", "losses", "confusion", "one_of_many", "roc_and_precision_recall",
         "reliability", "robustness",
     }  # fmt: skip
-    for path in plots.glob("*.png"):
-        assert path.read_bytes().startswith(b"\x89PNG")
     for path in plots.glob("*.svg"):
         assert "var(" not in path.read_text(encoding="utf-8")  # other programs know no variables
 
@@ -162,7 +172,7 @@ def test_the_same_assessment_gives_the_same_page(tmp_path):
     one, two = (write_report(found, tmp_path / name).read_text(encoding="utf-8") for name in ("one", "two"))
     assert one == two
     assert "one of" not in one  # a single emotion needs no decision among all
-    assert not (tmp_path / "one" / "plots" / "one_of_many.png").exists()
+    assert not (tmp_path / "one" / "plots" / "one_of_many.svg").exists()
 
 
 def test_a_page_of_mostly_undefined_metrics(tmp_path):
@@ -174,12 +184,14 @@ def test_a_page_of_mostly_undefined_metrics(tmp_path):
 
 
 def test_a_registered_metric_is_in_tables_and_plots(monkeypatch):
-    metric = Metric("error_rate", "error rate", lambda rows: 1 - METRICS["accuracy"](rows), greater_is_better=False)
+    metric = Metric(
+        "error_rate", "error rate", lambda rows: 1 - METRICS["accuracy"](rows), greater_is_better=False, headline=True
+    )
     monkeypatch.setitem(METRICS, "error_rate", metric)
     metrics = evaluate_predictions(*predictions(), EMOTIONS, resamples=20).metrics
-    assert "error rate" in further_table(metrics).heads
+    assert "error rate" in intervals_table(metrics).heads
     with drawing():
-        plot = metrics_plot(metrics, headline=False)
+        plot = metrics_plot(metrics)
     assert "<!-- error rate -->" in plot.svg  # matplotlib's comment before the outlines of a text
 
 
@@ -258,101 +270,179 @@ def test_the_decision_among_all_counts(tmp_path):
         comparison
     )
     text = comparison_text(comparison)
-    assert "One of 4 (highest uncalibrated probability): WA -0." in text
+    assert "One of 4 (highest probability as a multiple of its threshold): WA -0." in text
     assert text.splitlines()[1].split()[:4] == ["emotion", "model", "weighted", "F1"]
+
+
+# -- clips, bins, decimals
+
+
+def rows_of_clips(text):
+    part = text.split("errors, and uncertain decisions</p>")[1]
+    heads = re.findall(r"<button type=\"button\">(.*?)</button>", part)
+    rows = [
+        re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
+        for row in re.findall(r"<tr>(<th scope=\"row\">.*?)</tr>", part, re.S)
+    ]
+    return heads, rows
+
+
+def test_clips_have_all_predictions_and_the_change_without_each_modality(full_page):
+    """By hand: predictions without text are half of those with it."""
+    text = full_page.read_text(encoding="utf-8")
+    heads, rows = rows_of_clips(text)
+    assert heads == ["clip", "task", "label", "outcome", *EMOTIONS, "no audio", "no text"]
+    labels, probabilities = predictions()
+    for _, task, label_, outcome, *numbers in rows[:40]:
+        own = float(numbers[EMOTIONS.index(task)])
+        assert numbers[4] == "+0.000"
+        assert abs(float(numbers[5]) + own / 2) < 6e-4
+        right = (own > 0.5) == (label_ == "present")
+        assert outcome == ("correct" if right else {"present": "missed", "absent": "false alarm"}[label_])
+    row = int(rows[0][0].rpartition("-")[2])
+    assert rows[0][4:8] == [f"{value:.3f}" for value in probabilities[row]]
+    wrong = np.where((probabilities > 0.5) != (labels == 1), np.abs(probabilities - labels), 0)
+    assert row == wrong[:, 0].argmax()  # tasks take turns, the first task's largest error first
+    assert "test-00012 is row 12, counted from 0, of the split test in the data file" in text
+
+
+def test_no_number_of_the_tables_is_rounded_in_two_ways(full_page, comparison_page):
+    for page in (full_page, comparison_page):
+        cells = re.findall(r"<(?:td|strong|small)[^>]*>([^<]*)<", page.read_text(encoding="utf-8"))
+        numbers = re.findall(r"(?<![\d.])\d+\.\d+", " ".join(cells))
+        assert len(numbers) > 100
+        assert all(len(one.partition(".")[2]) == 3 for one in numbers)
+
+
+def test_bins_hold_equally_many_clips():
+    values = np.arange(20) / 20
+    truth = np.arange(20) % 4 == 0
+    mean, share, low, high = equal_mass_bins(truth, values, 5)
+    np.testing.assert_allclose(mean, [0.075, 0.275, 0.475, 0.675, 0.875])
+    np.testing.assert_array_equal(share, [0.25] * 5)
+    # Wilson's interval of 1 of 4, as scipy.stats.binomtest(1, 4).proportion_ci(method="wilson") gives it
+    np.testing.assert_allclose([low[0], high[0]], [0.04558726, 0.69935816], atol=1e-6)
+    assert len(equal_mass_bins(truth[:3], values[:3])[0]) == 3
+
+
+def test_chinese_names_are_embedded_in_the_pdf(tmp_path):
+    """Where no such font is installed, its letters are boxes, and DejaVu is embedded all the same."""
+    found = evaluate_predictions(*predictions(), ["快乐", "悲伤", "愤怒", "中性"], resamples=20)
+    drawing_module._warn_of_boxes()
+    write_report(found, tmp_path, pdf=True)
+    content = (tmp_path / "plots" / "confusion.pdf").read_bytes()
+    parts = [content]
+    for stream in re.findall(rb"stream\r?\n(.*?)endstream", content, re.S):
+        try:
+            parts.append(zlib.decompress(stream))
+        except zlib.error:
+            continue
+    fonts = set(re.findall(rb"/FontName /(?:[A-Z]{6}\+)?([\w-]+)", b"".join(parts)))
+    assert any(b"DejaVu" in one for one in fonts)
+    if drawing_module._cjk_families():
+        assert any(b"DejaVu" not in one for one in fonts)
 
 
 # -- in a browser
 
-PROBE = """<script>
-addEventListener("load", () => setTimeout(() => parent.postMessage(JSON.stringify({
-  width: innerWidth, scroll: document.documentElement.scrollWidth, images: document.images.length,
-  missing: [...document.images].filter(i => !i.complete || i.naturalWidth === 0).length}), "*"), 100));
-</script>"""
 
-HARNESS = """<!doctype html><title>probe</title><body>
-<script>addEventListener("message", e => document.body.append(Object.assign(document.createElement("p"), {textContent: "FOUND" + e.data})));</script>
-<iframe src="page.html" style="width:1280px;height:900px;border:0"></iframe>
-<iframe src="page.html" style="width:390px;height:900px;border:0"></iframe>"""
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+@pytest.fixture(scope="module")
+def browser():
+    with Chromium() as found:
+        yield found
 
 
-def open_in_browser(page, folder):
-    """Opens the page in frames of 1280 and 390 pixels: sizes and images of each, and the lines of the console."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} is installed")
-    text = page.read_text(encoding="utf-8") if hasattr(page, "read_text") else page
-    (folder / "page.html").write_text(text.replace("</body>", PROBE + "</body>"), encoding="utf-8")
-    (folder / "harness.html").write_text(HARNESS, encoding="utf-8")
-    command = [
-        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000", "--enable-logging=stderr",
-        "--virtual-time-budget=5000", "--dump-dom", (folder / "harness.html").as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = [json.loads(one) for one in re.findall(r"<p>FOUND(\{.*?\})</p>", done.stdout)]
-    return sorted(found, key=lambda one: -one["width"]), [
-        line for line in done.stderr.splitlines() if "CONSOLE" in line
-    ]
+@pytest.fixture(scope="module")
+def seeds_page(tmp_path_factory):
+    """Of an emotion and a real-valued task with a Chinese name."""
+    tasks = make_tasks(["happy", "情感:regression:-3:3"])
+    results = {}
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        labels = np.stack([np.arange(60) % 2, np.linspace(-3, 3, 60)], axis=1)
+        values = np.stack(
+            [np.clip(labels[:, 0] * 0.4 + rng.uniform(0, 0.6, 60), 0, 1), labels[:, 1] + rng.normal(size=60)], axis=1
+        )
+        results[f"seed{seed}"] = assess(labels, values, tasks, split="test", seed=seed, resamples=50)
+    facts = {
+        "Data": "made up",
+        "Model": "a network",
+        "Changed settings": "training.epochs 3 (default 40)",
+        "Settings": "a: 1\n",
+    }
+    return write_seeds(seed_summary(list(results.values())), results, facts, tmp_path_factory.mktemp("seeds"))
 
 
-@pytest.mark.parametrize("which", ["full_page", "comparison_page"])
-def test_a_browser_finds_nothing_wrong(which, request, tmp_path):
+def test_the_page_of_seeds(seeds_page):
+    text = seeds_page.read_text(encoding="utf-8")
+    assert "Whether happy is present in a clip. The value of 情感." in text
+    assert "training.epochs 3 (default 40)" in text.partition("</section>")[0]  # at first sight
+    assert len(images(seeds_page)) == 2
+    for seed in range(3):
+        assert f'<th scope="row">seed{seed}</th>' in text
+    assert {path.name for path in (seeds_page.parent / "plots").iterdir()} == {
+        "seeds_emotions.svg",
+        "seeds_regression.svg",
+    }
+
+
+@pytest.mark.slow
+@needs_chromium
+@pytest.mark.parametrize("which", ["full_page", "comparison_page", "seeds_page"])
+def test_a_browser_finds_nothing_wrong(which, request, browser):
     page = request.getfixturevalue(which)
-    found, console = open_in_browser(page, tmp_path)
-    assert console == []
-    assert [one["width"] for one in found] == [1280, 390]
-    for one in found:
-        assert one["images"] == len(images(page))
-        assert one["missing"] == 0
-        assert one["scroll"] <= one["width"]
+    assert faults(browser, page, len(images(page))) == {}
 
 
-CLICKS = """<script>
-addEventListener("load", () => {
-  const table = document.querySelector(".long table"), column = 3;
-  const values = () => [...table.tBodies[0].rows].map(row => Number(row.cells[column].textContent));
-  const button = table.querySelectorAll("thead button")[column];
-  button.click();
-  const up = values();
-  button.click();
-  console.log(JSON.stringify({up, down: values(), sort: button.parentElement.getAttribute("aria-sort")}));
-});
-</script></body>"""
+@pytest.mark.slow
+@needs_chromium
+def test_clips_are_sorted_and_filtered(full_page, browser):
+    browser.open(full_page.as_uri())
+    shown = "[...document.querySelectorAll('.long tbody tr')].filter(row => !row.hidden).map(row => row.cells[{}].textContent)"
+    click = "document.querySelectorAll('.long thead button')[4].click()"
+    everything = len(browser.run(shown.format(1)))
+    for sign, sort in ((1, "ascending"), (-1, "descending")):
+        browser.run(click)
+        values = [sign * float(one) for one in browser.run(shown.format(4))]
+        assert len(values) == everything > 20
+        assert values == sorted(values)
+        assert browser.run("document.querySelectorAll('.long thead th')[4].getAttribute('aria-sort')") == sort
+    choose = """(() => {{ const one = document.querySelector('.filters [data-column="{}"]'); one.value = "{}";
+        one.dispatchEvent(new Event("input", {{bubbles: true}})); }})()"""
+    browser.run(choose.format(1, "sad"))
+    browser.run(choose.format(3, "missed"))
+    assert set(browser.run(shown.format(1))) == {"sad"}
+    assert set(browser.run(shown.format(3))) == {"missed"}
+    left = len(browser.run(shown.format(0)))
+    assert browser.run("document.querySelector('.filters output').textContent") == f"{left} of {everything} rows"
+    assert 0 < left < everything
 
 
-def test_a_click_sorts_the_clips(full_page, tmp_path):
-    text = full_page.read_text(encoding="utf-8").replace("</body>", CLICKS)
-    _, console = open_in_browser(text, tmp_path)
-    found = json.loads(re.search(r"\{.*\}", console[0])[0].replace('\\"', '"'))
-    assert len(found["up"]) > 20
-    assert found["up"] == sorted(found["up"])
-    assert found["down"] == found["up"][::-1]
-    assert found["sort"] == "descending"
+@pytest.mark.slow
+@needs_chromium
+def test_the_printed_page_is_light_a4_and_complete(full_page, browser, tmp_path):
+    browser.open(full_page.as_uri(), dark=True)
+    browser.pdf(tmp_path / "page.pdf")
+    content = (tmp_path / "page.pdf").read_bytes()
+    sizes = {
+        tuple(round(float(one)) for one in box) for box in re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", content)
+    }
+    assert sizes == {(595, 842)}
+    browser.open(full_page.as_uri(), 695, dark=True, print_=True)
+    assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
-def test_clips_have_the_change_without_each_modality(full_page):
-    """By hand: predictions without text are half of those with it."""
-    text = full_page.read_text(encoding="utf-8")
-    heads, rows = (
-        re.findall(pattern, text.split("most confident errors</p>")[1], re.S)
-        for pattern in (r"<button type=\"button\">(.*?)</button>", r"<tr><th scope=\"row\">(.*?)</tr>")
+@pytest.mark.slow
+@needs_chromium
+def test_the_browser_test_finds_faults(browser, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(
+        """<!doctype html><meta name="viewport" content="width=device-width"><body><img src="data:image/png;base64,AAAA">
+        <p style="width:600px">wide</p><select></select><script>console.error("oh")</script></body>"""
     )
-    assert heads[:6] == ["clip", "emotion", "label", "probability", "no audio", "no text"]
-    for row in rows[:5]:
-        *_, own, without_audio, without_text = re.findall(r"<td[^>]*>(.*?)</td>", row)
-        assert without_audio == "+0.000"
-        assert abs(float(without_text) + float(own) / 2) < 6e-4
-    assert "test-00012 is row 12, counted from 0, of the split test in the data file" in text
-
-
-def test_the_browser_test_finds_faults(tmp_path):
-    page = """<!doctype html><body><img src="data:image/png;base64,AAAA" alt=""><p style="width:600px">wide</p>
-    <script>console.error("oh")</script></body>"""
-    found, console = open_in_browser(page, tmp_path)
-    assert [one["missing"] for one in found] == [1, 1]
-    assert found[1]["scroll"] > 390
-    assert len(console) == 2
+    found = faults(browser, page)
+    phone = found["390 light"]
+    assert phone["scroll"] > 0
+    assert phone["missing"] == phone["unlabelled"] == len(phone["console"]) == 1
+    assert {"image-alt", "select-name"} <= set(phone["axe"])
+    assert "scroll" not in found["1280 light"]

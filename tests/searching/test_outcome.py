@@ -238,7 +238,7 @@ def test_the_page(finished):
         assert re.search(rf"<h2 id=\"part\d\">{heading}</h2>", text), heading
     assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
     assert "optimistic" in text
-    assert {path.stem for path in (folder / "plots").glob("*.png")} >= {"history", "epochs", "slices"}
+    assert {path.stem for path in (folder / "plots").glob("*.pdf")} >= {"history", "epochs", "slices"}
 
 
 def test_the_same_command_again_changes_nothing_and_more_trials_continue(finished, here, corpus_path, tmp_path):
@@ -318,6 +318,31 @@ def test_a_network_that_is_too_large_is_refused_before_anything_runs(corpus_path
     with pytest.raises(ConfigError, match="a network must have at most 268,435,456 parameters"):
         search(config, tmp_path / "search", PLAIN)
     assert not (tmp_path / "search").exists()
+
+
+def test_tasks_of_several_kinds(here, tmp_path):
+    """Binary and real-valued tasks are compared by the mean of the metrics of their kinds."""
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.normal(size=(48, 3)).astype("f4") for name in ("audio", "video", "text")}
+    arrays |= {"valence": arrays["audio"][:, 0], "happy": (arrays["video"][:, 0] > 0).astype(int)}
+    np.savez(tmp_path / "x.npz", split=np.repeat(["train", "valid", "test"], [24, 12, 12]), **arrays)
+    base = dataclasses.replace(small_experiment(tmp_path / "x.npz", "x", epochs=2), output_dir=None)
+    space = {"training.regression_loss": {"choices": ["l1", "ccc"]}}
+    both = dataclasses.replace(base, tasks=["happy", "valence:regression"])
+    plan = dataclasses.replace(PLAIN, trials=2, report=True)
+    found = search(SearchConfig(experiment=both, space=space, objective="task_metric"), tmp_path / "both", plan)
+    assert [trial.state for trial in found.trials] == ["finished", "finished"]
+    assert found.facts["Tasks"] == "happy, valence:regression"
+    alone = dataclasses.replace(base, tasks=["valence:regression"])
+    assert (
+        search(
+            SearchConfig(experiment=alone, space=space, objective="task_metric"), tmp_path / "alone", PLAIN
+        ).objective
+        == "ccc"
+    )
+    with pytest.raises(ConfigError, match="objective must be .* but weighted_f1 is for binary tasks. Choose ccc."):
+        search(SearchConfig(experiment=alone, space=space), tmp_path / "refused", PLAIN)
+    assert not (tmp_path / "refused").exists()
 
 
 def test_the_file_of_the_search_is_complete(finished, corpus_path):

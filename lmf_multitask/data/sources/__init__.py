@@ -26,7 +26,7 @@ from lmf_multitask.data.cleaning import shorten
 from lmf_multitask.data.compressed import is_compressed, unpacked
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.safe_pickle import read_pickle
-from lmf_multitask.data.schema import GROUP_COLUMNS, KNOWN_TARGETS, SPLITS
+from lmf_multitask.data.schema import GROUP_COLUMNS, KNOWN_TARGETS, LONGEST_ID, SPLITS
 from lmf_multitask.data.targets import BINARY
 from lmf_multitask.errors import DataError
 from lmf_multitask.files import open_regular, sha256_of
@@ -231,6 +231,11 @@ class Source(ABC):
                     "text must be features, such as word vectors, but is BERT's token ids, masks and segments. Compute its "
                     "hidden states, and store them."
                 )
+            longest = max(map(len, ids or ()), default=0)
+            if longest > LONGEST_ID:
+                raise self.fail(
+                    f"ids must have at most {LONGEST_ID:,} characters, but one has {longest:,}. Shorten it."
+                )
             count = len(next(iter(found.values())))
             features = {
                 modality: self._fitted(split, modality, found[modality])
@@ -253,6 +258,11 @@ class Source(ABC):
     def files(self) -> list[Path]:
         """Everything that was opened."""
         return sorted(self._files)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(about.st_size for _, about in self._files.values())
 
     @cached_property
     def hashes(self) -> dict[str, str]:

@@ -28,6 +28,11 @@ class ArrayFiles:
         self._base = root.resolve()
         self._seen: dict[Path, tuple[int, ...]] = {}
 
+    @property
+    def size(self) -> int:
+        """Bytes of the files that have been read."""
+        return sum(identity[2] for identity in self._seen.values())
+
     def path(self, name: str) -> Path:
         """The file that a table calls `name`.
 

@@ -14,7 +14,7 @@ from lmf_multitask.data.sources.tables import DAMAGES, Table
 from lmf_multitask.errors import DataError, first_line
 
 _FILE, _STREAM = b"ARROW1", b"\xff\xff\xff\xff"
-_MOST_BYTES_PER_BYTE = 100
+_MOST_PER_BYTE = 100
 
 
 class ArrowFiles(TableFiles):
@@ -39,7 +39,7 @@ class ArrowFiles(TableFiles):
                 f"/dev/fd/{file.fileno()}"
             )  # the file that was opened, whatever its path leads to now
             source.seek(start)
-            self._check_size(source, path)
+            check_announced(source, path)
             source.seek(start)
             with pa.ipc.open_stream(source) as reader:
                 table = reader.read_all()
@@ -55,25 +55,32 @@ class ArrowFiles(TableFiles):
 
         return Table(str(path), len(table), table.schema, read)
 
-    def _check_size(self, source: pa.MemoryMappedFile, path: Path) -> None:
-        """Checks what compressed buffers announce, before any is unpacked."""
-        total = 0
-        while True:
-            try:
-                message = pa.ipc.read_message(source)
-            except EOFError:
-                break
-            total += _unpacked(message)
-        if total > max(1 << 24, _MOST_BYTES_PER_BYTE * path.stat().st_size):
-            raise DataError(
-                f"{path}: must hold at most {_MOST_BYTES_PER_BYTE} bytes per byte, but announces {total:,}. Check the file."
-            )
+
+def check_announced(source: pa.MemoryMappedFile, path: Path) -> None:
+    """Checks what an Arrow stream announces: the size of compressed buffers, before any is unpacked, and rows without buffers.
+
+    Raises:
+        DataError: it is out of proportion to the file.
+    """
+    total = rows = 0
+    while True:
+        try:
+            message = pa.ipc.read_message(source)
+        except EOFError:
+            break
+        size, count = _unpacked(message)
+        total, rows = total + size, rows + count
+    if max(total, rows) > max(1 << 24, _MOST_PER_BYTE * path.stat().st_size):
+        raise DataError(
+            f"{path}: must hold at most {_MOST_PER_BYTE} bytes or rows per byte, but announces {total:,} bytes and {rows:,} rows. "
+            "Check the file."
+        )
 
 
-def _unpacked(message: pa.ipc.Message) -> int:
-    """Size of the buffers of a record batch; each compressed one begins with it (Arrow's Message.fbs, a flatbuffer)."""
+def _unpacked(message: pa.ipc.Message) -> tuple[int, int]:
+    """Size of the buffers of a record batch, and its rows; each compressed one begins with it (Arrow's Message.fbs, a flatbuffer)."""
     if message.type not in ("record batch", "dictionary"):
-        return 0
+        return 0, 0
     head, body = memoryview(message.metadata), memoryview(message.body)
 
     def number(form: str, place: int, content: memoryview = head) -> int:
@@ -99,4 +106,5 @@ def _unpacked(message: pa.ipc.Message) -> int:
         start, length = number("q", buffers + 4 + 16 * index), number("q", buffers + 12 + 16 * index)
         size = number("q", start, body) if compressed and length >= 8 else -1
         total += length if size < 0 else size
-    return total
+    length_place = field(batch, 0)
+    return total, 0 if length_place is None else number("q", length_place)

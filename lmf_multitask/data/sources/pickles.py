@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from lmf_multitask.data.safe_pickle import StoredArray, to_array
-from lmf_multitask.data.schema import emotion_of, find_split, rename_modalities
+from lmf_multitask.data.schema import LONGEST_ID, emotion_of, find_split, rename_modalities
 from lmf_multitask.data.sources import Candidate, Reading, Source, binary_labels
 
 REGRESSION = "regression"
 SIX_WAY = ("happy", "sad", "neutral", "angry", "excited", "frustrated")
 """Classes 0 to 5 of IEMOCAP in conv-emotion and what followed it; its four-way files have the first four."""
 
-_LONGEST_ID = 1000
 _MOST_CLASSES = 50
 
 Array = StoredArray | np.ndarray
@@ -284,4 +283,4 @@ def _text(value: Any) -> str | None:
             value = value.decode("latin-1")
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e18:
         value = f"{value:g}" if isinstance(value, float) else str(value)
-    return value if isinstance(value, str) and len(value) <= _LONGEST_ID else None
+    return value if isinstance(value, str) and len(value) <= LONGEST_ID else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow as pa
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.schema import GROUPS, dataset_features, find_split
 from lmf_multitask.data.sources import ALL, Candidate, Reading
+from lmf_multitask.data.sources.arrow_files import check_announced
 from lmf_multitask.data.sources.tables import DAMAGES, Table, TableSource
 from lmf_multitask.errors import DataError, first_line
 from lmf_multitask.files import read_json
@@ -50,11 +52,12 @@ class SavedDataset(TableSource):
             if not names or any(Path(name).name != name for name in names):
                 raise ValueError("it refers to files outside of it")
             for name in names:
-                self._open(folder / name)
+                content = self._open(folder / name)
+                check_announced(pa.memory_map(f"/dev/fd/{content.fileno()}"), folder / name)
             parts = [datasets.Dataset.from_file(str(folder / name)) for name in names]
             part = datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
             part.data.validate(full=True)  # a damaged offset would make pyarrow read other memory
-        except DAMAGES as error:
+        except (*DAMAGES, struct.error) as error:
             if isinstance(error, DataError):
                 raise
             raise DataError(f"{folder}: must be a saved data set, but {first_line(error)}. Save it again.") from None

@@ -368,6 +368,11 @@ class TableSource(Source):
 
     # -- files
 
+    @property
+    def size(self) -> int:
+        """See `Source.size`; feature files are counted when they have been read."""
+        return super().size + self._array_files.size
+
     @cached_property
     def hashes(self) -> dict[str, str]:
         """See `Source.hashes`; the feature files count as one."""

@@ -5,6 +5,7 @@ let answer = null; // of the last request
 let row = 0; // the clip of it that is shown
 let asked = 0; // so that a late answer never replaces a newer one
 let samples = [];
+let thresholds = {}; // emotion -> probability above which it counts as present
 
 function element(name, className, text) {
   const made = document.createElement(name);
@@ -18,46 +19,90 @@ function showMessage(text, bad = false) {
   get("message").classList.toggle("bad", bad);
 }
 
+function percent(probability) {
+  return `${(100 * probability).toFixed(1)} %`;
+}
+
+// names of the modalities that one clip lacks
+function lacking(clip) {
+  return Object.entries(answer.missing_in).filter(([, clips]) => clips.includes(clip)).map(([name]) => name);
+}
+
+function bar(emotion, index) {
+  const probability = answer.probabilities[row][index];
+  const threshold = thresholds[emotion] ?? 0.5;
+  const present = answer.present[row][index];
+  const item = element("li", present ? "present" : "");
+  const name = element("div", "name");
+  name.append(element("span", "", emotion), element("span", "value", `${percent(probability)}${present ? ", present" : ""}`));
+  const track = element("div", "track");
+  track.setAttribute("role", "meter");
+  track.setAttribute("aria-label", emotion);
+  track.setAttribute("aria-valuemin", "0");
+  track.setAttribute("aria-valuemax", "100");
+  track.setAttribute("aria-valuenow", (100 * probability).toFixed(1));
+  const fill = element("div", "fill");
+  fill.style.width = `${100 * probability}%`;
+  const limit = element("div", "limit");
+  limit.style.left = `${100 * threshold}%`;
+  track.append(fill, limit);
+  item.append(name, track);
+  return item;
+}
+
 function show() {
-  const bars = get("bars");
-  bars.replaceChildren();
-  get("verdict").textContent = "";
   const count = answer ? answer.probabilities.length : 0;
+  for (const id of ["bars", "gaps", "verdict"]) get(id).replaceChildren();
   get("pager").hidden = count < 2;
   get("legend").hidden = count === 0;
+  for (const line of document.querySelectorAll("#clips tbody tr")) line.classList.toggle("chosen", line.sectionRowIndex === row);
   if (count === 0) return;
   get("position").textContent = `clip ${row + 1} of ${count}`;
   get("previous").disabled = row === 0;
   get("next").disabled = row === count - 1;
-  answer.emotions.forEach((emotion, index) => {
-    const probability = answer.probabilities[row][index];
-    const item = element("li", answer.present[row][index] ? "present" : "");
-    const percent = `${(100 * probability).toFixed(1)} %`;
-    const name = element("div", "name");
-    name.append(element("span", "", emotion), element("span", "value", percent));
-    const track = element("div", "track");
-    track.setAttribute("role", "meter");
-    track.setAttribute("aria-label", emotion);
-    track.setAttribute("aria-valuemin", "0");
-    track.setAttribute("aria-valuemax", "100");
-    track.setAttribute("aria-valuenow", (100 * probability).toFixed(1));
-    const fill = element("div", "fill");
-    fill.style.width = `${100 * probability}%`;
-    track.append(fill, element("div", "half"));
-    item.append(name, track);
-    bars.append(item);
-  });
+  get("bars").append(...answer.emotions.map(bar));
   Object.entries(answer.values || {}).forEach(([task, values]) => {
-    const item = element("li", "");
     const name = element("div", "name");
-    name.append(element("span", "", task), element("span", "value", values[row].toFixed(2)));
+    name.append(element("span", "", task), element("span", "value", values[row].toFixed(3)));
+    const item = element("li", "");
     item.append(name);
-    bars.append(item);
+    get("bars").append(item);
   });
   if (answer.decided) {
     const { emotion, probability } = answer.decided[row];
-    get("verdict").textContent = `If exactly one is present: ${emotion} (${(100 * probability).toFixed(1)} %).`;
+    get("verdict").append("Decided emotion: ", element("strong", "", emotion), ` (${percent(probability)} if exactly one is present)`);
   }
+  const gaps = lacking(row);
+  get("gaps").textContent = gaps.length ? `Without ${gaps.join(" and ")}: missing in this clip.` : "All modalities are there.";
+}
+
+// a table of all clips of a file
+function list() {
+  const count = answer ? answer.probabilities.length : 0;
+  const values = Object.entries(answer?.values || {});
+  get("clips").hidden = count < 2;
+  if (count < 2) return;
+  const heads = ["clip", ...(answer.decided ? ["decided"] : []), ...answer.emotions, ...values.map(([task]) => task), "missing"];
+  const head = element("tr");
+  head.append(...heads.map((text) => Object.assign(element("th", "", text), { scope: "col" })));
+  get("heads").replaceChildren(head);
+  get("rows").replaceChildren(...answer.probabilities.map((probabilities, number) => {
+    const line = element("tr");
+    const open = element("button", "", `${number + 1}`);
+    open.type = "button";
+    open.setAttribute("aria-label", `show clip ${number + 1}`);
+    open.addEventListener("click", () => { row = number; show(); get("output").scrollIntoView({ block: "nearest" }); });
+    const first = element("td");
+    first.append(open);
+    const cells = [
+      ...(answer.decided ? [answer.decided[number].emotion] : []),
+      ...probabilities.map(percent),
+      ...values.map(([, column]) => column[number].toFixed(3)),
+      lacking(number).join(", ") || "–",
+    ].map((text) => element("td", "", text));
+    line.append(first, ...cells);
+    return line;
+  }));
 }
 
 // missing modalities: " (without video; 2 of 3 clips without text)"
@@ -88,6 +133,7 @@ async function predict(content, type, what) {
   row = 0;
   if (found) showMessage(`Probabilities for ${what}${gaps(found)}:`);
   else showMessage(problem, true);
+  list();
   show();
   get("result").scrollIntoView({ block: "nearest" }); // on a phone it is below the choice
 }
@@ -111,15 +157,14 @@ async function start() {
     takeFile(get("file").files[0]);
     get("file").value = ""; // the same file may be chosen again
   });
-  const drop = get("drop");
   for (const event of ["dragenter", "dragover"]) {
-    drop.addEventListener(event, (e) => {
+    addEventListener(event, (e) => { // anywhere on the page: a near miss must not open the file instead
       e.preventDefault();
-      drop.classList.add("over");
+      get("drop").classList.add("over");
     });
   }
-  for (const event of ["dragleave", "drop"]) drop.addEventListener(event, () => drop.classList.remove("over"));
-  drop.addEventListener("drop", (e) => {
+  for (const event of ["dragleave", "drop"]) addEventListener(event, () => get("drop").classList.remove("over"));
+  addEventListener("drop", (e) => {
     e.preventDefault();
     takeFile(e.dataTransfer.files[0]);
   });
@@ -128,6 +173,7 @@ async function start() {
 
   try {
     const model = await (await fetch("/model")).json();
+    thresholds = model.thresholds;
     for (const [name, input] of Object.entries(model.inputs)) {
       get("expects").append(element("li", "", `${name}: [clips, ${input.shape.slice(1).join(", ")}]`));
     }

@@ -1,0 +1,130 @@
+"""Plots of several trainings: seeds of one, and models that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lmf_multitask.evaluation.drawing import (
+    INK,
+    Plot,
+    drawing,
+    finish,
+    interval_points,
+    label,
+    legend_below,
+    or_nan,
+    panels_of,
+    rows_axis,
+    style,
+    unit_axis,
+)
+from lmf_multitask.evaluation.metrics import METRICS
+from lmf_multitask.evaluation.table_parts import shown_metrics, spread
+from lmf_multitask.evaluation.text import number
+
+if TYPE_CHECKING:
+    from lmf_multitask.evaluation.comparison import Comparison
+
+
+def seeds_plot(runs: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], place: str) -> Plot | None:
+    """The headline metrics of every seed, and the interval of their mean; None without such tasks.
+
+    Args:
+        runs: contents of ``metrics.json``.
+        summary: `statistics.seed_summary` of them.
+        place: of the tasks, a value of `metrics.PLACES`.
+    """
+    shown, names = shown_metrics(summary, True, place), list(summary.get(place, {}))
+    if not shown or not names:
+        return None
+    with drawing():
+        figure, panels = panels_of(len(shown), 0.75 + 0.3 * len(names), sharey=True)
+        for panel, metric in zip(panels, shown):
+            places = rows_axis(panel, names)
+            over = [summary[place][name].get(metric.key) or {"mean": None} for name in names]
+            interval_points(
+                panel, places, [(one["mean"], one.get("interval")) for one in over], label="mean, 95% interval"
+            )
+            for run in runs:
+                values = [or_nan(run[place][name].get(metric.key)) for name in names]
+                panel.plot(
+                    values, places + 0.2, "o", color=style(1)["color"], markersize=4, fillstyle="none", label="one seed"
+                )
+            panel.set_title(metric.title)
+            if panel.dataLim.x0 >= 0 and panel.dataLim.x1 <= 1:
+                unit_axis(panel)
+        legend_below(figure, panels[0])
+        said = "; ".join(f"{name} {spread(shown[0], summary[place][name])}" for name in names)
+        title = f"{len(runs)} seeds: headline metrics"
+        return finish(figure, f"seeds_{place}", title, f"{shown[0].title} over {len(runs)} seeds: {said}.")
+
+
+def comparison_plots(comparison: Comparison) -> list[Plot]:
+    """Metrics of several models side by side, and the differences from the first, with their intervals; by kind of task."""
+    found = []
+    if any(metrics["emotions"] for metrics in comparison.metrics.values()):
+        found += _emotion_comparison_plots(comparison)
+    if any(pair.values for pair in comparison.pairs):
+        found.append(value_comparison_plot(comparison))
+    return found
+
+
+def _emotion_comparison_plots(comparison: Comparison) -> list[Plot]:
+    models = comparison.metrics
+    emotions = [*next(iter(models.values()))["emotions"], "mean"]
+    with drawing():
+        figure, panels = panels_of(2, 1.2 + 0.26 * len(emotions) * len(models))
+        for panel, key in zip(panels, ("weighted_f1", "auroc")):
+            places = rows_axis(panel, emotions)
+            for index, (name, found) in enumerate(models.items()):
+                entries = [
+                    (one.get(key), bounds.get(key)) for one, bounds in zip(_all(found), _all(found["intervals"]))
+                ]
+                shift = (index - (len(models) - 1) / 2) * 0.7 / len(models)
+                interval_points(panel, places + shift, entries, index, label=label(name))
+            panel.set_title(METRICS[key].title)
+        legend_below(figure, panels[0])
+        said = "; ".join(
+            f"{name} mean weighted F1 {number(found['mean']['weighted_f1'])}" for name, found in models.items()
+        )
+        first = finish(figure, "side_by_side", "Metrics with 95% intervals", f"{said}.")
+        figure, panels = panels_of(len(comparison.pairs), 1.3 + 0.34 * len(emotions), columns=1)
+        sentences = []
+        for panel, pair in zip(panels, comparison.pairs):
+            one = [*pair.emotions.values(), pair.mean]
+            places = rows_axis(panel, emotions)
+            panel.axvline(0, color=INK, linewidth=1)
+            interval_points(panel, places, [(d.differences["weighted_f1"], d.intervals["weighted_f1"]) for d in one])
+            panel.set(title=f"{label(pair.second)} minus {label(pair.first)}", xlabel="difference of weighted F1")
+            values = ", ".join(f"{e} {number(d.differences['weighted_f1'])}" for e, d in zip(emotions, one))
+            sentences.append(f"{pair.second} minus {pair.first}: {values}")
+        return [first, finish(figure, "differences", "Differences with 95% intervals", f"{'; '.join(sentences)}.")]
+
+
+def _all(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [*content["emotions"].values(), content["mean"]]
+
+
+def value_comparison_plot(comparison: Comparison) -> Plot:
+    """Differences of MAE and r from the first model, with their intervals."""
+    keys, pairs = ("mae", "pearson"), comparison.pairs
+    names = list(pairs[0].values)
+    said = []
+    with drawing():
+        figure, panels = panels_of(2 * len(pairs), 1.3 + 0.34 * len(names))
+        for place, pair in enumerate(pairs):
+            for panel, key in zip(panels[2 * place :], keys):
+                entries = [(one.differences[key], one.intervals[key]) for one in pair.values.values()]
+                places = rows_axis(panel, names)
+                panel.axvline(0, color=INK, linewidth=1)
+                interval_points(panel, places, entries)
+                panel.set(
+                    title=f"{label(pair.second)} minus {label(pair.first)}",
+                    xlabel=f"difference of {METRICS[key].title}",
+                )
+                listed = ", ".join(f"{name} {number(value)}" for name, (value, _) in zip(names, entries))
+                said.append(f"{pair.second} minus {pair.first}, {METRICS[key].title}: {listed}")
+        return finish(
+            figure, "value_differences", "Real-valued tasks: differences with 95% intervals", f"{'; '.join(said)}."
+        )
