@@ -21,7 +21,6 @@ from lmf_multitask.models.encoders import CLIP_AT
 
 if TYPE_CHECKING:  # scikit-learn takes half a second to import, which a training does not need to begin
     from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.preprocessing import StandardScaler
 
 STRENGTHS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Values of scikit-learn's C (inverse strength of the penalty) that are tried."""
