@@ -25,6 +25,7 @@ from lmf_multitask.files import MANIFEST, atomic_folder, damage, read_bytes, rea
 from lmf_multitask.models.config import ModelConfig
 from lmf_multitask.models.encoders import ENCODERS, step_mask
 from lmf_multitask.models.fusion import FUSIONS, Fusion
+from lmf_multitask.models.linear import LinearPart
 from lmf_multitask.runtime import quiet_imports
 from lmf_multitask.tasks import Task, make_tasks, predictions, task_from
 
@@ -43,11 +44,15 @@ _LARGEST_HEADER = 1 << 20  # bytes, of the weights' file
 
 
 class Heads(nn.Layer):
-    """One linear head per task; together they are one matrix product, with each head's outputs as neighbouring columns."""
+    """Dropout and one linear head per task.
 
-    def __init__(self, tasks: Sequence[Task], fusion_dim: int) -> None:
+    The heads are one matrix product, with each head's outputs as neighbouring columns.
+    """
+
+    def __init__(self, tasks: Sequence[Task], fusion_dim: int, dropout: float = 0.0) -> None:
         """Creates the weights of T heads that take K numbers each."""
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         outputs = [task.outputs for task in tasks]
         uniform = XavierUniform(fan_in=fusion_dim, fan_out=max(outputs))  # those of a head, not of all together
         self.weight = self.create_parameter([fusion_dim, sum(outputs)], default_initializer=uniform)
@@ -55,7 +60,7 @@ class Heads(nn.Layer):
 
     def forward(self, fused: paddle.Tensor) -> paddle.Tensor:
         """Fused, float32 `[B, K]` -> outputs, float32 `[B, O]`."""
-        return F.linear(fused, self.weight, self.bias)
+        return F.linear(self.dropout(fused), self.weight, self.bias)
 
     def flops(self) -> int:
         """Floating-point operations per clip."""
@@ -72,6 +77,9 @@ class LMFModel(nn.Layer):
     Unless ``modality_dropout`` is null, a modality counts as missing in a clip where all its features are zero: its hidden
     vector is then zeros, so that only the constant 1 of the fusion is left of it. Training drops modalities at random (never
     all of a clip), so that the network learns to do without (modality dropout, Neverova et al. 2016, ModDrop).
+
+    With the setting ``linear``, a linear model of the averaged features is added in evaluation mode (`LinearPart`); until it is
+    fitted, after the training, it adds nothing.
 
     Attributes:
         inputs: modality -> shape of a clip's features, with the padding of the training data.
@@ -121,7 +129,9 @@ class LMFModel(nn.Layer):
             )
         hidden = [encoder.size for encoder in self.encoders.values()]
         self.fusion: Fusion = kind(hidden, outputs, self.config.fusion)
-        self.heads = Heads(self.tasks, self.fusion.size) if self.fusion.heads else None
+        self.heads = Heads(self.tasks, self.fusion.size, self.config.head_dropout) if self.fusion.heads else None
+        used: dict[str, Input] = {name: self.inputs[name] for name in self.config.modalities}
+        self.linear = LinearPart(used, self.tasks) if self.config.linear else None
 
     @property
     def task_names(self) -> list[str]:
@@ -147,6 +157,13 @@ class LMFModel(nn.Layer):
 
         A modality that the network has no part for is ignored and may be None (in a static export it must be).
         """
+        outputs = self.network_alone(audio, video, text)
+        if self.linear is None or self.training:
+            return outputs
+        return self.linear(outputs, {"audio": audio, "video": video, "text": text})
+
+    def network_alone(self, audio: Any, video: Any, text: Any) -> paddle.Tensor:
+        """See `forward`: the outputs without the linear model."""
         given: Any = (("audio", audio), ("video", video), ("text", text))
         hidden: list[paddle.Tensor] = []
         present: list[Any] = []  # of each modality: which clips have it
@@ -181,6 +198,8 @@ class LMFModel(nn.Layer):
         found["fusion"] = self.fusion.flops()
         if self.heads is not None:
             found["heads"] = self.heads.flops()
+        if self.linear is not None:
+            found["linear"] = self.linear.flops()
         return found
 
     def weights(self) -> dict[str, paddle.Tensor]:
@@ -197,17 +216,25 @@ class LMFModel(nn.Layer):
         Returns:
             float32 `[N, T]`.
         """
+        return self.predict_both(features, batch_size)[0]
+
+    def predict_both(self, features: Columns, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
+        """`predict`, and the predictions of the network without the linear model, in one pass."""
         was_training = self.training
         self.eval()
-        found = []
+        both, alone = [], []
         with paddle.no_grad():
             for start in range(0, len(features["audio"]), batch_size):
                 chosen = slice(start, start + batch_size)
-                batch = [paddle.to_tensor(np.ascontiguousarray(features[name][chosen])) for name in MODALITIES]
-                found.append(predictions(self(*batch).numpy(), self.tasks))
+                batch = {name: paddle.to_tensor(np.ascontiguousarray(features[name][chosen])) for name in MODALITIES}
+                outputs = self.network_alone(**batch)
+                alone.append(predictions(outputs.numpy(), self.tasks))
+                if self.linear is not None:
+                    both.append(predictions(self.linear(outputs, batch).numpy(), self.tasks))
         if was_training:
             self.train()
-        return np.concatenate(found)
+        network = np.concatenate(alone)
+        return (np.concatenate(both) if both else network), network
 
     # -- files
 

@@ -32,7 +32,7 @@ def counts(monkeypatch):
     count(loading, "load", "load", lambda *arguments: None)
     monkeypatch.setattr(stages, "load_file", loading.load)
     count(LMFModel, "__init__", "model", lambda *arguments: type(arguments[0]))
-    count(LMFModel, "predict", "predict", lambda self, columns, *rest: len(columns["audio"]))
+    count(LMFModel, "predict_both", "predict", lambda self, columns, *rest: len(columns["audio"]))
     return found
 
 
@@ -43,8 +43,9 @@ def test_a_training_with_its_report_does_everything_once(corpus_path, tmp_path, 
     run_experiment(small_experiment(corpus_path, tmp_path / "run", epochs=1, ema_epochs=1.0), quiet=True)
     assert len(counts["load"]) == 1
     assert counts["model"].count(LMFModel) == 1
-    # validation for calibration, test, and without some modalities: subsets of them for the report, and single ones for without.csv
-    assert counts["predict"] == [VALIDATION, TEST, *[VALIDATION] * SUBSETS, *[TEST] * 3]
+    # validation by the network alone, and with the fitted linear model; test; and without some modalities: subsets of them for
+    # the report, and single ones for without.csv
+    assert counts["predict"] == [VALIDATION, VALIDATION, TEST, *[VALIDATION] * SUBSETS, *[TEST] * 3]
     assert (tmp_path / "run/report.html").is_file()
 
 
