@@ -16,7 +16,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str = "") -> None:
-        text = printable(message)
+        text = printable(" ".join(message.split()))
         super().__init__(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 400]} ... {text[-390:]}")
 
 

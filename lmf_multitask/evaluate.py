@@ -9,7 +9,7 @@ from pathlib import Path
 from lmf_multitask.command_line import CommandParser, run
 from lmf_multitask.data.schema import SPLITS
 from lmf_multitask.errors import printable
-from lmf_multitask.evaluation.calibration import CRITERIA
+from lmf_multitask.evaluation.calibration import CRITERIA, HALF
 from lmf_multitask.runtime import tune_cpu
 
 
@@ -21,12 +21,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--split", choices=SPLITS, help="default: test")
     parser.add_argument("--output_dir", metavar="DIR", help="where the files go (default: RUN_DIR)")
     parser.add_argument("--device", default="auto", help="auto, cpu, gpu or gpu:NUMBER")
-    parser.add_argument("--calibrated", action="store_true", help="also show metrics of the calibrated probabilities")
     parser.add_argument(
         "--threshold",
-        choices=["0.5", *CRITERIA],
-        default="0.5",
-        help="also show decisions at the thresholds that maximise this metric on validation (default: 0.5 only)",
+        choices=[HALF, *CRITERIA],
+        help="also show decisions at thresholds of one half, or at those for this metric (from validation)",
     )
     parser.add_argument(
         "--robustness",
@@ -45,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     from lmf_multitask.pipeline.runs import fold_folders, seed_folders
     from lmf_multitask.pipeline.several import write_seed_summary
 
-    needs_calibration = options.calibrated or options.threshold != "0.5"
+    needs_calibration = options.threshold is not None
     split = options.split or "test"
     output = Path(options.output_dir or options.run_dir).expanduser()
     seeds = seed_folders(options.run_dir)
@@ -73,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
         print("\n\n".join(table.as_text() for table in seed_tables(write_seed_summary(output, results, summary.name))))
         paths.append(summary)
     else:
-        print(full_tables(results[0], calibrated=options.calibrated, threshold=options.threshold))
+        print(full_tables(results[0], threshold=options.threshold))
     if options.robustness:
         for place, target in places.items():
             content, written = robustness_of_run(

@@ -13,6 +13,7 @@ from lmf_multitask.command_line import CommandParser, SettingsOptions, run
 from lmf_multitask.config import ReadingOptions
 from lmf_multitask.data.schema import SPLITS
 from lmf_multitask.deployment.options import add_model_options
+from lmf_multitask.evaluation.calibration import OWN
 from lmf_multitask.runtime import tune_cpu
 
 
@@ -32,9 +33,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--workers", type=int, help="batches side by side; default: one per core with onnx, else 1")
     parser.add_argument(
         "--thresholds",
-        default="half",
+        default=OWN,
         metavar="NAME",
-        help="half, or thresholds fitted on validation: positive_f1, uar",
+        help="above which an emotion counts as present: own, those of the training (default); half; or those with the best "
+        "weighted_f1, positive_f1 or uar on validation",
     )
     parser.add_argument(
         "--benchmark",
@@ -60,9 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     size = BATCH_SIZE if options.batch_size is None else options.batch_size
     if size < 1:
         raise ConfigError(f"--batch_size must be at least 1, but got {size}.")
-    predictor = Predictor(
-        options.model_dir, options.backend, options.device, options.threads, calibrated=options.calibrated
-    )
+    predictor = Predictor(options.model_dir, options.backend, options.device, options.threads)
     thresholds = predictor.thresholds(options.thresholds)
     path, benchmark = options.data_path, options.benchmark.lower() == "true"
     if path is None and not benchmark:

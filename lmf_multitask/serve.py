@@ -52,9 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     from lmf_multitask.deployment.service import allowed_names, create_app
 
     limits = Limits(options.max_body, min(options.max_json, options.max_body), options.max_rows, options.max_queue)
-    predictor = Predictor(
-        options.model_dir, options.backend, options.device, options.threads, calibrated=options.calibrated
-    )
+    predictor = Predictor(options.model_dir, options.backend, options.device, options.threads)
     app = create_app(predictor, limits, allowed_names(options.host, options.allowed_hosts))
     serve(app, options.host, options.port)
 

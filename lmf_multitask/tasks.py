@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     import paddle
 
 
+CLOSEST_TO_CERTAIN = 1e-7
+"""Probabilities are clipped to this distance from 0 and 1 before logarithms: about the resolution of float32 near 1."""
+
+
+def log_odds(probabilities: np.ndarray) -> np.ndarray:
+    """Logarithm of p / (1 - p), in nats, float64 of the same shape."""
+    kept = np.clip(np.asarray(probabilities, np.float64), CLOSEST_TO_CERTAIN, 1 - CLOSEST_TO_CERTAIN)
+    return np.log(kept) - np.log1p(-kept)
+
+
 @dataclass(frozen=True)
 class Task:
     """Base of all kinds of tasks.
@@ -31,12 +41,18 @@ class Task:
         kind: name of the kind, a key of `TASKS`.
         outputs: numbers that its head gives per clip.
         monitor: key of the metric that rates it where nothing else is asked for; greater is better.
+        direction: how the outputs change with the `score`, `outputs` numbers; None: it has no score.
+        mean: value that the score 0 stands for, for kinds whose predictions are values.
+        std: value of a difference of 1 in the score.
     """
 
     name: str
     kind: ClassVar[str]
     outputs: ClassVar[int]
     monitor: ClassVar[str]
+    direction: ClassVar[tuple[float, ...] | None] = None
+    mean = 0.0
+    std = 1.0
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -71,6 +87,10 @@ class Task:
         """Outputs `[N, outputs]` -> predictions float64 `[N]`."""
         raise NotImplementedError
 
+    def score(self, predictions: np.ndarray) -> np.ndarray:
+        """Predictions `[N]` -> what models are combined in, float64 `[N]`; only of kinds with a `direction`."""
+        raise NotImplementedError
+
     def to_dict(self) -> dict[str, Any]:
         """The task as plain values; `task_from` takes them back."""
         return {"name": self.name, "kind": self.kind, **dataclasses.asdict(self)}
@@ -80,12 +100,34 @@ class Task:
         return outputs
 
 
+@dataclass(frozen=True)
 class BinaryTask(Task):
-    """Present or absent: two logits (absent, present), cross entropy in nats; the prediction is the probability of present."""
+    """Present or absent: two logits (absent, present), cross entropy in nats; the prediction is the probability of present.
+
+    Attributes:
+        threshold: the probability above which it counts as present.
+    """
+
+    threshold: float = 0.5
 
     kind = "binary"
     outputs = 2
     monitor = "average_precision"
+    direction = (-0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"the threshold of {self.name} must be from 0 to 1, but got {self.threshold}.")
+
+    @property
+    def family(self) -> BinaryTask:
+        """See `Task.family`: thresholds may differ."""
+        return BinaryTask("any")
+
+    def score(self, predictions: np.ndarray) -> np.ndarray:
+        """See `Task.score`: the log-odds of present, in nats."""
+        return log_odds(predictions)
 
     def loss(self, outputs: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
         """See `Task.loss`."""
@@ -140,6 +182,7 @@ class RegressionTask(Task):
     kind = "regression"
     outputs = 1
     monitor = "ccc"
+    direction = (1.0,)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -186,6 +229,10 @@ class RegressionTask(Task):
             return difference**2
         size = paddle.abs(difference)
         return size if criterion == "l1" else _huber(size)
+
+    def score(self, predictions: np.ndarray) -> np.ndarray:
+        """See `Task.score`: standardised as the targets are."""
+        return (np.asarray(predictions, np.float64) - self.mean) / self.std
 
     def constant(self, labels: np.ndarray) -> np.ndarray:
         """The standardised median for losses of absolute differences, otherwise the mean."""

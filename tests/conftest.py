@@ -136,7 +136,9 @@ PAPERS = {
         "video": {"norm": "batch"},
         "text": {"projection": None, "pooling": "last_step", "step_dropout": 0.0, "norm": "none"},
     },
+    "fusion": {"skip": False},
     "modality_dropout": None,
+    "linear": False,
 }
 
 # the papers' network in a size whose parameters can be counted by hand
@@ -146,10 +148,11 @@ SMALL_PAPERS = {
         "video": {"norm": "batch", "hidden": 2},
         "text": {**PAPERS["encoders"]["text"], "state": 4, "hidden": 2},
     },
-    "fusion": {"rank": 2, "dim": 6},
+    "fusion": {"rank": 2, "dim": 6, "skip": False},
     "modality_dropout": None,
+    "linear": False,
 }
-NO_DROPOUT = {"encoders": {name: {"dropout": 0.0} for name in ("audio", "video", "text")}}
+NO_DROPOUT = {"encoders": {name: {"dropout": 0.0} for name in ("audio", "video", "text")}, "head_dropout": 0.0}
 
 SMALL_MODEL = {
     "encoders": {"audio": {"hidden": 4}, "video": {"hidden": 3}, "text": {"state": 5, "hidden": 4}},

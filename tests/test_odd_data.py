@@ -98,10 +98,10 @@ def whole_way(folder, path, capsys):
     """Trains, evaluates, reports, exports and infers; returns metrics.json and what was said."""
     steps = [
         (train.main, ["--data_path", path, "--output_dir", folder / "run", "--no_report", *QUICK]),
-        (evaluate.main, [folder / "run", "--calibrated", "--threshold", "uar", "--robustness"]),
+        (evaluate.main, [folder / "run", "--threshold", "uar", "--robustness"]),
         (report.main, [folder / "run"]),
         (export.main, [folder / "run", "--output_dir", folder / "model"]),
-        (infer.main, [folder / "model", "--data_path", path, "--output_dir", folder / "prob", "--calibrated"]),
+        (infer.main, [folder / "model", "--data_path", path, "--output_dir", folder / "prob", "--thresholds", "uar"]),
     ]
     for main, arguments in steps:
         status = run(main, [str(argument) for argument in arguments])

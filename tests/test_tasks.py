@@ -3,7 +3,7 @@
 import numpy as np
 import paddle
 import pytest
-from scipy.special import huber
+from scipy.special import huber, logit
 
 from lmf_multitask.errors import ConfigError
 from lmf_multitask.tasks import CRITERIA, BinaryTask, RegressionTask, make_tasks, predictions, task_from
@@ -93,9 +93,28 @@ def test_predictions_are_in_the_unit_of_the_labels():
 
 
 def test_a_description_brings_the_same_task_back():
-    for one in (BinaryTask("happy"), task("ccc", range=(1, 7))):
+    for one in (BinaryTask("happy", 0.3), task("ccc", range=(1, 7))):
         assert task_from(one.to_dict()) == one
-    assert BinaryTask("happy").to_dict() == {"name": "happy", "kind": "binary"}
+    assert BinaryTask("happy").to_dict() == {"name": "happy", "kind": "binary", "threshold": 0.5}
+
+
+def test_a_threshold_is_a_probability():
+    for value in (-0.1, 1.1, NAN):
+        with pytest.raises(ConfigError, match="the threshold of happy must be from 0 to 1, but got"):
+            BinaryTask("happy", value)
+    assert BinaryTask("happy", 0.2).family == BinaryTask("sad", 0.7).family
+
+
+def test_scores():
+    """Log-odds of present; values in units of the std around the mean: what the direction of the outputs adds to them."""
+    probabilities = np.array([0.1, 0.5, 0.8, 1.0])
+    scores = BinaryTask("happy", 0.3).score(probabilities)
+    np.testing.assert_allclose(scores[:3], logit(probabilities[:3]), atol=1e-12)
+    assert 15 < scores[3] < 17  # certain, but finite
+    for one, found in ((BinaryTask("happy"), scores[:3]), (task(), task().score(LABELS[KNOWN]))):
+        outputs = found[:, None] * one.direction
+        expected = probabilities[:3] if one.kind == "binary" else LABELS[KNOWN]
+        np.testing.assert_allclose(one.predict(outputs), expected, rtol=1e-6)
 
 
 def test_names_with_kinds():

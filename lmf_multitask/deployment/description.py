@@ -8,7 +8,7 @@
      "without": {"audio": {"split": "validation", "weighted_f1": ..., "with_all": ...}, ...},     from robustness.json
      "cleaning": {"non_finite": "zero"},
      "exclusive": true,                               whether every training clip had exactly one of the emotions
-     "calibration": {...},                            temperatures (not part of the models) and thresholds
+     "thresholds": {...}, "calibration": {...},       probabilities above which an emotion counts as present; others
      "regression": {"valence": {"mean": ..., "std": ..., "range": [1, 5], ...}, ...},      real-valued outputs, only if there are any
      "models": [{"name": "multitask", "emotions": [...], "modalities": [...],
                  "paddle": {"program": FILE, "weights": FILE}, "onnx": {"model": FILE}}],
@@ -71,7 +71,8 @@ class ModelDescription:
         inputs: modality -> shape of one clip in the training data, and its padding.
         free_lengths: modalities whose sequences may have any length.
         models: one multi-task model, or one per emotion.
-        calibration: temperatures and thresholds that were fitted on validation.
+        calibration: thresholds and intervals that were fitted on validation.
+        thresholds: of the binary tasks, by name: the probability above which one counts as present.
         non_finite: ``zero``: NaN and infinities are replaced by 0; ``error``: they are refused.
         exclusive: whether every training clip had exactly one of the emotions.
         without: modality -> what was measured without it: ``split``, mean ``weighted_f1``, and ``with_all`` modalities.
@@ -84,6 +85,7 @@ class ModelDescription:
     free_lengths: tuple[str, ...]
     models: tuple[ExportedModel, ...]
     calibration: Calibration
+    thresholds: Mapping[str, float]
     non_finite: str = "zero"
     exclusive: bool = False
     without: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -99,7 +101,7 @@ class ModelDescription:
     @property
     def tasks(self) -> list[Task]:
         """All outputs, in order."""
-        return [self.regression[name] if name in self.regression else BinaryTask(name) for name in self.emotions]
+        return [self.regression.get(name) or BinaryTask(name, self.thresholds[name]) for name in self.emotions]
 
     @property
     def binary(self) -> list[int]:
@@ -115,17 +117,6 @@ class ModelDescription:
     def formats(self) -> tuple[str, ...]:
         """The formats that every model has."""
         return tuple(form for form in FORMATS if all(form in model.formats for model in self.models))
-
-    def thresholds(self, criterion: str) -> list[float]:
-        """T plain probabilities above which an emotion counts as present.
-
-        Args:
-            criterion: ``half``: one half for all; or the metric that they were fitted for.
-
-        Raises:
-            RunError: the model has no thresholds of that name.
-        """
-        return self.calibration.thresholds(criterion, self.tasks).tolist()
 
     def shape(self, modality: str) -> tuple[int | str, ...]:
         """Sizes of a modality's array; a size that is free has a name instead of a number."""
@@ -156,7 +147,7 @@ class ModelDescription:
                 "dtype": "float32",
                 "shape": ["batch", 2],
                 "columns": ["absent", "present"],
-                "meaning": "probabilities as the network computes them (not calibrated); each row sums to one"
+                "meaning": "probabilities; each row sums to one"
                 + ("; of tasks in regression: values in the unit of the labels, [batch, 1]" if values else ""),
             },
             **({"regression": values} if values else {}),
@@ -164,6 +155,7 @@ class ModelDescription:
             "without": {name: dict(metrics) for name, metrics in self.without.items()},
             "cleaning": {"non_finite": self.non_finite},
             "exclusive": self.exclusive,
+            "thresholds": dict(self.thresholds),
             "calibration": self.calibration.to_json(),
             "models": [
                 {
@@ -255,8 +247,11 @@ class ModelDescription:
             if not isinstance(task, RegressionTask) or task.name != name or name not in emotions:
                 raise ValueError(f"its real-valued task {name!r:.40} is {one!r:.80}.")
             regression[name] = task
+        thresholds = {name: content["thresholds"][name] for name in every if name not in regression}
+        if not all(type(value) is float and 0 <= value <= 1 for value in thresholds.values()):
+            raise ValueError(f"its thresholds are {str(thresholds)[:80]}.")
         return cls(
-            checked_inputs(inputs), tuple(free), tuple(models), calibration, non_finite, exclusive,
+            checked_inputs(inputs), tuple(free), tuple(models), calibration, thresholds, non_finite, exclusive,
             checked_losses(content["without"]), _texts(content["sha256"]), _texts(content["versions"]), regression,
         )  # fmt: skip
 

@@ -40,7 +40,7 @@ from lmf_multitask.evaluation.robustness import ROBUSTNESS_FILE, loss_without
 from lmf_multitask.files import atomic_folder, check_space, read_json
 from lmf_multitask.models.lmf import LMFModel, model_folders
 from lmf_multitask.runtime import home_for_caches, quiet_imports
-from lmf_multitask.tasks import RegressionTask, output_slices, predictions
+from lmf_multitask.tasks import BinaryTask, RegressionTask, output_slices, predictions
 
 with quiet_imports():
     import paddle
@@ -168,6 +168,9 @@ def export_models(
         free_lengths=_free_lengths(models),
         models=tuple(_described(model, formats) for model in models),
         calibration=Calibration.joined(calibrations),
+        thresholds={
+            task.name: task.threshold for model in models for task in model.tasks if isinstance(task, BinaryTask)
+        },
         non_finite="error" if any(model.non_finite == "error" for model in models) else "zero",
         exclusive=any(model.exclusive for model in models),
         without=without or {},

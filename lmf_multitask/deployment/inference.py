@@ -21,6 +21,7 @@ from lmf_multitask.data.padding import moved_blocks
 from lmf_multitask.data.sources import Source
 from lmf_multitask.deployment.predictor import Checked, Predictor
 from lmf_multitask.errors import DataError, RunError
+from lmf_multitask.evaluation.metrics import decide
 from lmf_multitask.evaluation.predictions import PREDICTIONS_FILE, predictions_csv
 from lmf_multitask.files import atomic_write, open_regular, remove_leftovers
 from lmf_multitask.runtime import usable_cores
@@ -84,7 +85,7 @@ def infer_file(
         output_dir: folder of the results; all files appear at the end, or none. Results of an earlier inference there are
             replaced, those of another model removed.
         batch_size: clips per forward pass.
-        thresholds: T probabilities above which an emotion counts as present; None: one half.
+        thresholds: T probabilities above which an emotion counts as present; None: those of the training.
         workers: batches that are predicted side by side, see `predict_blocks`. No effect on the results.
 
     Raises:
@@ -92,7 +93,7 @@ def infer_file(
         RunError: the folder holds other files.
     """
     emotions, binary = predictor.emotions, predictor.description.binary
-    thresholds = [0.5] * len(emotions) if thresholds is None else list(thresholds)
+    limits = np.asarray(predictor.thresholds() if thresholds is None else thresholds, np.float32)
     check_shapes(predictor, source.shapes)
     output_dir = Path(output_dir).expanduser()
     report, started = InferenceReport(), time.perf_counter()
@@ -117,7 +118,7 @@ def infer_file(
                 file.write(values.astype("<f4").tobytes())
             text = predictions_csv(
                 ids, present, predictor.description.tasks,
-                missing=missing, thresholds=thresholds, exclusive=exclusive, head=report.rows == len(ids),
+                missing=missing, decisions=decide(present, limits, about.tasks), exclusive=exclusive, head=report.rows == len(ids),
             )  # fmt: skip
             table.write(text.encode())
         if report.rows != source.count:

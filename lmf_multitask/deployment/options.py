@@ -15,6 +15,3 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="of the math library; default: 1, the fastest that was measured"
     )
-    parser.add_argument(
-        "--calibrated", action="store_true", help="probabilities with the temperatures that were fitted on validation"
-    )

@@ -17,6 +17,7 @@ from lmf_multitask.data.modality import MODALITIES, missing_clips
 from lmf_multitask.deployment.description import DESCRIPTION_FILE, ModelDescription
 from lmf_multitask.deployment.sessions import choose_backend, choose_device, open_sessions, run_session
 from lmf_multitask.errors import ConfigError, DataError
+from lmf_multitask.evaluation.calibration import OWN
 
 Backend = Literal["auto", "paddle", "onnx"]
 
@@ -62,7 +63,6 @@ class Predictor:
         backend: Backend = "auto",
         device: str = "auto",
         threads: int = 1,
-        calibrated: bool = False,
     ) -> None:
         """Loads the model.
 
@@ -73,8 +73,6 @@ class Predictor:
                 smaller), otherwise paddle.
             device: ``cpu``, ``gpu``, or ``auto`` (a GPU if the back end can use one).
             threads: of the math library, per running prediction; more than one is slower for models of this size.
-            calibrated: whether to calibrate the probabilities with the temperatures that were fitted on validation; no
-                decision at one half changes.
 
         Raises:
             RunError: the folder is neither, its files are damaged, or the back end is not installed.
@@ -85,7 +83,7 @@ class Predictor:
             raise ConfigError(f"device must be auto, cpu or gpu, but got {device!r}.")
         if type(threads) is not int or threads < 1:
             raise ConfigError(f"threads must be a whole number of at least 1, but got {threads!r}.")
-        self.calibrated, self.threads = calibrated, threads
+        self.threads = threads
         folder = Path(model_dir).expanduser()
         if (folder / DESCRIPTION_FILE).exists() or not _may_be_run(folder):
             self._load(folder, backend, device)
@@ -134,23 +132,11 @@ class Predictor:
         if not len(clips):
             return np.empty((0, len(self.emotions)), np.float32)
         outputs = [output for session in self._sessions for output in run_session(session, clips.arrays)]
-        present = np.stack([output[:, -1] for output in outputs], axis=1)
-        return self._calibrated(present).astype(np.float32) if self.calibrated else present
+        return np.stack([output[:, -1] for output in outputs], axis=1)
 
-    def thresholds(self, criterion: str = "half") -> list[float]:
-        """T probabilities of this predictor above which an emotion counts as present.
-
-        Args:
-            criterion: ``half``, or the metric that they were fitted for on validation (``positive_f1``, ``uar``).
-
-        Raises:
-            RunError: the model has none of that name.
-        """
-        plain = self.description.thresholds(criterion)
-        return self._calibrated(np.array([plain]))[0].tolist() if self.calibrated else plain
-
-    def _calibrated(self, plain: np.ndarray) -> np.ndarray:
-        return self.description.calibration.calibrate(plain, self.description.tasks)
+    def thresholds(self, criterion: str = OWN) -> list[float]:
+        """T probabilities above which an emotion counts as present, see `Calibration.thresholds`."""
+        return self.description.calibration.thresholds(criterion, self.description.tasks).tolist()
 
     def check(
         self, audio: np.ndarray | None = None, video: np.ndarray | None = None, text: np.ndarray | None = None

@@ -34,7 +34,7 @@ from lmf_multitask.deployment.inference import BATCH_SIZE
 from lmf_multitask.deployment.openapi import answer_schema, body_schema, errors
 from lmf_multitask.deployment.predictor import Checked, Predictor
 from lmf_multitask.errors import DataError, UserError
-from lmf_multitask.evaluation.metrics import decide
+from lmf_multitask.evaluation.metrics import confidence_of, decisions_of
 
 PAGE = Path(__file__).parent / "page"
 _SAMPLES = 12
@@ -149,13 +149,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
     @app.get("/model", responses=errors())
     async def model() -> JSONResponse:
         """What the model expects and returns, how it is run, and the limits."""
-        limits = predictor.thresholds()
-        about = {
-            "settings": predictor.settings(),
-            "thresholds": {predictor.emotions[t]: limits[t] for t in predictor.description.binary},
-            "calibrated": predictor.calibrated,
-            "limits": asdict(service.limits),
-        }
+        about = {"settings": predictor.settings(), "limits": asdict(service.limits)}
         return JSONResponse({**predictor.description.to_json(), **about})
 
     @app.get(
@@ -240,7 +234,6 @@ class _Service:
         self.bodies = BodyReader(predictor, limits)
         self.metrics = _Metrics(lambda: self.batcher.waiting_rows)
         clip_bytes = np.dtype(np.float32).itemsize * numbers_per_clip(predictor.description)
-        self._thresholds = np.asarray(predictor.thresholds(), np.float32)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
         self._queue_bytes = limits.queue_rows * clip_bytes
         self.batcher: Batcher
@@ -297,20 +290,21 @@ class _Service:
 
     def _answer(self, present: np.ndarray) -> dict[str, Any]:
         about, every = self.predictor.description, present
+        decisions = decisions_of(every, about.tasks).select(about.binary)
         present, emotions = every[:, about.binary], [self.predictor.emotions[t] for t in about.binary]
         answer: dict[str, Any] = {
             "emotions": emotions,
             "probabilities": [[float(f"{value:.9g}") for value in row] for row in present.tolist()],
-            "present": (present > self._thresholds[about.binary]).tolist(),
+            "present": decisions.present.tolist(),
         }
         if about.regression:
             numbers = {name: every[:, self.predictor.emotions.index(name)].tolist() for name in about.regression}
             answer["values"] = {name: [float(f"{value:.9g}") for value in column] for name, column in numbers.items()}
         if self.predictor.description.exclusive:
-            chosen = zip(*decide(present))
+            confidence = confidence_of(present, decisions.chosen).tolist()
             answer["decided"] = [
                 {"emotion": emotions[index], "probability": float(f"{probability:.9g}")}
-                for index, probability in chosen
+                for index, probability in zip(decisions.chosen, confidence)
             ]
         return answer
 

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from lmf_multitask.errors import DataError
-from lmf_multitask.evaluation.calibration import CRITERIA, Calibration
+from lmf_multitask.evaluation.calibration import CRITERIA, HALF, Calibration
 from lmf_multitask.evaluation.metrics import (
-    EXCLUSIVE,
+    Decisions,
     always_absent,
     checked_predictions,
+    decide,
+    decisions_of,
     exclusive_metrics,
-    mean_of,
-    metrics_for,
     metrics_of,
     task_kinds,
     task_names,
@@ -56,10 +56,11 @@ class Assessment:
         tasks: the T tasks, `tasks.Task` objects or names of binary ones.
         ids: names of the N rows.
         labels: float64 `[N, T]`, NaN not annotated; of binary tasks 1 present, 0 absent.
-        probabilities: float `[N, T]`, plain; of real-valued tasks the predictions.
+        probabilities: float `[N, T]`; of real-valued tasks the predictions.
         metrics: the content of ``metrics.json``.
         calibration: fitted on validation, if any.
         baselines: name -> predictions float `[N, T]`.
+        decisions: name of a baseline, or ``network`` -> decisions, where these are not those of `assess`.
         curves: name -> one per training (a per-emotion group has several).
         robustness: see `robustness.measure_robustness`; None without a model.
         without: modality -> predictions `[N, T]` without it, see `robustness.predictions_without`.
@@ -75,6 +76,7 @@ class Assessment:
     metrics: dict[str, Any]
     calibration: Calibration | None = None
     baselines: Mapping[str, np.ndarray] = field(default_factory=dict)
+    decisions: Mapping[str, Decisions] = field(default_factory=dict)
     curves: dict[str, LearningCurves] = field(default_factory=dict)
     robustness: dict[str, Any] | None = None
     without: dict[str, np.ndarray] = field(default_factory=dict)
@@ -85,6 +87,11 @@ class Assessment:
     def emotions(self) -> list[str]:
         """Names of the T tasks."""
         return task_names(self.tasks)
+
+    @property
+    def decided(self) -> Decisions:
+        """What the model decides."""
+        return self.decisions.get("network") or decisions_of(self.probabilities, self.tasks)
 
 
 def evaluate_predictions(
@@ -154,54 +161,54 @@ def assess(
     seed: int | None = None,
     calibration: Calibration | None = None,
     baselines: Mapping[str, np.ndarray] | None = None,
+    decisions: Mapping[str, Decisions] | None = None,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
     """The content of ``metrics.json``.
 
     Args:
         labels: float `[N, T]`, NaN not annotated.
-        predictions: float `[N, T]`, plain.
+        predictions: float `[N, T]`.
         tasks: `tasks.Task` objects, or names of binary tasks.
         split: of the rows.
         seed: of the training.
         calibration: fitted on validation.
         baselines: name -> predictions float `[N, T]` for the same rows; NaN in the columns of tasks that it does not predict.
+        decisions: name of a baseline, or ``network`` -> decisions; otherwise baselines decide at one half, and the model at the
+            thresholds of the tasks.
         resamples: of the bootstrap.
 
     Returns:
-        ``emotions``, ``regression`` and ``mean``: plain metrics (`metrics.metrics_of`); ``always_absent``; ``exclusive``: the
+        ``emotions``, ``regression`` and ``mean``: metrics (`metrics.metrics_of`); ``always_absent``; ``exclusive``: the
         decision among all emotions, or None; ``baselines``: the same of each, and ``network_ahead``: the paired differences
         network - baseline with their intervals; ``intervals``; with a calibration ``calibration`` (the fitted numbers),
-        ``prediction_intervals`` (`Calibration.coverage`), ``calibrated`` (metrics of the calibrated probabilities) and
-        ``thresholds`` (criterion -> metrics at the thresholds fitted for it).
+        ``prediction_intervals`` (`Calibration.coverage`) and ``thresholds`` (criterion -> metrics at one half and at the
+        thresholds fitted for it).
     """
     labels, predictions = checked_predictions(labels, predictions, tasks)
-    calibrated = None if calibration is None else calibration.calibrate(predictions, tasks)
-    exclusive = exclusive_metrics(labels, predictions, tasks, calibrated)
-    if exclusive is not None:
-        exclusive["probabilities"] = "plain" if calibrated is None else "calibrated"
-        plain = exclusive_metrics(labels, predictions, tasks)
-        if calibrated is not None and plain is not None:
-            exclusive["plain"] = {key: plain[key] for key in metrics_for(EXCLUSIVE)}
     others = {f"baseline {name}": np.asarray(values, np.float64) for name, values in (baselines or {}).items()}
     absent = {name: np.flatnonzero(np.isnan(values).all(axis=0)).tolist() for name, values in others.items()}
     others = {name: np.where(np.isnan(values).all(axis=0), predictions, values) for name, values in others.items()}
-    ranked = {} if calibrated is None else {"network": calibrated}
-    drawn = bootstrap(labels, {"network": predictions, **others}, tasks, ranked=ranked, resamples=resamples)
+    given, half = dict(decisions or {}), np.full(len(tasks), 0.5)
+    decided = {
+        name: given.get(name.removeprefix("baseline "), decide(values, half, tasks)) for name, values in others.items()
+    }
+    own_decisions = decided["network"] = given.get("network") or decisions_of(predictions, tasks)
+    drawn = bootstrap(labels, {"network": predictions, **others}, tasks, decisions=decided, resamples=resamples)
     found = {
         "split": split,
         "samples": len(labels),
         "seed": seed,
-        **metrics_of(labels, predictions, tasks),
+        **metrics_of(labels, predictions, tasks, own_decisions),
         "always_absent": always_absent(labels, tasks),
         "baselines": {},
-        "exclusive": exclusive,
+        "exclusive": exclusive_metrics(labels, predictions, tasks, own_decisions),
         "intervals": {"level": LEVEL, "resamples": resamples, "seed": 0, **intervals_of(drawn["network"], tasks)},
     }
     for name, values in others.items():
         own_tasks = [t for t in range(len(tasks)) if t not in absent[name]]
         chosen = [tasks[t] for t in own_tasks]
-        parts = labels[:, own_tasks], values[:, own_tasks], chosen
+        parts = labels[:, own_tasks], values[:, own_tasks], chosen, decided[name].select(own_tasks)
         own = {**metrics_of(*parts), "exclusive": exclusive_metrics(*parts)}
         differences = paired_differences(drawn[name], drawn["network"])
         if own["exclusive"] is None:
@@ -211,7 +218,7 @@ def assess(
         )
         own["network_ahead"] = {"exclusive": None, **differences_of(found, own, intervals)}
         found["baselines"][name.removeprefix("baseline ")] = own
-    if calibration is None or calibrated is None:
+    if calibration is None:
         return found
     found["calibration"] = calibration.to_json()
     covered = calibration.coverage(labels, predictions, tasks)
@@ -220,20 +227,12 @@ def assess(
     binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind == "binary"]
     if not binary:
         return found
-    labels, predictions, calibrated = labels[:, binary], predictions[:, binary], calibrated[:, binary]
-    tasks = [tasks[t] for t in binary]
-    keys = list(metrics_for("binary", "probability"))
-    per_task = {
-        name: {key: one[key] for key in keys if key in one}
-        for name, one in metrics_of(labels, calibrated, tasks)["emotions"].items()
-    }
-    found["calibrated"] = {
-        "emotions": per_task,
-        "mean": {key: mean_of([one.get(key) for one in per_task.values()]) for key in keys},
-    }
+    labels, predictions, tasks = labels[:, binary], predictions[:, binary], [tasks[t] for t in binary]
     found["thresholds"] = {
-        criterion: metrics_of(labels, predictions, tasks, calibration.thresholds(criterion, tasks))
-        for criterion in CRITERIA
+        criterion: metrics_of(
+            labels, predictions, tasks, decide(predictions, calibration.thresholds(criterion, tasks), tasks)
+        )
+        for criterion in (HALF, *CRITERIA)
     }
     return found
 

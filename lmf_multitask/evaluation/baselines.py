@@ -16,9 +16,10 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from lmf_multitask.data.columns import BLOCK_ROWS, Columns
-from lmf_multitask.data.modality import MODALITIES, present_steps
+from lmf_multitask.data.modality import MODALITIES, missing_clips, present_steps
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.metrics import BASELINES, WeightedRows, kind_of, log_loss, task_kinds, task_names
+from lmf_multitask.models.encoders import CLIP_AT
 
 STRENGTHS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Values of scikit-learn's C (inverse strength of the penalty) that are tried."""
@@ -36,27 +37,32 @@ MOST_ROWS = 20_000
 """Clips of a split that the linear model is fitted on at most, drawn at random: 65 MB of averaged features."""
 
 
-def flat_features(columns: Columns, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+def flat_features(
+    columns: Columns, rows: Sequence[int] | np.ndarray | None = None, modalities: Sequence[str] = tuple(MODALITIES)
+) -> np.ndarray:
     """One vector per clip: vectors as they are, of sequences the mean of the steps that are present.
 
     Args:
-        columns: ``audio``, ``video`` and ``text``, `[N, D_m]` or `[N, L, D_m]` each.
+        columns: features of each modality, `[N, D_m]` or `[N, L, D_m]`.
         rows: numbers of the clips to take; None takes all.
+        modalities: those to take.
 
     Returns:
-        float64 `[N, D_a + D_v + D_t]`; zeros where a modality is missing.
+        float64 `[N, D]`, D being the sum of D_m; NaN where a modality is missing.
     """
-    rows = np.arange(len(columns["audio"])) if rows is None else np.asarray(rows)
-    ends = np.cumsum([columns[name].shape[-1] for name in MODALITIES])
+    rows = np.arange(len(columns[modalities[0]])) if rows is None else np.asarray(rows)
+    ends = np.cumsum([columns[name].shape[-1] for name in modalities])
     found = np.empty((len(rows), ends[-1]))
     for start in range(0, len(rows), BLOCK_ROWS):
         chosen, out = rows[start : start + BLOCK_ROWS], found[start : start + BLOCK_ROWS]
-        for name, part in zip(MODALITIES, np.split(out, ends[:-1], axis=1)):
+        for name, part in zip(modalities, np.split(out, ends[:-1], axis=1)):
             values = columns[name][chosen]
+            missing = missing_clips(values)
             if values.ndim == 3:
                 steps = np.maximum(present_steps(values).sum(axis=1), 1)
                 values = values.sum(axis=1, dtype=np.float64) / steps[:, None]
             part[:] = values
+            part[missing] = np.nan
     return found
 
 
@@ -66,15 +72,20 @@ def constant(train_labels: np.ndarray) -> np.ndarray:
     return np.where(known, train_labels, 0).sum(axis=0, dtype=np.float64) / np.maximum(known.sum(axis=0), 1)
 
 
-def baseline_predictions(
-    train: Columns, validation: Columns, rows: Columns, tasks: Sequence[Any]
-) -> dict[str, np.ndarray]:
-    """Name -> predictions float64 `[N, T]` of every baseline for the rows; NaN for tasks of another kind than its own."""
-    values = np.broadcast_to(constant(np.asarray(train["labels"])), np.shape(rows["labels"]))
-    linear = fit_linear_baseline(train, validation, tasks).predict(rows)
-    kinds, found = np.array(task_kinds(tasks)), {}
+def baseline_predictions(train_labels: np.ndarray, linear: LinearBaseline, rows: Columns) -> dict[str, np.ndarray]:
+    """Name -> predictions float64 `[N, T]` of every baseline for the rows; NaN for tasks of another kind than its own.
+
+    Args:
+        train_labels: float `[M, T]`, NaN not annotated.
+        linear: the fitted linear models.
+        rows: features and labels of N clips.
+    """
+    values = np.broadcast_to(constant(train_labels), np.shape(rows["labels"]))
+    kinds, found = np.array(task_kinds(linear.tasks)), {}
     for kind in dict.fromkeys(kinds.tolist()):
-        for name, predictions in zip(BASELINES.get(kind, ()), (values, linear)):  # further kinds have none
+        for name, predictions in zip(
+            BASELINES.get(kind, ()), (values, linear.predict(rows))
+        ):  # further kinds have none
             found[name] = np.where(kinds == kind, predictions, np.nan)
     return found
 
@@ -83,61 +94,85 @@ def baseline_predictions(
 class LinearBaseline:
     """A logistic or ridge regression per task on standardised `flat_features`.
 
+    Standardised features are clipped at `CLIP_AT`; those of a missing modality count as their mean.
+
     Attributes:
-        scaler: fitted on train.
         tasks: the T tasks.
-        models: one per task, with the chosen strength of the penalty.
+        modalities: whose features it takes.
+        mean: of each feature over the clips of train that have it, float64 `[D]`.
+        std: likewise; 1 of a constant.
+        weights: float64 `[D, T]`, of the log-odds of present, or of the value in the unit of the labels.
+        intercepts: float64 `[T]`.
+        strengths: the chosen C or alpha of each task.
     """
 
-    scaler: StandardScaler
     tasks: Sequence[Any]
-    models: list[LogisticRegression | Ridge]
+    modalities: Sequence[str]
+    mean: np.ndarray
+    std: np.ndarray
+    weights: np.ndarray
+    intercepts: np.ndarray
+    strengths: Sequence[float]
 
     def predict(self, columns: Columns) -> np.ndarray:
         """Features of N clips -> probabilities of present, or values, float64 `[N, T]`."""
-        count, found = len(columns["audio"]), []
+        count, found = len(columns[self.modalities[0]]), []
         for start in range(0, count, MOST_ROWS):
-            rows = self.scaler.transform(flat_features(columns, np.arange(start, min(start + MOST_ROWS, count))))
-            found.append(
-                np.stack([_predicted(model, rows, task) for model, task in zip(self.models, self.tasks)], axis=1)
-            )
-        return np.concatenate(found)
+            rows = flat_features(columns, np.arange(start, min(start + MOST_ROWS, count)), self.modalities)
+            with threadpool_limits(1):
+                found.append(_standardised(rows, self.mean, self.std) @ self.weights + self.intercepts)
+        values = np.concatenate(found)
+        for t, task in enumerate(self.tasks):
+            if kind_of(task) == "binary":
+                values[:, t] = 0.5 * (1 + np.tanh(0.5 * values[:, t]))
+            elif getattr(task, "range", None) is not None:
+                values[:, t] = np.clip(values[:, t], *task.range)
+        return values
 
 
-def _predicted(model: LogisticRegression | Ridge, rows: np.ndarray, task: Any) -> np.ndarray:
-    if kind_of(task) == "binary":
-        return model.predict_proba(rows)[:, 1]
-    values, limits = model.predict(rows), getattr(task, "range", None)
-    return values if limits is None else np.clip(values, *limits)
+def _standardised(rows: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """In place: `[N, D]` with NaN where missing -> standardised, clipped, 0 where missing."""
+    rows -= mean
+    rows /= std
+    np.clip(rows, -CLIP_AT, CLIP_AT, out=rows)
+    return np.nan_to_num(rows, copy=False)
 
 
-def fit_linear_baseline(train: Columns, validation: Columns, tasks: Sequence[Any]) -> LinearBaseline:
+def fit_linear_baseline(
+    train: Columns, validation: Columns, tasks: Sequence[Any], modalities: Sequence[str] = tuple(MODALITIES)
+) -> LinearBaseline:
     """Fits on train, with the strength of the penalty that gives the lowest log loss or squared error on validation.
 
     Of a split with more than `MOST_ROWS` clips that many are used, drawn at random (the same ones every time), and at least one
     of each class of each emotion, so that memory does not grow with the data.
 
     Args:
-        train: ``audio``, ``video``, ``text``, and ``labels`` float `[N, T]`, NaN not annotated.
+        train: features, and ``labels`` float `[N, T]`, NaN not annotated.
         validation: the same; C is `UNVALIDATED_STRENGTH`, alpha `UNVALIDATED_PENALTY`, for a task without labels there.
         tasks: the T tasks.
+        modalities: whose features it takes.
 
     Raises:
         DataError: train has no clip, or only clips of one class, for a task.
     """
     binary = np.array(task_kinds(tasks)) == "binary"
     drawn, held_out_drawn = (_drawn(np.asarray(columns["labels"])[:, binary]) for columns in (train, validation))
-    scaler = StandardScaler(copy=False)  # works in place
-    rows = scaler.fit_transform(flat_features(train, drawn))
-    held_out = scaler.transform(flat_features(validation, held_out_drawn))
+    rows = flat_features(train, drawn, modalities)
+    scaler = StandardScaler().fit(rows)  # NaN do not count
+    mean, std = np.nan_to_num(scaler.mean_), np.where(np.isnan(scaler.scale_), 1.0, scaler.scale_)
+    rows = _standardised(rows, mean, std)
+    held_out = _standardised(flat_features(validation, held_out_drawn, modalities), mean, std)
     labels, held_out_labels = train["labels"][drawn], validation["labels"][held_out_drawn]
     # two threads take two to three times as long for products of this size, and change the rounding
     with threadpool_limits(1):
-        models = [
+        models: list[Any] = [
             (_best_of if binary[t] else _best_ridge)(name, rows, labels[:, t], held_out, held_out_labels[:, t])
             for t, name in enumerate(task_names(tasks))
         ]
-    return LinearBaseline(scaler, tasks, models)
+    weights = np.stack([np.ravel(model.coef_) for model in models], axis=1)
+    intercepts = np.array([float(np.ravel(model.intercept_)[0]) for model in models])
+    strengths = [model.C if binary[t] else model.alpha for t, model in enumerate(models)]
+    return LinearBaseline(tasks, list(modalities), mean, std, weights, intercepts, strengths)
 
 
 def _drawn(labels: np.ndarray) -> np.ndarray:

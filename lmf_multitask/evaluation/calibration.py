@@ -1,7 +1,8 @@
-"""Calibrated probabilities, better thresholds and prediction intervals, fitted on validation only.
+"""Thresholds of decisions and prediction intervals, fitted on validation only.
 
-Temperature scaling (Guo et al. 2017, arXiv 1706.04599): the logit difference of each head is divided by one number, which
-changes no decision at one half. Thresholds apply to the plain probability, so they need no temperature.
+The threshold for a metric of decisions is the one with the best value of it on validation. Where probabilities are calibrated
+(`evaluation.stacking`) it is the best expected value, every clip counting as present with its probability: that needs no label and
+varies less with the clips than the labels do (Lewis 1995, "Evaluating and optimizing autonomous text classification systems").
 
 Real-valued tasks get split-conformal prediction intervals (Papadopoulos et al. 2002; Lei et al. 2018): prediction ± a quantile of
 the absolute residuals on validation. Of clips drawn like those of validation, at least `COVERAGE` are inside.
@@ -11,6 +12,7 @@ Shape letters: N rows (clips), T tasks (emotions), K candidate thresholds.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,43 +24,38 @@ from pydantic import Field
 from lmf_multitask.config import build, setting, settings, to_dict
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.evaluation.metrics import (
-    CLOSEST_TO_CERTAIN,
     METRICS,
     REGRESSION,
     Confusion,
-    WeightedRows,
     checked_predictions,
-    log_loss,
+    kind_of,
     task_kinds,
     task_names,
     tasks_of_kind,
 )
+from lmf_multitask.evaluation.stacking import Weights
 from lmf_multitask.files import read_json, write_json
 
 CALIBRATION_FILE = "calibration.json"
-HALF = "half"
-CRITERIA = ("positive_f1", "uar")
+HALF, OWN = "half", "own"
+DEFAULT_CRITERION = "weighted_f1"
+CRITERIA = (DEFAULT_CRITERION, "positive_f1", "uar")
 """Metrics of decisions that a threshold is fitted for."""
 
 COVERAGE = 0.9
 """Share of clips that a prediction interval is to cover."""
-
-LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
 
 
 @settings
 class TaskCalibration:
     """Calibration of one binary task."""
 
-    temperature: float = setting(
-        default=1.0, help="above 1 makes probabilities less extreme", ge=LOWEST_TEMPERATURE, le=HIGHEST_TEMPERATURE
-    )
     thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = setting(
         default=lambda: dict.fromkeys(CRITERIA, 0.5),
-        help="criterion -> the plain probability above which the task counts as present",
+        help="criterion -> the probability above which the task counts as present",
     )
     rows: int = setting(default=0, help="annotated validation clips that these were fitted on", ge=0)
-    reason: str | None = setting(default=None, help="why the plain values were kept; null where they were fitted")
+    reason: str | None = setting(default=None, help="why the thresholds are one half; null where they were fitted")
 
 
 @settings
@@ -76,19 +73,24 @@ class Calibration:
     Attributes:
         tasks: name of a binary task -> calibration.
         intervals: name of a real-valued task -> prediction interval; without tasks that validation has too few labels of.
+        weights: of the network and of the linear model, by name of the task (see `evaluation.stacking`); empty for a network
+            without a linear model.
     """
 
     def __init__(
-        self, tasks: Mapping[str, TaskCalibration], intervals: Mapping[str, PredictionInterval] | None = None
+        self,
+        tasks: Mapping[str, TaskCalibration],
+        intervals: Mapping[str, PredictionInterval] | None = None,
+        weights: Mapping[str, Weights] | None = None,
     ) -> None:
-        self.tasks, self.intervals = dict(tasks), dict(intervals or {})
+        self.tasks, self.intervals, self.weights = dict(tasks), dict(intervals or {}), dict(weights or {})
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Calibration) and (self.tasks, self.intervals) == (other.tasks, other.intervals)
+        return isinstance(other, Calibration) and vars(self) == vars(other)
 
     @classmethod
     def identity(cls, tasks: Sequence[Any], reason: str | None = None) -> Calibration:
-        """Plain probabilities and thresholds of one half."""
+        """Thresholds of one half."""
         return cls({name: TaskCalibration(reason=reason) for name in task_names(tasks_of_kind(tasks, "binary"))})
 
     @classmethod
@@ -98,29 +100,48 @@ class Calibration:
         return cls(
             {name: one for part in parts for name, one in part.tasks.items()},
             {name: one for part in parts for name, one in part.intervals.items()},
+            {name: one for part in parts for name, one in part.weights.items()},
         )
 
     @classmethod
-    def fit(cls, labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any]) -> Calibration:
-        """Temperature and thresholds of every binary task, prediction interval of every real-valued one.
+    def fit(
+        cls,
+        labels: np.ndarray,
+        predictions: np.ndarray,
+        tasks: Sequence[Any],
+        expected: bool = False,
+        weights: Mapping[str, Weights] | None = None,
+    ) -> Calibration:
+        """Thresholds of every binary task, prediction interval of every real-valued one.
 
         Args:
             labels: float `[N, T]` of validation, 1 present, 0 absent, NaN not annotated.
             predictions: float `[N, T]`, of the model on validation.
             tasks: the T tasks.
+            expected: whether the probabilities are calibrated, so that thresholds are those of the best expected value.
+            weights: kind of task -> those of the network and of the linear model, to note.
 
         Returns:
-            The calibration. A task keeps 1 and one half, with a reason, where validation has clips of one class only.
+            The calibration. A task keeps one half, with a reason, where validation has clips of one class only.
         """
         labels, predictions = checked_predictions(labels, predictions, tasks)
         fitted, intervals = {}, {}
         for t, (name, kind) in enumerate(zip(task_names(tasks), task_kinds(tasks))):
             if kind == "binary":
-                fitted[name] = _fit_task(labels[:, t], predictions[:, t])
+                fitted[name] = _fit_task(labels[:, t], predictions[:, t], expected)
             elif kind == REGRESSION:
                 found = fit_interval(labels[:, t], predictions[:, t])
                 intervals.update({} if found is None else {name: found})
-        return cls(fitted, intervals)
+        own = {name: (weights or {}).get(kind) for name, kind in zip(task_names(tasks), task_kinds(tasks))}
+        return cls(fitted, intervals, {name: one for name, one in own.items() if one is not None})
+
+    def decided(self, tasks: Sequence[Any]) -> list[Any]:
+        """The tasks, with the thresholds for weighted F1 where they are binary."""
+        limits = self.thresholds(DEFAULT_CRITERION, tasks).tolist()
+        return [
+            dataclasses.replace(task, threshold=limit) if kind_of(task) == "binary" else task
+            for task, limit in zip(tasks, limits)
+        ]
 
     def coverage(self, labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any]) -> dict[str, Any]:
         """Real-valued task -> its interval, and ``covered``: the share of annotated rows inside (None without any)."""
@@ -135,23 +156,11 @@ class Calibration:
                 }
         return found
 
-    def calibrate(self, predictions: np.ndarray, tasks: Sequence[Any]) -> np.ndarray:
-        """Plain predictions float `[N, T]` -> calibrated ones, float64 `[N, T]`; those of other than binary tasks as they are.
-
-        Raises:
-            RunError: a binary task has no calibration.
-        """
-        found = np.array(predictions, np.float64)
-        for t, (name, kind) in enumerate(zip(task_names(tasks), task_kinds(tasks))):
-            if kind == "binary":
-                found[:, t] = scale(found[:, t], self._of(name).temperature)
-        return found
-
     def thresholds(self, criterion: str, tasks: Sequence[Any]) -> np.ndarray:
-        """Thresholds of the plain probabilities, float64 `[T]`; one half for other than binary tasks.
+        """Thresholds of the probabilities, float64 `[T]`; one half for other than binary tasks.
 
         Args:
-            criterion: ``half``, or a metric that they were fitted for.
+            criterion: ``own``, those of the tasks; ``half``; or a metric that they were fitted for.
             tasks: names of the T tasks, or the tasks.
 
         Raises:
@@ -159,10 +168,12 @@ class Calibration:
         """
         found = np.full(len(tasks), 0.5)
         for t, (name, kind) in enumerate(zip(task_names(tasks), task_kinds(tasks))):
-            if kind == "binary" and criterion != HALF:
+            if kind == "binary" and criterion == OWN:
+                found[t] = getattr(tasks[t], "threshold", 0.5)
+            elif kind == "binary" and criterion != HALF:
                 fitted = self._of(name).thresholds
                 if criterion not in fitted:
-                    known = ", ".join([HALF, *fitted])
+                    known = ", ".join([OWN, HALF, *fitted])
                     raise RunError(f"thresholds must be one of {known}, but got {criterion!r}. Choose one of them.")
                 found[t] = fitted[criterion]
         return found
@@ -183,6 +194,8 @@ class Calibration:
         }
         if self.intervals:
             found["regression"] = {name: to_dict(one) for name, one in self.intervals.items()}
+        if self.weights:
+            found["weights"] = {name: to_dict(one) for name, one in self.weights.items()}
         return found
 
     @classmethod
@@ -196,14 +209,17 @@ class Calibration:
         Raises:
             RunError: it is something else.
         """
-        parts: list[Any] = [content.get("emotions"), content.get("regression", {})] if isinstance(content, dict) else []
+        parts: list[Any] = []
+        if isinstance(content, dict):
+            parts = [content.get("emotions"), content.get("regression", {}), content.get("weights", {})]
         if not parts or not all(isinstance(part, dict) for part in parts):
             raise RunError(f"{where}: must hold a calibration, but does not. Train again.")
         try:
-            fitted, intervals = parts
+            fitted, intervals, weights = parts
             return cls(
                 {name: build(TaskCalibration, one, name) for name, one in fitted.items()},
                 {name: build(PredictionInterval, one, name) for name, one in intervals.items()},
+                {name: build(Weights, one, name) for name, one in weights.items()},
             )
         except ConfigError as error:
             raise RunError(f"{where}: {error} Train again.") from None
@@ -225,12 +241,6 @@ class Calibration:
         return cls.from_json(read_json(path, error=RunError), path)
 
 
-def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities with their logits divided by a temperature; float64, of the same shape."""
-    kept = np.clip(np.asarray(probabilities, np.float64), CLOSEST_TO_CERTAIN, 1 - CLOSEST_TO_CERTAIN)
-    return 0.5 * (1 + np.tanh(0.5 * (np.log(kept) - np.log1p(-kept)) / temperature))
-
-
 def fit_interval(labels: np.ndarray, predictions: np.ndarray, coverage: float = COVERAGE) -> PredictionInterval | None:
     """The split-conformal interval of one task.
 
@@ -249,38 +259,32 @@ def fit_interval(labels: np.ndarray, predictions: np.ndarray, coverage: float = 
     return PredictionInterval(coverage=coverage, half_width=float(residuals[place - 1]), rows=len(residuals))
 
 
-def _fit_task(labels: np.ndarray, probabilities: np.ndarray) -> TaskCalibration:
-    rows = WeightedRows(labels, probabilities)
-    present = int(rows.labels.sum())
-    if not 0 < present < len(rows.labels):
-        seen = f"has only {'present' if present else 'absent'} clips" if len(rows.labels) else "has no label"
-        return TaskCalibration(rows=len(rows.labels), reason=f"validation {seen}")
-    thresholds = {criterion: fit_threshold(rows, criterion) for criterion in CRITERIA}
-    return TaskCalibration(temperature=fit_temperature(rows), thresholds=thresholds, rows=len(rows.labels))
+def _fit_task(labels: np.ndarray, probabilities: np.ndarray, expected: bool) -> TaskCalibration:
+    known = ~np.isnan(labels)
+    labels, probabilities = labels[known], np.asarray(probabilities, np.float64)[known]
+    present = int(labels.sum())
+    if not 0 < present < len(labels):
+        seen = f"has only {'present' if present else 'absent'} clips" if len(labels) else "has no label"
+        return TaskCalibration(rows=len(labels), reason=f"validation {seen}")
+    shares = probabilities if expected else labels
+    thresholds = {criterion: fit_threshold(shares, probabilities, criterion) for criterion in CRITERIA}
+    return TaskCalibration(thresholds=thresholds, rows=len(labels))
 
 
-def fit_temperature(rows: WeightedRows) -> float:
-    """The temperature from 0.05 to 20 with the lowest log loss (which has one minimum: convex in the inverse)."""
-    from scipy.optimize import minimize_scalar  # 0.2 s of import that a deployed model does not need
+def fit_threshold(shares: np.ndarray, probabilities: np.ndarray, criterion: str) -> float:
+    """The threshold with the best value of a metric of decisions; of equal ones the nearest to one half.
 
-    def loss(logarithm: float) -> float:
-        scaled = scale(rows.predictions, math.exp(logarithm))
-        return float(log_loss(WeightedRows(rows.labels, scaled))[0])
-
-    bounds = (math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE))
-    best = math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5}).x)
-    best = min(max(best, LOWEST_TEMPERATURE), HIGHEST_TEMPERATURE)
-    return best if loss(math.log(best)) < loss(0.0) else 1.0
-
-
-def fit_threshold(rows: WeightedRows, criterion: str) -> float:
-    """The threshold with the best value of a metric of decisions; of equal ones the nearest to one half."""
-    distinct = np.unique(rows.predictions)
+    Args:
+        shares: float `[N]`, how much each row counts as present: its label, or the probability that it is present.
+        probabilities: float64 `[N]`.
+        criterion: the metric.
+    """
+    distinct = np.unique(probabilities)
     candidates = np.concatenate([[0.5], (distinct[1:] + distinct[:-1]) / 2])
     # of rows sorted by probability, those from `start` on are decided as present
-    order = np.argsort(rows.predictions, kind="stable")
-    start = np.searchsorted(rows.predictions[order], candidates, side="right")
-    present_below = np.concatenate([[0.0], np.cumsum(rows.labels[order])])
+    order = np.argsort(probabilities, kind="stable")
+    start = np.searchsorted(probabilities[order], candidates, side="right")
+    present_below = np.concatenate([[0.0], np.cumsum(shares[order])])
     fn, below, present = present_below[start], start, present_below[-1]
     tp, tn = present - fn, below - fn
     fp = len(order) - present - tn

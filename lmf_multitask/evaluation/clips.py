@@ -22,7 +22,7 @@ def clips_table(assessment: Assessment, predictions: np.ndarray) -> TextTable:
         assessment: labels, and how predictions change without a modality.
         predictions: float `[N, T]` to show.
     """
-    names, labels = assessment.emotions, assessment.labels
+    names, labels, decided = assessment.emotions, assessment.labels, assessment.decided.present
     ranked: list[tuple[int, int, list[str]]] = []
     for t, task in enumerate(names):
         truth, values = labels[:, t], predictions[:, t].astype(np.float64)
@@ -32,9 +32,11 @@ def clips_table(assessment: Assessment, predictions: np.ndarray) -> TextTable:
             chosen = np.argsort(-errors, kind="stable")[:CLIPS_SHOWN]
             chosen = chosen[errors[chosen] >= 0]
         else:
-            wrong = np.argsort(-errors, kind="stable")[:CLIPS_SHOWN]
-            unsure = np.argsort(np.abs(values - 0.5), kind="stable")[:CLIPS_SHOWN]
-            chosen = np.array(list(dict.fromkeys([*wrong[errors[wrong] > 0.5], *unsure])), int)
+            missed = (errors >= 0) & (decided[:, t] != (truth == 1))
+            wrong = np.argsort(np.where(missed, -errors, 1.0), kind="stable")[: min(CLIPS_SHOWN, missed.sum())]
+            limit = getattr(assessment.tasks[t], "threshold", 0.5)
+            unsure = np.argsort(np.abs(values - limit), kind="stable")[:CLIPS_SHOWN]
+            chosen = np.array(list(dict.fromkeys([*wrong, *unsure])), int)
         for place, row in enumerate(chosen):
             changes = [
                 f"{without[row, t] - assessment.probabilities[row, t]:+.3f}" for without in assessment.without.values()
@@ -43,7 +45,7 @@ def clips_table(assessment: Assessment, predictions: np.ndarray) -> TextTable:
                 assessment.ids[row],
                 task,
                 f"{truth[row]:.3f}" if real else _label(truth[row]),
-                _outcome(truth[row], values[row], real),
+                _outcome(truth[row], values[row], None if real else bool(decided[row, t])),
                 *(f"{value:.3f}" for value in predictions[row].tolist()),
                 *changes,
             ]
@@ -57,11 +59,11 @@ def _label(truth: float) -> str:
     return "not annotated" if np.isnan(truth) else "present" if truth else "absent"
 
 
-def _outcome(truth: float, value: float, real: bool) -> str:
+def _outcome(truth: float, value: float, decided: bool | None) -> str:
     if np.isnan(truth):
         return "unknown"
-    if real:
+    if decided is None:
         return "too high" if value > truth else "too low"
-    if (value > 0.5) == (truth == 1):
+    if decided == (truth == 1):
         return "correct"
     return "missed" if truth else "false alarm"

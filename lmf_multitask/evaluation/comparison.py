@@ -103,7 +103,7 @@ class Comparison:
 def compare(
     models: Sequence[Predictions | Sequence[Predictions]], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Comparison:
-    """Compares models with the first of them, on the clips and emotions that all have, at decisions above one half.
+    """Compares models with the first of them, on the clips and emotions that all have.
 
     Args:
         models: two or more; labels may be missing in all but one, and must agree where several have them. Of a model that was
@@ -130,23 +130,26 @@ def compare(
     ids, tasks = chosen[0].ids, chosen[0].tasks
     labels = _common_labels(chosen)
     rest = iter(chosen)
-    probabilities = {name: [next(rest).probabilities for _ in runs] for name, runs in zip(names, seeds)}
-    every = {(name, number): values for name, own in probabilities.items() for number, values in enumerate(own)}
-    resampled = bootstrap(labels, every, tasks, resamples=resamples, seed=seed)
+    found = {name: [next(rest) for _ in runs] for name, runs in zip(names, seeds)}
+    every = {(name, number): one for name, own in found.items() for number, one in enumerate(own)}
+    probabilities, decisions = (
+        {key: getattr(one, part) for key, one in every.items()} for part in ("probabilities", "decisions")
+    )
+    resampled = bootstrap(labels, probabilities, tasks, decisions=decisions, resamples=resamples, seed=seed)
     drawn, metrics = {}, {}
-    for name, own in probabilities.items():
+    for name, own in found.items():
         parts = [resampled[name, number] for number in range(len(own))]
         drawn[name] = {key: np.mean([part[key] for part in parts], axis=0) for key in parts[0]}
         metrics[name] = {
-            **_averaged([metrics_of(labels, values, tasks) for values in own]),
-            "exclusive": _averaged([exclusive_metrics(labels, values, tasks) for values in own]),
+            **_averaged([metrics_of(labels, one.probabilities, tasks, one.decisions) for one in own]),
+            "exclusive": _averaged([exclusive_metrics(labels, one.probabilities, tasks, one.decisions) for one in own]),
             "intervals": intervals_of(drawn[name], tasks),
         }
     pairs = []
     for name in names[1:]:
         intervals = intervals_of(paired_differences(drawn[names[0]], drawn[name]), tasks)
-        found = differences_of(metrics[name], metrics[names[0]], intervals)
-        pairs.append(_pair(labels, tasks, (names[0], name), probabilities, found))
+        differences = differences_of(metrics[name], metrics[names[0]], intervals)
+        pairs.append(_pair(labels, tasks, {key: found[key] for key in (names[0], name)}, differences))
     return Comparison(names, chosen[0].emotions, len(ids), notes, metrics, _corrected(pairs))
 
 
@@ -212,29 +215,30 @@ def _common_labels(models: Sequence[Predictions]) -> np.ndarray:
 def _pair(
     labels: np.ndarray,
     tasks: Sequence[Any],
-    names: tuple[str, str],
-    probabilities: Mapping[str, Sequence[np.ndarray]],
+    models: Mapping[str, Sequence[Predictions]],
     found: Mapping[str, Any],
 ) -> Pair:
-    tested = all(len(probabilities[name]) == 1 for name in names)
-    both = [probabilities[name][0] for name in names]
+    tested = all(len(seeds) == 1 for seeds in models.values())
+    both = [seeds[0] for seeds in models.values()]
     per_emotion, values = {}, {}
     for t, (name_of_task, kind) in enumerate(zip(task_names(tasks), task_kinds(tasks))):
         known = ~np.isnan(labels[:, t])
         if kind == REGRESSION:
-            errors = [np.abs(one[known, t] - labels[known, t]) for one in both]
+            errors = [np.abs(one.probabilities[known, t] - labels[known, t]) for one in both]
             values[name_of_task] = _value_difference(found[REGRESSION][name_of_task], errors, tested)
             continue
-        right = [(one[known, t] > 0.5) == (labels[known, t] == 1) for one in both]
+        right = [one.decisions.present[known, t] == (labels[known, t] == 1) for one in both]
         entry = found["emotions"][name_of_task]
         per_emotion[name_of_task] = _difference(entry, int(known.sum()), right if tested else None)
     binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind != REGRESSION]
     truth, decision = labels[:, binary], None
     rows = exclusive_rows(truth)
     if rows is not None:
-        right = [one[:, binary][rows].argmax(axis=1) == truth[rows].argmax(axis=1) for one in both]
+        truth = np.array(binary)[truth[rows].argmax(axis=1)]
+        right = [one.decisions.chosen[rows] == truth for one in both]
         decision = _difference(found["exclusive"], int(rows.sum()), right if tested else None)
-    return Pair(*names, per_emotion, _difference(found["mean"], len(labels)), decision, values)
+    first, second = models
+    return Pair(first, second, per_emotion, _difference(found["mean"], len(labels)), decision, values)
 
 
 def _value_difference(found: Mapping[str, Any], errors: Sequence[np.ndarray], tested: bool) -> Difference:

@@ -27,9 +27,7 @@ from lmf_multitask.evaluation.value_metrics import (
     two_classes,
 )
 from lmf_multitask.evaluation.weighted_rows import Confusion, WeightedRows, ratio
-
-CLOSEST_TO_CERTAIN = 1e-7
-"""Probabilities are clipped to this distance from 0 and 1 before logarithms: about the resolution of float32 near 1."""
+from lmf_multitask.tasks import CLOSEST_TO_CERTAIN, log_odds
 
 EXCLUSIVE = "exclusive"
 """Kind of the metrics of the one decision among all binary tasks, where labels are exclusive."""
@@ -237,6 +235,61 @@ def kind_of(task: Any) -> str:
     return getattr(task, "kind", "binary")
 
 
+@dataclass(frozen=True)
+class Decisions:
+    """What a model decides.
+
+    Attributes:
+        present: whether each task counts as present, bool `[N, T]`; of real-valued tasks without meaning.
+        chosen: of each row, the number of the one task where exactly one is to be chosen, int64 `[N]`: of the binary ones, that
+            with the highest probability as a multiple of its threshold.
+    """
+
+    present: np.ndarray
+    chosen: np.ndarray
+
+    def select(self, columns: Sequence[int]) -> Decisions:
+        """Those of some tasks; where the chosen one is not among them, -1 is chosen."""
+        place = np.full(self.present.shape[1], -1)
+        place[columns] = np.arange(len(columns))
+        return Decisions(self.present[:, columns], place[self.chosen])
+
+    @staticmethod
+    def joined(parts: Sequence[Decisions]) -> Decisions:
+        """Those of several groups of rows."""
+        return Decisions(np.concatenate([one.present for one in parts]), np.concatenate([one.chosen for one in parts]))
+
+
+def decisions_of(predictions: np.ndarray, tasks: Sequence[Any]) -> Decisions:
+    """Decisions at the thresholds of the tasks, for predictions `[N, T]`; plain names have the threshold one half."""
+    return decide(predictions, [getattr(task, "threshold", 0.5) for task in tasks], tasks)
+
+
+def decide(predictions: np.ndarray, thresholds: Sequence[float] | np.ndarray, tasks: Sequence[Any]) -> Decisions:
+    """Decisions at thresholds `[T]`, for predictions `[N, T]`."""
+    limits = np.asarray(thresholds).astype(predictions.dtype)
+    binary = np.flatnonzero(np.array(task_kinds(tasks)) == "binary")
+    if not len(binary):
+        return Decisions(predictions > limits, np.full(len(predictions), -1))
+    multiples = predictions[:, binary] / np.maximum(limits[binary], np.finfo(predictions.dtype).tiny)
+    return Decisions(predictions > limits, binary[multiples.argmax(axis=1)])
+
+
+def confidence_of(probabilities: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """How probable the chosen of exclusive tasks is.
+
+    Args:
+        probabilities: float `[N, T]`, of binary heads.
+        chosen: int `[N]`.
+
+    Returns:
+        float64 `[N]`: its odds as a share of the odds of all tasks (softmax over the heads' logit differences, which
+        `training.joint_loss` fits).
+    """
+    odds = np.exp(log_odds(probabilities))
+    return odds[np.arange(len(odds)), chosen] / odds.sum(axis=1)
+
+
 def checked_predictions(
     labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -271,11 +324,11 @@ def task_rows(
     predictions: np.ndarray,
     tasks: Sequence[Any],
     *,
-    thresholds: np.ndarray | None = None,
+    decisions: Decisions | None = None,
     weights: np.ndarray | None = None,
 ) -> list[WeightedRows]:
-    """One `WeightedRows` per task: present where the prediction is above its threshold (None: one half)."""
-    present = predictions > (0.5 if thresholds is None else np.asarray(thresholds))
+    """One `WeightedRows` per task; without decisions, those of `decisions_of`."""
+    present = (decisions or decisions_of(predictions, tasks)).present
     return [
         WeightedRows(labels[:, t], predictions[:, t], present[:, t], weights, range=getattr(task, "range", None))
         for t, task in enumerate(tasks)
@@ -294,31 +347,23 @@ def exclusive_rows(labels: np.ndarray) -> np.ndarray | None:
 
 
 def exclusive_decision(
-    labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any], weights: np.ndarray | None = None
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    tasks: Sequence[Any],
+    decisions: Decisions | None = None,
+    weights: np.ndarray | None = None,
 ) -> WeightedRows | None:
-    """The one decision among all binary tasks, the one with the highest prediction; None unless labels are exclusive."""
-    binary = np.array(task_kinds(tasks)) == "binary"
-    labels, predictions = labels[:, binary], predictions[:, binary]
-    chosen = exclusive_rows(labels)
-    if chosen is None:
+    """The one decision among all binary tasks; None unless labels are exclusive."""
+    binary = np.flatnonzero(np.array(task_kinds(tasks)) == "binary")
+    labels, probabilities = labels[:, binary], predictions[:, binary]
+    rows = exclusive_rows(labels)
+    if rows is None:
         return None
-    truth = np.where(chosen, np.nan_to_num(labels).argmax(axis=1), np.nan)
-    return WeightedRows(truth, predictions.max(axis=1), predictions.argmax(axis=1), weights, labels.shape[1])
-
-
-def decide(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The most probable of exclusive tasks.
-
-    Args:
-        probabilities: float `[N, T]`, plain, of binary heads.
-
-    Returns:
-        Number of the task int64 `[N]`, and its probability float64 `[N]`: its odds as a share of the odds of all tasks (softmax
-        over the heads' logit differences, which `training.joint_loss` fits).
-    """
-    kept = np.clip(np.asarray(probabilities, np.float64), CLOSEST_TO_CERTAIN, 1 - CLOSEST_TO_CERTAIN)
-    odds = kept / (1 - kept)
-    return np.argmax(probabilities, axis=1), odds.max(axis=1) / odds.sum(axis=1)
+    chosen = (decisions or decisions_of(predictions, tasks)).chosen
+    if (chosen < 0).any():  # of other tasks, too
+        chosen = binary[probabilities.argmax(axis=1)]
+    truth = np.where(rows, np.nan_to_num(labels).argmax(axis=1), np.nan)
+    return WeightedRows(truth, probabilities.max(axis=1), np.searchsorted(binary, chosen), weights, labels.shape[1])
 
 
 # -- values
@@ -329,17 +374,17 @@ def weighted_values(
     predictions: np.ndarray,
     tasks: Sequence[Any],
     *,
-    ranked: np.ndarray | None = None,
+    decisions: Decisions | None = None,
     weights: np.ndarray | None = None,
     names: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Metrics under row weights, at the decision "present if the probability is above one half".
+    """Metrics under row weights.
 
     Args:
         labels: float `[N, T]`, NaN not annotated.
         predictions: float `[N, T]`.
         tasks: the T tasks.
-        ranked: float `[N, T]`, which the decision among exclusive tasks compares; None: `predictions`.
+        decisions: of the model; None: `decisions_of`.
         weights: float `[R, N]`; None: unit weights.
         names: of `METRICS`; None computes all that rate one of the tasks.
 
@@ -347,8 +392,8 @@ def weighted_values(
         Name -> float64 `[R, T]`, NaN where undefined or for a task of another kind; of the decision among exclusive tasks
         float64 `[R]`, left out unless labels are exclusive.
     """
-    rows = task_rows(labels, predictions, tasks, weights=weights)
-    decision = exclusive_decision(labels, predictions if ranked is None else ranked, tasks, weights)
+    rows = task_rows(labels, predictions, tasks, decisions=decisions, weights=weights)
+    decision = exclusive_decision(labels, predictions, tasks, decisions, weights)
     found = {}
     if names is None:
         names = [n for n, metric in METRICS.items() if metric.kind == EXCLUSIVE or any(map(metric.rates, tasks))]
@@ -385,7 +430,7 @@ def mean_of(values: Sequence[float | None] | np.ndarray) -> float | None:
 
 
 def metrics_of(
-    labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any], thresholds: np.ndarray | None = None
+    labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any], decisions: Decisions | None = None
 ) -> dict[str, Any]:
     """Every metric of every task, and their means.
 
@@ -393,7 +438,7 @@ def metrics_of(
         labels: float `[N, T]`, NaN not annotated; 1 present, 0 absent for binary tasks.
         predictions: float `[N, T]`; of binary tasks the probability of present.
         tasks: `tasks.Task` objects, or names of binary tasks.
-        thresholds: float `[T]`; present if the probability is above it. None: one half.
+        decisions: of the model; None: `decisions_of`.
 
     Returns:
         ``emotions``: name -> key -> value, None where undefined; ``support``: clips where it is present; ``annotated``: clips
@@ -404,7 +449,7 @@ def metrics_of(
         DataError: see `checked_predictions`.
     """
     labels, predictions = checked_predictions(labels, predictions, tasks)
-    rows = task_rows(labels, predictions, tasks, thresholds=thresholds)
+    rows = task_rows(labels, predictions, tasks, decisions=decisions)
     per_task = {name: _task_metrics(one, task) for name, one, task in zip(task_names(tasks), rows, tasks)}
     keys = [metric.key for metric in METRICS.values() if any(metric.rates(task) for task in tasks)]
     mean = {key: mean_of([one.get(key) for one in per_task.values()]) for key in keys}
@@ -459,26 +504,27 @@ def always_absent(labels: np.ndarray, tasks: Sequence[Any]) -> dict[str, Any]:
 
 
 def exclusive_metrics(
-    labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any], ranked: np.ndarray | None = None
+    labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any], decisions: Decisions | None = None
 ) -> dict[str, Any] | None:
     """The one decision among all binary tasks, where labels are exclusive.
 
     Args:
         labels: float `[N, T]`; rows with a NaN are left out.
-        predictions: float `[N, T]`; each head's own decision is present above one half.
+        predictions: float `[N, T]`.
         tasks: the T tasks.
-        ranked: float `[N, T]`, calibrated probabilities, which can be compared between heads; None: `predictions`.
+        decisions: of the model; None: `decisions_of`.
 
     Returns:
         The metrics of kind `EXCLUSIVE`: ``weighted_accuracy`` (WA, share of correct clips), ``unweighted_accuracy`` (UA, mean
         recall of the tasks), ``macro_f1``; ``confusion``: `[T][T]` counts, true by decided; ``emotions``; ``rows``; ``heads``:
         shares of clips where none, one, or several heads decide present. None unless labels are exclusive.
     """
-    decision = exclusive_decision(labels, predictions if ranked is None else ranked, tasks)
+    decisions = decisions or decisions_of(predictions, tasks)
+    decision = exclusive_decision(labels, predictions, tasks, decisions)
     if decision is None:
         return None
     binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind == "binary"]
-    present = (predictions[:, binary] > 0.5).sum(axis=1)[~np.isnan(labels[:, binary]).any(axis=1)]
+    present = decisions.present[:, binary].sum(axis=1)[~np.isnan(labels[:, binary]).any(axis=1)]
     return {
         **{key: _number(metric(decision)) for key, metric in metrics_for(EXCLUSIVE).items()},
         "confusion": decision.confusion[0].astype(int).tolist(),

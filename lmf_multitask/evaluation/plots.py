@@ -276,10 +276,6 @@ def reliability_plot(assessment: Assessment) -> Plot | None:
     rows = -(-len(tasks) // columns)
     figure = Figure(figsize=(WIDTH if columns > 1 else WIDTH * 0.75, 2.9 * rows + 0.4))
     grid = figure.subplots(2 * rows, columns, sharex=True, squeeze=False, height_ratios=[4, 1] * rows)
-    versions = {"plain": (assessment.probabilities, assessment.metrics, 1)}
-    if assessment.calibration is not None:
-        calibrated = assessment.calibration.calibrate(assessment.probabilities, assessment.tasks)
-        versions["calibrated"] = (calibrated, assessment.metrics["calibrated"], 0)
     for panel in grid.ravel()[2 * len(tasks) :] if columns == 1 else grid[-2:, 1 if len(tasks) % 2 else 2 :].ravel():
         panel.remove()
     said = []
@@ -287,25 +283,20 @@ def reliability_plot(assessment: Assessment) -> Plot | None:
         row, column = divmod(number_of, columns)
         panel, strip = grid[2 * row, column], grid[2 * row + 1, column]
         _diagonal(panel)
-        errors = []
-        for version, (probabilities, metrics, index) in versions.items():
-            truth, values = _known(assessment, t, probabilities)
-            mean, share, low, high = equal_mass_bins(truth, values)
-            look = {**style(index), "linewidth": 1.2, "markersize": 4.5, "label": version}
-            panel.vlines(mean, low, high, color=look["color"], linewidth=1, alpha=0.5)
-            panel.plot(mean, share, fillstyle="none" if index else "full", **look)
-            strip.hist(values, np.linspace(0, 1, 21), histtype="step", color=look["color"], linestyle=look["linestyle"])
-            errors.append(number(metrics["emotions"][name]["ece"]))
+        truth, values = _known(assessment, t)
+        mean, share, low, high = equal_mass_bins(truth, values)
+        look = {**style(0), "linewidth": 1.2, "markersize": 4.5}
+        panel.vlines(mean, low, high, color=look["color"], linewidth=1, alpha=0.5)
+        panel.plot(mean, share, **look)
+        strip.hist(values, np.linspace(0, 1, 21), histtype="step", color=look["color"], linestyle=look["linestyle"])
         panel.set(title=label(name), ylim=(-0.03, 1.03), yticks=[0, 0.5, 1])
         strip.set(yticks=[])
         strip.grid(visible=False)
         unit_axis(strip)
-        said.append(f"{name} {' to '.join(errors)}")
+        said.append(f"{name} {number(assessment.metrics['emotions'][name]['ece'])}")
     figure.supxlabel("probability of present; below: histogram of clips")
     figure.supylabel("share of present clips")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    when = " before and after calibration" if assessment.calibration is not None else ""
-    text = f"Reliability diagrams. Expected calibration error{when}: {'; '.join(said)}."
+    text = f"Reliability diagrams. Expected calibration error: {'; '.join(said)}."
     return finish(figure, "reliability", "Calibration: points on the diagonal are calibrated", text)
 
 

@@ -1,9 +1,9 @@
 """``predictions.csv``, of this package's runs or of any other model: written, read strictly, and joined by clip.
 
 Columns that are read: ``id``; per emotion ``EMOTION_probability``, per real-valued task ``TASK_value``, and, where labels are
-known, ``TASK_label`` (of an emotion 1 or 0; empty where the clip is not annotated; -100 of an emotion is read as empty).
-Decisions are made at one half. An id that a spreadsheet would take for a formula is written behind an apostrophe, which is
-removed when it is read.
+known, ``TASK_label`` (of an emotion 1 or 0; empty where the clip is not annotated; -100 of an emotion is read as empty);
+``EMOTION_prediction``, the decision, 1 or 0 (without it: 1 where the probability is above one half). An id that a spreadsheet
+would take for a formula is written behind an apostrophe, which is removed when it is read.
 
 Shape letters: N rows (clips), T tasks (emotions).
 """
@@ -22,7 +22,15 @@ from typing import Any
 import numpy as np
 
 from lmf_multitask.errors import ConfigError, DataError
-from lmf_multitask.evaluation.metrics import REGRESSION, decide, exclusive_rows, task_kinds, task_names
+from lmf_multitask.evaluation.metrics import (
+    REGRESSION,
+    Decisions,
+    confidence_of,
+    decisions_of,
+    exclusive_rows,
+    task_kinds,
+    task_names,
+)
 from lmf_multitask.files import read_text, write_text
 from lmf_multitask.tasks import RegressionTask
 
@@ -31,6 +39,7 @@ MOST_BYTES = 1 << 30
 """Largest file that is read: about ten million clips."""
 
 _PROBABILITY, _VALUE, _LABEL, _PREDICTION = "_probability", "_value", "_label", "_prediction"
+_DECIDED = "decided"
 _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")  # also behind apostrophes, so that removing one is never ambiguous
 
 
@@ -45,6 +54,7 @@ class Predictions:
         tasks: the T tasks, `tasks.Task` objects or names of binary ones.
         labels: float64 `[N, T]`, NaN where unknown.
         probabilities: float64 `[N, T]`; of real-valued tasks the predictions.
+        given: decisions of the model; None: those at the thresholds of the tasks.
     """
 
     name: str
@@ -53,6 +63,12 @@ class Predictions:
     tasks: list[Any]
     labels: np.ndarray
     probabilities: np.ndarray
+    given: Decisions | None = None
+
+    @property
+    def decisions(self) -> Decisions:
+        """Decisions of the model."""
+        return self.given or decisions_of(self.probabilities, self.tasks)
 
     @property
     def emotions(self) -> list[str]:
@@ -70,6 +86,7 @@ class Predictions:
             tasks=[self.tasks[column] for column in columns],
             labels=self.labels[rows][:, columns],
             probabilities=self.probabilities[rows][:, columns],
+            given=Decisions(self.decisions.present[rows], self.decisions.chosen[rows]).select(columns),
         )
 
 
@@ -107,6 +124,8 @@ def read_predictions(path: str | Path, name: str | None = None) -> Predictions:
     ids: dict[str, int] = {}
     probabilities = np.empty((len(rows), len(tasks)))
     labels = np.full(probabilities.shape, np.nan)
+    present, chosen = np.zeros(probabilities.shape, bool), np.full(len(rows), -1)
+    names = task_names(tasks)
     for number, (line, row) in enumerate(rows):
         if len(row) != len(heads):
             raise DataError(f"{path}: line {line} must have {len(heads)} values, but has {len(row)}. Check the file.")
@@ -115,13 +134,21 @@ def read_predictions(path: str | Path, name: str | None = None) -> Predictions:
         if clip in ids:
             raise DataError(f"{path}: every id must be in one row, but {clip!r} is in several. Remove the others.")
         ids[clip] = number
-        for t, (name_of_task, head) in enumerate(zip(task_names(tasks), columns)):
+        for t, (name_of_task, head) in enumerate(zip(names, columns)):
             real = columns[head] == _VALUE
             probabilities[number, t] = (_value if real else _probability)(path, line, head, row[column_of[head]])
             label = name_of_task + _LABEL
             if label in column_of and (row[column_of[label]] or not real):
                 labels[number, t] = (_value if real else _label)(path, line, label, row[column_of[label]])
-    return Predictions(name or path.parent.name, path, list(ids), tasks, labels, probabilities)
+            decision = name_of_task + _PREDICTION
+            if decision in column_of and not real:
+                present[number, t] = _decision(path, line, decision, row[column_of[decision]])
+            else:
+                present[number, t] = probabilities[number, t] > 0.5
+        if _DECIDED in column_of:
+            chosen[number] = _chosen(path, line, row[column_of[_DECIDED]], names)
+    decisions = Decisions(present, chosen if _DECIDED in column_of else decisions_of(probabilities, tasks).chosen)
+    return Predictions(name or path.parent.name, path, list(ids), tasks, labels, probabilities, decisions)
 
 
 def _value(path: Path, line: int, head: str, text: str) -> float:
@@ -154,6 +181,18 @@ def _label(path: Path, line: int, head: str, text: str) -> float:
     return value if value in (0, 1) else float("nan")
 
 
+def _decision(path: Path, line: int, head: str, text: str) -> bool:
+    if text not in ("0", "1"):
+        raise DataError(f"{path}: {head} in line {line} must be 1 or 0, but is {text!r}.")
+    return text == "1"
+
+
+def _chosen(path: Path, line: int, text: str, names: Sequence[str]) -> int:
+    if text not in names:
+        raise DataError(f"{path}: {_DECIDED} in line {line} must be one of {', '.join(names)}, but is {text!r}.")
+    return names.index(text)
+
+
 def predictions_csv(
     ids: Sequence[str],
     probabilities: np.ndarray,
@@ -161,7 +200,7 @@ def predictions_csv(
     *,
     labels: np.ndarray | None = None,
     missing: Sequence[str] | None = None,
-    thresholds: Sequence[float] | np.ndarray | None = None,
+    decisions: Decisions | None = None,
     exclusive: bool = False,
     head: bool = True,
 ) -> str:
@@ -173,14 +212,14 @@ def predictions_csv(
         tasks: the T tasks, `tasks.Task` objects or names of binary ones.
         labels: float `[N, T]`, NaN not annotated; None writes no label columns.
         missing: names of the missing modalities of each clip; None writes no such column.
-        thresholds: `[T]`; the prediction is 1 if the probability is above it. None: one half.
-        exclusive: add the columns ``decided`` and ``confidence``, see `metrics.decide`.
+        decisions: of the model; None: `metrics.decisions_of`.
+        exclusive: add the columns ``decided`` and ``confidence``, see `metrics.Decisions`.
         head: write the names of the columns first.
     """
     columns = {"id": _safe_ids(ids)}
     if missing is not None:
         columns["missing"] = list(missing)
-    limits = np.broadcast_to(0.5 if thresholds is None else thresholds, len(tasks)).astype(probabilities.dtype)
+    decisions = decisions or decisions_of(probabilities, tasks)
     binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind != REGRESSION]
     for t, name in enumerate(task_names(tasks)):
         if t not in binary:
@@ -191,11 +230,11 @@ def predictions_csv(
         if labels is not None:
             columns[name + _LABEL] = ["" if label != label else str(int(label)) for label in labels[:, t].tolist()]
         columns[name + _PROBABILITY] = [f"{value:.9g}" for value in probabilities[:, t].tolist()]
-        columns[name + _PREDICTION] = [str(int(one)) for one in probabilities[:, t] > limits[t]]
+        columns[name + _PREDICTION] = [str(int(one)) for one in decisions.present[:, t]]
     if exclusive:
-        number, probability = decide(probabilities[:, binary])
-        columns["decided"] = [task_names(tasks)[binary[t]] for t in number]
-        columns["confidence"] = [f"{value:.9g}" for value in probability.tolist()]
+        columns[_DECIDED] = [task_names(tasks)[t] for t in decisions.chosen]
+        confidence = confidence_of(probabilities[:, binary], np.searchsorted(binary, decisions.chosen))
+        columns["confidence"] = [f"{value:.9g}" for value in confidence.tolist()]
     return _csv(columns, head)
 
 
@@ -228,12 +267,19 @@ def changes_csv(ids: Sequence[str], tasks: Sequence[str], changes: Mapping[str, 
 
 
 def write_predictions(
-    path: Path, ids: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, tasks: Sequence[Any]
+    path: Path,
+    ids: Sequence[str],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    tasks: Sequence[Any],
+    decisions: Decisions | None = None,
 ) -> None:
     """Writes one ``predictions.csv`` with labels; see `predictions_csv`."""
     binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind != REGRESSION]
     exclusive = exclusive_rows(labels[:, binary]) is not None
-    write_text(path, predictions_csv(ids, probabilities, tasks, labels=labels, exclusive=exclusive))
+    write_text(
+        path, predictions_csv(ids, probabilities, tasks, labels=labels, decisions=decisions, exclusive=exclusive)
+    )
 
 
 def join_emotions(parts: Sequence[Predictions], name: str, source: Path) -> Predictions:
@@ -256,7 +302,16 @@ def join_emotions(parts: Sequence[Predictions], name: str, source: Path) -> Pred
         [task for part in parts for task in part.tasks],
         np.concatenate([part.labels for part in chosen], axis=1),
         np.concatenate([part.probabilities for part in chosen], axis=1),
+        _side_by_side(chosen),
     )
+
+
+def _side_by_side(parts: Sequence[Predictions]) -> Decisions:
+    """Decisions of per-emotion models; among all of them the most probable one is chosen, since each has a threshold unseen here."""
+    probabilities = np.concatenate([part.probabilities for part in parts], axis=1)
+    tasks = [task for part in parts for task in part.tasks]
+    present = np.concatenate([part.decisions.present for part in parts], axis=1)
+    return Decisions(present, decisions_of(probabilities, tasks).chosen)
 
 
 def shared_ids(parts: Sequence[Predictions]) -> list[str]:

@@ -280,25 +280,22 @@ def _probability_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> 
         line = exclusive_metrics_line(exclusive, bounded, metrics["intervals"].get("exclusive", {}))
         heads = exclusive["heads"]
         text += (
-            f" Every clip has exactly one of the emotions, so that the highest {exclusive['probabilities']} probability decides "
-            f"among them: {line} (WA is the share of correct clips, UA the mean recall of the emotions). At one half, exactly one "
-            f"head predicts present in {heads['one_present']:.0%} of clips, none in {heads['none_present']:.0%}, several in "
+            " Every clip has exactly one of the emotions, so that one is chosen, that with the highest probability as a multiple of "
+            f"its threshold: {line} (WA is the share of correct clips, UA the mean recall of the emotions). By themselves, exactly "
+            f"one head predicts present in {heads['one_present']:.0%} of clips, none in {heads['none_present']:.0%}, several in "
             f"{heads['several_present']:.0%}."
         )
     ranking = (
         "How well the probability sorts clips, whatever the threshold. Triangles on the right: precision of guessing."
     )
     fitted = []
-    if metrics.get("calibrated"):
-        fitted = [
-            tables.calibrated_table(metrics),
-            *(tables.thresholds_table(metrics, key) for key in metrics["thresholds"]),
-        ]
+    if metrics.get("thresholds"):
+        fitted = [tables.thresholds_table(metrics, key) for key in metrics["thresholds"]]
     calibration = (
         "Each point stands for an equal number of clips (a tenth), the line through it for the 95% interval of their share of "
         "present; below, how many clips have which probability. ECE is the mean distance from the diagonal over ten bins of "
         "equal width, weighted by clips. "
-        + ("Temperatures and thresholds were fitted on validation." if fitted else "No calibration was fitted.")
+        + (_fitted_on_validation(metrics) if fitted else "No thresholds were fitted.")
     )
     return [
         Section("Confusion", text, [plots.get("confusion"), plots.get("one_of_many")]),
@@ -309,6 +306,18 @@ def _probability_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> 
             fitted,
         ),
     ]
+
+
+def _fitted_on_validation(metrics: tables.Content) -> str:
+    """What the probabilities and decisions of the tables above come from."""
+    weights = list(metrics["calibration"].get("weights", {}).values())
+    if not weights:
+        return "Decisions are made at one half; the tables show other thresholds, fitted on validation."
+    first = f"log-odds are {weights[0]['network']:.2f} times those of the network plus {weights[0]['linear']:.2f} times those of "
+    return (
+        f"The model's {first}logistic regression; these weights, and the thresholds, were fitted on validation. By default an "
+        "emotion counts as present above its threshold for weighted F1."
+    )
 
 
 def _modality_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[Section]:
@@ -328,7 +337,7 @@ def _modality_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> lis
 
 def _clips_section(assessment: Assessment) -> Section:
     text = (
-        f"Up to {CLIPS_SHOWN} errors and {CLIPS_SHOWN} uncertain decisions per task, by uncalibrated prediction; the columns named "
+        f"Up to {CLIPS_SHOWN} errors and {CLIPS_SHOWN} uncertain decisions per task, by prediction; the columns named "
         "after tasks hold all predictions. A clip named test-00012 is row 12, counted from 0, of the split test in the data file; "
         "other names are those of the file."
     )

@@ -14,6 +14,7 @@ from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.metrics import (
     EXCLUSIVE,
     PLACES,
+    Decisions,
     all_tasks,
     by_place,
     find_metric,
@@ -116,7 +117,7 @@ def bootstrap(
     models: Mapping[Name, np.ndarray],
     tasks: Sequence[Any],
     *,
-    ranked: Mapping[Name, np.ndarray] | None = None,
+    decisions: Mapping[Name, Decisions] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[Name, Resampled]:
@@ -126,7 +127,7 @@ def bootstrap(
         labels: float `[N, T]`, NaN not annotated.
         models: name -> predictions float `[N, T]`.
         tasks: the T tasks.
-        ranked: name -> predictions that the decision among exclusive tasks compares, where they are others.
+        decisions: name -> decisions; of others those of `metrics.decisions_of`.
         resamples: R.
         seed: of the draws.
 
@@ -139,7 +140,8 @@ def bootstrap(
         for part in _parts(*batch.shape):
             weights = np.asfortranarray(batch[part])  # as rankings need them, transposed once for all tasks and models
             for name, predictions in models.items():
-                values = weighted_values(labels, predictions, tasks, ranked=(ranked or {}).get(name), weights=weights)
+                own = (decisions or {}).get(name)
+                values = weighted_values(labels, predictions, tasks, decisions=own, weights=weights)
                 parts[name].append(values)
     return {name: {key: np.concatenate([one[key] for one in of]) for key in of[0]} for name, of in parts.items()}
 

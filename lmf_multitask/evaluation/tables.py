@@ -113,22 +113,19 @@ def _values_table(metrics: Content) -> TextTable | None:
     return found
 
 
-def full_tables(metrics: Content, *, calibrated: bool = False, threshold: str = "0.5") -> str:
+def full_tables(metrics: Content, *, threshold: str | None = None) -> str:
     """`results_table` and everything else that ``metrics.json`` holds, as text.
 
     Args:
         metrics: the content of ``metrics.json``; parts that are missing are left out.
-        calibrated: whether to show the metrics of the calibrated probabilities too.
-        threshold: ``positive_f1`` or ``uar`` for the metrics at the thresholds fitted for them too; ``0.5`` for none.
+        threshold: ``half``, or a metric that thresholds are fitted for, to show the metrics at these thresholds too.
     """
     found: list[TextTable | None] = []
     if metrics.get("intervals"):
         for place in PLACES.values():
             found += [intervals_table(metrics, place), further_table(metrics, place)]
     found += [prediction_intervals_table(metrics), published_values_table(metrics)]
-    if calibrated and metrics.get("calibrated"):
-        found.append(calibrated_table(metrics))
-    if threshold != "0.5" and metrics.get("thresholds"):
+    if threshold is not None and metrics.get("thresholds"):
         found.append(thresholds_table(metrics, threshold))
     found += [exclusive_table(metrics), *(baseline_table(metrics, kind) for kind in BASELINES)]
     found.append(published_table({"this model": metrics}))
@@ -161,9 +158,7 @@ def further_table(metrics: Content, place: str = "emotions", counts: bool = True
 
     emotions = place not in PREFIX
     return task_table(
-        "further metrics of plain probabilities, present above one half"
-        if emotions
-        else "real-valued tasks, further metrics",
+        "further metrics" if emotions else "real-valued tasks, further metrics",
         shown_metrics(metrics, False, place),
         plain,
         metrics,
@@ -201,33 +196,21 @@ def published_values_table(metrics: Content) -> TextTable | None:
     return TextTable(f"published for the test split of {name}", heads, rows, True, note)
 
 
-def calibrated_table(metrics: Content) -> TextTable | None:
-    """Errors of the probabilities before and after calibration."""
-    fitted = metrics["calibration"]["emotions"]
-
-    def temperature(name: str | None, *entries: Content) -> str:
-        return "" if name is None else number(fitted[name]["temperature"])
-
-    return task_table(
-        "probabilities before -> after calibration (temperatures from validation)",
-        [metric for metric in shown_metrics(metrics["calibrated"]) if not metric.greater_is_better],
-        lambda metric, after, before: f"{plain(metric, before)} -> {plain(metric, after)}",
-        metrics["calibrated"],
-        metrics,
-        first={"temperature": temperature},
-        note=_fitted_here(metrics),
-    )
-
-
 def thresholds_table(metrics: Content, threshold: str) -> TextTable | None:
-    """Metrics of the decisions at the thresholds that maximise a metric on validation."""
+    """Metrics of the decisions at one half, or at the thresholds that maximise a metric on validation."""
     content, fitted = metrics["thresholds"][threshold], metrics["calibration"]["emotions"]
     return task_table(
-        f"at the thresholds with the best {METRICS[threshold].title} on validation",
+        f"at the thresholds with the best {METRICS[threshold].title} on validation"
+        if threshold in METRICS
+        else "at one half",
         [metric for metric in shown_metrics(content) if metric.needs == "decision"],
         plain,
         content,
-        first={"threshold": lambda name, found: "" if name is None else number(fitted[name]["thresholds"][threshold])},
+        first={
+            "threshold": lambda name, found: (
+                "" if name is None else number(fitted[name]["thresholds"].get(threshold, 0.5))
+            )
+        },
         note=_fitted_here(metrics),
     )
 
@@ -247,13 +230,11 @@ def exclusive_table(metrics: Content) -> TextTable | None:
     values = exclusive_metrics_line(found, bounded, metrics.get("intervals", {}).get("exclusive", {}))
     heads, names = found["heads"], found["emotions"]
     note = (
-        f"Heads at one half: exactly one predicts present in {heads['one_present']:.0%} of clips, "
+        f"Each by itself: exactly one predicts present in {heads['one_present']:.0%} of clips, "
         f"none in {heads['none_present']:.0%}, several in {heads['several_present']:.0%}."
     )
-    if found["probabilities"] == "calibrated" and _fitted_here(metrics):
-        note += f"\nCalibration: {_fitted_here(metrics)}"
     return TextTable(
-        f"one of {len(names)} (highest {found['probabilities']} probability): {values}",
+        f"one of {len(names)} (highest probability as a multiple of its threshold): {values}",
         ["true \\ decided", *names],
         [[name, *map(str, row)] for name, row in zip(names, found["confusion"])],
         note=note,

@@ -83,7 +83,7 @@ def pair_table(pair: Pair, place: str = "emotions") -> TextTable:
     if pair.decision is not None:
         one = pair.decision
         note += (
-            f"\nOne of {len(pair.emotions)} (highest uncalibrated probability): {_differences(one)}"
+            f"\nOne of {len(pair.emotions)} (highest probability as a multiple of its threshold): {_differences(one)}"
             + (
                 f", right alone {one.only_first} : {one.only_second}, McNemar p {_probability(one.p)}"
                 if one.p is not None

@@ -41,6 +41,12 @@ class ModelConfig:
 
     encoders: Encoders = setting(default=Encoders, help="one encoder per modality")
     fusion: Any = kind_setting(table=_fusions, default={"kind": "lmf"}, help="how the modalities are fused")
+    head_dropout: float = setting(default=0.3, help="dropout of the fused vector, in front of the heads", ge=0, lt=1)
+    linear: bool = setting(
+        default=True,
+        help="a linear model of the averaged features beside the network; after training, weights of both are fitted on "
+        "validation, and thresholds for weighted F1; false: the network alone, thresholds of one half (the paper's)",
+    )
     modality_dropout: float | None = setting(
         default=0.1,
         help="probability that a clip loses a modality in training; null: missing modalities are not masked (the paper's)",

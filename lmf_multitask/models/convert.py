@@ -106,7 +106,8 @@ _PAPERS_NETWORK: dict[str, Any] = {
         "video": {"kind": "mlp", "norm": "batch"},
         "text": {"kind": "lstm", "projection": None, "pooling": "last_step", "step_dropout": 0.0, "norm": "none"},
     },
-    "fusion": {"kind": "lmf", "dim": None, "init": "xavier"},
+    "fusion": {"kind": "lmf", "dim": None, "init": "xavier", "skip": False},
+    "linear": False,
     "modality_dropout": None,
 }
 

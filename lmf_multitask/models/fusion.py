@@ -82,6 +82,9 @@ class LowRankFusion(Fusion):
     product of all modalities is never built (equation 6):
 
         fused = sum_r w_r  prod_m (z_m F_m^r) + b,    R sum_m (H_m + 1) K weights instead.
+
+    With ``skip``, ReLU(W_s [hidden_1; ...; hidden_M] + b_s), which is `ConcatFusion`, is added: what a modality says by itself
+    need not pass through the product, whose gradient is small or noisy where another modality is noise.
     """
 
     @settings
@@ -95,6 +98,7 @@ class LowRankFusion(Fusion):
             help="first values of the factors: normal with variance 1 / (H_m + 1), so that the product of projections keeps its "
             "size, or Paddle's XavierNormal (LMF_Paddle's)",
         )
+        skip: bool = setting(default=True, help="add a ReLU layer of all hidden vectors; false: the paper's")
 
     def __init__(self, hidden_sizes: Sequence[int], outputs: int, settings: Settings) -> None:
         """Creates the factors and, after them, the weights of the terms and the bias."""
@@ -111,6 +115,7 @@ class LowRankFusion(Fusion):
         )
         self.rank_weights = self.create_parameter([1, settings.rank], default_initializer=spread(settings.rank))
         self.bias = self.create_parameter([1, self.size], default_initializer=initializer.Constant(0.0))
+        self.skip = nn.Linear(sum(hidden_sizes), self.size) if settings.skip else None
 
     def forward(self, hidden: Sequence[paddle.Tensor]) -> paddle.Tensor:
         """See `Fusion.forward`."""
@@ -118,12 +123,14 @@ class LowRankFusion(Fusion):
         for m in range(1, len(hidden)):
             product = product * paddle.matmul(_with_one(hidden[m]), self.factors[m])
         terms = paddle.transpose(product, [1, 0, 2])  # [B, R, K]
-        return paddle.matmul(self.rank_weights, terms).squeeze(1) + self.bias
+        fused = paddle.matmul(self.rank_weights, terms).squeeze(1) + self.bias
+        return fused if self.skip is None else fused + F.relu(self.skip(paddle.concat(list(hidden), axis=1)))
 
     def flops(self) -> int:
         """See `Fusion.flops`."""
+        skip = 0 if self.skip is None else 2 * math.prod(self.skip.weight.shape)
         rank, extended = self.rank_weights.shape[1], sum(factor.shape[1] for factor in self.factors)
-        return rank * self.size * (2 * extended + len(self.factors) - 1 + 2)
+        return rank * self.size * (2 * extended + len(self.factors) - 1 + 2) + skip
 
 
 class TensorFusion(Fusion):

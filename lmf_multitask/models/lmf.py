@@ -25,6 +25,7 @@ from lmf_multitask.files import MANIFEST, atomic_folder, damage, read_bytes, rea
 from lmf_multitask.models.config import ModelConfig
 from lmf_multitask.models.encoders import ENCODERS, step_mask
 from lmf_multitask.models.fusion import FUSIONS, Fusion
+from lmf_multitask.models.linear import LinearPart
 from lmf_multitask.runtime import quiet_imports
 from lmf_multitask.tasks import Task, make_tasks, predictions, task_from
 
@@ -43,11 +44,15 @@ _LARGEST_HEADER = 1 << 20  # bytes, of the weights' file
 
 
 class Heads(nn.Layer):
-    """One linear head per task; together they are one matrix product, with each head's outputs as neighbouring columns."""
+    """Dropout and one linear head per task.
 
-    def __init__(self, tasks: Sequence[Task], fusion_dim: int) -> None:
+    The heads are one matrix product, with each head's outputs as neighbouring columns.
+    """
+
+    def __init__(self, tasks: Sequence[Task], fusion_dim: int, dropout: float = 0.0) -> None:
         """Creates the weights of T heads that take K numbers each."""
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         outputs = [task.outputs for task in tasks]
         uniform = XavierUniform(fan_in=fusion_dim, fan_out=max(outputs))  # those of a head, not of all together
         self.weight = self.create_parameter([fusion_dim, sum(outputs)], default_initializer=uniform)
@@ -55,7 +60,7 @@ class Heads(nn.Layer):
 
     def forward(self, fused: paddle.Tensor) -> paddle.Tensor:
         """Fused, float32 `[B, K]` -> outputs, float32 `[B, O]`."""
-        return F.linear(fused, self.weight, self.bias)
+        return F.linear(self.dropout(fused), self.weight, self.bias)
 
     def flops(self) -> int:
         """Floating-point operations per clip."""
@@ -73,6 +78,9 @@ class LMFModel(nn.Layer):
     vector is then zeros, so that only the constant 1 of the fusion is left of it. Training drops modalities at random (never
     all of a clip), so that the network learns to do without (modality dropout, Neverova et al. 2016, ModDrop).
 
+    With the setting ``linear``, a linear model of the averaged features is added in evaluation mode (`LinearPart`); until it is
+    fitted, after the training, it adds nothing.
+
     Attributes:
         inputs: modality -> shape of a clip's features, with the padding of the training data.
         tasks: the T tasks, in the order of the outputs.
@@ -84,6 +92,7 @@ class LMFModel(nn.Layer):
     exclusive = False
     non_finite = "zero"
     _checks_size = True
+    _alone = False
 
     def __init__(
         self,
@@ -121,7 +130,9 @@ class LMFModel(nn.Layer):
             )
         hidden = [encoder.size for encoder in self.encoders.values()]
         self.fusion: Fusion = kind(hidden, outputs, self.config.fusion)
-        self.heads = Heads(self.tasks, self.fusion.size) if self.fusion.heads else None
+        self.heads = Heads(self.tasks, self.fusion.size, self.config.head_dropout) if self.fusion.heads else None
+        used: dict[str, Input] = {name: self.inputs[name] for name in self.config.modalities}
+        self.linear = LinearPart(used, self.tasks) if self.config.linear else None
 
     @property
     def task_names(self) -> list[str]:
@@ -159,8 +170,12 @@ class LMFModel(nn.Layer):
                     present.append((features != 0).any(axis=1) if steps is None else steps.any(axis=1))
         if masked:
             hidden = self._masked(hidden, paddle.stack(present, axis=1))
-        fused = self.fusion(hidden)
-        return fused if self.heads is None else self.heads(fused)
+        outputs = self.fusion(hidden)
+        if self.heads is not None:
+            outputs = self.heads(outputs)
+        if self.linear is None or self.training or self._alone:
+            return outputs
+        return self.linear(outputs, dict(given))
 
     def _masked(self, hidden: list[paddle.Tensor], present: paddle.Tensor) -> list[paddle.Tensor]:
         """M hidden vectors, bool `[B, M]` -> zeros for missing modalities and, in training, for dropped ones."""
@@ -181,23 +196,26 @@ class LMFModel(nn.Layer):
         found["fusion"] = self.fusion.flops()
         if self.heads is not None:
             found["heads"] = self.heads.flops()
+        if self.linear is not None:
+            found["linear"] = self.linear.flops()
         return found
 
     def weights(self) -> dict[str, paddle.Tensor]:
         """Every parameter and running statistic once, by name (``state_dict`` lists those of an LSTM twice)."""
         return dict(self.named_parameters())
 
-    def predict(self, features: Columns, batch_size: int = 256) -> np.ndarray:
+    def predict(self, features: Columns, batch_size: int = 256, network_alone: bool = False) -> np.ndarray:
         """Predictions in evaluation mode; of a binary task, the probability of present.
 
         Args:
             features: ``audio``, ``video``, ``text``: float32 `[N, D]` or `[N, L, D]`.
             batch_size: clips per forward pass; much larger ones no longer fit into a processor's caches and are slower.
+            network_alone: without the linear model.
 
         Returns:
             float32 `[N, T]`.
         """
-        was_training = self.training
+        was_training, self._alone = self.training, network_alone
         self.eval()
         found = []
         with paddle.no_grad():
@@ -205,6 +223,7 @@ class LMFModel(nn.Layer):
                 chosen = slice(start, start + batch_size)
                 batch = [paddle.to_tensor(np.ascontiguousarray(features[name][chosen])) for name in MODALITIES]
                 found.append(predictions(self(*batch).numpy(), self.tasks))
+        self._alone = False
         if was_training:
             self.train()
         return np.concatenate(found)

@@ -11,7 +11,7 @@ import numpy as np
 
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.assessment import Assessment, assess
-from lmf_multitask.evaluation.metrics import all_tasks
+from lmf_multitask.evaluation.metrics import Decisions, all_tasks
 from lmf_multitask.evaluation.predictions import read_predictions
 from lmf_multitask.evaluation.report import write_report
 from lmf_multitask.evaluation.statistics import fold_summary
@@ -131,6 +131,10 @@ def pooled(parts: Sequence[Assessment], folder: Path) -> Assessment:
         for name in first.baselines
         if all(name in part.baselines for part in parts)
     }
+    decisions = {"network": Decisions.joined([part.decided for part in parts])}
+    for name in baselines:
+        given = [part.decisions.get(name) for part in parts]
+        decisions.update({} if None in given else {name: Decisions.joined([one for one in given if one is not None])})
     seeds = {part.metrics["seed"] for part in parts}
     metrics = assess(
         labels,
@@ -139,6 +143,7 @@ def pooled(parts: Sequence[Assessment], folder: Path) -> Assessment:
         split="test",
         seed=seeds.pop() if len(seeds) == 1 else None,
         baselines=baselines,
+        decisions=decisions,
     )
     mode = {"mode": first.metrics["mode"]} if "mode" in first.metrics else {}
     notes = [
@@ -151,7 +156,7 @@ def pooled(parts: Sequence[Assessment], folder: Path) -> Assessment:
         "folds": _of_folds([part.metrics for part in parts]),
     }
     name = folder.name or str(folder)
-    return Assessment(name, first.tasks, ids, labels, probabilities, metrics, baselines=baselines)
+    return Assessment(name, first.tasks, ids, labels, probabilities, metrics, baselines=baselines, decisions=decisions)
 
 
 def _of_folds(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -187,14 +192,20 @@ def _written(folder: Path) -> Assessment:
     names = [task.name for task in tasks]
     read = read_predictions(run.check_unchanged(PREDICTIONS_FILE))
     own = read.select(read.ids, names)
-    baselines = {}
+    baselines, decisions = {}, {"network": own.decisions}
     for name, file in zip(LINEAR, LINEAR_FILES):
         path = run.check_unchanged(file)
         if path.is_file():
             linear = read_predictions(path)
             linear = linear.select(own.ids, linear.emotions)
+            columns = [names.index(one) for one in linear.emotions]
             baselines[name] = np.full(own.probabilities.shape, np.nan)
-            baselines[name][:, [names.index(one) for one in linear.emotions]] = linear.probabilities
+            baselines[name][:, columns] = linear.probabilities
+            present = np.zeros(own.probabilities.shape, bool)
+            present[:, columns] = linear.decisions.present
+            decisions[name] = Decisions(present, np.array(columns)[linear.decisions.chosen])
     # as they were before they were written with nine digits
     probabilities = own.probabilities.astype(np.float32)
-    return Assessment(folder.name, tasks, own.ids, own.labels, probabilities, metrics, baselines=baselines)
+    return Assessment(
+        folder.name, tasks, own.ids, own.labels, probabilities, metrics, baselines=baselines, decisions=decisions
+    )

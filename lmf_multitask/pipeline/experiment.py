@@ -158,9 +158,8 @@ def _train(prepared: Prepared, run: Run, resume: bool, report: bool) -> dict[str
     logger.debug("settings:\n%s", prepared.config.to_yaml())
     started = time.monotonic()
     trained = _fit(prepared, run, resume)
-    validation, test = predict(trained, "validation"), predict(trained, "test")
-    trained = calibrate(trained, validation)
-    found = assess_predictions(trained, test)
+    trained, validation = calibrate(trained, predict(trained, "validation"))
+    found = assess_predictions(trained, predict(trained, "test"))
     write_run(run, trained, found)
     if report:
         write_report_of(trained, found, run.folder, validation=validation)

@@ -73,7 +73,7 @@ def evaluate_run(
     trained = restore(folder, data_path, device, split=split)
     if need_calibration and trained.calibration is None:
         raise RunError(
-            f"{folder}: must have a calibration for --calibrated and --threshold, but has none. Train the run with lmf train."
+            f"{folder}: must have a calibration for --threshold, but has none. Train the run with lmf train."
         )
     found = assess_predictions(trained, predict(trained, split))
     return found, write_split(Path(output_dir or folder).expanduser(), found) if write else []

@@ -23,10 +23,20 @@ from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.padding import RepaddedColumn, moved_note, sides_to_move
 from lmf_multitask.errors import RunError, TrainingError
 from lmf_multitask.evaluation.assessment import Assessment, assess
-from lmf_multitask.evaluation.baselines import baseline_predictions
+from lmf_multitask.evaluation.baselines import LinearBaseline, baseline_predictions, fit_linear_baseline
 from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration
-from lmf_multitask.evaluation.metrics import EXCLUSIVE, METRICS, task_kinds, value_of
+from lmf_multitask.evaluation.metrics import (
+    EXCLUSIVE,
+    METRICS,
+    Decisions,
+    decide,
+    decisions_of,
+    metrics_of,
+    task_kinds,
+    value_of,
+)
 from lmf_multitask.evaluation.predictions import write_predictions
+from lmf_multitask.evaluation.stacking import fit_weights
 from lmf_multitask.files import write_json
 from lmf_multitask.models.config import ModelConfig
 from lmf_multitask.pipeline.runs import LINEAR, MODEL_FOLDER, PREDICTIONS_FILE, Run, linear_file, runs_in
@@ -69,6 +79,7 @@ class Trained:
         runs: their run directories.
         calibration: fitted on validation; None before that.
         own_data: whether the models were trained on this data, so that baselines can be fitted to it.
+        linear: the linear model that was fitted to this data; None before that.
         history: of the training, one dict per epoch; empty if the models were read from files.
     """
 
@@ -80,6 +91,7 @@ class Trained:
     runs: list[Run]
     calibration: Calibration | None = None
     own_data: bool = True
+    linear: LinearBaseline | None = None
     history: Sequence[Mapping[str, float]] = ()
 
     @property
@@ -123,10 +135,15 @@ class Trained:
             *(moved_note(name, inputs[name].padding, side) for name, side in self.sides_to_move().items()),
         ]
 
-    def predict(self, features: Columns) -> np.ndarray:
-        """Features of N clips -> predictions float32 `[N, T]`."""
+    def predict(self, features: Columns, network_alone: bool = False) -> np.ndarray:
+        """Features of N clips -> predictions float32 `[N, T]`, `network_alone` without the linear model."""
         size = self.configs[0].training.eval_batch_size
-        return np.concatenate([model.predict(features, size) for model in self.models], axis=1)
+        return np.concatenate([model.predict(features, size, network_alone) for model in self.models], axis=1)
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the networks are combined with a linear model."""
+        return any(model.linear is not None for model in self.models)
 
 
 @dataclass(frozen=True)
@@ -280,7 +297,7 @@ def _check_labels(data: LoadedData, training: TrainingConfig) -> list[Task]:
     ]
     if unseen:
         logger.warning(
-            "no clip of validation has %s: the best epoch is selected without, and no threshold or temperature is fitted",
+            "no clip of validation has %s: the best epoch is selected without, and no threshold is fitted",
             ", ".join(unseen),
         )
     return tasks
@@ -307,16 +324,46 @@ def predict(trained: Trained, split: str) -> Predicted:
 # -- assess
 
 
-def calibrate(trained: Trained, validation: Predicted) -> Trained:
-    """The same models with temperatures and thresholds fitted on validation."""
-    fitted = Calibration.fit(validation.labels, validation.predictions, trained.tasks)
-    return dataclasses.replace(trained, calibration=fitted)
+def calibrate(trained: Trained, validation: Predicted) -> tuple[Trained, Predicted]:
+    """Combines the network with the linear model, and fits thresholds and prediction intervals, all on validation.
+
+    Args:
+        trained: one model, which is changed.
+        validation: predictions of the network.
+
+    Returns:
+        The calibrated model, and its predictions of validation.
+    """
+    linear, weights = _fit_linear(trained), None
+    (model,) = trained.models
+    if model.linear is not None:
+        weights = fit_weights(
+            validation.labels, validation.predictions, linear.predict(validation.columns), trained.tasks
+        )
+        model.linear.fit(linear, weights)
+        validation = dataclasses.replace(validation, predictions=trained.predict(validation.columns))
+    fitted = Calibration.fit(validation.labels, validation.predictions, trained.tasks, trained.stacked, weights)
+    if trained.stacked:
+        model.tasks = fitted.decided(trained.tasks)
+    return dataclasses.replace(trained, calibration=fitted, linear=linear), validation
+
+
+def _fit_linear(trained: Trained) -> LinearBaseline:
+    """The linear model of the same modalities; where the network is combined with one, its tasks have thresholds, too."""
+    train, validation = (column_arrays(trained.data.dataset[name]) for name in ("train", "validation"))
+    linear = fit_linear_baseline(train, validation, trained.tasks, trained.modalities)
+    if not trained.stacked:
+        return linear
+    labels, predictions = np.asarray(validation["labels"]), linear.predict(validation)
+    return dataclasses.replace(
+        linear, tasks=Calibration.fit(labels, predictions, linear.tasks, True).decided(linear.tasks)
+    )
 
 
 def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
     """Metrics of one split, with intervals, calibration and, on the data of the training, baselines."""
     seeds = {config.seed for config in trained.configs}
-    baselines = _baselines(trained, predicted) if trained.own_data else {}
+    baselines, decisions = _baselines(trained, predicted) if trained.own_data else ({}, {})
     metrics = assess(
         predicted.labels,
         predicted.predictions,
@@ -325,7 +372,13 @@ def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
         seed=seeds.pop() if len(seeds) == 1 else None,
         calibration=trained.calibration,
         baselines=baselines,
+        decisions=decisions,
     )
+    if trained.stacked:
+        alone = trained.predict(predicted.columns, network_alone=True)
+        metrics["network_alone"] = metrics_of(
+            predicted.labels, alone, trained.tasks, decide(alone, np.full(len(trained.tasks), 0.5), trained.tasks)
+        )
     metrics["data"] = {"notes": trained.notes, **trained.data.quality}
     if len(trained.models) > 1:
         metrics = {"mode": "per_emotion", **metrics}
@@ -343,14 +396,16 @@ def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
         metrics,
         trained.calibration,
         baselines,
+        decisions,
     )
 
 
-def _baselines(trained: Trained, predicted: Predicted) -> dict[str, np.ndarray]:
-    """Name -> predictions `[N, T]` of the baselines, fitted on train and validation."""
-    dataset = trained.data.dataset
-    train, validation, rows = (column_arrays(dataset[name]) for name in ("train", "validation", predicted.split))
-    return baseline_predictions(train, validation, rows, trained.tasks)
+def _baselines(trained: Trained, predicted: Predicted) -> tuple[dict[str, np.ndarray], dict[str, Decisions]]:
+    """Name -> predictions `[N, T]` of the baselines, and name -> decisions of the linear ones."""
+    linear = trained.linear or _fit_linear(trained)
+    labels = np.asarray(column_arrays(trained.data.dataset["train"])["labels"])
+    found = baseline_predictions(labels, linear, column_arrays(trained.data.dataset[predicted.split]))
+    return found, {name: decisions_of(found[name], linear.tasks) for name in LINEAR if name in found}
 
 
 # -- write
@@ -380,14 +435,21 @@ def write_split(folder: Path, found: Assessment) -> list[Path]:
 
 def _write_predictions(path: Path, found: Assessment) -> list[Path]:
     """Writes the predictions of the model, and of the linear models beside them; returns the paths."""
-    write_predictions(path, found.ids, found.labels, found.probabilities, found.tasks)
+    write_predictions(path, found.ids, found.labels, found.probabilities, found.tasks, found.decided)
     paths = [path]
     for name in LINEAR:
         if name in found.baselines:
             values = found.baselines[name]
             own = [t for t in range(len(found.tasks)) if not np.isnan(values[:, t]).any()]
             paths.append(linear_file(path, name))
-            write_predictions(paths[-1], found.ids, found.labels[:, own], values[:, own], [found.tasks[t] for t in own])
+            write_predictions(
+                paths[-1],
+                found.ids,
+                found.labels[:, own],
+                values[:, own],
+                [found.tasks[t] for t in own],
+                found.decisions[name].select(own) if name in found.decisions else None,
+            )
     return paths
 
 

@@ -21,7 +21,7 @@ def test_quick(tmp_path, capsys):
     model = ModelConfig()
     video = model.encoders.video.hidden
     encoders = 4512 + 36 * video + 2 * (video + 1) * video + 19264 + 33280 + 64 + 8256
-    fusion = 8 * 64 * (33 + video + 1 + 65) + 8 + 64 + 4 * 65 * 2
+    fusion = 8 * 64 * (33 + video + 1 + 65) + 8 + 64 + 64 * (32 + video + 64 + 1) + 4 * 65 * 2
     assert found["multitask, fusion lmf"]["parameters"] == encoders + fusion
     for one in found.values():
         assert all(

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import re
@@ -16,6 +17,7 @@ from lmf_multitask.deployment.exporter import export_models, export_run
 from lmf_multitask.deployment.predictor import Predictor
 from lmf_multitask.errors import DataError, RunError
 from lmf_multitask.evaluation.calibration import Calibration, TaskCalibration
+from lmf_multitask.models.lmf import LMFModel
 
 from .conftest import SEQUENCES, expected_present, expected_probabilities, make_model, make_rows, make_run
 
@@ -124,28 +126,22 @@ def test_both_formats_in_one_folder(multitask_run, tmp_path):
     assert names(tmp_path / "out") == ["lmf_model.json", "multitask.json", "multitask.onnx", "multitask.pdiparams"]
 
 
-def test_calibration_is_part_of_the_description(tmp_path):
-    temperature, uar = [0.5, 1.0, 2.0, 3.5], [0.4, 0.9, 0.3, 0.8]
-    tasks = {
-        name: TaskCalibration(temperature=temperature[t], thresholds={"uar": uar[t]}, rows=9)
-        for t, name in enumerate(EMOTIONS)
-    }
+def test_thresholds_are_part_of_the_description(tmp_path):
+    uar = [0.4, 0.9, 0.3, 0.8]
+    tasks = {name: TaskCalibration(thresholds={"uar": uar[t]}, rows=9) for t, name in enumerate(EMOTIONS)}
     run = make_run(tmp_path / "run", calibration=Calibration(tasks))
     export_run(run, tmp_path / "out")
     rows = make_rows(40)
-    plain, calibrated = Predictor(tmp_path / "out"), Predictor(tmp_path / "out", calibrated=True)
-    np.testing.assert_allclose(plain.predict(**rows), expected_present(run, rows), atol=1e-6)
-    expected = expected_probabilities(run, rows, temperature)[:, :, 1]
-    np.testing.assert_allclose(calibrated.predict(**rows), expected, atol=1e-6)
-    assert plain.thresholds("uar") == uar
-    for criterion in ("half", "uar"):  # the decisions are the same
-        decisions = [p.predict(**rows) > p.thresholds(criterion) for p in (plain, calibrated)]
-        assert 0 < decisions[0].mean() < 1
-        np.testing.assert_array_equal(*decisions)
-    # sigmoid(logit(0.3) / 2) by hand: logit = -0.8472979, half of it -0.4236489
-    assert calibrated.thresholds("uar")[2] == pytest.approx(0.3956439)
-    with pytest.raises(RunError, match="thresholds must be one of half, uar, but got 'f1'"):
-        plain.thresholds("f1")
+    predictor = Predictor(tmp_path / "out")
+    np.testing.assert_allclose(predictor.predict(**rows), expected_present(run, rows), atol=1e-6)
+    assert predictor.thresholds("uar") == uar
+    assert predictor.thresholds() == predictor.thresholds("half") == [0.5] * 4
+    model = LMFModel.from_pretrained(run / "model")
+    model.tasks = [dataclasses.replace(task, threshold=limit) for task, limit in zip(model.tasks, uar)]
+    export_models([model], tmp_path / "other")
+    assert Predictor(tmp_path / "other").thresholds() == uar
+    with pytest.raises(RunError, match="thresholds must be one of own, half, uar, but got 'f1'"):
+        predictor.thresholds("f1")
 
 
 def test_weights_do_not_depend_on_earlier_exports(multitask_run, tmp_path):

@@ -19,6 +19,10 @@ from lmf_multitask.evaluation.baselines import (
 from lmf_multitask.tasks import BinaryTask, RegressionTask
 
 
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
 def columns(rows, seed, strength=1.0):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, (rows, 2)).astype(float)
@@ -35,19 +39,42 @@ def columns(rows, seed, strength=1.0):
 
 
 def strengths(baseline):
-    return [model.C for model in baseline.models]
+    return list(baseline.strengths)
 
 
 def test_padding_does_not_count_as_a_step():
     text = np.array([[[2.0, 4.0], [4.0, 0.0], [0.0, 0.0]], [[0.0, 0.0]] * 3])
     flat = flat_features({"audio": np.array([[7.0], [8.0]]), "video": np.array([[9.0], [10.0]]), "text": text})
-    np.testing.assert_array_equal(flat, [[7, 9, 3, 2], [8, 10, 0, 0]])
+    np.testing.assert_array_equal(flat, [[7, 9, 3, 2], [8, 10, np.nan, np.nan]])
 
 
 def test_sequences_of_every_modality_are_averaged():
     audio = np.array([[[2.0], [4.0], [0.0]], [[0.0], [0.0], [0.0]]])
     flat = flat_features({"audio": audio, "video": np.array([[9.0], [10.0]]), "text": np.full((2, 1, 2), 5.0)})
-    np.testing.assert_array_equal(flat, [[3, 9, 5, 5], [0, 10, 5, 5]])
+    np.testing.assert_array_equal(flat, [[3, 9, 5, 5], [np.nan, 10, 5, 5]])
+
+
+def test_a_missing_modality_counts_as_its_mean_and_outliers_are_clipped():
+    train, validation = columns(120, 0), columns(60, 1)
+    train["text"][::3] = 0
+    baseline = fit_linear_baseline(train, validation, ["a", "b"])
+    present = flat_features(train)[np.arange(120) % 3 > 0]
+    np.testing.assert_allclose(baseline.mean[-3:], present[:, -3:].mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(baseline.std[-3:], present[:, -3:].std(axis=0), rtol=1e-6)
+    clip = {name: np.zeros((1, *values.shape[1:]), "f4") for name, values in train.items() if name != "labels"}
+    np.testing.assert_allclose(baseline.predict(clip)[0], sigmoid(baseline.intercepts))
+    for size in (1e3, 1e9):
+        clip["audio"][:] = size
+        moved = 5 * baseline.weights[:3].sum(axis=0)
+        np.testing.assert_allclose(baseline.predict(clip)[0], sigmoid(baseline.intercepts + moved), rtol=1e-6)
+
+
+def test_some_modalities_only():
+    train, validation = columns(120, 0), columns(60, 1)
+    baseline = fit_linear_baseline(train, validation, ["a", "b"], ["audio", "text"])
+    assert baseline.weights.shape == (4 + 3, 2)
+    other = {**train, "video": train["video"] + 9}
+    np.testing.assert_array_equal(baseline.predict(other), baseline.predict(train))
 
 
 def test_prevalence_leaves_unannotated_clips_out():
@@ -123,8 +150,8 @@ def test_of_many_clips_some_are_drawn(monkeypatch):
     assert [len(rows) for rows in asked] == [200, 200, 100]
     right = (got > 0.5) == (test["labels"] == 1)
     assert (right.mean(axis=0) > 0.6).all()  # of two classes that are as frequent
-    rows = baseline.scaler.transform(original(test))
-    np.testing.assert_allclose(got[:, 1], baseline.models[1].predict_proba(rows)[:, 1], rtol=1e-12)
+    rows = (original(test) - baseline.mean) / baseline.std
+    np.testing.assert_allclose(got, sigmoid(rows.clip(-5, 5) @ baseline.weights + baseline.intercepts), rtol=1e-9)
 
 
 def test_every_class_is_drawn(monkeypatch):
@@ -141,7 +168,8 @@ def test_a_kind_of_task_without_baselines_has_none():
         kind = "count"
 
     data = columns(40, 1)
-    found = baseline_predictions(data, columns(20, 2), columns(10, 3), [BinaryTask("one"), Count("two")])
+    linear = fit_linear_baseline(data, columns(20, 2), [BinaryTask("one"), Count("two")])
+    found = baseline_predictions(data["labels"], linear, columns(10, 3))
     assert set(found) == {"prevalence", "logistic_regression"}
     for values in found.values():
         assert np.isfinite(values[:, 0]).all() and np.isnan(values[:, 1]).all()

@@ -2,58 +2,22 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from lmf_multitask.errors import RunError
-from lmf_multitask.evaluation.calibration import (
-    CRITERIA,
-    Calibration,
-    TaskCalibration,
-    fit_temperature,
-    fit_threshold,
-    scale,
-)
-from lmf_multitask.evaluation.metrics import value_of
-from lmf_multitask.evaluation.weighted_rows import WeightedRows
+from lmf_multitask.evaluation.calibration import CRITERIA, Calibration, TaskCalibration, fit_threshold
+from lmf_multitask.evaluation.stacking import Weights
+from lmf_multitask.tasks import BinaryTask, RegressionTask
 
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def test_scaling_by_hand():
-    # odds 9 : 1, square root 3 : 1
-    np.testing.assert_allclose(scale(np.array([0.9, 0.5, 0.1]), 2.0), [0.75, 0.5, 0.25])
-    assert np.isfinite(scale(np.array([0.0, 1.0]), 0.5)).all()
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_a_known_temperature_is_found(temperature):
-    rng = np.random.default_rng(0)
-    z = rng.normal(size=20000) * 1.5
-    labels = rng.uniform(size=z.shape) < sigmoid(z)
-    assert fit_temperature(WeightedRows(labels, sigmoid(temperature * z))) == pytest.approx(temperature, rel=0.05)
-
-
-def test_calibration_lowers_the_loss_on_validation_and_changes_no_plain_decision():
-    rng = np.random.default_rng(1)
-    labels, tasks = rng.integers(0, 2, (200, 3)).astype(float), ["a", "b", "c"]
-    probabilities = sigmoid((labels - 0.5) * 3 + 4 * rng.normal(size=labels.shape))
-    calibration = Calibration.fit(labels, probabilities, tasks)
-    after = calibration.calibrate(probabilities, tasks)
-    for t in range(3):
-        losses = [value_of("log_loss", labels[:, [t]], one[:, [t]], ["a"]) for one in (probabilities, after)]
-        assert losses[1] < losses[0]
-    np.testing.assert_array_equal(after > 0.5, probabilities > 0.5)
-
-
-def test_separable_validation_stays_within_bounds():
-    assert fit_temperature(WeightedRows(np.array([0.0, 1.0]), np.array([0.4, 0.6]))) == pytest.approx(0.05, rel=1e-3)
-
-
-def plain_metric(labels, present, criterion):
-    tp, fp = (labels & present).sum(), (~labels & present).sum()
-    fn, tn = (labels & ~present).sum(), (~labels & ~present).sum()
-    return 2 * tp / (2 * tp + fp + fn) if criterion == "positive_f1" else (tp / (tp + fn) + tn / (tn + fp)) / 2
+def metric_of(labels, present, criterion):
+    if criterion == "uar":
+        return balanced_accuracy_score(labels, present)
+    return f1_score(labels, present, average="weighted" if criterion == "weighted_f1" else "binary", zero_division=0)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -62,14 +26,38 @@ def test_threshold_is_the_best_of_all(criterion):
     for trial in range(10):
         labels = np.arange(40) % 4 == 0
         probabilities = np.round(sigmoid(labels * 1.0 - 1 + rng.normal(size=40)), 1 + trial % 3)
-        threshold = fit_threshold(WeightedRows(labels, probabilities), criterion)
-        best = max(plain_metric(labels, probabilities > c, criterion) for c in np.linspace(0, 1, 2001))
-        assert plain_metric(labels, probabilities > threshold, criterion) == pytest.approx(best)
+        threshold = fit_threshold(labels, probabilities, criterion)
+        best = max(metric_of(labels, probabilities > c, criterion) for c in np.linspace(0, 1, 501))
+        assert metric_of(labels, probabilities > threshold, criterion) == pytest.approx(best)
 
 
 def test_of_equal_thresholds_one_half_wins():
-    rows = WeightedRows(np.array([0.0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9]))
-    assert fit_threshold(rows, "uar") == 0.5
+    assert fit_threshold(np.array([0.0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9]), "uar") == 0.5
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_the_expected_threshold_is_that_of_many_labels(criterion):
+    """Drawn again and again with these probabilities, labels give the same threshold; UAR's is the share of present."""
+    rng = np.random.default_rng(3)
+    probabilities = np.round(sigmoid(1.5 * rng.normal(size=60) - 1), 3)
+    many = np.tile(probabilities, 2000)
+    drawn = (rng.uniform(size=many.shape) < many).astype(float)
+    expected = fit_threshold(probabilities, probabilities, criterion)
+    scores = [metric_of(drawn, many > limit, criterion) for limit in (expected, fit_threshold(drawn, many, criterion))]
+    assert scores[0] == pytest.approx(scores[1], abs=2e-3)
+    if criterion == "uar":
+        below, above = probabilities[probabilities <= expected].max(), probabilities[probabilities > expected].min()
+        assert below <= probabilities.mean() <= above
+
+
+def test_expected_thresholds_do_not_look_at_labels():
+    rng = np.random.default_rng(4)
+    probabilities = sigmoid(rng.normal(size=(50, 1)) - 1)
+    labels = [(rng.uniform(size=(50, 1)) < share).astype(float) for share in (0.2, 0.6)]
+    fits = [Calibration.fit(one, probabilities, ["a"], expected=True).tasks["a"].thresholds for one in labels]
+    assert fits[0] == fits[1] != Calibration.fit(labels[0], probabilities, ["a"]).tasks["a"].thresholds
+    (task,) = Calibration.fit(labels[0], probabilities, ["a"], expected=True).decided([BinaryTask("a")])
+    assert task.threshold == fits[0]["weighted_f1"]
 
 
 @pytest.mark.parametrize(
@@ -83,29 +71,27 @@ def test_of_equal_thresholds_one_half_wins():
 def test_one_class_keeps_plain_values_with_a_reason(column, reason):
     calibration = Calibration.fit(np.array(column)[:, None], np.array([[0.1], [0.7], [0.4]]), ["a"])
     assert reason in calibration.tasks["a"].reason
-    assert calibration.tasks["a"].temperature == 1.0
     assert calibration.thresholds("uar", ["a"]) == [0.5]
 
 
 def test_tasks_of_another_kind_are_left_alone():
-    class Regression:
-        name, kind = "arousal", "regression"
-
-    tasks = ["a", Regression()]
+    tasks = [BinaryTask("a"), RegressionTask("arousal")]
     labels, predictions = np.array([[1, 2.5], [0, 7], [1, 8]]), np.array([[0.9, 20], [0.6, 3], [0.4, 4]])
     calibration = Calibration.fit(labels, predictions, tasks)
     assert list(calibration.tasks) == ["a"]
-    np.testing.assert_array_equal(calibration.calibrate(predictions, tasks)[:, 1], predictions[:, 1])
     assert calibration.thresholds("uar", tasks)[1] == 0.5
+    assert calibration.decided(tasks)[1] is tasks[1]
 
 
-def test_the_identity_changes_nothing():
-    calibration, probabilities = Calibration.identity(["a", "b"]), np.array([[0.2, 0.7]])
-    np.testing.assert_allclose(calibration.calibrate(probabilities, ["a", "b"]), probabilities)
+def test_criteria():
+    calibration, tasks = Calibration.identity(["a", "b"]), [BinaryTask("a", 0.3), BinaryTask("b")]
     for criterion in ("half", *CRITERIA):
-        np.testing.assert_array_equal(calibration.thresholds(criterion, ["a", "b"]), [0.5, 0.5])
-    with pytest.raises(RunError, match="thresholds must be one of half, positive_f1, uar, but got 'f2'"):
-        calibration.thresholds("f2", ["a"])
+        np.testing.assert_array_equal(calibration.thresholds(criterion, tasks), [0.5, 0.5])
+    np.testing.assert_array_equal(calibration.thresholds("own", tasks), [0.3, 0.5])
+    with pytest.raises(
+        RunError, match="thresholds must be one of own, half, weighted_f1, positive_f1, uar, but got 'f2'"
+    ):
+        calibration.thresholds("f2", tasks)
 
 
 # -- the file
@@ -113,9 +99,10 @@ def test_the_identity_changes_nothing():
 
 @pytest.fixture
 def saved(tmp_path):
-    happy = TaskCalibration(temperature=1.25, thresholds={"positive_f1": 0.3, "uar": 0.2}, rows=60)
+    happy = TaskCalibration(thresholds={"positive_f1": 0.3, "uar": 0.2}, rows=60)
     sad = Calibration.identity(["sad"], "validation has no label")
-    Calibration.joined([Calibration({"happy": happy}), sad]).save(tmp_path)
+    weights = {"happy": Weights(network=0.4, linear=0.6, labels=60)}
+    Calibration.joined([Calibration({"happy": happy}, weights=weights), sad]).save(tmp_path)
     return tmp_path
 
 
@@ -124,7 +111,7 @@ def test_save_and_load(saved):
     assert list(calibration.tasks) == ["happy", "sad"]
     assert Calibration.from_json(calibration.to_json(), "here") == calibration
     np.testing.assert_array_equal(calibration.thresholds("positive_f1", ["sad", "happy"]), [0.5, 0.3])
-    np.testing.assert_allclose(calibration.calibrate(np.array([[0.9, 0.9]]), ["sad", "happy"])[0, 0], 0.9)
+    assert calibration.weights["happy"].linear == 0.6
     assert json.loads((saved / "calibration.json").read_text())["fitted_on"] == "validation"
 
 
@@ -148,11 +135,9 @@ def damage(change):
         (lambda content: {"emotions": []}, "must hold a calibration"),
         (lambda content: {"emotions": {"happy": 1.5}}, "happy must be settings by name, but got 1.5"),
         (damage(lambda one: one.update(words=3)), "unknown setting 'happy.words'"),
-        (damage(lambda one: one.update(temperature=0)), "happy.temperature must be .* 0.05, but got 0"),
-        (damage(lambda one: one.update(temperature=21)), "happy.temperature must be .* 20, but got 21"),
-        (damage(lambda one: one.update(temperature="1")), "happy.temperature must be a number, but got '1'"),
-        (damage(lambda one: one.update(temperature=True)), "happy.temperature must be a number, but got True"),
-        (damage(lambda one: one.update(temperature=float("nan"))), "happy.temperature must be .* but got nan"),
+        (damage(lambda one: one["thresholds"].update(uar="1")), "happy.thresholds.uar must be a number, but got '1'"),
+        (damage(lambda one: one["thresholds"].update(uar=True)), "happy.thresholds.uar must be a number, but got True"),
+        (damage(lambda one: one["thresholds"].update(uar=float("nan"))), "happy.thresholds.uar must be .* but got nan"),
         (damage(lambda one: one["thresholds"].update(uar=1.5)), "happy.thresholds.uar must be .* 1, but got 1.5"),
         (damage(lambda one: one.update(thresholds=[0.5])), "happy.thresholds must be"),
         (damage(lambda one: one.update(rows=1.5)), "happy.rows must be a whole number"),

@@ -5,7 +5,7 @@ import pytest
 
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.comparison import compare
-from lmf_multitask.evaluation.metrics import metrics_of, value_of
+from lmf_multitask.evaluation.metrics import decide, metrics_of, value_of
 from lmf_multitask.evaluation.predictions import join_emotions, predictions_csv, read_predictions, write_predictions
 from lmf_multitask.evaluation.verdicts import comparison_text
 
@@ -95,7 +95,7 @@ def test_a_file_is_written_and_read(tmp_path):
 
 def test_rows_of_a_file_in_blocks():
     given = (np.array([[0.25, 0.5], [0.75, 0.9]]), EMOTIONS)
-    settings = {"missing": ["", "audio+text"], "thresholds": [0.2, 0.95]}
+    settings = {"missing": ["", "audio+text"], "decisions": decide(given[0], [0.2, 0.95], EMOTIONS)}
     whole = predictions_csv(["a", "b"], *given, **settings)
     assert whole.splitlines() == [
         "id,missing,happy_probability,happy_prediction,sad_probability,sad_prediction",

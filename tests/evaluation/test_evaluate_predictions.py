@@ -38,7 +38,6 @@ def test_metrics_keep_the_documented_keys():
     for key in ("weighted_f1", "accuracy", "positive_f1", "uar", "support"):
         assert key in metrics["emotions"]["happy"]
     assert metrics["mean"]["uar"] == pytest.approx(np.mean([one["uar"] for one in metrics["emotions"].values()]))
-    assert metrics["exclusive"]["probabilities"] == "plain"
     assert "calibration" not in metrics
     low, high = metrics["intervals"]["emotions"]["sad"]["weighted_f1"]
     assert low < metrics["emotions"]["sad"]["weighted_f1"] < high
@@ -51,8 +50,7 @@ def test_validation_gives_calibration_and_thresholds():
         labels, probabilities, validation_labels=held_out, validation_probabilities=their_probabilities, **SMALL
     )
     assert found.emotions == ["task1", "task2", "task3", "task4"]
-    assert found.metrics["exclusive"]["probabilities"] == "calibrated"
-    assert set(found.metrics["thresholds"]) == {"positive_f1", "uar"}
+    assert set(found.metrics["thresholds"]) == {"half", "weighted_f1", "positive_f1", "uar"}
     threshold = found.metrics["calibration"]["emotions"]["task2"]["thresholds"]["uar"]
     decided = probabilities[:, 1] > threshold
     expected = (decided[labels[:, 1] == 1].mean() + (~decided[labels[:, 1] == 0]).mean()) / 2

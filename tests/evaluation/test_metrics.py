@@ -7,8 +7,10 @@ import sklearn.metrics
 from lmf_multitask.errors import ConfigError, DataError
 from lmf_multitask.evaluation.metrics import (
     METRICS,
+    Decisions,
     Metric,
     always_absent,
+    confidence_of,
     decide,
     exclusive_metrics,
     exclusive_rows,
@@ -19,6 +21,7 @@ from lmf_multitask.evaluation.metrics import (
     weighted_values,
 )
 from lmf_multitask.evaluation.weighted_rows import WeightedRows
+from lmf_multitask.tasks import BinaryTask
 
 NAN = np.nan
 
@@ -26,8 +29,8 @@ NAN = np.nan
 def one(labels, probabilities, threshold=None):
     """Metrics of one task."""
     labels, probabilities = np.array(labels, float)[:, None], np.array(probabilities, float)[:, None]
-    thresholds = None if threshold is None else [threshold]
-    return metrics_of(labels, probabilities, ["a"], thresholds)["emotions"]["a"]
+    task = BinaryTask("a") if threshold is None else BinaryTask("a", threshold)
+    return metrics_of(labels, probabilities, [task])["emotions"]["a"]
 
 
 def from_counts(tp, fp, fn, tn):
@@ -260,11 +263,27 @@ def test_exclusive_decision_by_hand():
     assert found["rows"] == 4
 
 
-def test_exclusive_decision_compares_calibrated_probabilities():
-    labels = np.eye(2)
-    probabilities, ranked = np.array([[0.6, 0.7], [0.2, 0.9]]), np.array([[0.7, 0.6], [0.2, 0.9]])
+def test_exclusive_decision_compares_probabilities_with_their_thresholds():
+    """The first row: 0.6 is 1.2 and 1.5 times its threshold, 0.7 is 1.4 and 1.4 times."""
+    labels, probabilities = np.eye(2), np.array([[0.6, 0.7], [0.2, 0.9]])
     assert exclusive_metrics(labels, probabilities, ["a", "b"])["weighted_accuracy"] == 0.5
-    assert exclusive_metrics(labels, probabilities, ["a", "b"], ranked)["weighted_accuracy"] == 1.0
+    tasks = [BinaryTask("a", 0.4), BinaryTask("b", 0.5)]
+    assert exclusive_metrics(labels, probabilities, tasks)["weighted_accuracy"] == 1.0
+    given = Decisions(probabilities > 1, np.array([1, 0]))
+    assert exclusive_metrics(labels, probabilities, tasks, given)["weighted_accuracy"] == 0.0
+    swapped = given.select([1, 0])
+    np.testing.assert_array_equal(swapped.chosen, [0, 1])
+    assert (given.select([0]).chosen == [-1, 0]).all()
+
+
+def test_where_one_head_decides_present_it_is_the_chosen_one():
+    rng = np.random.default_rng(0)
+    probabilities, limits = rng.uniform(size=(200, 4)), [0.2, 0.3, 0.5, 0.9]
+    found = decide(probabilities, limits, list("abcd"))
+    single = found.present.sum(axis=1) == 1
+    assert single.sum() > 20
+    np.testing.assert_array_equal(found.present[single].argmax(axis=1), found.chosen[single])
+    assert np.isfinite(decide(probabilities, [0.0, 0.3, 0.5, 0.9], list("abcd")).chosen).all()
 
 
 @pytest.mark.parametrize(
@@ -290,11 +309,11 @@ def test_a_task_that_never_occurs_leaves_ua_undefined():
 
 def test_the_decision_has_the_probability_of_a_softmax_over_heads():
     logits = np.random.default_rng(0).normal(scale=3, size=(20, 4))
-    number, probability = decide(1 / (1 + np.exp(-logits)))
+    number = logits.argmax(axis=1)
+    probability = confidence_of(1 / (1 + np.exp(-logits)), number)
     softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_array_equal(number, softmax.argmax(axis=1))
     np.testing.assert_allclose(probability, softmax.max(axis=1))
-    assert np.isfinite(decide(np.array([[0.0, 0.0], [1.0, 1.0]]))[1]).all()
+    assert np.isfinite(confidence_of(np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([0, 1]))).all()
 
 
 # -- errors

@@ -270,7 +270,7 @@ def test_the_decision_among_all_counts(tmp_path):
         comparison
     )
     text = comparison_text(comparison)
-    assert "One of 4 (highest uncalibrated probability): WA -0." in text
+    assert "One of 4 (highest probability as a multiple of its threshold): WA -0." in text
     assert text.splitlines()[1].split()[:4] == ["emotion", "model", "weighted", "F1"]
 
 

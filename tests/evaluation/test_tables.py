@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
 
-from lmf_multitask.evaluation.metrics import METRICS, Metric, always_absent, metrics_of
+from lmf_multitask.evaluation.metrics import METRICS, Metric, always_absent, decide, metrics_of
 from lmf_multitask.evaluation.published import LMF_PADDLE, LMF_PAPER, PUBLISHED
 from lmf_multitask.evaluation.run_tables import seed_tables
 from lmf_multitask.evaluation.statistics import seed_summary
 from lmf_multitask.evaluation.tables import (
     baseline_table,
-    calibrated_table,
     exclusive_table,
     full_tables,
     further_table,
@@ -80,34 +79,29 @@ def test_a_registered_metric_is_in_the_tables(monkeypatch):
 
 def test_metrics_at_thresholds_fitted_on_the_same_clips_are_marked():
     metrics, _ = measured(["happy"], "validation")
-    fitted = {"temperature": 2.0, "thresholds": {"uar": 0.65}, "reason": None}
+    fitted = {"thresholds": {"uar": 0.65}, "reason": None}
+    labels, probabilities = np.array([[1.0], [0.0]]), np.array([[0.9], [0.6]])
     metrics.update(
         calibration={"fitted_on": "validation", "emotions": {"happy": fitted}},
-        calibrated={"emotions": {"happy": {"auroc": 1.0, "brier": 0.1}}, "mean": {}},
-        thresholds={"uar": metrics_of(np.array([[1.0], [0.0]]), np.array([[0.9], [0.6]]), ["happy"], np.array([0.65]))},
+        thresholds={"uar": metrics_of(labels, probabilities, ["happy"], decide(probabilities, [0.65], ["happy"]))},
         exclusive=None,
     )
-    calibrated = calibrated_table(metrics)
-    assert calibrated.heads == ["emotion", "temperature", "Brier"]
-    assert calibrated.rows == [["happy", "2.000", "0.125 -> 0.100"]]  # (.1² + .2² + .6² + .3²) / 4
     table = thresholds_table(metrics, "uar")
     assert table.title == "at the thresholds with the best UAR on validation"
     assert table.heads[:3] == ["emotion", "threshold", "weighted F1"]
     assert "AUROC" not in table.heads
     assert table.rows[0][:3] == ["happy", "0.650", "1.000"]
     mark = "Fitted on these same validation clips: too optimistic."
-    assert calibrated.note.startswith(mark)
     assert table.note.startswith(mark)
-    text = full_tables(metrics, calibrated=True, threshold="uar")
-    assert text.count(mark) == 2
-    assert mark not in full_tables({**metrics, "split": "test"}, calibrated=True, threshold="uar")
+    assert full_tables(metrics, threshold="uar").count(mark) == 1
+    assert mark not in full_tables({**metrics, "split": "test"}, threshold="uar")
 
 
 def test_the_decision_among_all():
     heads = {"none_present": 0.25, "one_present": 0.5, "several_present": 0.25}
     found = {
         "weighted_accuracy": 0.75, "unweighted_accuracy": 0.7, "macro_f1": None, "confusion": [[2, 0], [1, 1]],
-        "emotions": ["a", "b"], "rows": 4, "heads": heads, "probabilities": "plain",
+        "emotions": ["a", "b"], "rows": 4, "heads": heads,
     }  # fmt: skip
     table = exclusive_table({"exclusive": found, "intervals": {"exclusive": {"weighted_accuracy": [0.5, 1.0]}}})
     assert table.title.endswith("WA 0.750 [0.500, 1.000]  UA 0.700  macro F1 -")

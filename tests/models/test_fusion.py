@@ -8,8 +8,8 @@ from lmf_multitask.errors import ConfigError
 from lmf_multitask.models.fusion import ConcatFusion, LateFusion, LowRankFusion, TensorFusion
 
 
-def low_rank(sizes, rank, dim, init="variance"):
-    return LowRankFusion(sizes, 2, LowRankFusion.Settings(rank=rank, dim=dim, init=init))
+def low_rank(sizes, rank, dim, init="variance", skip=False):
+    return LowRankFusion(sizes, 2, LowRankFusion.Settings(rank=rank, dim=dim, init=init, skip=skip))
 
 
 def tensor(sizes, dim):
@@ -183,11 +183,22 @@ def test_low_rank_fusion_is_tensor_fusion_with_a_factored_weight(hidden):
 
 @pytest.mark.parametrize("dim", [6, None])
 def test_concat_fusion(hidden, dim):
-    """Without heads its numbers are logits, which must be able to be negative."""
     fusion = concat((3, 2, 2), dim, outputs=6)
     wanted = np.concatenate(hidden, axis=1).astype("f8") @ fusion.linear.weight.numpy() + fusion.linear.bias.numpy()
     assert (wanted < 0).any()
     np.testing.assert_allclose(run(fusion, hidden), np.maximum(wanted, 0) if dim else wanted, atol=1e-6)
+
+
+def test_the_skip_path_is_added(hidden):
+    with_skip, without = low_rank((3, 2, 2), 4, 6, skip=True), low_rank((3, 2, 2), 4, 6)
+    for name, weight in without.named_parameters():
+        weight.set_value(dict(with_skip.named_parameters())[name])
+    added = np.concatenate(hidden, axis=1) @ with_skip.skip.weight.numpy() + with_skip.skip.bias.numpy()
+    assert (added < 0).any()
+    np.testing.assert_allclose(
+        run(with_skip, hidden), run(without, hidden) + np.maximum(added, 0), rtol=1e-5, atol=1e-6
+    )
+    assert with_skip.flops() - without.flops() == 2 * 7 * 6
 
 
 def test_late_fusion_is_the_mean_of_probabilities(hidden):

@@ -499,7 +499,7 @@ def test_files_are_the_ecosystems(saved):
     assert sorted(path.name for path in folder.parent.iterdir()) == ["model"]
     about = json.loads((folder / "config.json").read_text())
     assert about["model_type"] == "lmf"
-    assert about["tasks"] == [{"name": name, "kind": "binary"} for name in TASK_NAMES]
+    assert about["tasks"] == [{"name": name, "kind": "binary", "threshold": 0.5} for name in TASK_NAMES]
     assert about["model"] == to_dict(model.config)
     stored = load_file(folder / "model.safetensors")
     np.testing.assert_array_equal(stored["heads.weight"], model.heads.weight.numpy())

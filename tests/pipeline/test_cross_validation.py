@@ -119,10 +119,10 @@ def test_every_clip_is_predicted_once_by_the_fold_that_was_not_trained_on_it(fol
 def test_metrics_are_pooled_and_summarised_over_folds(folder):
     metrics = json.loads((folder / "metrics.json").read_text())
     pooled = read_predictions(folder / "predictions.csv")
-    labels, values = pooled.labels[:, 0], pooled.probabilities[:, 0]
+    labels, values, decided = pooled.labels[:, 0], pooled.probabilities[:, 0], pooled.decisions.present[:, 0]
     assert (metrics["split"], metrics["samples"], metrics["seed"]) == ("test", CLIPS, 1)
     happy = metrics["emotions"]["happy"]
-    assert happy["weighted_f1"] == pytest.approx(f1_score(labels, values > 0.5, average="weighted"))
+    assert happy["weighted_f1"] == pytest.approx(f1_score(labels, decided, average="weighted"))
     assert happy["auroc"] == pytest.approx(roc_auc_score(labels, values))
     low, high = metrics["intervals"]["emotions"]["happy"]["auroc"]
     assert low < happy["auroc"] < high
@@ -137,6 +137,27 @@ def test_metrics_are_pooled_and_summarised_over_folds(folder):
     assert metrics["baselines"]["logistic_regression"]["emotions"]["happy"]["auroc"] == pytest.approx(
         roc_auc_score(linear.labels[:, 0], linear.probabilities[:, 0])
     )
+
+
+def test_every_fold_decides_at_its_own_thresholds(folder):
+    pooled = read_predictions(folder / "predictions.csv")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    thresholds = set()
+    for place in fold_folders(folder).values():
+        own = read_predictions(place / "predictions.csv")
+        limits = [one["threshold"] for one in json.loads((place / "model/config.json").read_text())["tasks"]]
+        np.testing.assert_array_equal(own.decisions.present, own.probabilities > limits)
+        chosen = pooled.select(own.ids, own.emotions).decisions
+        np.testing.assert_array_equal(own.decisions.present, chosen.present)
+        np.testing.assert_array_equal(own.decisions.chosen, chosen.chosen)
+        thresholds.add(tuple(limits))
+    assert len(thresholds) == 3
+    linear = read_predictions(folder / "predictions_logistic_regression.csv")
+    for t, name in enumerate(("happy", "sad")):
+        expected = f1_score(linear.labels[:, t], linear.decisions.present[:, t], average="weighted")
+        found = metrics["baselines"]["logistic_regression"]["emotions"][name]
+        assert found["weighted_f1"] == pytest.approx(expected)
+    assert (linear.decisions.present != (linear.probabilities > 0.5)).any()
 
 
 def test_the_table_and_the_page(folder, capsys):
@@ -158,7 +179,7 @@ def test_the_table_and_the_page(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    "options", [["--split", "validation"], ["--calibrated"], ["--robustness"], ["--data_path", "x"]]
+    "options", [["--split", "validation"], ["--threshold", "uar"], ["--robustness"], ["--data_path", "x"]]
 )
 def test_what_needs_one_fold(folder, capsys, options):
     assert run_command(evaluate.main, [str(folder), *options]) == 2

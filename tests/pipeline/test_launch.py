@@ -32,6 +32,8 @@ EXACT = [
     "0",
     "--model.encoders.text.step_dropout",
     "0",
+    "--model.head_dropout",
+    "0",
 ]  # nothing is drawn
 FILES = ("history.csv", "predictions.csv", "metrics.json", "model/model.safetensors")
 

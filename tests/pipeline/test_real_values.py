@@ -52,7 +52,7 @@ def test_what_a_run_writes(mixed):
     config = settings_from(folder / "run/config.yaml")
     assert (config.emotions, config.tasks, config.training.monitor) == (None, TASKS, "task_metric")
     about = json.loads((folder / "run/model/config.json").read_text())["tasks"]
-    assert about[1] == {"name": "happy", "kind": "binary"}
+    assert about[1] == {"name": "happy", "kind": "binary", "threshold": about[1]["threshold"]}
     model = LMFModel.from_pretrained(folder / "run/model")
     with np.load(folder / "x.npz") as file:
         train = file["valence"][:24].astype("f8")
@@ -60,7 +60,7 @@ def test_what_a_run_writes(mixed):
     assert valence == RegressionTask("valence", "l1", train.mean(), train.std(), (train.min(), train.max()))
     note = f"valence: predictions are clipped to {train.min():g} to {train.max():g}, the range of train"
     assert note in metrics["data"]["notes"]
-    assert (happy, arousal.range) == (BinaryTask("happy"), (-2.0, 2.0))
+    assert (happy, arousal.range) == (BinaryTask("happy", about[1]["threshold"]), (-2.0, 2.0))
     head = (folder / "run/history.csv").read_text().splitlines()[0].split(",")
     assert {"validation_task_metric", "validation_valence_pearson", "validation_happy_weighted_f1"} <= set(head)
 

@@ -71,9 +71,8 @@ def test_test_labels_change_no_calibration(trained, write_pickle, tmp_path):
 
 
 def test_evaluate_gives_the_metrics_of_training(trained, capsys):
-    assert run(evaluate.main, [str(trained / "multitask"), "--calibrated", "--threshold", "positive_f1"]) == 0
+    assert run(evaluate.main, [str(trained / "multitask"), "--threshold", "positive_f1"]) == 0
     text = capsys.readouterr().out
-    assert "after calibration" in text
     assert "best present F1 on validation" in text
     before = json.loads((trained / "multitask" / "metrics.json").read_text())
     after = json.loads((trained / "multitask" / "metrics_test.json").read_text())
@@ -108,11 +107,11 @@ def test_evaluate_writes_elsewhere(trained, tmp_path, capsys):
 def test_a_missing_calibration(trained, tmp_path, capsys):
     shutil.copytree(trained / "multitask", tmp_path / "run")
     (tmp_path / "run" / "model" / "calibration.json").unlink()
-    assert run(evaluate.main, [str(tmp_path / "run"), "--calibrated", "--split", "train"]) == 2
+    assert run(evaluate.main, [str(tmp_path / "run"), "--threshold", "half", "--split", "train"]) == 2
     assert "calibration.json is missing" in capsys.readouterr().err  # which the manifest names
     (tmp_path / "run" / "model" / "manifest.json").unlink()
-    assert run(evaluate.main, [str(tmp_path / "run"), "--calibrated", "--split", "train"]) == 2
-    assert "must have a calibration for --calibrated and --threshold, but has none" in capsys.readouterr().err
+    assert run(evaluate.main, [str(tmp_path / "run"), "--threshold", "half", "--split", "train"]) == 2
+    assert "must have a calibration for --threshold, but has none" in capsys.readouterr().err
     assert not (tmp_path / "run" / "metrics_train.json").exists()
     assert run(evaluate.main, [str(tmp_path / "run")]) == 0
 
