@@ -117,7 +117,7 @@ class BinaryTask(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.threshold <= 1:
+        if isinstance(self.threshold, bool) or not 0 <= self.threshold <= 1:
             raise ConfigError(f"the threshold of {self.name} must be from 0 to 1, but got {self.threshold}.")
 
     @property

@@ -92,7 +92,6 @@ class LMFModel(nn.Layer):
     exclusive = False
     non_finite = "zero"
     _checks_size = True
-    _alone = False
 
     def __init__(
         self,
@@ -158,6 +157,13 @@ class LMFModel(nn.Layer):
 
         A modality that the network has no part for is ignored and may be None (in a static export it must be).
         """
+        outputs = self.network_alone(audio, video, text)
+        if self.linear is None or self.training:
+            return outputs
+        return self.linear(outputs, {"audio": audio, "video": video, "text": text})
+
+    def network_alone(self, audio: Any, video: Any, text: Any) -> paddle.Tensor:
+        """See `forward`: the outputs without the linear model."""
         given: Any = (("audio", audio), ("video", video), ("text", text))
         hidden: list[paddle.Tensor] = []
         present: list[Any] = []  # of each modality: which clips have it
@@ -170,12 +176,8 @@ class LMFModel(nn.Layer):
                     present.append((features != 0).any(axis=1) if steps is None else steps.any(axis=1))
         if masked:
             hidden = self._masked(hidden, paddle.stack(present, axis=1))
-        outputs = self.fusion(hidden)
-        if self.heads is not None:
-            outputs = self.heads(outputs)
-        if self.linear is None or self.training or self._alone:
-            return outputs
-        return self.linear(outputs, dict(given))
+        fused = self.fusion(hidden)
+        return fused if self.heads is None else self.heads(fused)
 
     def _masked(self, hidden: list[paddle.Tensor], present: paddle.Tensor) -> list[paddle.Tensor]:
         """M hidden vectors, bool `[B, M]` -> zeros for missing modalities and, in training, for dropped ones."""
@@ -204,29 +206,35 @@ class LMFModel(nn.Layer):
         """Every parameter and running statistic once, by name (``state_dict`` lists those of an LSTM twice)."""
         return dict(self.named_parameters())
 
-    def predict(self, features: Columns, batch_size: int = 256, network_alone: bool = False) -> np.ndarray:
+    def predict(self, features: Columns, batch_size: int = 256) -> np.ndarray:
         """Predictions in evaluation mode; of a binary task, the probability of present.
 
         Args:
             features: ``audio``, ``video``, ``text``: float32 `[N, D]` or `[N, L, D]`.
             batch_size: clips per forward pass; much larger ones no longer fit into a processor's caches and are slower.
-            network_alone: without the linear model.
 
         Returns:
             float32 `[N, T]`.
         """
-        was_training, self._alone = self.training, network_alone
+        return self.predict_both(features, batch_size)[0]
+
+    def predict_both(self, features: Columns, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
+        """`predict`, and the predictions of the network without the linear model, in one pass."""
+        was_training = self.training
         self.eval()
-        found = []
+        both, alone = [], []
         with paddle.no_grad():
             for start in range(0, len(features["audio"]), batch_size):
                 chosen = slice(start, start + batch_size)
-                batch = [paddle.to_tensor(np.ascontiguousarray(features[name][chosen])) for name in MODALITIES]
-                found.append(predictions(self(*batch).numpy(), self.tasks))
-        self._alone = False
+                batch = {name: paddle.to_tensor(np.ascontiguousarray(features[name][chosen])) for name in MODALITIES}
+                outputs = self.network_alone(**batch)
+                alone.append(predictions(outputs.numpy(), self.tasks))
+                if self.linear is not None:
+                    both.append(predictions(self.linear(outputs, batch).numpy(), self.tasks))
         if was_training:
             self.train()
-        return np.concatenate(found)
+        network = np.concatenate(alone)
+        return (np.concatenate(both) if both else network), network
 
     # -- files
 

@@ -13,7 +13,6 @@ from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.assessment import Assessment, assess
 from lmf_multitask.evaluation.metrics import Decisions, all_tasks
 from lmf_multitask.evaluation.predictions import read_predictions
-from lmf_multitask.evaluation.report import write_report
 from lmf_multitask.evaluation.statistics import fold_summary
 from lmf_multitask.files import MANIFEST
 from lmf_multitask.pipeline.reporting import config_facts, evaluate_run, learning_curves
@@ -84,6 +83,8 @@ def report_folds(
     Raises:
         RunError: a fold is not complete.
     """
+    from lmf_multitask.evaluation.report import write_report  # with matplotlib, half a second of import
+
     places = list(fold_folders(folder).values())
     found = found or pooled([_written(place) for place in places], folder)
     runs = [run for place in places for run in runs_in(place)]

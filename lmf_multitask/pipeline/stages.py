@@ -135,10 +135,15 @@ class Trained:
             *(moved_note(name, inputs[name].padding, side) for name, side in self.sides_to_move().items()),
         ]
 
-    def predict(self, features: Columns, network_alone: bool = False) -> np.ndarray:
-        """Features of N clips -> predictions float32 `[N, T]`, `network_alone` without the linear model."""
+    def predict(self, features: Columns) -> np.ndarray:
+        """Features of N clips -> predictions float32 `[N, T]`."""
+        return self.predict_both(features)[0]
+
+    def predict_both(self, features: Columns) -> tuple[np.ndarray, np.ndarray]:
+        """`predict`, and the predictions of the networks without their linear models, in one pass."""
         size = self.configs[0].training.eval_batch_size
-        return np.concatenate([model.predict(features, size, network_alone) for model in self.models], axis=1)
+        both, alone = zip(*(model.predict_both(features, size) for model in self.models))
+        return np.concatenate(both, axis=1), np.concatenate(alone, axis=1)
 
     @property
     def stacked(self) -> bool:
@@ -155,12 +160,14 @@ class Predicted:
         ids: of its N rows.
         columns: features and labels of these rows.
         predictions: float32 `[N, T]`.
+        alone: those of the network without the linear model.
     """
 
     split: str
     ids: list[str]
     columns: Columns
     predictions: np.ndarray
+    alone: np.ndarray
 
     @property
     def labels(self) -> np.ndarray:
@@ -318,7 +325,7 @@ def predict(trained: Trained, split: str) -> Predicted:
     for name in trained.modalities:
         if gaps[name] == len(rows):
             logger.warning("%s is missing in every clip of %s: the model predicts without it", name, split)
-    return Predicted(split, list(rows["id"]), columns, trained.predict(columns))
+    return Predicted(split, list(rows["id"]), columns, *trained.predict_both(columns))
 
 
 # -- assess
@@ -375,10 +382,8 @@ def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
         decisions=decisions,
     )
     if trained.stacked:
-        alone = trained.predict(predicted.columns, network_alone=True)
-        metrics["network_alone"] = metrics_of(
-            predicted.labels, alone, trained.tasks, decide(alone, np.full(len(trained.tasks), 0.5), trained.tasks)
-        )
+        half = decide(predicted.alone, np.full(len(trained.tasks), 0.5), trained.tasks)
+        metrics["network_alone"] = metrics_of(predicted.labels, predicted.alone, trained.tasks, half)
     metrics["data"] = {"notes": trained.notes, **trained.data.quality}
     if len(trained.models) > 1:
         metrics = {"mode": "per_emotion", **metrics}

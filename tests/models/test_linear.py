@@ -55,14 +55,13 @@ def test_scores_are_weighted_sums(inputs, modalities):
 def test_until_it_is_fitted_and_in_training_the_network_is_alone():
     model, _, clips, alone = fitted({"modality_dropout": 0.0, "head_dropout": 0.0, "encoders": {
         name: {"dropout": 0.0} for name in ("audio", "video", "text")}, "encoders.text.step_dropout": 0.0})  # fmt: skip
-    np.testing.assert_array_equal(model.predict(clips, network_alone=True), alone)
+    np.testing.assert_array_equal(model.predict_both(clips)[1], alone)
     batch = [paddle.to_tensor(clips[name]) for name in ("audio", "video", "text")]
     model.train()
     training = model(*batch).numpy()
     model.eval()
     assert not np.allclose(model(*batch).numpy(), training, atol=1e-3)
-    model._alone = True
-    np.testing.assert_allclose(model(*batch).numpy(), training, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.network_alone(*batch).numpy(), training, rtol=1e-4, atol=1e-5)
     names = [name for name, weight in model.named_parameters() if name.startswith("linear.")]
     assert names and all(dict(model.named_parameters())[name].stop_gradient for name in names)
 

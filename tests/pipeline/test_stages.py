@@ -32,7 +32,7 @@ def counts(monkeypatch):
     count(loading, "load", "load", lambda *arguments: None)
     monkeypatch.setattr(stages, "load_file", loading.load)
     count(LMFModel, "__init__", "model", lambda *arguments: type(arguments[0]))
-    count(LMFModel, "predict", "predict", lambda self, columns, *rest: len(columns["audio"]))
+    count(LMFModel, "predict_both", "predict", lambda self, columns, *rest: len(columns["audio"]))
     return found
 
 
@@ -43,19 +43,19 @@ def test_a_training_with_its_report_does_everything_once(corpus_path, tmp_path, 
     run_experiment(small_experiment(corpus_path, tmp_path / "run", epochs=1, ema_epochs=1.0), quiet=True)
     assert len(counts["load"]) == 1
     assert counts["model"].count(LMFModel) == 1
-    # validation by the network alone, and with the fitted linear model; test with and without it; and without some modalities:
-    # subsets of them for the report, and single ones for without.csv
-    assert counts["predict"] == [VALIDATION, VALIDATION, TEST, TEST, *[VALIDATION] * SUBSETS, *[TEST] * 3]
+    # validation by the network alone, and with the fitted linear model; test; and without some modalities: subsets of them for
+    # the report, and single ones for without.csv
+    assert counts["predict"] == [VALIDATION, VALIDATION, TEST, *[VALIDATION] * SUBSETS, *[TEST] * 3]
     assert (tmp_path / "run/report.html").is_file()
 
 
 def test_an_evaluation_does_everything_once(trained, tmp_path, counts):
     evaluate_run(trained[0], device="cpu", output_dir=tmp_path)
-    assert (len(counts["load"]), counts["model"].count(LMFModel), counts["predict"]) == (1, 1, [TEST, TEST])
+    assert (len(counts["load"]), counts["model"].count(LMFModel), counts["predict"]) == (1, 1, [TEST])
     counts.clear()
     report_run(trained[0], output_dir=tmp_path)
     assert (len(counts["load"]), counts["model"].count(LMFModel)) == (1, 1)
-    assert counts["predict"][: 3 + SUBSETS] == [TEST, TEST, VALIDATION, *[VALIDATION] * SUBSETS]
+    assert counts["predict"][: 2 + SUBSETS] == [TEST, VALIDATION, *[VALIDATION] * SUBSETS]
 
 
 def test_predictions_of_separate_models_are_side_by_side(corpus_path, tmp_path):
