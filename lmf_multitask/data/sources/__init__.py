@@ -236,6 +236,10 @@ class Source(ABC):
                 raise self.fail(
                     f"ids must have at most {LONGEST_ID:,} characters, but one has {longest:,}. Shorten it."
                 )
+            try:
+                "".join(ids or ()).encode()
+            except UnicodeEncodeError:
+                raise self.fail("ids must be text that UTF-8 can express, but one has half a character.") from None
             count = len(next(iter(found.values())))
             features = {
                 modality: self._fitted(split, modality, found[modality])
