@@ -17,12 +17,10 @@ from lmf_multitask.config import to_dict
 from lmf_multitask.data.loading import SAMPLE_NOTE
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.assessment import Assessment, LearningCurves
-from lmf_multitask.evaluation.plots import robustness_plot
 from lmf_multitask.evaluation.predictions import changes_csv
-from lmf_multitask.evaluation.report import write_report
 from lmf_multitask.evaluation.robustness import measure_robustness, predictions_without
 from lmf_multitask.files import read_text, write_json, write_text
-from lmf_multitask.pipeline.runs import (
+from lmf_multitask.pipeline.layout import (
     CONFIG_FILE,
     HISTORY_FILE,
     ROBUSTNESS_FILE,
@@ -145,6 +143,8 @@ def write_report_of(
         whole: also measure noise and missing clips, which takes a dozen times as long as the subsets of modalities, and write
             the plots as PDF.
     """
+    from lmf_multitask.evaluation.report import write_report  # with matplotlib, half a second of import
+
     split = found.metrics["split"]
     robustness = _robustness(trained, validation or predict(trained, trained.split("validation", split)), whole)
     without = predictions_without(trained.predict, trained.columns(split), trained.modalities)
@@ -220,6 +220,8 @@ def _robustness(trained: Trained, predicted: Predicted, curves: bool) -> dict[st
 
 
 def _write_robustness(folder: Path, found: dict[str, Any]) -> list[Path]:
+    from lmf_multitask.evaluation.plots import robustness_plot
+
     paths = [folder / ROBUSTNESS_FILE]
     write_json(paths[0], found)
     plot, place = robustness_plot(found), folder / ROBUSTNESS_PLOT
