@@ -58,7 +58,7 @@ def write_report(assessment: Assessment, folder: str | Path, *, pdf: bool = Fals
         "Against a linear model": verdict_on_linear(metrics, brief=True),
         "Against always absent" if metrics["emotions"] else "Against the mean": verdict_on_constant(metrics)
         or _absent_sentence(metrics),
-        "Fitted on validation": _fitted_sentence(assessment),
+        "Probabilities": _fitted_sentence(assessment),
         "Changed settings": changed,
     }
     sections = [
@@ -212,21 +212,18 @@ def _listed(names: Sequence[str]) -> str:
 def _fitted_sentence(assessment: Assessment) -> str:
     """The weights of the network and of the linear model, the thresholds, and what the network alone reaches."""
     metrics, parts = assessment.metrics, []
-    thresholds = {name: getattr(task, "threshold", 0.5) for name, task in zip(assessment.emotions, assessment.tasks)}
     weights = (metrics.get("calibration") or {}).get("weights") or {}
     kinds = {str(one): (name, one) for name, one in weights.items()}  # tasks of a kind share them
     for name, one in kinds.values():
         what, linear = ("Log-odds", "logistic") if name in metrics["emotions"] else ("Values", "ridge")
         pair = f"{number(one['network'])} times those of the network plus {number(one['linear'])} times those of"
-        parts.append(f"{what} are {pair} {linear} regression.")
-    if metrics["emotions"]:
-        listed = _listed([f"{name} {number(thresholds[name])}" for name in metrics["emotions"]])
-        parts.append(f"Probability above which an emotion counts as present: {listed}.")
+        parts.append(f"{what} are {pair} {linear} regression, weights fitted on validation.")
+    parts.append(tables.thresholds_line(metrics))
     alone = metrics.get("network_alone")
     if alone:
         shown = [metric for metric in shown_metrics(alone, True) if metric.needs == "probability"]
         parts += [f"The network alone reaches {m.title} {number(alone['mean'].get(m.key))}." for m in shown[:1]]
-    return " ".join(parts)
+    return " ".join(filter(None, parts))
 
 
 def _absent_sentence(metrics: Content) -> str:
@@ -246,9 +243,9 @@ def _absent_sentence(metrics: Content) -> str:
 def _metric_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[Section]:
     metrics, found = assessment.metrics, []
     texts = {
-        "emotions": "An emotion is decided as present if its probability is above one half. Intervals (95%, bootstrap) show the "
-        "variation over test clips, not over training seeds. Weighted F1 is high for a rare emotion even if it is never "
-        "predicted; F1 of “present”, UAR (guessing: 0.5) and AUROC (guessing: 0.5) are not.",
+        "emotions": "An emotion is decided as present if its probability is above its threshold (see the box on top). Intervals "
+        "(95%, bootstrap) show the variation over test clips, not over training seeds. Weighted F1 is high for a rare emotion "
+        "even if it is never predicted; F1 of “present”, UAR (guessing: 0.5) and AUROC (guessing: 0.5) are not.",
         "regression": "MAE and RMSE are in the unit of the labels; CCC (concordance correlation) is 1 only if predictions equal "
         "labels.",
     }
