@@ -242,9 +242,9 @@ def _facts(trained: Trained) -> dict[str, str]:
         for m in trained.models
     ]
     begun = time.localtime((runs[-1].folder / CONFIG_FILE).stat().st_mtime)
-    path = SAMPLE_NOTE.removesuffix(".") if trained.data_path is None else trained.data_path
     own = {
-        "Data": f"{path}: {counts} clips.",
+        "Data": f"{trained.data_path or 'the built-in sample'}: {counts} clips."
+        + (f" {SAMPLE_NOTE}" if trained.data_path is None else ""),
         "Model": f"{found['Model'].removesuffix('.')}, {' + '.join(f'{size:,}' for size in sizes)} trainable parameters.",
         "Started": time.strftime("%Y-%m-%d %H:%M", begun),
         "Command that trains it again": "\n".join(
