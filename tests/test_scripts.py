@@ -182,6 +182,15 @@ def test_lite_for_real(checkout):
 
 
 @pytest.mark.slow
+def test_the_quick_start(checkout):
+    status, output = run(checkout, "scripts/quickstart.sh", "--training.epochs", "1", "--no_report")
+    assert status == 0, output
+    assert "weighted F1" in output
+    assert "\nnext: source .venv/bin/activate" in output
+    assert (checkout / "runs/quickstart/metrics.json").is_file()
+
+
+@pytest.mark.slow
 def test_the_four_steps_of_the_seed(checkout):
     if not has_per_emotion():
         pytest.skip("needs train --mode per_emotion")

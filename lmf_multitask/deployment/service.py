@@ -34,7 +34,7 @@ from lmf_multitask.deployment.inference import BATCH_SIZE
 from lmf_multitask.deployment.openapi import answer_schema, body_schema, errors
 from lmf_multitask.deployment.predictor import Checked, Predictor
 from lmf_multitask.errors import DataError, UserError
-from lmf_multitask.evaluation.metrics import confidence_of, decisions_of
+from lmf_multitask.evaluation.decisions import confidence_of, decisions_of
 
 PAGE = Path(__file__).parent / "page"
 _SAMPLES = 12

@@ -13,17 +13,15 @@ import numpy as np
 
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.calibration import CRITERIA, HALF, Calibration
-from lmf_multitask.evaluation.metrics import (
+from lmf_multitask.evaluation.decisions import (
     Decisions,
-    always_absent,
     checked_predictions,
     decide,
     decisions_of,
-    exclusive_metrics,
-    metrics_of,
     task_kinds,
     task_names,
 )
+from lmf_multitask.evaluation.metrics import always_absent, exclusive_metrics, metrics_of
 from lmf_multitask.evaluation.statistics import LEVEL, RESAMPLES, bootstrap, intervals_of, paired_differences
 from lmf_multitask.tasks import make_tasks
 

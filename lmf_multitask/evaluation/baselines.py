@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_limits
 from lmf_multitask.data.columns import BLOCK_ROWS, Columns
 from lmf_multitask.data.modality import MODALITIES, missing_clips, present_steps
 from lmf_multitask.errors import DataError
-from lmf_multitask.evaluation.metrics import BASELINES, WeightedRows, kind_of, log_loss, task_kinds, task_names
+from lmf_multitask.evaluation.decisions import kind_of, task_kinds, task_names
+from lmf_multitask.evaluation.metrics import BASELINES, WeightedRows, log_loss
 from lmf_multitask.models.encoders import CLIP_AT
 
 if TYPE_CHECKING:  # scikit-learn takes half a second to import, which a training does not need to begin

@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 
 from lmf_multitask.errors import ConfigError, DataError
-from lmf_multitask.evaluation.metrics import (
-    REGRESSION,
+from lmf_multitask.evaluation.decisions import (
     Decisions,
     confidence_of,
     decisions_of,
@@ -31,6 +30,7 @@ from lmf_multitask.evaluation.metrics import (
     task_kinds,
     task_names,
 )
+from lmf_multitask.evaluation.metrics import REGRESSION
 from lmf_multitask.files import read_text, write_text
 from lmf_multitask.tasks import RegressionTask
 
@@ -212,8 +212,8 @@ def predictions_csv(
         tasks: the T tasks, `tasks.Task` objects or names of binary ones.
         labels: float `[N, T]`, NaN not annotated; None writes no label columns.
         missing: names of the missing modalities of each clip; None writes no such column.
-        decisions: of the model; None: `metrics.decisions_of`.
-        exclusive: add the columns ``decided`` and ``confidence``, see `metrics.Decisions`.
+        decisions: of the model; None: `decisions.decisions_of`.
+        exclusive: add the columns ``decided`` and ``confidence``, see `decisions.Decisions`.
         head: write the names of the columns first.
     """
     columns = {"id": _safe_ids(ids)}

@@ -11,7 +11,8 @@ import numpy as np
 
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.assessment import Assessment, assess
-from lmf_multitask.evaluation.metrics import Decisions, all_tasks
+from lmf_multitask.evaluation.decisions import Decisions
+from lmf_multitask.evaluation.metrics import all_tasks
 from lmf_multitask.evaluation.predictions import read_predictions
 from lmf_multitask.evaluation.statistics import fold_summary
 from lmf_multitask.files import MANIFEST

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from lmf_multitask.data.columns import column_arrays
-from lmf_multitask.evaluation.metrics import METRICS, all_tasks, exclusive_rows, metrics_of, value_of
+from lmf_multitask.evaluation.decisions import exclusive_rows
+from lmf_multitask.evaluation.metrics import METRICS, all_tasks, metrics_of, value_of
 from lmf_multitask.pipeline.layout import CHECKPOINTS_FOLDER, LABEL_COLUMN, VISUALDL_FOLDER
 from lmf_multitask.pipeline.progress import Progress, epoch_line
 from lmf_multitask.pipeline.reporting import write_report_of

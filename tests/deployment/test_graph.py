@@ -286,6 +286,19 @@ def test_an_onnx_model_that_fills_the_memory(exported_onnx, tmp_path):
         Predictor(folder)
 
 
+def test_onnxruntime_prints_nothing_of_a_file(exported_onnx, tmp_path, capfd):
+    folder = shutil.copytree(exported_onnx, tmp_path / "copy")
+    for name in (b"\x1b[2J", b"\xb1\xb1\xb1\xb1"):
+        nodes = b"".join(node(b"Relu", [name], [one]) for one in (b"happy", b"sad", b"angry", b"neutral"))
+        inputs = (("audio", -1, 5), ("video", -1, 4), ("text", -1, -1, 3))
+        outputs = tuple((one, -1, 2) for one in ("happy", "sad", "angry", "neutral"))
+        replace_file(folder, "multitask.onnx", onnx_model(nodes, inputs=inputs, outputs=outputs))
+        with pytest.raises(RunError) as caught:
+            Predictor(folder)
+        assert "\x1b" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_no_onnx_file_is_loaded_unchecked(exported_onnx, tmp_path):
     folder = shutil.copytree(exported_onnx, tmp_path / "copy")
     replace_file(folder, "multitask.onnx", onnx_model())

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from lmf_multitask.evaluation.metrics import METRICS, Metric, always_absent, decide, metrics_of
+from lmf_multitask.evaluation.decisions import decide
+from lmf_multitask.evaluation.metrics import METRICS, Metric, always_absent, metrics_of
 from lmf_multitask.evaluation.published import LMF_PADDLE, LMF_PAPER, PUBLISHED
 from lmf_multitask.evaluation.run_tables import seed_tables
 from lmf_multitask.evaluation.statistics import seed_summary
