@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,7 +37,10 @@ from lmf_multitask.pipeline.stages import (
     restore,
     write_split,
 )
-from lmf_multitask.runtime import surroundings
+from lmf_multitask.runtime import quiet_imports, surroundings
+
+with quiet_imports():
+    from lmf_multitask.models.lmf import weight_shapes
 
 _MOST_HISTORY = 16 << 20  # bytes
 
@@ -233,11 +237,14 @@ def _facts(trained: Trained) -> dict[str, str]:
     """Heading -> text, for the report."""
     runs, found = trained.runs, config_facts({run.folder.name: one for run, one in zip(trained.runs, trained.configs)})
     counts = ", ".join(f"{len(rows):,} {name}" for name, rows in trained.data.dataset.items())
-    sizes = [sum(int(np.prod(w.shape)) for w in m.weights().values() if not w.stop_gradient) for m in trained.models]
+    sizes = [
+        sum(map(math.prod, weight_shapes(m.inputs, m.tasks, m.config, trained_only=True).values()))
+        for m in trained.models
+    ]
     begun = time.localtime((runs[-1].folder / CONFIG_FILE).stat().st_mtime)
-    path = SAMPLE_NOTE.removesuffix(".") if trained.data_path is None else trained.data_path
     own = {
-        "Data": f"{path}: {counts} clips.",
+        "Data": f"{trained.data_path or 'the built-in sample'}: {counts} clips."
+        + (f" {SAMPLE_NOTE}" if trained.data_path is None else ""),
         "Model": f"{found['Model'].removesuffix('.')}, {' + '.join(f'{size:,}' for size in sizes)} trainable parameters.",
         "Started": time.strftime("%Y-%m-%d %H:%M", begun),
         "Command that trains it again": "\n".join(
