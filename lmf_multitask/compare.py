@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
     from lmf_multitask.evaluation.comparison import compare
     from lmf_multitask.evaluation.tables import published_table
     from lmf_multitask.evaluation.verdicts import comparison_text
-    from lmf_multitask.pipeline.runs import predictions_of
+    from lmf_multitask.pipeline.predictions import predictions_of
 
     comparison = compare(predictions_of([options.first, *options.others]))
     print(comparison_text(comparison))

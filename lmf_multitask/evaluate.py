@@ -39,8 +39,8 @@ def main(arguments: Sequence[str]) -> None:
     from lmf_multitask.evaluation.run_tables import robustness_tables, seed_tables
     from lmf_multitask.evaluation.tables import full_tables
     from lmf_multitask.pipeline.cross_validation import evaluate_folds
+    from lmf_multitask.pipeline.layout import fold_folders, seed_folders
     from lmf_multitask.pipeline.reporting import evaluate_run, robustness_of_run
-    from lmf_multitask.pipeline.runs import fold_folders, seed_folders
     from lmf_multitask.pipeline.several import write_seed_summary
 
     needs_calibration = options.threshold is not None

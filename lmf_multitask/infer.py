@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from lmf_multitask.command_line import CommandParser, SettingsOptions, run
-from lmf_multitask.config import ReadingOptions
+from lmf_multitask.data.config import ReadingOptions
 from lmf_multitask.data.schema import SPLITS
 from lmf_multitask.deployment.options import add_model_options
 from lmf_multitask.evaluation.calibration import OWN

@@ -33,8 +33,9 @@ def main(arguments: Sequence[str]) -> None:
     from lmf_multitask.evaluation.comparison import compare
     from lmf_multitask.evaluation.report import write_comparison
     from lmf_multitask.pipeline.cross_validation import report_folds
+    from lmf_multitask.pipeline.layout import fold_folders, seed_folders
+    from lmf_multitask.pipeline.predictions import predictions_of
     from lmf_multitask.pipeline.reporting import report_run
-    from lmf_multitask.pipeline.runs import fold_folders, predictions_of, seed_folders
     from lmf_multitask.pipeline.several import report_seeds
 
     if several:

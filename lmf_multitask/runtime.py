@@ -23,7 +23,6 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -278,6 +277,8 @@ def quiet_imports() -> Iterator[None]:
 
 def surroundings() -> dict[str, str]:
     """What the bits of a training depend on beside settings and data: versions, processor, and its settings."""
+    from importlib.metadata import version
+
     import paddle
 
     return {

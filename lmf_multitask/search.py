@@ -90,7 +90,7 @@ def _check_options(options: Any) -> None:
 
 def _search_each(config: SearchConfig, folder: Path, plan: Plan, emotions: list[str] | None) -> None:
     """A search for each emotion, one after another, each in a folder of its name."""
-    from lmf_multitask.pipeline.runs import check_run_names
+    from lmf_multitask.pipeline.layout import check_run_names
     from lmf_multitask.pipeline.stages import read_data
 
     base = config.experiment

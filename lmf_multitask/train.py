@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from lmf_multitask.evaluation.tables import results_table
     from lmf_multitask.pipeline.experiment import run_experiment
-    from lmf_multitask.pipeline.runs import REPORT_FILE
+    from lmf_multitask.pipeline.layout import REPORT_FILE
 
     metrics = run_experiment(
         config,

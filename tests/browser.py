@@ -22,12 +22,12 @@ FLAGS = [
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 FAULTS = """({
-  scroll: document.documentElement.scrollWidth - innerWidth,
+  scroll: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   missing: [...document.images].filter(i => !i.complete || i.naturalWidth === 0).length,
   images: document.images.length,
   unlabelled: [...document.querySelectorAll("input, select, button")].filter(i =>
     !(i.labels?.length || i.ariaLabel || i.textContent.trim())).length,
-  cut: [...document.querySelectorAll("table")].filter(t => t.getBoundingClientRect().right > innerWidth + 1
+  cut: [...document.querySelectorAll("table")].filter(t => t.getBoundingClientRect().right > document.documentElement.clientWidth + 1
     && getComputedStyle(t.parentElement).overflowX === "visible").map(t => t.getAttribute("aria-labelledby")),
 })"""
 

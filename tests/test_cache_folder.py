@@ -13,7 +13,7 @@ from lmf_multitask.data.loading import load
 @pytest.fixture
 def folder(corpus_path, tmp_path):
     """A cache with one data set of ours, beside files of others."""
-    from lmf_multitask.config import DataConfig
+    from lmf_multitask.data.config import DataConfig
 
     load(corpus_path, config=DataConfig(cache_dir=str(tmp_path)))
     (tmp_path / "lmf_multitask/notes.txt").write_text("mine")

@@ -50,9 +50,10 @@ def test_train_prints_the_table_and_nothing_else(trained_by_command):
     assert printed[0] == "test, 19 clips"
     assert [line.split()[0] for line in printed[1:7]] == ["emotion", "happy", "sad", "angry", "neutral", "mean"]
     assert printed[7].startswith("*  ")
-    assert printed[8].startswith("Published metrics are not shown")
-    assert printed[9].startswith("The network against logistic regression")
-    assert printed[10:] == ["report: out/run/report.html", "run directory: out/run"]
+    assert printed[8].startswith("Present above: happy 0.")
+    assert printed[9].startswith("Published metrics are not shown")
+    assert printed[10].startswith("The model against logistic regression")
+    assert printed[11:] == ["report: out/run/report.html", "run directory: out/run"]
     assert names(folder) == ["out"]
 
 

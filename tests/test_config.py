@@ -11,7 +11,6 @@ from conftest import PAPERS
 
 from lmf_multitask.command_line import CommandParser, SettingsOptions
 from lmf_multitask.config import (
-    DataConfig,
     build,
     find_config,
     kind_setting,
@@ -23,6 +22,7 @@ from lmf_multitask.config import (
     settings,
     to_dict,
 )
+from lmf_multitask.data.config import DataConfig
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.models.config import ModelConfig
 from lmf_multitask.pipeline.settings import (

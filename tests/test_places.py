@@ -17,8 +17,9 @@ from lmf_multitask.errors import RunError
 from lmf_multitask.files import atomic_folder, atomic_write, damage, remove_leftovers, write_manifest, write_text
 from lmf_multitask.pipeline import experiment
 from lmf_multitask.pipeline.conversion import convert_run
+from lmf_multitask.pipeline.layout import CONTENTS
 from lmf_multitask.pipeline.reporting import evaluate_run
-from lmf_multitask.pipeline.runs import CONTENTS, Run, runs_in
+from lmf_multitask.pipeline.runs import Run, runs_in
 
 
 @pytest.fixture

@@ -182,6 +182,15 @@ def test_lite_for_real(checkout):
 
 
 @pytest.mark.slow
+def test_the_quick_start(checkout):
+    status, output = run(checkout, "scripts/quickstart.sh", "--training.epochs", "1", "--no_report")
+    assert status == 0, output
+    assert "weighted F1" in output
+    assert "\nnext: source .venv/bin/activate" in output
+    assert (checkout / "runs/quickstart/metrics.json").is_file()
+
+
+@pytest.mark.slow
 def test_the_four_steps_of_the_seed(checkout):
     if not has_per_emotion():
         pytest.skip("needs train --mode per_emotion")
@@ -204,3 +213,23 @@ def test_the_loop_beside_a_bare_one():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^ratio +\d+\.\d{3} \(from ", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_check_of_a_gpu_on_a_cpu(tmp_path):
+    """The CPU stands in for the GPU: all that it prints must be equal."""
+    sample = tmp_path / "sample.pkl"
+    subprocess.run([sys.executable, "-m", "lmf_multitask.data", "sample", sample], check=True, capture_output=True)
+    values = {"PYTHON": sys.executable, "DEVICE": "cpu", "EPOCHS": "1", "DATA": str(sample)}
+    done = subprocess.run(
+        ["bash", ROOT / "scripts/check_gpu.sh"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, **values},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cpu twice gives the same history: yes" in done.stdout
+    assert len(re.findall(r"largest difference \S+ ok$", done.stdout, re.MULTILINE)) == 2
+    assert done.stdout.count("```") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["sample.pkl"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmf_multitask.command_line import CommandParser, SettingsOptions, run
-from lmf_multitask.config import ReadingOptions
+from lmf_multitask.data.config import ReadingOptions
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -17,10 +17,10 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from lmf_multitask.config import DataConfig
 from lmf_multitask.data import cache
 from lmf_multitask.data.arrow import label_struct
 from lmf_multitask.data.columns import BLOCK_ROWS, column_arrays, emotion_names, fingerprint, missing_rows
+from lmf_multitask.data.config import DataConfig
 from lmf_multitask.data.description import with_notes
 from lmf_multitask.data.folds import Fold, describe_folds, split_of_rows
 from lmf_multitask.data.groups import overlap_notes, shown_names

@@ -21,7 +21,7 @@ from lmf_multitask.data.padding import moved_blocks
 from lmf_multitask.data.sources import Source
 from lmf_multitask.deployment.predictor import Checked, Predictor
 from lmf_multitask.errors import DataError, RunError
-from lmf_multitask.evaluation.metrics import decide
+from lmf_multitask.evaluation.decisions import decide
 from lmf_multitask.evaluation.predictions import PREDICTIONS_FILE, predictions_csv
 from lmf_multitask.files import atomic_write, open_regular, remove_leftovers
 from lmf_multitask.runtime import usable_cores

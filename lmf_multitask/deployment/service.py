@@ -33,8 +33,8 @@ from lmf_multitask.deployment.bodies import JSON_TYPE, NPZ_TYPES, BodyReader, Li
 from lmf_multitask.deployment.inference import BATCH_SIZE
 from lmf_multitask.deployment.openapi import answer_schema, body_schema, errors
 from lmf_multitask.deployment.predictor import Checked, Predictor
-from lmf_multitask.errors import DataError
-from lmf_multitask.evaluation.metrics import confidence_of, decisions_of
+from lmf_multitask.errors import DataError, UserError
+from lmf_multitask.evaluation.decisions import confidence_of, decisions_of
 
 PAGE = Path(__file__).parent / "page"
 _SAMPLES = 12
@@ -111,6 +111,10 @@ def create_app(predictor: Predictor, limits: Limits | None = None, allowed_hosts
         if error.status in (408, 413, 429):
             headers["Connection"] = "close"  # the rest of the body is not read
         return JSONResponse({"error": str(error)}, error.status, headers)
+
+    @app.exception_handler(UserError)  # of a model that does not run on these features
+    async def failed(request: Request, error: UserError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, 500)
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:

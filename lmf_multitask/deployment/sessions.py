@@ -12,7 +12,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -203,7 +203,11 @@ class _OnnxSession(Session):
         options.log_severity_level = 4  # fatal; errors are raised
         options.add_session_config_entry("session.load_model_format", "ONNX")  # what was checked, not its own format
         providers = ["CUDAExecutionProvider"] if device == "gpu" else []
-        self._session = onnxruntime.InferenceSession(content, options, providers=[*providers, "CPUExecutionProvider"])
+        with redirect_stdout(None):  # it prints what the file holds when it fails, and tries again
+            self._session = onnxruntime.InferenceSession(
+                content, options, providers=[*providers, "CPUExecutionProvider"]
+            )
+        self._session.disable_fallback()
         self._model = model
 
     def __call__(self, inputs: Arrays) -> list[np.ndarray]:

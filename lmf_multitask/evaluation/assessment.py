@@ -13,17 +13,15 @@ import numpy as np
 
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.calibration import CRITERIA, HALF, Calibration
-from lmf_multitask.evaluation.metrics import (
+from lmf_multitask.evaluation.decisions import (
     Decisions,
-    always_absent,
     checked_predictions,
     decide,
     decisions_of,
-    exclusive_metrics,
-    metrics_of,
     task_kinds,
     task_names,
 )
+from lmf_multitask.evaluation.metrics import always_absent, exclusive_metrics, metrics_of
 from lmf_multitask.evaluation.statistics import LEVEL, RESAMPLES, bootstrap, intervals_of, paired_differences
 from lmf_multitask.tasks import make_tasks
 
@@ -179,7 +177,8 @@ def assess(
         resamples: of the bootstrap.
 
     Returns:
-        ``emotions``, ``regression`` and ``mean``: metrics (`metrics.metrics_of`); ``always_absent``; ``exclusive``: the
+        ``emotions``, ``regression`` and ``mean``: metrics (`metrics.metrics_of`); ``always_absent``; ``decided_above``: threshold of
+        each emotion; ``exclusive``: the
         decision among all emotions, or None; ``baselines``: the same of each, and ``network_ahead``: the paired differences
         network - baseline with their intervals; ``intervals``; with a calibration ``calibration`` (the fitted numbers),
         ``prediction_intervals`` (`Calibration.coverage`) and ``thresholds`` (criterion -> metrics at one half and at the
@@ -201,6 +200,11 @@ def assess(
         "seed": seed,
         **metrics_of(labels, predictions, tasks, own_decisions),
         "always_absent": always_absent(labels, tasks),
+        "decided_above": {
+            name: getattr(task, "threshold", 0.5)
+            for name, task, kind in zip(task_names(tasks), tasks, task_kinds(tasks))
+            if kind == "binary"
+        },
         "baselines": {},
         "exclusive": exclusive_metrics(labels, predictions, tasks, own_decisions),
         "intervals": {"level": LEVEL, "resamples": resamples, "seed": 0, **intervals_of(drawn["network"], tasks)},

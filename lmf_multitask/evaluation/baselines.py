@@ -8,18 +8,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from lmf_multitask.data.columns import BLOCK_ROWS, Columns
 from lmf_multitask.data.modality import MODALITIES, missing_clips, present_steps
 from lmf_multitask.errors import DataError
-from lmf_multitask.evaluation.metrics import BASELINES, WeightedRows, kind_of, log_loss, task_kinds, task_names
+from lmf_multitask.evaluation.decisions import kind_of, task_kinds, task_names
+from lmf_multitask.evaluation.metrics import BASELINES, WeightedRows, log_loss
 from lmf_multitask.models.encoders import CLIP_AT
+
+if TYPE_CHECKING:  # scikit-learn takes half a second to import, which a training does not need to begin
+    from sklearn.linear_model import LogisticRegression, Ridge
 
 STRENGTHS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Values of scikit-learn's C (inverse strength of the penalty) that are tried."""
@@ -155,6 +157,8 @@ def fit_linear_baseline(
     Raises:
         DataError: train has no clip, or only clips of one class, for a task.
     """
+    from sklearn.preprocessing import StandardScaler
+
     binary = np.array(task_kinds(tasks)) == "binary"
     drawn, held_out_drawn = (_drawn(np.asarray(columns["labels"])[:, binary]) for columns in (train, validation))
     rows = flat_features(train, drawn, modalities)
@@ -191,6 +195,8 @@ def _drawn(labels: np.ndarray) -> np.ndarray:
 def _best_of(
     name: str, rows: np.ndarray, labels: np.ndarray, held_out: np.ndarray, held_out_labels: np.ndarray
 ) -> LogisticRegression:
+    from sklearn.linear_model import LogisticRegression
+
     known, judged = ~np.isnan(labels), ~np.isnan(held_out_labels)
     if len(np.unique(labels[known])) < 2:
         raise DataError(f"{name} must be present in some clips of train and absent in others. Leave it out.")
@@ -212,6 +218,8 @@ def _best_of(
 def _best_ridge(
     name: str, rows: np.ndarray, labels: np.ndarray, held_out: np.ndarray, held_out_labels: np.ndarray
 ) -> Ridge:
+    from sklearn.linear_model import Ridge
+
     known, judged = ~np.isnan(labels), ~np.isnan(held_out_labels)
     if not known.any():
         raise DataError(f"{name} must be annotated in some clips of train, but is in none. Leave it out.")

@@ -23,16 +23,8 @@ from pydantic import Field
 
 from lmf_multitask.config import build, setting, settings, to_dict
 from lmf_multitask.errors import ConfigError, RunError
-from lmf_multitask.evaluation.metrics import (
-    METRICS,
-    REGRESSION,
-    Confusion,
-    checked_predictions,
-    kind_of,
-    task_kinds,
-    task_names,
-    tasks_of_kind,
-)
+from lmf_multitask.evaluation.decisions import checked_predictions, kind_of, task_kinds, task_names, tasks_of_kind
+from lmf_multitask.evaluation.metrics import METRICS, REGRESSION, Confusion
 from lmf_multitask.evaluation.stacking import Weights
 from lmf_multitask.files import read_json, write_json
 

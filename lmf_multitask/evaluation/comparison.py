@@ -14,14 +14,8 @@ import numpy as np
 
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.assessment import differences_of
-from lmf_multitask.evaluation.metrics import (
-    REGRESSION,
-    exclusive_metrics,
-    exclusive_rows,
-    metrics_of,
-    task_kinds,
-    task_names,
-)
+from lmf_multitask.evaluation.decisions import exclusive_rows, task_kinds, task_names
+from lmf_multitask.evaluation.metrics import REGRESSION, exclusive_metrics, metrics_of
 from lmf_multitask.evaluation.predictions import Predictions, shared_ids
 from lmf_multitask.evaluation.statistics import (
     RESAMPLES,

@@ -169,7 +169,7 @@ def panels_of(
     """A figure with panels in rows of `columns`, each row `height` inches high."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(width or (WIDTH if columns > 1 else WIDTH * 0.75), height * rows))
+    figure = Figure(figsize=(width or WIDTH, height * rows))
     panels = list(np.atleast_1d(figure.subplots(rows, columns, **shared)).ravel())
     for panel in panels[count:]:
         panel.remove()

@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 
 from lmf_multitask.data.targets import REGRESSION
-from lmf_multitask.errors import ConfigError, DataError, suggestion
+from lmf_multitask.errors import ConfigError, suggestion
+from lmf_multitask.evaluation.decisions import (
+    Decisions,
+    checked_predictions,
+    decisions_of,
+    exclusive_decision,
+    kind_of,
+    task_kinds,
+    task_names,
+    task_rows,
+)
 from lmf_multitask.evaluation.value_metrics import (
     concordance,
     mean_absolute_error,
@@ -27,7 +37,7 @@ from lmf_multitask.evaluation.value_metrics import (
     two_classes,
 )
 from lmf_multitask.evaluation.weighted_rows import Confusion, WeightedRows, ratio
-from lmf_multitask.tasks import CLOSEST_TO_CERTAIN, log_odds
+from lmf_multitask.tasks import CLOSEST_TO_CERTAIN
 
 EXCLUSIVE = "exclusive"
 """Kind of the metrics of the one decision among all binary tasks, where labels are exclusive."""
@@ -113,6 +123,7 @@ class Metric:
             ``value`` for real-valued tasks.
         greater_is_better: its direction.
         headline: shown first.
+        per_epoch: whether ``history.csv`` has it for each task.
         ranges: ranges of the real-valued tasks that it is for; empty: any.
     """
 
@@ -123,6 +134,7 @@ class Metric:
     needs: str = "decision"
     greater_is_better: bool = True
     headline: bool = False
+    per_epoch: bool = False
     ranges: tuple[tuple[float, float], ...] = ()
 
     def rates(self, task: Any) -> bool:
@@ -151,7 +163,7 @@ def _real(key: str, title: str, function: Callable[[WeightedRows], np.ndarray], 
 METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
-        Metric("weighted_f1", "weighted F1", weighted_f1, headline=True),
+        Metric("weighted_f1", "weighted F1", weighted_f1, headline=True, per_epoch=True),
         Metric("accuracy", "accuracy", accuracy, headline=True),
         Metric("positive_f1", "present F1", positive_f1, headline=True),
         Metric("uar", "UAR", mean_recall, headline=True),
@@ -163,9 +175,9 @@ METRICS: dict[str, Metric] = {
         Metric("brier", "Brier", brier, needs="probability", greater_is_better=False),
         Metric("ece", "ECE", expected_calibration_error, needs="probability", greater_is_better=False),
         Metric("log_loss", "log loss", log_loss, needs="probability", greater_is_better=False),
-        _real("mae", "MAE", mean_absolute_error, greater_is_better=False, headline=True),
+        _real("mae", "MAE", mean_absolute_error, greater_is_better=False, headline=True, per_epoch=True),
         _real("rmse", "RMSE", root_mean_squared_error, greater_is_better=False),
-        _real("pearson", "r", pearson, headline=True),
+        _real("pearson", "r", pearson, headline=True, per_epoch=True),
         _real("spearman", "Spearman", spearman),
         _real("ccc", "CCC", concordance, headline=True),
         _real("acc7", "Acc-7", same_integer(7), ranges=(SENTIMENT_RANGE, TRAIT_RANGE), headline=True),
@@ -210,160 +222,6 @@ def find_metric(name: str) -> Metric:
 def metrics_for(kind: str, needs: str | None = None) -> dict[str, Metric]:
     """Key -> metric, of those for a kind of task; `needs` restricts them to ``decision`` or ``probability``."""
     return {m.key: m for m in METRICS.values() if m.kind == kind and needs in (None, m.needs)}
-
-
-# -- tasks
-
-
-def task_names(tasks: Sequence[Any]) -> list[str]:
-    """Names of tasks, which are `tasks.Task` objects or, where they are binary, plain names."""
-    return [getattr(task, "name", task) for task in tasks]
-
-
-def task_kinds(tasks: Sequence[Any]) -> list[str]:
-    """Kinds of tasks; that of a plain name is ``binary``."""
-    return [kind_of(task) for task in tasks]
-
-
-def tasks_of_kind(tasks: Sequence[Any], kind: str) -> list[Any]:
-    """Those of a kind."""
-    return [task for task in tasks if kind_of(task) == kind]
-
-
-def kind_of(task: Any) -> str:
-    """Kind of a task; that of a plain name is ``binary``."""
-    return getattr(task, "kind", "binary")
-
-
-@dataclass(frozen=True)
-class Decisions:
-    """What a model decides.
-
-    Attributes:
-        present: whether each task counts as present, bool `[N, T]`; of real-valued tasks without meaning.
-        chosen: of each row, the number of the one task where exactly one is to be chosen, int64 `[N]`: of the binary ones, that
-            with the highest probability as a multiple of its threshold.
-    """
-
-    present: np.ndarray
-    chosen: np.ndarray
-
-    def select(self, columns: Sequence[int]) -> Decisions:
-        """Those of some tasks; where the chosen one is not among them, -1 is chosen."""
-        place = np.full(self.present.shape[1], -1)
-        place[columns] = np.arange(len(columns))
-        return Decisions(self.present[:, columns], place[self.chosen])
-
-    @staticmethod
-    def joined(parts: Sequence[Decisions]) -> Decisions:
-        """Those of several groups of rows."""
-        return Decisions(np.concatenate([one.present for one in parts]), np.concatenate([one.chosen for one in parts]))
-
-
-def decisions_of(predictions: np.ndarray, tasks: Sequence[Any]) -> Decisions:
-    """Decisions at the thresholds of the tasks, for predictions `[N, T]`; plain names have the threshold one half."""
-    return decide(predictions, [getattr(task, "threshold", 0.5) for task in tasks], tasks)
-
-
-def decide(predictions: np.ndarray, thresholds: Sequence[float] | np.ndarray, tasks: Sequence[Any]) -> Decisions:
-    """Decisions at thresholds `[T]`, for predictions `[N, T]`."""
-    limits = np.asarray(thresholds).astype(predictions.dtype)
-    binary = np.flatnonzero(np.array(task_kinds(tasks)) == "binary")
-    if not len(binary):
-        return Decisions(predictions > limits, np.full(len(predictions), -1))
-    multiples = predictions[:, binary] / np.maximum(limits[binary], np.finfo(predictions.dtype).tiny)
-    return Decisions(predictions > limits, binary[multiples.argmax(axis=1)])
-
-
-def confidence_of(probabilities: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """How probable the chosen of exclusive tasks is.
-
-    Args:
-        probabilities: float `[N, T]`, of binary heads.
-        chosen: int `[N]`.
-
-    Returns:
-        float64 `[N]`: its odds as a share of the odds of all tasks (softmax over the heads' logit differences, which
-        `training.joint_loss` fits).
-    """
-    odds = np.exp(log_odds(probabilities))
-    return odds[np.arange(len(odds)), chosen] / odds.sum(axis=1)
-
-
-def checked_predictions(
-    labels: np.ndarray, predictions: np.ndarray, tasks: Sequence[Any]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Labels float64 and predictions as arrays `[N, T]`.
-
-    Raises:
-        DataError: the shapes differ, or a binary task has a label other than 1, 0 and NaN or a probability outside 0 to 1.
-    """
-    labels, predictions = np.asarray(labels, np.float64), np.asarray(predictions)
-    if labels.ndim != 2 or labels.shape != predictions.shape or labels.shape[1] != len(tasks):
-        raise DataError(
-            f"labels and predictions must have the shape [rows, {len(tasks)}], "
-            f"but got {list(labels.shape)} and {list(predictions.shape)}."
-        )
-    if not np.isfinite(predictions).all():
-        raise DataError("predictions must be finite, but some are NaN or infinite. Check the features and the model.")
-    binary = np.array(task_kinds(tasks)) == "binary"
-    probabilities, given = predictions[:, binary], labels[:, binary]
-    wrong = probabilities[(probabilities < 0) | (probabilities > 1)]
-    if wrong.size:
-        raise DataError(f"probabilities must be from 0 to 1, but got {wrong[0]:.6g}. Give probabilities, not logits.")
-    odd = given[~(np.isnan(given) | (given == 0) | (given == 1))]
-    if odd.size:
-        raise DataError(f"labels must be 1, 0 or NaN (not annotated), but got {odd[0]:g}.")
-    if np.isinf(labels).any():
-        raise DataError("labels must be finite or NaN (not annotated), but some are infinite. Check the data.")
-    return labels, predictions
-
-
-def task_rows(
-    labels: np.ndarray,
-    predictions: np.ndarray,
-    tasks: Sequence[Any],
-    *,
-    decisions: Decisions | None = None,
-    weights: np.ndarray | None = None,
-) -> list[WeightedRows]:
-    """One `WeightedRows` per task; without decisions, those of `decisions_of`."""
-    present = (decisions or decisions_of(predictions, tasks)).present
-    return [
-        WeightedRows(labels[:, t], predictions[:, t], present[:, t], weights, range=getattr(task, "range", None))
-        for t, task in enumerate(tasks)
-    ]
-
-
-def exclusive_rows(labels: np.ndarray) -> np.ndarray | None:
-    """Which rows of binary labels `[N, T]` are annotated for all tasks, bool `[N]`.
-
-    None unless there are such rows and each has exactly one task present (exclusive tasks).
-    """
-    annotated = ~np.isnan(labels).any(axis=1)
-    if labels.shape[1] < 2 or not annotated.any() or ((labels[annotated] == 1).sum(axis=1) != 1).any():
-        return None
-    return annotated
-
-
-def exclusive_decision(
-    labels: np.ndarray,
-    predictions: np.ndarray,
-    tasks: Sequence[Any],
-    decisions: Decisions | None = None,
-    weights: np.ndarray | None = None,
-) -> WeightedRows | None:
-    """The one decision among all binary tasks; None unless labels are exclusive."""
-    binary = np.flatnonzero(np.array(task_kinds(tasks)) == "binary")
-    labels, probabilities = labels[:, binary], predictions[:, binary]
-    rows = exclusive_rows(labels)
-    if rows is None:
-        return None
-    chosen = (decisions or decisions_of(predictions, tasks)).chosen
-    if (chosen < 0).any():  # of other tasks, too
-        chosen = binary[probabilities.argmax(axis=1)]
-    truth = np.where(rows, np.nan_to_num(labels).argmax(axis=1), np.nan)
-    return WeightedRows(truth, probabilities.max(axis=1), np.searchsorted(binary, chosen), weights, labels.shape[1])
 
 
 # -- values

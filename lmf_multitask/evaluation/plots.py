@@ -142,7 +142,7 @@ def learning_plots(assessment: Assessment) -> list[Plot]:
         kept_epochs = {curves.kept for curves in assessment.curves.values()}
         if len(kept_epochs) == 1:
             _mark_epoch(panel, kept_epochs.pop())
-        panel.set(xlabel="epoch (marker: the best epoch, which is kept)", ylabel=f"{METRICS[key].title}, validation")
+        panel.set(xlabel="epoch", ylabel=f"{METRICS[key].title}, validation")
         whole_numbers(panel)
     for name, curves in assessment.curves.items():
         if curves.kept is not None:
@@ -151,7 +151,7 @@ def learning_plots(assessment: Assessment) -> list[Plot]:
     learning = finish(
         figure,
         "learning",
-        f"Validation {' and '.join(METRICS[key].title for key in keys)} per epoch",
+        f"Validation {' and '.join(METRICS[key].title for key in keys)} per epoch; marked: the best, which is kept",
         f"Learning curves. {'; '.join(said)}.",
     )
     several = len(assessment.curves) > 1
@@ -274,7 +274,7 @@ def reliability_plot(assessment: Assessment) -> Plot | None:
         return None
     columns = min(2, len(tasks))
     rows = -(-len(tasks) // columns)
-    figure = Figure(figsize=(WIDTH if columns > 1 else WIDTH * 0.75, 2.9 * rows + 0.4))
+    figure = Figure(figsize=(WIDTH, 2.9 * rows + 0.4))
     grid = figure.subplots(2 * rows, columns, sharex=True, squeeze=False, height_ratios=[4, 1] * rows)
     for panel in grid.ravel()[2 * len(tasks) :] if columns == 1 else grid[-2:, 1 if len(tasks) % 2 else 2 :].ravel():
         panel.remove()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,7 @@ from typing import Any
 import numpy as np
 
 from lmf_multitask.errors import ConfigError, DataError
-from lmf_multitask.evaluation.metrics import (
-    REGRESSION,
+from lmf_multitask.evaluation.decisions import (
     Decisions,
     confidence_of,
     decisions_of,
@@ -30,6 +30,7 @@ from lmf_multitask.evaluation.metrics import (
     task_kinds,
     task_names,
 )
+from lmf_multitask.evaluation.metrics import REGRESSION
 from lmf_multitask.files import read_text, write_text
 from lmf_multitask.tasks import RegressionTask
 
@@ -39,7 +40,7 @@ MOST_BYTES = 1 << 30
 
 _PROBABILITY, _VALUE, _LABEL, _PREDICTION = "_probability", "_value", "_label", "_prediction"
 _DECIDED = "decided"
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")  # also behind apostrophes, so that removing one is never ambiguous
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def read_predictions(path: str | Path, name: str | None = None) -> Predictions:
         if len(row) != len(heads):
             raise DataError(f"{path}: line {line} must have {len(heads)} values, but has {len(row)}. Check the file.")
         clip = row[column_of["id"]]
-        clip = clip[1:] if clip.startswith("'") and clip[1:].startswith(_FORMULA) else clip
+        clip = clip[1:] if clip.startswith("'") and _FORMULA.match(clip) else clip
         if clip in ids:
             raise DataError(f"{path}: every id must be in one row, but {clip!r} is in several. Remove the others.")
         ids[clip] = number
@@ -211,8 +212,8 @@ def predictions_csv(
         tasks: the T tasks, `tasks.Task` objects or names of binary ones.
         labels: float `[N, T]`, NaN not annotated; None writes no label columns.
         missing: names of the missing modalities of each clip; None writes no such column.
-        decisions: of the model; None: `metrics.decisions_of`.
-        exclusive: add the columns ``decided`` and ``confidence``, see `metrics.Decisions`.
+        decisions: of the model; None: `decisions.decisions_of`.
+        exclusive: add the columns ``decided`` and ``confidence``, see `decisions.Decisions`.
         head: write the names of the columns first.
     """
     columns = {"id": _safe_ids(ids)}
@@ -238,7 +239,7 @@ def predictions_csv(
 
 
 def _safe_ids(ids: Sequence[str]) -> list[str]:
-    return ["'" + clip if clip.startswith(_FORMULA) else clip for clip in ids]
+    return ["'" + clip if _FORMULA.match(clip) else clip for clip in ids]
 
 
 def _csv(columns: Mapping[str, Sequence[str]], head: bool = True) -> str:

@@ -24,6 +24,7 @@ from lmf_multitask.evaluation.table_parts import (
     shown_metrics,
     spread,
 )
+from lmf_multitask.evaluation.text import number
 from lmf_multitask.evaluation.verdicts import (
     comparison_verdict,
     linear_over_seeds,
@@ -57,6 +58,7 @@ def write_report(assessment: Assessment, folder: str | Path, *, pdf: bool = Fals
         "Against a linear model": verdict_on_linear(metrics, brief=True),
         "Against always absent" if metrics["emotions"] else "Against the mean": verdict_on_constant(metrics)
         or _absent_sentence(metrics),
+        "Probabilities": _fitted_sentence(assessment),
         "Changed settings": changed,
     }
     sections = [
@@ -207,6 +209,23 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def _fitted_sentence(assessment: Assessment) -> str:
+    """The weights of the network and of the linear model, the thresholds, and what the network alone reaches."""
+    metrics, parts = assessment.metrics, []
+    weights = (metrics.get("calibration") or {}).get("weights") or {}
+    kinds = {str(one): (name, one) for name, one in weights.items()}  # tasks of a kind share them
+    for name, one in kinds.values():
+        what, linear = ("Log-odds", "logistic") if name in metrics["emotions"] else ("Values", "ridge")
+        pair = f"{number(one['network'])} times those of the network plus {number(one['linear'])} times those of"
+        parts.append(f"{what} are {pair} {linear} regression, weights fitted on validation.")
+    parts.append(tables.thresholds_line(metrics))
+    alone = metrics.get("network_alone")
+    if alone:
+        shown = [metric for metric in shown_metrics(alone, True) if metric.needs == "probability"]
+        parts += [f"The network alone reaches {m.title} {number(alone['mean'].get(m.key))}." for m in shown[:1]]
+    return " ".join(filter(None, parts))
+
+
 def _absent_sentence(metrics: Content) -> str:
     """The verdict on never predicting an emotion, where no baseline was predicted: from the interval of the model alone."""
     shown = [metric for metric in shown_metrics(metrics, True) if metric.needs == "decision"][:1]
@@ -224,9 +243,9 @@ def _absent_sentence(metrics: Content) -> str:
 def _metric_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[Section]:
     metrics, found = assessment.metrics, []
     texts = {
-        "emotions": "An emotion is decided as present if its probability is above one half. Intervals (95%, bootstrap) show the "
-        "variation over test clips, not over training seeds. Weighted F1 is high for a rare emotion even if it is never "
-        "predicted; F1 of “present”, UAR (guessing: 0.5) and AUROC (guessing: 0.5) are not.",
+        "emotions": "An emotion is decided as present if its probability is above its threshold (see the box on top). Intervals "
+        "(95%, bootstrap) show the variation over test clips, not over training seeds. Weighted F1 is high for a rare emotion "
+        "even if it is never predicted; F1 of “present”, UAR (guessing: 0.5) and AUROC (guessing: 0.5) are not.",
         "regression": "MAE and RMSE are in the unit of the labels; CCC (concordance correlation) is 1 only if predictions equal "
         "labels.",
     }
@@ -295,7 +314,7 @@ def _probability_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> 
         "Each point stands for an equal number of clips (a tenth), the line through it for the 95% interval of their share of "
         "present; below, how many clips have which probability. ECE is the mean distance from the diagonal over ten bins of "
         "equal width, weighted by clips. "
-        + (_fitted_on_validation(metrics) if fitted else "No thresholds were fitted.")
+        + ("Thresholds were fitted on validation, see the box on top." if fitted else "No thresholds were fitted.")
     )
     return [
         Section("Confusion", text, [plots.get("confusion"), plots.get("one_of_many")]),
@@ -306,18 +325,6 @@ def _probability_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> 
             fitted,
         ),
     ]
-
-
-def _fitted_on_validation(metrics: tables.Content) -> str:
-    """What the probabilities and decisions of the tables above come from."""
-    weights = list(metrics["calibration"].get("weights", {}).values())
-    if not weights:
-        return "Decisions are made at one half; the tables show other thresholds, fitted on validation."
-    first = f"log-odds are {weights[0]['network']:.2f} times those of the network plus {weights[0]['linear']:.2f} times those of "
-    return (
-        f"The model's {first}logistic regression; these weights, and the thresholds, were fitted on validation. By default an "
-        "emotion counts as present above its threshold for weighted F1."
-    )
 
 
 def _modality_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[Section]:

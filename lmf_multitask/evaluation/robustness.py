@@ -17,16 +17,14 @@ import numpy as np
 from lmf_multitask.data.columns import Column, Columns, row_blocks
 from lmf_multitask.data.modality import MODALITIES, missing_clips, present_steps
 from lmf_multitask.errors import DataError
+from lmf_multitask.evaluation.decisions import checked_predictions, task_names, tasks_of_kind
 from lmf_multitask.evaluation.metrics import (
     METRICS,
     PLACES,
     REGRESSION,
     always_absent,
     by_place,
-    checked_predictions,
     mean_of,
-    task_names,
-    tasks_of_kind,
     weighted_values,
 )
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lmf_multitask.config import setting, settings
-from lmf_multitask.evaluation.metrics import task_kinds
+from lmf_multitask.evaluation.decisions import task_kinds
 
 PRIOR, STRENGTH = 0.5, 10.0
 """The weights are drawn towards this value, as strongly as so many clips would; without validation labels they are this value."""

@@ -11,17 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lmf_multitask.errors import DataError
-from lmf_multitask.evaluation.metrics import (
-    EXCLUSIVE,
-    PLACES,
-    Decisions,
-    all_tasks,
-    by_place,
-    find_metric,
-    task_kinds,
-    task_names,
-    weighted_values,
-)
+from lmf_multitask.evaluation.decisions import Decisions, task_kinds, task_names
+from lmf_multitask.evaluation.metrics import EXCLUSIVE, PLACES, all_tasks, by_place, find_metric, weighted_values
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -127,7 +118,7 @@ def bootstrap(
         labels: float `[N, T]`, NaN not annotated.
         models: name -> predictions float `[N, T]`.
         tasks: the T tasks.
-        decisions: name -> decisions; of others those of `metrics.decisions_of`.
+        decisions: name -> decisions; of others those of `decisions.decisions_of`.
         resamples: R.
         seed: of the draws.
 

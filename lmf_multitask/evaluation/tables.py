@@ -91,8 +91,17 @@ def _emotions_table(metrics: Content) -> TextTable | None:
         *[metrics, *([baseline] if baseline else [])],
         first={"present": clips},
         last=last,
-        note="\n".join(filter(None, [*notes, why_not_published(metrics)])),
+        note="\n".join(filter(None, [*notes, thresholds_line(metrics), why_not_published(metrics)])),
     )
+
+
+def thresholds_line(metrics: Content) -> str:
+    """The probability above which each emotion counts as present; empty without emotions."""
+    above = metrics.get("decided_above") or {}
+    values = dict.fromkeys(above.values())
+    if len(values) == 1:
+        return f"An emotion counts as present above {number(*values)}."
+    return f"Present above: {', '.join(f'{name} {number(value)}' for name, value in above.items())}." if above else ""
 
 
 def _values_table(metrics: Content) -> TextTable | None:
@@ -263,7 +272,9 @@ def baseline_table(metrics: Content, kind: str = "binary") -> TextTable | None:
             for metric in metrics_for(EXCLUSIVE).values()
         ]
     heads = [f"mean over {TASK_WORDS[place]}s", *(name.replace("_", " ") for name in columns)]
-    return TextTable("comparison with baselines", heads, rows, note=verdict_on_linear(metrics, kind))
+    return TextTable(
+        f"{PREFIX.get(place, '')}comparison with baselines", heads, rows, note=verdict_on_linear(metrics, kind)
+    )
 
 
 def published_table(models: Mapping[str, Content]) -> TextTable | None:

@@ -66,7 +66,7 @@ def value_plots(assessment: Assessment) -> list[Plot]:
         panel.set(title=label(name), xlabel="true", ylabel="predicted minus true")
         listed = ", ".join(f"{number(error)} around {centre:.2f}" for centre, error in zip(centres, errors))
         said.append(f"{name}: mean absolute error {listed}")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, columnspacing=1)
     return [scatter, finish(figure, "residuals", "Errors by true value", f"{'; '.join(said)}.")]
 
 

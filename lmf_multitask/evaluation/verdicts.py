@@ -116,7 +116,7 @@ def comparison_verdict(comparison: Comparison) -> str:
 
 
 def verdict_on_linear(metrics: Content, *kinds: str, brief: bool = False) -> str:
-    """Whether the network is better than a linear model of the same features; empty where that was not measured.
+    """Whether the model is better than a linear model of the same features; empty where that was not measured.
 
     Args:
         metrics: the content of ``metrics.json``.
@@ -128,7 +128,7 @@ def verdict_on_linear(metrics: Content, *kinds: str, brief: bool = False) -> str
 
 
 def verdict_on_constant(metrics: Content) -> str:
-    """Whether the network is better than never predicting an emotion, and than the mean of train; empty where not measured."""
+    """Whether the model is better than never predicting an emotion, and than the mean of train; empty where not measured."""
     found = []
     for kind, (name, *_) in BASELINES.items():
         shown = name.replace("_", " ")
@@ -162,7 +162,7 @@ def linear_over_seeds(runs: Sequence[Content]) -> str:
                 shown.append(f"{METRICS[key].title} {difference(over['mean'], over['interval'])}")
         if shown:
             means = f"means over {TASK_WORDS[PLACES[kind]]}s and {len(runs)} seeds, 95% t-intervals over seeds"
-            found.append(f"The network minus {name.replace('_', ' ')}, {means}: {', '.join(shown)}.")
+            found.append(f"The model minus {name.replace('_', ' ')}, {means}: {', '.join(shown)}.")
     return " ".join(found)
 
 
@@ -183,7 +183,7 @@ def _verdict_on(metrics: Content, kind: str, name: str, shown: str = "", *, brie
     exclusive = ahead.get("exclusive")
     decision = measured(exclusive, metrics["exclusive"]["rows"]) if exclusive else None
     mean = measured(ahead["mean"], metrics["samples"])
-    pair = Pair(shown or name.replace("_", " "), "the network", found, mean, decision)
+    pair = Pair(shown or name.replace("_", " "), "the model", found, mean, decision)
     text = _pair_verdict(pair, TASK_WORDS[place], brief)
     return f"{text[0].upper()}{text[1:]}"
 

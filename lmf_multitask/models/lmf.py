@@ -323,12 +323,15 @@ class _Blueprint(LMFModel):
 
 
 def weight_shapes(
-    inputs: Mapping[str, Input | Sequence[int]], tasks: Sequence[Task | str], config: ModelConfig
+    inputs: Mapping[str, Input | Sequence[int]],
+    tasks: Sequence[Task | str],
+    config: ModelConfig,
+    trained_only: bool = False,
 ) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight of an `LMFModel`, by name, without the memory that it would take."""
+    """The shape of every weight (or trained weight) of an `LMFModel`, by name, without the memory that it would take."""
     with _without_memory():
         weights = _Blueprint(inputs, tasks, config).weights()
-    return {name: tuple(weight.shape) for name, weight in weights.items()}
+    return {name: tuple(one.shape) for name, one in weights.items() if not (trained_only and one.stop_gradient)}
 
 
 @contextmanager

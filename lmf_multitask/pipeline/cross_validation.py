@@ -11,22 +11,21 @@ import numpy as np
 
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.assessment import Assessment, assess
-from lmf_multitask.evaluation.metrics import Decisions, all_tasks
+from lmf_multitask.evaluation.decisions import Decisions
+from lmf_multitask.evaluation.metrics import all_tasks
 from lmf_multitask.evaluation.predictions import read_predictions
-from lmf_multitask.evaluation.report import write_report
 from lmf_multitask.evaluation.statistics import fold_summary
 from lmf_multitask.files import MANIFEST
-from lmf_multitask.pipeline.reporting import config_facts, evaluate_run, learning_curves
-from lmf_multitask.pipeline.runs import (
+from lmf_multitask.pipeline.layout import (
     LINEAR,
     LINEAR_FILES,
     METRICS_FILE,
     PREDICTIONS_FILE,
     REPORT_FILE,
-    Run,
     fold_folders,
-    runs_in,
 )
+from lmf_multitask.pipeline.reporting import config_facts, evaluate_run, learning_curves
+from lmf_multitask.pipeline.runs import Run, runs_in
 from lmf_multitask.pipeline.stages import write_joined, write_split
 from lmf_multitask.tasks import make_tasks
 
@@ -84,6 +83,8 @@ def report_folds(
     Raises:
         RunError: a fold is not complete.
     """
+    from lmf_multitask.evaluation.report import write_report  # with matplotlib, half a second of import
+
     places = list(fold_folders(folder).values())
     found = found or pooled([_written(place) for place in places], folder)
     runs = [run for place in places for run in runs_in(place)]

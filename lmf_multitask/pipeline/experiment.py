@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from lmf_multitask.data.columns import column_arrays
-from lmf_multitask.evaluation.metrics import METRICS, exclusive_rows, metrics_of, value_of
+from lmf_multitask.evaluation.decisions import exclusive_rows
+from lmf_multitask.evaluation.metrics import METRICS, all_tasks, metrics_of, value_of
+from lmf_multitask.pipeline.layout import CHECKPOINTS_FOLDER, LABEL_COLUMN, VISUALDL_FOLDER
 from lmf_multitask.pipeline.progress import Progress, epoch_line
 from lmf_multitask.pipeline.reporting import write_report_of
-from lmf_multitask.pipeline.runs import CHECKPOINTS_FOLDER, LABEL_COLUMN, VISUALDL_FOLDER, Run
+from lmf_multitask.pipeline.runs import Run
 from lmf_multitask.pipeline.settings import ExperimentConfig
 from lmf_multitask.pipeline.stages import (
     Prepared,
@@ -229,14 +231,12 @@ def _trainer(
 
 
 def validation_metrics(model: LMFModel, outputs: np.ndarray, labels: np.ndarray, monitor: str) -> dict[str, float]:
-    """Means of the headline metrics, the monitored one, and of each task weighted F1 or r and MAE, where defined."""
+    """Means of the headline metrics, the monitored one, and those of each task that `Metric.per_epoch` marks, where defined."""
     predicted = predictions(outputs, model.tasks)
     found = metrics_of(labels, predicted, model.tasks)
     shown = {key: value for key, value in found["mean"].items() if METRICS[key].headline}
     if monitor != "loss":
         shown[monitor] = value_of(monitor, labels, predicted, model.tasks)
-    per_task = {"emotions": ("weighted_f1",), "regression": ("pearson", "mae")}
-    for place, keys in per_task.items():
-        for name, values in found.get(place, {}).items():
-            shown.update({f"{name}_{key}": values[key] for key in keys if key in values})
+    for name, values in all_tasks(found).items():
+        shown.update({f"{name}_{key}": values[key] for key in values if key in METRICS and METRICS[key].per_epoch})
     return {name: value for name, value in shown.items() if value is not None}

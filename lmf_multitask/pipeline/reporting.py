@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,12 +17,10 @@ from lmf_multitask.config import to_dict
 from lmf_multitask.data.loading import SAMPLE_NOTE
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.assessment import Assessment, LearningCurves
-from lmf_multitask.evaluation.plots import robustness_plot
 from lmf_multitask.evaluation.predictions import changes_csv
-from lmf_multitask.evaluation.report import write_report
 from lmf_multitask.evaluation.robustness import measure_robustness, predictions_without
 from lmf_multitask.files import read_text, write_json, write_text
-from lmf_multitask.pipeline.runs import (
+from lmf_multitask.pipeline.layout import (
     CONFIG_FILE,
     HISTORY_FILE,
     ROBUSTNESS_FILE,
@@ -38,7 +37,10 @@ from lmf_multitask.pipeline.stages import (
     restore,
     write_split,
 )
-from lmf_multitask.runtime import surroundings
+from lmf_multitask.runtime import quiet_imports, surroundings
+
+with quiet_imports():
+    from lmf_multitask.models.lmf import weight_shapes
 
 _MOST_HISTORY = 16 << 20  # bytes
 
@@ -141,6 +143,8 @@ def write_report_of(
         whole: also measure noise and missing clips, which takes a dozen times as long as the subsets of modalities, and write
             the plots as PDF.
     """
+    from lmf_multitask.evaluation.report import write_report  # with matplotlib, half a second of import
+
     split = found.metrics["split"]
     robustness = _robustness(trained, validation or predict(trained, trained.split("validation", split)), whole)
     without = predictions_without(trained.predict, trained.columns(split), trained.modalities)
@@ -216,6 +220,8 @@ def _robustness(trained: Trained, predicted: Predicted, curves: bool) -> dict[st
 
 
 def _write_robustness(folder: Path, found: dict[str, Any]) -> list[Path]:
+    from lmf_multitask.evaluation.plots import robustness_plot
+
     paths = [folder / ROBUSTNESS_FILE]
     write_json(paths[0], found)
     plot, place = robustness_plot(found), folder / ROBUSTNESS_PLOT
@@ -231,11 +237,14 @@ def _facts(trained: Trained) -> dict[str, str]:
     """Heading -> text, for the report."""
     runs, found = trained.runs, config_facts({run.folder.name: one for run, one in zip(trained.runs, trained.configs)})
     counts = ", ".join(f"{len(rows):,} {name}" for name, rows in trained.data.dataset.items())
-    sizes = [sum(int(np.prod(w.shape)) for w in m.weights().values() if not w.stop_gradient) for m in trained.models]
+    sizes = [
+        sum(map(math.prod, weight_shapes(m.inputs, m.tasks, m.config, trained_only=True).values()))
+        for m in trained.models
+    ]
     begun = time.localtime((runs[-1].folder / CONFIG_FILE).stat().st_mtime)
-    path = SAMPLE_NOTE.removesuffix(".") if trained.data_path is None else trained.data_path
     own = {
-        "Data": f"{path}: {counts} clips.",
+        "Data": f"{trained.data_path or 'the built-in sample'}: {counts} clips."
+        + (f" {SAMPLE_NOTE}" if trained.data_path is None else ""),
         "Model": f"{found['Model'].removesuffix('.')}, {' + '.join(f'{size:,}' for size in sizes)} trainable parameters.",
         "Started": time.strftime("%Y-%m-%d %H:%M", begun),
         "Command that trains it again": "\n".join(

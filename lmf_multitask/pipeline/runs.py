@@ -1,22 +1,4 @@
-"""A run directory: its layout, how it is written, and how a trained model is read back.
-
-config.yaml       every setting; enough to repeat the run
-origin.json       what else the result depends on: fingerprint of the data, versions, processor settings
-model/            weights, architecture, calibration, and a manifest with their SHA-256
-checkpoints/      for resuming
-history.csv       one row per epoch
-predictions.csv   one row per test clip; predictions_LINEAR.csv: the same of the linear models
-metrics.json      metrics on test; its presence means that the run is complete
-manifest.json     SHA-256 of the files above
-report.html       the report, one self-contained file; its plots also in plots/
-robustness.json   metrics without some modalities or with noise; robustness.svg shows them
-without.csv       how each test prediction changes when a modality is removed from the clip
-train.log         the log
-
-The parent of per-emotion runs holds one run directory per emotion and the joined metrics and predictions. The parent of
-a cross-validation holds one ``foldN`` per fold, which is a run directory or such a parent, and the pooled metrics and
-predictions. The parent of several seeds holds one ``seedN`` per seed, which is any of these.
-"""
+"""A run directory: how it is written, and how a trained model is read back; its layout is in `pipeline.layout`."""
 
 from __future__ import annotations
 
@@ -29,7 +11,6 @@ import io
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,9 +21,6 @@ import yaml
 
 from lmf_multitask.data.schema import sort_emotions
 from lmf_multitask.errors import ConfigError, RunError
-from lmf_multitask.evaluation.metrics import BASELINES
-from lmf_multitask.evaluation.predictions import Predictions, join_emotions, read_predictions
-from lmf_multitask.evaluation.robustness import ROBUSTNESS_FILE
 from lmf_multitask.files import (
     MANIFEST,
     naming,
@@ -54,76 +32,30 @@ from lmf_multitask.files import (
     write_manifest,
     write_text,
 )
-from lmf_multitask.pipeline.settings import ExperimentConfig, settings_from
+from lmf_multitask.pipeline.layout import (
+    CONFIG_FILE,
+    CONTENTS,
+    HISTORY_FILE,
+    LABEL_COLUMN,
+    LOG_FILE,
+    METRICS_FILE,
+    MODEL_FOLDER,
+    ORIGIN_FILE,
+    REPORT_FILE,
+    RESULTS,
+    check_no_links,
+    fold_folders,
+    seed_folders,
+)
+from lmf_multitask.pipeline.settings import ExperimentConfig, first_difference, settings_from
 from lmf_multitask.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
     from lmf_multitask.evaluation.calibration import Calibration
     from lmf_multitask.models.lmf import LMFModel
 
-CONFIG_FILE, ORIGIN_FILE, LOG_FILE = "config.yaml", "origin.json", "train.log"
-LABEL_COLUMN = "label_column"
-"""Key of ``origin.json``: which column of one-hot labels was taken for present; other data are read alike."""
-
-METRICS_FILE, PREDICTIONS_FILE, HISTORY_FILE = "metrics.json", "predictions.csv", "history.csv"
-REPORT_FILE, PLOTS_FOLDER, WITHOUT_FILE = "report.html", "plots", "without.csv"
-ROBUSTNESS_PLOT = "robustness.svg"
-MODEL_FOLDER, CHECKPOINTS_FOLDER, VISUALDL_FOLDER = "model", "checkpoints", "visualdl"
-LINEAR = tuple(names[-1] for names in BASELINES.values())
-"""The baselines whose predictions are written, too."""
-
-
-def linear_file(path: Path, name: str) -> Path:
-    """Where the predictions of a linear model go, beside those of the network."""
-    return path.with_name(f"{path.stem}_{name}{path.suffix}")
-
-
-LINEAR_FILES = tuple(linear_file(Path(PREDICTIONS_FILE), name).name for name in LINEAR)
-RESULTS = (HISTORY_FILE, PREDICTIONS_FILE, *LINEAR_FILES, METRICS_FILE)
-CONTENTS = (
-    *(
-        CONFIG_FILE,
-        ORIGIN_FILE,
-        LOG_FILE,
-        MANIFEST,
-        REPORT_FILE,
-        ROBUSTNESS_FILE,
-        ROBUSTNESS_PLOT,
-        WITHOUT_FILE,
-        *RESULTS,
-    ),
-    *(MODEL_FOLDER, CHECKPOINTS_FOLDER, VISUALDL_FOLDER, PLOTS_FOLDER),
-)
 _SPLIT_RESULTS = ("metrics_*.json", "predictions_*.csv")  # written by `evaluate`
 _MOST_BYTES = 64 << 20  # of a JSON file of a run
-_NUMBERED = re.compile(r"(seed|fold)([0-9]{1,19})")
-
-
-def check_run_names(emotions: Sequence[str]) -> None:
-    """Checks that each emotion can name the folder of its run beside the files of the parent.
-
-    Raises:
-        ConfigError: the layout uses a name itself.
-    """
-    for name in emotions:
-        if name in CONTENTS or _NUMBERED.fullmatch(name):
-            raise ConfigError(
-                f"an emotion with a run of its own must not be called {name!r}, since the output directory uses that name. "
-                "Rename it in the data, or train with --mode multitask."
-            )
-
-
-def check_no_links(root: Path, path: Path) -> None:
-    """Checks that no part of a path below `root` is a symbolic link; `root` itself may be one.
-
-    Raises:
-        RunError: one is.
-    """
-    for place in (path, *path.parents):
-        if place == root:
-            return
-        if place.is_symlink():
-            raise RunError(f"{place}: must not be a symbolic link, but is one. Replace it by what it points to.")
 
 
 def runs_in(folder: str | Path) -> list[Run]:
@@ -137,8 +69,7 @@ def runs_in(folder: str | Path) -> list[Run]:
         raise RunError(f"{folder}: must be a run directory, but there is no such folder. Check the path.")
     if (folder / CONFIG_FILE).is_file():
         return [Run(folder)]
-    for kind in ("seed", "fold"):
-        several = _numbered(folder, kind)
+    for kind, several in (("seed", seed_folders(folder)), ("fold", fold_folders(folder))):
         if several:
             names = ", ".join(path.name for path in several.values())
             raise RunError(
@@ -153,35 +84,6 @@ def runs_in(folder: str | Path) -> list[Run]:
             "Give the --output_dir of a training."
         )
     return [found[name] for name in sort_emotions(list(found))]
-
-
-def seed_folders(folder: str | Path) -> dict[int, Path]:
-    """Seed -> folder of its runs; empty if the folder is not the parent of several seeds.
-
-    Raises:
-        RunError: one of them is a symbolic link.
-    """
-    return _numbered(folder, "seed")
-
-
-def fold_folders(folder: str | Path) -> dict[int, Path]:
-    """Number of a fold, from 1 -> folder of its run or runs; empty if the folder is not the parent of a cross-validation.
-
-    Raises:
-        RunError: one of them is a symbolic link.
-    """
-    return _numbered(folder, "fold")
-
-
-def _numbered(folder: str | Path, kind: str) -> dict[int, Path]:
-    folder = Path(folder).expanduser()
-    found = {}
-    for path in folder.glob(f"{kind}*"):
-        match = _NUMBERED.fullmatch(path.name)
-        if match and path.is_dir():
-            check_no_links(folder, path)
-            found[int(match[2])] = path
-    return dict(sorted(found.items()))
 
 
 class _LogFile(logging.FileHandler):
@@ -494,67 +396,3 @@ class Run:
         path = self.folder / name
         check_no_links(self.folder, path)
         return read_json(path, _MOST_BYTES, RunError)
-
-
-def predictions_of(paths: Sequence[str]) -> list[list[Predictions]]:
-    """Predictions of run directories, of parents of any kind, or of CSV files, under the shortest names that differ.
-
-    Returns:
-        One or, of the parent of several seeds, several predictions for each path.
-
-    Raises:
-        UserError: a path is none of these.
-    """
-    return [
-        [_predictions(place, name) for place in (seed_folders(path) or {0: path}).values()]
-        for name, path in zip(_short_names(paths), map(Path, paths))
-    ]
-
-
-def _predictions(path: Path, name: str) -> Predictions:
-    if path.is_file():
-        return read_predictions(path, name)
-    if (path / PREDICTIONS_FILE).is_file():  # a run, a parent, or a folder of `lmf infer`
-        return read_predictions(Run(path).check_unchanged(PREDICTIONS_FILE), name)
-    parts = [read_predictions(run.check_unchanged(PREDICTIONS_FILE)) for run in runs_in(path)]
-    return join_emotions(parts, name, path)
-
-
-def first_difference(
-    before: Mapping[str, Any], now: Mapping[str, Any], ignored: Sequence[str] = (), leaves: Sequence[str] = ()
-) -> tuple[str, Any, Any] | None:
-    """The first setting, by dotted name, that differs between two nested mappings.
-
-    Args:
-        before: nested settings.
-        now: the same of another time.
-        ignored: dotted names that may differ.
-        leaves: names of mappings that are not settings themselves but are compared value by value, as a whole each.
-
-    Returns:
-        Name, value before, value now; a missing value is the text ``nothing``. None if nothing differs.
-    """
-    old, new = dict(_flat(before, leaves)), dict(_flat(now, leaves))
-    for name in dict.fromkeys([*old, *new]):
-        pair = old.get(name, "nothing"), new.get(name, "nothing")
-        if name not in ignored and pair[0] != pair[1]:
-            return name, *pair
-    return None
-
-
-def _flat(tree: Mapping[str, Any], leaves: Sequence[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value and prefix.rstrip(".") not in leaves:
-            yield from _flat(value, leaves, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _short_names(paths: Sequence[str]) -> list[str]:
-    """The last parts of paths, as few as make them differ."""
-    whole = [Path(path).expanduser().absolute() for path in paths]
-    for length in (1, 2, 3):
-        names = ["/".join(path.parts[-length:]) for path in whole]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in whole]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, model_validator
 
 from lmf_multitask.config import (
-    DataConfig,
     build,
     check_name,
     find_config,
@@ -21,6 +20,7 @@ from lmf_multitask.config import (
     settings,
     to_dict,
 )
+from lmf_multitask.data.config import DataConfig
 from lmf_multitask.data.folds import MOST_FOLDS, Fold
 from lmf_multitask.data.targets import BINARY, Target, parse_target
 from lmf_multitask.errors import ConfigError, RunError
@@ -210,3 +210,33 @@ def recipe_config(recipe: str, emotion: str) -> dict[str, Any]:
     path = find_config(f"per_emotion/{recipe}/default")
     own = path.with_name(f"{check_name(emotion).lower()}.yaml")
     return merged(read_settings(path), read_settings(own)) if own.is_file() else read_settings(path)
+
+
+def first_difference(
+    before: Mapping[str, Any], now: Mapping[str, Any], ignored: Sequence[str] = (), leaves: Sequence[str] = ()
+) -> tuple[str, Any, Any] | None:
+    """The first setting, by dotted name, that differs between two nested mappings.
+
+    Args:
+        before: nested settings.
+        now: the same of another time.
+        ignored: dotted names that may differ.
+        leaves: names of mappings that are not settings themselves but are compared value by value, as a whole each.
+
+    Returns:
+        Name, value before, value now; a missing value is the text ``nothing``. None if nothing differs.
+    """
+    old, new = dict(_flat(before, leaves)), dict(_flat(now, leaves))
+    for name in dict.fromkeys([*old, *new]):
+        pair = old.get(name, "nothing"), new.get(name, "nothing")
+        if name not in ignored and pair[0] != pair[1]:
+            return name, *pair
+    return None
+
+
+def _flat(tree: Mapping[str, Any], leaves: Sequence[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value and prefix.rstrip(".") not in leaves:
+            yield from _flat(value, leaves, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -19,19 +19,18 @@ from lmf_multitask.evaluation.statistics import seed_summary
 from lmf_multitask.files import write_json
 from lmf_multitask.pipeline.cross_validation import join_folds
 from lmf_multitask.pipeline.launcher import train_all
-from lmf_multitask.pipeline.reporting import config_facts, write_report_of
-from lmf_multitask.pipeline.runs import (
+from lmf_multitask.pipeline.layout import (
     CONFIG_FILE,
     REPORT_FILE,
     ROBUSTNESS_FILE,
     ROBUSTNESS_PLOT,
-    Run,
     check_no_links,
     check_run_names,
     fold_folders,
-    runs_in,
     seed_folders,
 )
+from lmf_multitask.pipeline.reporting import config_facts, write_report_of
+from lmf_multitask.pipeline.runs import Run, runs_in
 from lmf_multitask.pipeline.settings import ExperimentConfig
 from lmf_multitask.pipeline.stages import assess_predictions, predict, read_data, restore, without, write_joined
 

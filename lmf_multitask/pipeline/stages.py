@@ -25,21 +25,14 @@ from lmf_multitask.errors import RunError, TrainingError
 from lmf_multitask.evaluation.assessment import Assessment, assess
 from lmf_multitask.evaluation.baselines import LinearBaseline, baseline_predictions, fit_linear_baseline
 from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration
-from lmf_multitask.evaluation.metrics import (
-    EXCLUSIVE,
-    METRICS,
-    Decisions,
-    decide,
-    decisions_of,
-    metrics_of,
-    task_kinds,
-    value_of,
-)
+from lmf_multitask.evaluation.decisions import Decisions, decide, decisions_of, task_kinds
+from lmf_multitask.evaluation.metrics import EXCLUSIVE, METRICS, metrics_of, value_of
 from lmf_multitask.evaluation.predictions import write_predictions
 from lmf_multitask.evaluation.stacking import fit_weights
 from lmf_multitask.files import write_json
 from lmf_multitask.models.config import ModelConfig
-from lmf_multitask.pipeline.runs import LINEAR, MODEL_FOLDER, PREDICTIONS_FILE, Run, linear_file, runs_in
+from lmf_multitask.pipeline.layout import LINEAR, MODEL_FOLDER, PREDICTIONS_FILE, linear_file
+from lmf_multitask.pipeline.runs import Run, runs_in
 from lmf_multitask.pipeline.settings import ExperimentConfig
 from lmf_multitask.runtime import quiet_imports, select_device
 from lmf_multitask.tasks import BinaryTask, RegressionTask, Task, make_tasks

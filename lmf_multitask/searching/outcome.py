@@ -33,7 +33,8 @@ from lmf_multitask.evaluation.statistics import seed_summary
 from lmf_multitask.evaluation.text import number
 from lmf_multitask.files import read_text, remove_leftovers, write_json, write_text
 from lmf_multitask.pipeline.launcher import train_all
-from lmf_multitask.pipeline.runs import HISTORY_FILE, Run, check_no_links
+from lmf_multitask.pipeline.layout import HISTORY_FILE, check_no_links
+from lmf_multitask.pipeline.runs import Run
 from lmf_multitask.pipeline.stages import Prepared, check_network, load
 from lmf_multitask.searching.driver import run_trials
 from lmf_multitask.searching.page import write_search

@@ -169,7 +169,7 @@ class SearchResult:
             for trial in self.trials
         ]
         heads = ["trial", "state", self.metric, "kept epoch", *map(short_name, names)]
-        return TextTable("every trial", heads, rows, left=(0, 1), sortable=True, filters=(1,))
+        return TextTable("settings and outcome of each", heads, rows, left=(0, 1), sortable=True, filters=(1,))
 
 
 def _kept(trial: Trial) -> str:

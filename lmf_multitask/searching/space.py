@@ -15,8 +15,7 @@ import yaml
 from lmf_multitask.config import build, options, read_settings, replaced, setting, settings, to_dict, type_parts
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.evaluation.metrics import METRICS, TASK_METRIC
-from lmf_multitask.pipeline.runs import first_difference
-from lmf_multitask.pipeline.settings import ExperimentConfig, varied_settings
+from lmf_multitask.pipeline.settings import ExperimentConfig, first_difference, varied_settings
 
 # a study may be continued on another device, and with data and caches that were moved
 _FREE = ("experiment.device", "experiment.data_path", "experiment.data.cache_dir")

@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 import pydantic
@@ -34,6 +34,9 @@ from lmf_multitask.runtime import quiet_imports
 
 with quiet_imports():
     import paddle
+
+if TYPE_CHECKING:
+    from lmf_multitask.training.module import TrainingModule
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +201,7 @@ def _module_tensors(module: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
     return tensors
 
 
-def _optimizer_tensors(optimizer: Any, module: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
+def _optimizer_tensors(optimizer: Any, module: TrainingModule) -> dict[str, paddle.Tensor]:
     """Accumulators of an optimiser as ``PARAMETER/ACCUMULATOR``, by the parameter's name in the module.
 
     Paddle's own names depend on how many layers the process has built before.
@@ -206,7 +209,7 @@ def _optimizer_tensors(optimizer: Any, module: paddle.nn.Layer) -> dict[str, pad
     Raises:
         TrainingError: a parameter does not belong to the module.
     """
-    names = {parameter.name: name for name, parameter in module.named_parameters()}
+    names = {parameter.name: name for name, parameter in module.optimized_parameters().items()}
     tensors = {}
     for accumulator, of_parameters in optimizer._accumulators.items():
         for parameter, tensor in of_parameters.items():
@@ -264,7 +267,7 @@ def read_module(checkpoint: Path, module: paddle.nn.Layer) -> None:
     _read_tensors(checkpoint / _MODEL_FILE, lambda names: _module_tensors(module))
 
 
-def read_optimizer(checkpoint: Path, optimizer: Any, module: paddle.nn.Layer) -> None:
+def read_optimizer(checkpoint: Path, optimizer: Any, module: TrainingModule) -> None:
     """Gives a new optimiser the accumulators in a checkpoint.
 
     Raises:
@@ -273,7 +276,7 @@ def read_optimizer(checkpoint: Path, optimizer: Any, module: paddle.nn.Layer) ->
 
     def expected(names: set[str]) -> dict[str, paddle.Tensor]:
         owners = {name.rpartition("/")[0] for name in names}
-        parameters = [weight for name, weight in module.named_parameters() if name in owners]
+        parameters = [weight for name, weight in module.optimized_parameters().items() if name in owners]
         # Paddle creates accumulators in the first step, for parameters with a gradient; its own way to restore
         # them (set_state_dict) needs the names of the saved process
         optimizer._create_accumulators(paddle.base.framework.default_main_program().global_block(), parameters)
@@ -309,7 +312,7 @@ def _layout(value: Any) -> Any:
 
 
 def write_checkpoint(
-    path: Path, module: paddle.nn.Layer, optimizer: Any, schedulers: list[Any], state: State, progress: dict[str, Any]
+    path: Path, module: TrainingModule, optimizer: Any, schedulers: list[Any], state: State, progress: dict[str, Any]
 ) -> None:
     """Writes a checkpoint, complete or not at all.
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lmf_multitask.errors import TrainingError
-from lmf_multitask.evaluation.metrics import exclusive_rows
+from lmf_multitask.evaluation.decisions import exclusive_rows
 from lmf_multitask.runtime import quiet_imports
 from lmf_multitask.tasks import BinaryTask, Task
 from lmf_multitask.training.config import TrainingConfig

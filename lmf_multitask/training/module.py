@@ -18,6 +18,7 @@ from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.runtime import quiet_imports
 from lmf_multitask.training import parallel
 from lmf_multitask.training.config import TrainingConfig
+from lmf_multitask.training.flat import flatten
 from lmf_multitask.training.losses import MultitaskLoss
 
 with quiet_imports():
@@ -60,6 +61,10 @@ class TrainingModule(nn.Layer):
 
     def on_train_epoch_end(self) -> None:
         """Called after an epoch's last step, before validation."""
+
+    def optimized_parameters(self) -> dict[str, paddle.Tensor]:
+        """What the optimiser may update, by name: the parameters, or buffers that hold many of them."""
+        return dict(self.named_parameters())
 
     def watched_parameters(self) -> list[tuple[str, paddle.Tensor]]:
         """Parameters that are checked in every step: the gradients of trained ones, the values of the others."""
@@ -104,6 +109,8 @@ class LMFModule(TrainingModule):
             for weight in self.ema_model.parameters():
                 weight.stop_gradient = True
             self._pairs = list(zip(self.ema_model.parameters(), model.parameters()))
+            self._averaged = self._pairs
+        self._flat: dict[str, paddle.Tensor] = {}
 
     @property
     def trained(self) -> LMFModel:
@@ -137,11 +144,15 @@ class LMFModule(TrainingModule):
         decay = min(1.0 - 1.0 / max(horizon, 1.0), (1 + step) / (10 + step))
         share = paddle.to_tensor(1.0 - decay, dtype="float32")
         with paddle.no_grad():
-            for average, weight in self._pairs:
+            for average, weight in self._averaged:
                 if weight.stop_gradient:  # statistics of the inputs
                     paddle.assign(weight, average)
                 else:
                     average.lerp_(weight.detach(), share)
+
+    def optimized_parameters(self) -> dict[str, paddle.Tensor]:
+        """See `TrainingModule.optimized_parameters`."""
+        return self._flat or super().optimized_parameters()
 
     def watched_parameters(self) -> list[tuple[str, paddle.Tensor]]:
         """All but the moving average, which follows the others."""
@@ -159,12 +170,14 @@ class LMFModule(TrainingModule):
         self._check_pairs()
         config = self.config
         rate, factor_rate = config.learning_rate, config.factor_learning_rate or config.learning_rate
-        named = [(name, weight) for name, weight in self.named_parameters() if not weight.stop_gradient]
-        groups: Any = [
-            {"params": [w for name, w in named if ".factors." in name], "learning_rate": factor_rate},
-            {"params": [w for name, w in named if ".factors." not in name], "learning_rate": rate},
-        ]
-        groups = [group for group in groups if group["params"]]  # only low-rank fusion has factors
+        together: dict[tuple[bool, float], list[paddle.Tensor]] = {}
+        for name, weight in self.named_parameters():
+            if not weight.stop_gradient:
+                own = factor_rate if ".factors." in name else rate  # only low-rank fusion has factors
+                together.setdefault((name.startswith("model."), own), []).append(weight)
+        groups: Any = [{"params": weights, "learning_rate": own} for (_, own), weights in together.items()]
+        if parallel.world_size() == 1 and paddle.get_device() == "cpu":  # not tried elsewhere
+            self._flatten(groups)
         clip = None if config.max_grad_norm is None else nn.ClipGradByGlobalNorm(config.max_grad_norm)
         scheduler = None
         if config.schedule == "cosine":
@@ -175,6 +188,18 @@ class LMFModule(TrainingModule):
             scheduler or 1.0, parameters=groups, weight_decay=float(config.weight_decay), grad_clip=clip
         )
         return (optimizer, scheduler) if scheduler else optimizer
+
+    def _flatten(self, groups: list[dict[str, Any]]) -> None:
+        """Moves the weights of each group into one buffer, and their moving averages into another."""
+        average_of = {} if self.ema_model is None else {id(weight): average for average, weight in self._pairs}
+        averaged = [pair for pair in self._pairs if pair[1].stop_gradient] if average_of else []
+        for number, group in enumerate(groups):
+            weights = group["params"]
+            buffer = flatten(weights, gradients=True)
+            if id(weights[0]) in average_of:  # else they are of the loss
+                averaged.append((flatten([average_of[id(weight)] for weight in weights]), buffer))
+            self._flat[f"buffer_{number}"], group["params"] = buffer, [buffer]
+        self._averaged = averaged
 
     def _check_pairs(self) -> None:
         if self.ema_model is None:

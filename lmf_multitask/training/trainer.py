@@ -326,12 +326,22 @@ class LMFTrainer(Trainer):
         # Trainer always steps a scheduler; this one does not belong to the optimizer
         self.lr_scheduler = scheduler or paddle.optimizer.lr.LambdaDecay(self.optimizer.get_lr(), lambda step: 1.0)
 
+    def training_step(self, model: Any, inputs: Mapping[str, paddle.Tensor], step_control: int = 0) -> paddle.Tensor:
+        """Forward and backward of one batch; Trainer's own sets the mode of every layer in every step."""
+        if not self.model.training:
+            model.train()
+        loss = self.compute_loss(model, inputs)
+        if self.args.gradient_accumulation_steps > 1:
+            loss = loss / self.args.gradient_accumulation_steps
+        loss.backward()
+        return loss.detach()
+
     def compute_loss(self, model: Any, inputs: Mapping[str, paddle.Tensor], return_outputs: bool = False) -> Any:
         """The loss of the module's `training_step`."""
         return model(inputs)
 
     def _check_loss_valid(self, loss: paddle.Tensor) -> None:
-        self._finite_check.check_step(self, float(loss))
+        self._finite_check.check_step(self, loss)
 
     # -- evaluation
 

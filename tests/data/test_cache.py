@@ -306,7 +306,7 @@ def test_a_damaged_cache_is_written_again(write_pickle, tmp_path, copies, monkey
 
 
 def cache_module_config(folder):
-    from lmf_multitask.config import DataConfig
+    from lmf_multitask.data.config import DataConfig
 
     return DataConfig(cache_dir=str(folder))
 
@@ -346,7 +346,7 @@ def test_clips_that_occur_more_than_once(tmp_path):
 
 
 def test_sequences_that_were_cut_are_noted(tmp_path):
-    from lmf_multitask.config import DataConfig
+    from lmf_multitask.data.config import DataConfig
 
     audio = [[[1.0]] * length for length in (1, 3, 5, 2)]
     for split in SPLITS:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import make_corpus
 
-from lmf_multitask.config import DataConfig
+from lmf_multitask.data.config import DataConfig
 from lmf_multitask.data.sources import emotions_first, open_source
 from lmf_multitask.errors import DataError
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from conftest import make_corpus
 
-from lmf_multitask.config import DataConfig
 from lmf_multitask.data.columns import column_arrays
+from lmf_multitask.data.config import DataConfig
 from lmf_multitask.data.folds import MOST_FOLDS, Fold, assign_folds, split_of_rows
 from lmf_multitask.data.loading import load
 from lmf_multitask.errors import DataError

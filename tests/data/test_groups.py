@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import make_corpus
 
-from lmf_multitask.config import DataConfig
+from lmf_multitask.data.config import DataConfig
 from lmf_multitask.data.loading import convert, inspect, load, load_iemocap
 from lmf_multitask.errors import DataError
 

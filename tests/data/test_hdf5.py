@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from layouts import csd_folder, write_h5
 
-from lmf_multitask.config import DataConfig
 from lmf_multitask.data.columns import column_arrays
+from lmf_multitask.data.config import DataConfig
 from lmf_multitask.data.loading import load
 from lmf_multitask.data.sources import open_source
 from lmf_multitask.errors import DataError, InstallationError

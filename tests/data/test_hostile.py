@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import make_corpus
+from pickle_layouts import make_clips, mmsa
 
 from lmf_multitask import load_iemocap
 from lmf_multitask.data.loading import inspect
@@ -384,6 +385,17 @@ def test_padding_does_not_fill_the_disk(tmp_path, form):
         DataError, match=r"features must take at most 100 times .* Shorten sequences: --data.max_length"
     ):
         inspect(path)
+
+
+def test_half_a_character_in_an_id(tmp_path):
+    """Pickles can hold text that UTF-8 cannot express; reports and tables are UTF-8."""
+    data = mmsa(make_clips())
+    data["test"]["id"] = ["\ud800", *data["test"]["id"][1:]]
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(data))
+    with pytest.raises(
+        DataError, match=r"x.pkl: ids must be text that UTF-8 can express, but one has half a character"
+    ):
+        inspect(tmp_path / "x.pkl")
 
 
 def test_long_ids_of_any_layout(tmp_path):

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from layouts import write_csv
 
-from lmf_multitask.config import DataConfig
+from lmf_multitask.data.config import DataConfig
 from lmf_multitask.data.loading import convert, load
 from lmf_multitask.data.sources import open_source
 from lmf_multitask.errors import DataError

@@ -6,8 +6,8 @@ import pytest
 from conftest import shared_file
 from layouts import LAYOUTS, SPLITS, clips, labels_of, write_csv
 
-from lmf_multitask.config import DataConfig
 from lmf_multitask.data.columns import column_arrays
+from lmf_multitask.data.config import DataConfig
 from lmf_multitask.data.loading import convert, inspect, load
 from lmf_multitask.data.sources import open_source
 from lmf_multitask.errors import DataError

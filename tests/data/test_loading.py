@@ -10,9 +10,9 @@ import pytest
 from conftest import make_corpus, shared_file
 
 from lmf_multitask import load_iemocap
-from lmf_multitask.config import DataConfig
 from lmf_multitask.data import cache as cache_module
 from lmf_multitask.data.columns import column_arrays, emotion_names
+from lmf_multitask.data.config import DataConfig
 from lmf_multitask.data.loading import inspect, load
 from lmf_multitask.errors import ConfigError, DataError
 

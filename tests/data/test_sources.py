@@ -7,7 +7,7 @@ import pytest
 from conftest import make_corpus, shared_file, to_bytes_keys
 
 from lmf_multitask import load_iemocap
-from lmf_multitask.config import DataConfig
+from lmf_multitask.data.config import DataConfig
 from lmf_multitask.data.safe_pickle import read_pickle
 from lmf_multitask.data.sources import open_source
 from lmf_multitask.errors import DataError

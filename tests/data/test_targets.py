@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lmf_multitask.config import DataConfig
 from lmf_multitask.data.columns import column_arrays
+from lmf_multitask.data.config import DataConfig
 from lmf_multitask.data.loading import inspect, load
 from lmf_multitask.data.sample import sample_clips, write_sample
 from lmf_multitask.data.targets import Target, parse_target

@@ -258,6 +258,47 @@ def test_onnx_models_that_are_refused(content, message):
     assert message in str(caught.value)
 
 
+def node(operator, inputs, outputs, attributes=b""):
+    return field(
+        1,
+        b"".join(field(1, name) for name in inputs)
+        + b"".join(field(2, name) for name in outputs)
+        + field(4, operator)
+        + attributes,
+    )
+
+
+def test_an_onnx_model_that_fills_the_memory(exported_onnx, tmp_path):
+    """Clips expanded two billion times: 86 GB."""
+    shape = field(1, 3) + field(2, 7) + field(9, np.array([2**31, 1, 1]).tobytes())
+    nodes = node(b"Constant", [], [b"shape"], field(5, field(1, b"value") + field(5, shape) + field(20, 4)))
+    nodes += node(b"Expand", [b"audio", b"shape"], [b"large"])
+    axes = field(5, field(1, b"axes") + field(8, 0) + field(20, 7)) + field(
+        5, field(1, b"keepdims") + field(3, 0) + field(20, 2)
+    )
+    for name in (b"happy", b"sad", b"angry", b"neutral"):
+        nodes += node(b"ReduceMax", [b"large"], [name], axes)
+    folder = shutil.copytree(exported_onnx, tmp_path / "copy")
+    inputs = (("audio", -1, 5), ("video", -1, 4), ("text", -1, -1, 3))
+    outputs = tuple((name, -1, 2) for name in ("happy", "sad", "angry", "neutral"))
+    replace_file(folder, "multitask.onnx", onnx_model(nodes, inputs=inputs, outputs=outputs))
+    with pytest.raises(RunError, match=r"multitask.onnx: the model must run on .*BFCAren"):
+        Predictor(folder)
+
+
+def test_onnxruntime_prints_nothing_of_a_file(exported_onnx, tmp_path, capfd):
+    folder = shutil.copytree(exported_onnx, tmp_path / "copy")
+    for name in (b"\x1b[2J", b"\xb1\xb1\xb1\xb1"):
+        nodes = b"".join(node(b"Relu", [name], [one]) for one in (b"happy", b"sad", b"angry", b"neutral"))
+        inputs = (("audio", -1, 5), ("video", -1, 4), ("text", -1, -1, 3))
+        outputs = tuple((one, -1, 2) for one in ("happy", "sad", "angry", "neutral"))
+        replace_file(folder, "multitask.onnx", onnx_model(nodes, inputs=inputs, outputs=outputs))
+        with pytest.raises(RunError) as caught:
+            Predictor(folder)
+        assert "\x1b" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_no_onnx_file_is_loaded_unchecked(exported_onnx, tmp_path):
     folder = shutil.copytree(exported_onnx, tmp_path / "copy")
     replace_file(folder, "multitask.onnx", onnx_model())

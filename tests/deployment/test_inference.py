@@ -67,8 +67,8 @@ def test_sequences_of_every_modality(tmp_path):
 
 
 def test_ids_are_safe_for_spreadsheets_and_come_back(predictor, tmp_path):
-    ids = ["=cmd|' /C calc'!A0", "+1", "plain", "'quoted"]
-    infer_file(predictor, save(tmp_path / "x.npz", **make_rows(4), id=np.array(ids)), tmp_path / "out")
+    ids = ["=cmd|' /C calc'!A0", "+1", "plain", "'quoted", "=x", "'=x", "''=x", "\n=x", "＝x"]
+    infer_file(predictor, save(tmp_path / "x.npz", **make_rows(len(ids)), id=np.array(ids)), tmp_path / "out")
     assert not any(row["id"].startswith(("=", "+", "-", "@")) for row in read_csv(tmp_path / "out" / "predictions.csv"))
     assert read_predictions(tmp_path / "out" / "predictions.csv").ids == ids
 

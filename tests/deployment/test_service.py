@@ -21,7 +21,7 @@ import uvicorn
 from lmf_multitask.deployment.bodies import Limits
 from lmf_multitask.deployment.predictor import Predictor
 from lmf_multitask.deployment.service import allowed_names, create_app
-from lmf_multitask.errors import ConfigError
+from lmf_multitask.errors import ConfigError, RunError
 
 from .conftest import SEQUENCES, make_rows, make_run
 
@@ -374,6 +374,19 @@ def test_a_full_queue(predictor, monkeypatch):
         for thread in threads:
             thread.join()
         assert {name: response.status_code for name, response in statuses.items()} == {"in work": 200, "waiting": 200}
+
+
+def test_a_model_that_fails_on_a_request(predictor, monkeypatch):
+    def fails(clips):
+        raise RunError("the model must run on features of its shapes, but does not.")
+
+    monkeypatch.setattr(predictor, "predict_checked", fails)
+    with Service(create_app(predictor)) as client:
+        response = client.post("/predict", json=as_json(make_rows(1)))
+    assert (response.status_code, response.json()) == (
+        500,
+        {"error": "the model must run on features of its shapes, but does not."},
+    )
 
 
 def test_a_stopping_service_refuses(predictor):

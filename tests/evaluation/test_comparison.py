@@ -5,7 +5,8 @@ import pytest
 
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.comparison import compare
-from lmf_multitask.evaluation.metrics import decide, metrics_of, value_of
+from lmf_multitask.evaluation.decisions import decide
+from lmf_multitask.evaluation.metrics import metrics_of, value_of
 from lmf_multitask.evaluation.predictions import join_emotions, predictions_csv, read_predictions, write_predictions
 from lmf_multitask.evaluation.verdicts import comparison_text
 

@@ -5,15 +5,12 @@ import pytest
 import sklearn.metrics
 
 from lmf_multitask.errors import ConfigError, DataError
+from lmf_multitask.evaluation.decisions import Decisions, confidence_of, decide, exclusive_rows
 from lmf_multitask.evaluation.metrics import (
     METRICS,
-    Decisions,
     Metric,
     always_absent,
-    confidence_of,
-    decide,
     exclusive_metrics,
-    exclusive_rows,
     find_metric,
     metrics_for,
     metrics_of,

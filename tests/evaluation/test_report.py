@@ -123,7 +123,7 @@ def test_every_part_is_present(full_page):
     for heading in ("Data", "Task", "Against a linear model", "Against always absent"):
         assert f"<dt>{heading}</dt>" in box
     assert "<dd>Which of happy, sad, angry and neutral is in a clip: each clip has exactly one.</dd>" in box
-    assert "The network against always absent: the network is better on weighted F1" in box
+    assert "The model against always absent: the model is better on weighted F1" in box
     assert text.count("confusion.") == 0  # counts stand in the plot alone
     assert "TP/FP/FN/TN" not in text
 

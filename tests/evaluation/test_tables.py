@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from lmf_multitask.evaluation.metrics import METRICS, Metric, always_absent, decide, metrics_of
+from lmf_multitask.evaluation.decisions import decide
+from lmf_multitask.evaluation.metrics import METRICS, Metric, always_absent, metrics_of
 from lmf_multitask.evaluation.published import LMF_PADDLE, LMF_PAPER, PUBLISHED
 from lmf_multitask.evaluation.run_tables import seed_tables
 from lmf_multitask.evaluation.statistics import seed_summary
@@ -177,8 +178,8 @@ UP, DOWN, OPEN = (0.1, 0.05, 0.15), (-0.1, -0.2, -0.05), (0.0, -0.1, 0.1)
     [
         (
             against_linear(happy={"weighted_f1": UP, "auroc": OPEN}, sad={"weighted_f1": UP, "auroc": OPEN}),
-            "The network is better on weighted F1 (means over emotions: weighted F1 +0.100 [+0.050, +0.150], "
-            "AUROC +0.000 [-0.100, +0.100]). By emotion: the network is better on weighted F1 (happy, sad).",
+            "The model is better on weighted F1 (means over emotions: weighted F1 +0.100 [+0.050, +0.150], "
+            "AUROC +0.000 [-0.100, +0.100]). By emotion: the model is better on weighted F1 (happy, sad).",
         ),
         (
             # the example of the issue: weighted F1 alone hides that all else points the other way
@@ -193,7 +194,7 @@ UP, DOWN, OPEN = (0.1, 0.05, 0.15), (-0.1, -0.2, -0.05), (0.0, -0.1, 0.1)
         ),
         (
             against_linear(happy={"weighted_f1": UP, "auroc": DOWN}),
-            "the network is better on weighted F1, but logistic regression is better on AUROC",
+            "the model is better on weighted F1, but logistic regression is better on AUROC",
         ),
         (against_linear(happy={"weighted_f1": OPEN, "auroc": OPEN}), "no difference that 80 clips can show"),
         # an interval of zero width is no evidence
@@ -206,7 +207,7 @@ UP, DOWN, OPEN = (0.1, 0.05, 0.15), (-0.1, -0.2, -0.05), (0.0, -0.1, 0.1)
 )
 def test_verdict_on_the_linear_model(metrics, verdict):
     text = verdict_on_linear(metrics)
-    assert text.startswith("The network against logistic regression: ")
+    assert text.startswith("The model against logistic regression: ")
     assert verdict.lower() in text.lower()
 
 

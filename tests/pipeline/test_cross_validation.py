@@ -17,8 +17,9 @@ from lmf_multitask.evaluation.tables import results_table
 from lmf_multitask.pipeline import several
 from lmf_multitask.pipeline.cross_validation import report_folds
 from lmf_multitask.pipeline.experiment import run_experiment
+from lmf_multitask.pipeline.layout import fold_folders
 from lmf_multitask.pipeline.reporting import evaluate_run
-from lmf_multitask.pipeline.runs import Run, fold_folders, runs_in
+from lmf_multitask.pipeline.runs import Run, runs_in
 from lmf_multitask.pipeline.several import train_several
 
 CLIPS = 48

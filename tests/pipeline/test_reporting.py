@@ -10,7 +10,7 @@ from conftest import SMALL_MODEL, make_corpus, model_config
 
 from lmf_multitask import compare, evaluate, report
 from lmf_multitask.command_line import run
-from lmf_multitask.config import DataConfig
+from lmf_multitask.data.config import DataConfig
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.calibration import Calibration
 from lmf_multitask.pipeline.experiment import run_experiment

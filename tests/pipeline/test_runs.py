@@ -7,18 +7,12 @@ import warnings
 import pytest
 from conftest import small_experiment
 
-from lmf_multitask.config import DataConfig
+from lmf_multitask.data.config import DataConfig
 from lmf_multitask.errors import ConfigError, RunError
-from lmf_multitask.pipeline.runs import (
-    Run,
-    check_run_names,
-    first_difference,
-    fold_folders,
-    predictions_of,
-    runs_in,
-    seed_folders,
-)
-from lmf_multitask.pipeline.settings import ExperimentConfig
+from lmf_multitask.pipeline.layout import check_run_names, fold_folders, seed_folders
+from lmf_multitask.pipeline.predictions import predictions_of
+from lmf_multitask.pipeline.runs import Run, runs_in
+from lmf_multitask.pipeline.settings import ExperimentConfig, first_difference
 from lmf_multitask.training.config import TrainingConfig
 
 

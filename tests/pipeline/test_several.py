@@ -181,7 +181,7 @@ def seeds(data, tmp_path_factory):
 
 def test_a_run_directory_per_seed_and_a_summary(seeds, data):
     folder, done = seeds
-    assert sorted(path.name for path in folder.iterdir()) == ["seed1", "seed3", "seeds.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["plots", "seed1", "seed3", "seeds.html", "seeds.json"]
     summary = json.loads((folder / "seeds.json").read_text())
     assert (summary["split"], summary["seeds"], list(summary["emotions"])) == ("test", [3, 1], ["sad", "happy"])
     values = [json.loads((folder / f"seed{n}/metrics.json").read_text())["emotions"]["sad"]["accuracy"] for n in (3, 1)]

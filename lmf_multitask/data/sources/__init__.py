@@ -21,9 +21,9 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from lmf_multitask.config import DataConfig
 from lmf_multitask.data.cleaning import shorten
 from lmf_multitask.data.compressed import is_compressed, unpacked
+from lmf_multitask.data.config import DataConfig
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.safe_pickle import read_pickle
 from lmf_multitask.data.schema import GROUP_COLUMNS, KNOWN_TARGETS, LONGEST_ID, SPLITS
@@ -236,6 +236,10 @@ class Source(ABC):
                 raise self.fail(
                     f"ids must have at most {LONGEST_ID:,} characters, but one has {longest:,}. Shorten it."
                 )
+            try:
+                "".join(ids or ()).encode()
+            except UnicodeEncodeError:
+                raise self.fail("ids must be text that UTF-8 can express, but one has half a character.") from None
             count = len(next(iter(found.values())))
             features = {
                 modality: self._fitted(split, modality, found[modality])
