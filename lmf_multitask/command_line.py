@@ -169,15 +169,20 @@ class SettingsOptions(Generic[T]):
         layers = [("", kinds), *(("", layer) for layer in below), *files, ("", nested(given))]
         try:
             return build(self._cls, functools.reduce(merged, (layer for _, layer in layers)))
-        except SettingsError:  # the first layer after which they are wrong is to blame
-            found: dict[str, Any] = {}
-            for where, layer in layers:
-                found = merged(found, layer)
-                try:
-                    build(self._cls, found)
-                except SettingsError as error:
-                    raise ConfigError(f"{where}{error}") from None
-            raise
+        except SettingsError as error:
+            raise ConfigError(f"{self._to_blame(layers, str(error))}{error}") from None
+
+    def _to_blame(self, layers: Sequence[tuple[str, dict[str, Any]]], said: str) -> str:
+        """What the first layer after which the settings are wrong in the same way is called; the last where none is."""
+        found: dict[str, Any] = {}
+        for where, layer in layers:
+            found = merged(found, layer)
+            try:
+                build(self._cls, found)
+            except SettingsError as error:
+                if str(error) == said:
+                    return where
+        return ""
 
 
 def _parts(option: Option) -> list[Any]:

@@ -62,7 +62,7 @@ extra | there must be no argument 'extra' here. See --help.
 --model.fusion.rank 0 | model.fusion.rank must be greater than or equal to 1, but got 0.
 --model.fusion.rank 70000 | model.fusion.rank must be less than or equal to 65536, but got 70000.
 --model.fusion.dim -4 | model.fusion.dim must be greater than or equal to 1 or null, but got -4.
---model.encoders.text.state 65536 | a network must have at most 268,435,456 parameters, but these sizes make 17,205,694,875. Choose smaller ones.
+--model.encoders.text.state 65536 | a network must have at most 268,435,456 parameters, but these sizes make 17,205,694,939. Choose smaller ones.
 --model.encoders.audio.dropout 1 | model.encoders.audio.dropout must be less than 1, but got 1.
 --model.encoders.video.dropout -0.1 | model.encoders.video.dropout must be greater than or equal to 0, but got -0.1.
 --model.encoders.text.dropout nan | model.encoders.text.dropout must be a number, but got 'nan'.
@@ -321,7 +321,7 @@ SEARCH = f"""
 --experiment.training.epoch 8 | unknown option '--experiment.training.epoch'. Did you mean '--experiment.training.epochs'?
 --experiment.training.epochs 0 | experiment.training.epochs must be greater than or equal to 1, but got 0.
 --experiment.device tpu | device must be auto, cpu, gpu or gpu:NUMBER, but got 'tpu'.
---experiment.model.encoders.text.state 65536 | a network must have at most 268,435,456 parameters, but these sizes make 17,205,694,875. Choose smaller ones.
+--experiment.model.encoders.text.state 65536 | a network must have at most 268,435,456 parameters, but these sizes make 17,205,694,939. Choose smaller ones.
 --pruning.warmup_epochs 0 | pruning.warmup_epochs must be greater than or equal to 1, but got 0.
 --pruning.method fast | pruning.method must be
 --space 3 | space must be
@@ -331,7 +331,7 @@ SEARCH = f"""
 --config search-inside.yaml | unknown setting 'experiment.model.colour'.
 --config search-rank.yaml | space must name settings of model or training, but names 'model.rank'. Did you mean 'model.fusion.rank'?
 --config search-value.yaml | space: model.fusion.rank must be greater than or equal to 1, but got 0.
---config search-large.yaml | a network must have at most 268,435,456 parameters, but these sizes make 17,205,694,875. Choose smaller ones.
+--config search-large.yaml | a network must have at most 268,435,456 parameters, but these sizes make 17,205,694,939. Choose smaller ones.
 --config search-twice.yaml | must be YAML, but 'model.fusion.rank' is given twice.
 --output_dir file | file: must be a folder, but is a file. Choose another --output_dir.
 --output_dir foreign | foreign: must be empty or a search, but holds 'thesis.txt'. Choose another --output_dir.
@@ -563,7 +563,7 @@ def test_every_wrong_input_ends_in_one_line(place, told, command, line):
     ("command", "line"),
     [
         ("trian", "error: unknown command 'trian'. Did you mean 'train'?"),
-        ("xyz", "error: unknown command 'xyz'. Choose one of train,"),
+        ("xyz", "error: unknown command 'xyz'. Choose one of data, train,"),
     ],
 )
 def test_unknown_commands(told, command, line):

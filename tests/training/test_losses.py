@@ -237,9 +237,13 @@ def test_the_copy_starts_equal_draws_nothing_and_is_not_trained():
     for name, weight in module.trained.weights().items():
         np.testing.assert_array_equal(weight.numpy(), plain.model.weights()[name].numpy())
         assert weight.stop_gradient
-    groups = module.configure_optimizers()._param_groups
-    trained = {weight.name for group in groups for weight in group["params"]}
-    assert trained == {w.name for w in module.model.parameters() if not w.stop_gradient}
+    before = {name: weight.numpy() for name, weight in module.trained.weights().items()}
+    for group in module.configure_optimizers()._param_groups:
+        for weight in group["params"]:
+            weight.set_value(weight + 1.0)
+    for name, weight in module.model.weights().items():
+        np.testing.assert_array_equal(weight.numpy(), before[name] + (0 if weight.stop_gradient else 1))
+        np.testing.assert_array_equal(module.trained.weights()[name].numpy(), before[name])
 
 
 def test_an_edited_network_is_averaged_unless_it_is_edited_too_late():
