@@ -14,7 +14,6 @@ from lmf_multitask.data.schema import IEMOCAP_EMOTIONS
 from lmf_multitask.data.targets import Target
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.metrics import all_tasks
-from lmf_multitask.evaluation.report import write_seeds
 from lmf_multitask.evaluation.statistics import seed_summary
 from lmf_multitask.files import write_json
 from lmf_multitask.pipeline.cross_validation import join_folds
@@ -201,6 +200,8 @@ def report_seeds(folder: Path, output_dir: str | Path | None = None, *, pdf: boo
     runs = runs_in(next(iter(fold_folders(first).values()), first))
     facts = config_facts({run.folder.name: dataclasses.replace(run.load_config(), fold=None) for run in runs})
     facts["Model"] = facts["Model"].rpartition("; seed")[0] + "."
+    from lmf_multitask.evaluation.report import write_seeds  # with matplotlib, half a second of import
+
     summary = seed_summary(list(results.values()))
     return write_seeds(summary, results, facts, Path(output_dir or folder).expanduser(), pdf=pdf)
 
