@@ -98,14 +98,14 @@ def test_more_clips_than_fit_into_memory(place):
         "run-{}/metrics.json",
         "run-{}/predictions.csv",
         "run-{}/model/model.safetensors",
-        "out-{}/sad_prob.npy",
     ):
         contents = [(place / file.format(form)).read_bytes() for form in ("saved", "parquet")]
         assert contents[0] == contents[1], file
     metrics = (place / "run-saved" / "metrics.json").read_text()
     works("lmf_multitask.evaluate", "run-saved", cwd=place)
     assert (place / "run-saved" / "metrics_test.json").read_text() == metrics
-    probabilities = np.load(place / "out-saved" / "sad_prob.npy")
+    probabilities, others = (np.load(place / f"out-{form}" / "sad_prob.npy") for form in ("saved", "parquet"))
+    np.testing.assert_allclose(others, probabilities, atol=1e-6)  # batches of Parquet end with its row groups
     assert probabilities.shape == (TIMES * ROWS["full"]["test"], 2)
 
 

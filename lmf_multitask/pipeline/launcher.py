@@ -88,7 +88,8 @@ def train_all(
             if line == SAMPLE_NOTE or (quiet and not line.startswith("warning: ")):
                 return
             epoch = re.match(r"epoch +(\d+)/", line)
-            skipped = epoch is not None and int(epoch[1]) > 1 and int(epoch[1]) % SHOWN_EPOCHS > 0
+            several = len(experiments) > 1
+            skipped = several and epoch is not None and int(epoch[1]) > 1 and int(epoch[1]) % SHOWN_EPOCHS > 0
             progress.say(f"{name:<{width}}  {line}", logging.DEBUG if skipped else logging.INFO)
             if epoch:
                 done[name] = int(epoch[1])
