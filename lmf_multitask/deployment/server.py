@@ -95,12 +95,19 @@ def serve(app: Any, host: str, port: int) -> None:
     shown = f"[{host}]" if family == socket.AF_INET6 else host
     sys.setswitchinterval(0.0005)  # seconds until a thread that reads a body gives way to the event loop
     with listener:
-        logger.info("serving on http://%s:%d (a page to try it: /); Ctrl-C stops", shown, listener.getsockname()[1])
-        # uvicorn stops in order and then raises the signal again, which would end the process with an error
-        before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+        service = server(app)
+
+        def stop(number: int, frame: Any) -> None:
+            """Before uvicorn listens for signals; it raises them again at the end, which would end the process with an error."""
+            service.should_exit = True
+
+        before = signal.signal(signal.SIGTERM, stop)
         try:
             with contextlib.suppress(KeyboardInterrupt):
-                server(app).run(sockets=[listener])
+                logger.info(
+                    "serving on http://%s:%d (a page to try it: /); Ctrl-C stops", shown, listener.getsockname()[1]
+                )
+                service.run(sockets=[listener])
         finally:
             signal.signal(signal.SIGTERM, before)
 

@@ -85,6 +85,12 @@ def test_logs_its_address_and_stops_on_a_signal(exported, number, tmp_path, monk
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("lmf-")] == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_as_soon_as_the_address_is_logged_stops_it(exported, number):
+    with Served(exported) as served:
+        assert served.stop(number) == 0
+
+
 def test_an_address_in_use(exported):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
