@@ -32,6 +32,11 @@ def log_odds(probabilities: np.ndarray) -> np.ndarray:
     return np.log(kept) - np.log1p(-kept)
 
 
+def sigmoid(scores: np.ndarray) -> np.ndarray:
+    """The inverse of `log_odds`: 1 / (1 + exp(-x)), without overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * scores))
+
+
 @dataclass(frozen=True)
 class Task:
     """Base of all kinds of tasks.
@@ -146,7 +151,7 @@ class BinaryTask(Task):
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """See `Task.predict`; a softmax over two logits is a sigmoid of their difference."""
         difference = np.asarray(outputs[..., 1], np.float64) - outputs[..., 0]
-        return 0.5 * (1.0 + np.tanh(0.5 * difference))
+        return sigmoid(difference)
 
     def exported(self, outputs: paddle.Tensor) -> paddle.Tensor:
         """Probabilities of absent and present, float32 `[B, 2]`."""

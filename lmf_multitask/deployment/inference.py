@@ -93,7 +93,7 @@ def infer_file(
         RunError: the folder holds other files.
     """
     emotions, binary = predictor.emotions, predictor.description.binary
-    limits = np.asarray(predictor.thresholds() if thresholds is None else thresholds, np.float32)
+    limits = predictor.thresholds() if thresholds is None else thresholds
     check_shapes(predictor, source.shapes)
     output_dir = Path(output_dir).expanduser()
     report, started = InferenceReport(), time.perf_counter()

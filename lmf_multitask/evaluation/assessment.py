@@ -20,6 +20,7 @@ from lmf_multitask.evaluation.decisions import (
     decisions_of,
     task_kinds,
     task_names,
+    threshold_of,
 )
 from lmf_multitask.evaluation.metrics import always_absent, exclusive_metrics, metrics_of
 from lmf_multitask.evaluation.statistics import LEVEL, RESAMPLES, bootstrap, intervals_of, paired_differences
@@ -188,9 +189,9 @@ def assess(
     others = {f"baseline {name}": np.asarray(values, np.float64) for name, values in (baselines or {}).items()}
     absent = {name: np.flatnonzero(np.isnan(values).all(axis=0)).tolist() for name, values in others.items()}
     others = {name: np.where(np.isnan(values).all(axis=0), predictions, values) for name, values in others.items()}
-    given, half = dict(decisions or {}), np.full(len(tasks), 0.5)
+    given = decisions or {}
     decided = {
-        name: given.get(name.removeprefix("baseline "), decide(values, half, tasks)) for name, values in others.items()
+        name: given.get(name.removeprefix("baseline ")) or decide(values, 0.5, tasks) for name, values in others.items()
     }
     own_decisions = decided["network"] = given.get("network") or decisions_of(predictions, tasks)
     drawn = bootstrap(labels, {"network": predictions, **others}, tasks, decisions=decided, resamples=resamples)
@@ -201,7 +202,7 @@ def assess(
         **metrics_of(labels, predictions, tasks, own_decisions),
         "always_absent": always_absent(labels, tasks),
         "decided_above": {
-            name: getattr(task, "threshold", 0.5)
+            name: threshold_of(task)
             for name, task, kind in zip(task_names(tasks), tasks, task_kinds(tasks))
             if kind == "binary"
         },

@@ -19,6 +19,7 @@ from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.decisions import kind_of, task_kinds, task_names
 from lmf_multitask.evaluation.metrics import BASELINES, WeightedRows, log_loss
 from lmf_multitask.models.encoders import CLIP_AT
+from lmf_multitask.tasks import sigmoid
 
 if TYPE_CHECKING:  # scikit-learn takes half a second to import, which a training does not need to begin
     from sklearn.linear_model import LogisticRegression, Ridge
@@ -126,7 +127,7 @@ class LinearBaseline:
         values = np.concatenate(found)
         for t, task in enumerate(self.tasks):
             if kind_of(task) == "binary":
-                values[:, t] = 0.5 * (1 + np.tanh(0.5 * values[:, t]))
+                values[:, t] = sigmoid(values[:, t])
             elif getattr(task, "range", None) is not None:
                 values[:, t] = np.clip(values[:, t], *task.range)
         return values

@@ -23,7 +23,14 @@ from pydantic import Field
 
 from lmf_multitask.config import build, setting, settings, to_dict
 from lmf_multitask.errors import ConfigError, RunError
-from lmf_multitask.evaluation.decisions import checked_predictions, kind_of, task_kinds, task_names, tasks_of_kind
+from lmf_multitask.evaluation.decisions import (
+    checked_predictions,
+    kind_of,
+    task_kinds,
+    task_names,
+    tasks_of_kind,
+    threshold_of,
+)
 from lmf_multitask.evaluation.metrics import METRICS, REGRESSION, Confusion
 from lmf_multitask.evaluation.stacking import Weights
 from lmf_multitask.files import read_json, write_json
@@ -161,7 +168,7 @@ class Calibration:
         found = np.full(len(tasks), 0.5)
         for t, (name, kind) in enumerate(zip(task_names(tasks), task_kinds(tasks))):
             if kind == "binary" and criterion == OWN:
-                found[t] = getattr(tasks[t], "threshold", 0.5)
+                found[t] = threshold_of(tasks[t])
             elif kind == "binary" and criterion != HALF:
                 fitted = self._of(name).thresholds
                 if criterion not in fitted:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from lmf_multitask.evaluation.assessment import Assessment
+from lmf_multitask.evaluation.decisions import threshold_of
 from lmf_multitask.evaluation.metrics import PLACES, REGRESSION
 from lmf_multitask.evaluation.text import TextTable
 
@@ -34,7 +35,7 @@ def clips_table(assessment: Assessment, predictions: np.ndarray) -> TextTable:
         else:
             missed = (errors >= 0) & (decided[:, t] != (truth == 1))
             wrong = np.argsort(np.where(missed, -errors, 1.0), kind="stable")[: min(CLIPS_SHOWN, missed.sum())]
-            limit = getattr(assessment.tasks[t], "threshold", 0.5)
+            limit = threshold_of(assessment.tasks[t])
             unsure = np.argsort(np.abs(values - limit), kind="stable")[:CLIPS_SHOWN]
             chosen = np.array(list(dict.fromkeys([*wrong, *unsure])), int)
         for place, row in enumerate(chosen):

@@ -36,6 +36,11 @@ def kind_of(task: Any) -> str:
     return getattr(task, "kind", "binary")
 
 
+def threshold_of(task: Any) -> float:
+    """The probability above which a task counts as present; one half of a plain name and of other than binary tasks."""
+    return getattr(task, "threshold", 0.5)
+
+
 @dataclass(frozen=True)
 class Decisions:
     """What a model decides.
@@ -51,7 +56,7 @@ class Decisions:
 
     def select(self, columns: Sequence[int]) -> Decisions:
         """Those of some tasks; where the chosen one is not among them, -1 is chosen."""
-        place = np.full(self.present.shape[1], -1)
+        place = np.full(self.present.shape[1] + 1, -1)  # the last is that of -1
         place[columns] = np.arange(len(columns))
         return Decisions(self.present[:, columns], place[self.chosen])
 
@@ -62,13 +67,15 @@ class Decisions:
 
 
 def decisions_of(predictions: np.ndarray, tasks: Sequence[Any]) -> Decisions:
-    """Decisions at the thresholds of the tasks, for predictions `[N, T]`; plain names have the threshold one half."""
-    return decide(predictions, [getattr(task, "threshold", 0.5) for task in tasks], tasks)
+    """Decisions at the thresholds of the tasks, for predictions `[N, T]`."""
+    return decide(predictions, list(map(threshold_of, tasks)), tasks)
 
 
-def decide(predictions: np.ndarray, thresholds: Sequence[float] | np.ndarray, tasks: Sequence[Any]) -> Decisions:
-    """Decisions at thresholds `[T]`, for predictions `[N, T]`."""
-    limits = np.asarray(thresholds).astype(predictions.dtype)
+def decide(
+    predictions: np.ndarray, thresholds: float | Sequence[float] | np.ndarray, tasks: Sequence[Any]
+) -> Decisions:
+    """Decisions at one threshold, or at thresholds `[T]`, for predictions `[N, T]`."""
+    limits = np.broadcast_to(np.asarray(thresholds).astype(predictions.dtype), len(tasks))
     binary = np.flatnonzero(np.array(task_kinds(tasks)) == "binary")
     if not len(binary):
         return Decisions(predictions > limits, np.full(len(predictions), -1))

@@ -20,6 +20,7 @@ import numpy as np
 
 from lmf_multitask.config import setting, settings
 from lmf_multitask.evaluation.decisions import task_kinds
+from lmf_multitask.tasks import sigmoid
 
 PRIOR, STRENGTH = 0.5, 10.0
 """The weights are drawn towards this value, as strongly as so many clips would; without validation labels they are this value."""
@@ -69,7 +70,7 @@ def _minimum(scores: np.ndarray, targets: np.ndarray, binary: bool, tasks: int) 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         score, off = scores @ weights, weights - PRIOR
         if binary:
-            each, slope = np.logaddexp(0.0, score) - targets * score, 0.5 * (1 + np.tanh(0.5 * score)) - targets
+            each, slope = np.logaddexp(0.0, score) - targets * score, sigmoid(score) - targets
         else:
             slope = score - targets
             each = slope**2 / 2

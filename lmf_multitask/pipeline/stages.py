@@ -334,12 +334,10 @@ def calibrate(trained: Trained, validation: Predicted) -> tuple[Trained, Predict
     Returns:
         The calibrated model, and its predictions of validation.
     """
-    linear, weights = _fit_linear(trained), None
+    (linear, predictions), weights = _fit_linear(trained), None
     (model,) = trained.models
     if model.linear is not None:
-        weights = fit_weights(
-            validation.labels, validation.predictions, linear.predict(validation.columns), trained.tasks
-        )
+        weights = fit_weights(validation.labels, validation.predictions, predictions, trained.tasks)
         model.linear.fit(linear, weights)
         validation = dataclasses.replace(validation, predictions=trained.predict(validation.columns))
     fitted = Calibration.fit(validation.labels, validation.predictions, trained.tasks, trained.stacked, weights)
@@ -348,16 +346,18 @@ def calibrate(trained: Trained, validation: Predicted) -> tuple[Trained, Predict
     return dataclasses.replace(trained, calibration=fitted, linear=linear), validation
 
 
-def _fit_linear(trained: Trained) -> LinearBaseline:
-    """The linear model of the same modalities; where the network is combined with one, its tasks have thresholds, too."""
+def _fit_linear(trained: Trained) -> tuple[LinearBaseline, np.ndarray]:
+    """The linear model of the same modalities, and its predictions of validation `[N, T]`.
+
+    Where the network is combined with one, its tasks have thresholds, too.
+    """
     train, validation = (column_arrays(trained.data.dataset[name]) for name in ("train", "validation"))
     linear = fit_linear_baseline(train, validation, trained.tasks, trained.modalities)
-    if not trained.stacked:
-        return linear
     labels, predictions = np.asarray(validation["labels"]), linear.predict(validation)
-    return dataclasses.replace(
-        linear, tasks=Calibration.fit(labels, predictions, linear.tasks, True).decided(linear.tasks)
-    )
+    if trained.stacked:
+        fitted = Calibration.fit(labels, predictions, linear.tasks, expected=True)
+        linear = dataclasses.replace(linear, tasks=fitted.decided(linear.tasks))
+    return linear, predictions
 
 
 def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
@@ -375,7 +375,7 @@ def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
         decisions=decisions,
     )
     if trained.stacked:
-        half = decide(predicted.alone, np.full(len(trained.tasks), 0.5), trained.tasks)
+        half = decide(predicted.alone, 0.5, trained.tasks)
         metrics["network_alone"] = metrics_of(predicted.labels, predicted.alone, trained.tasks, half)
     metrics["data"] = {"notes": trained.notes, **trained.data.quality}
     if len(trained.models) > 1:
@@ -400,7 +400,7 @@ def assess_predictions(trained: Trained, predicted: Predicted) -> Assessment:
 
 def _baselines(trained: Trained, predicted: Predicted) -> tuple[dict[str, np.ndarray], dict[str, Decisions]]:
     """Name -> predictions `[N, T]` of the baselines, and name -> decisions of the linear ones."""
-    linear = trained.linear or _fit_linear(trained)
+    linear = trained.linear or _fit_linear(trained)[0]
     labels = np.asarray(column_arrays(trained.data.dataset["train"])["labels"])
     found = baseline_predictions(labels, linear, column_arrays(trained.data.dataset[predicted.split]))
     return found, {name: decisions_of(found[name], linear.tasks) for name in LINEAR if name in found}

@@ -271,6 +271,7 @@ def test_exclusive_decision_compares_probabilities_with_their_thresholds():
     swapped = given.select([1, 0])
     np.testing.assert_array_equal(swapped.chosen, [0, 1])
     assert (given.select([0]).chosen == [-1, 0]).all()
+    assert (given.select([0]).select([0]).chosen == [-1, 0]).all()
 
 
 def test_where_one_head_decides_present_it_is_the_chosen_one():
