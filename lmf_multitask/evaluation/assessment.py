@@ -178,12 +178,11 @@ def assess(
         resamples: of the bootstrap.
 
     Returns:
-        ``emotions``, ``regression`` and ``mean``: metrics (`metrics.metrics_of`); ``always_absent``; ``decided_above``: threshold of
-        each emotion; ``exclusive``: the
-        decision among all emotions, or None; ``baselines``: the same of each, and ``network_ahead``: the paired differences
-        network - baseline with their intervals; ``intervals``; with a calibration ``calibration`` (the fitted numbers),
-        ``prediction_intervals`` (`Calibration.coverage`) and ``thresholds`` (criterion -> metrics at one half and at the
-        thresholds fitted for it).
+        ``emotions``, ``regression`` and ``mean``: metrics (`metrics.metrics_of`); ``always_absent``; ``decided_above``: threshold
+        of each emotion, empty where decisions are given; ``exclusive``: the decision among all emotions, or None; ``baselines``:
+        the same of each, and ``network_ahead``: the paired differences network - baseline with their intervals; ``intervals``;
+        with a calibration ``calibration`` (the fitted numbers), ``prediction_intervals`` (`Calibration.coverage`) and
+        ``thresholds`` (criterion -> metrics at one half and at the thresholds fitted for it).
     """
     labels, predictions = checked_predictions(labels, predictions, tasks)
     others = {f"baseline {name}": np.asarray(values, np.float64) for name, values in (baselines or {}).items()}
@@ -204,7 +203,7 @@ def assess(
         "decided_above": {
             name: threshold_of(task)
             for name, task, kind in zip(task_names(tasks), tasks, task_kinds(tasks))
-            if kind == "binary"
+            if kind == "binary" and "network" not in given
         },
         "baselines": {},
         "exclusive": exclusive_metrics(labels, predictions, tasks, own_decisions),

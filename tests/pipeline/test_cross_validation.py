@@ -159,6 +159,7 @@ def test_every_fold_decides_at_its_own_thresholds(folder):
         found = metrics["baselines"]["logistic_regression"]["emotions"][name]
         assert found["weighted_f1"] == pytest.approx(expected)
     assert (linear.decisions.present != (linear.probabilities > 0.5)).any()
+    assert json.loads((folder / "metrics.json").read_text())["decided_above"] == {}  # each fold has its own
 
 
 def test_the_table_and_the_page(folder, capsys):
