@@ -243,7 +243,7 @@ def _absent_sentence(metrics: Content) -> str:
 def _metric_sections(assessment: Assessment, plots: Mapping[str, Plot]) -> list[Section]:
     metrics, found = assessment.metrics, []
     texts = {
-        "emotions": "An emotion is decided as present if its probability is above its threshold (see the box on top). Intervals "
+        "emotions": "An emotion is decided as present if its probability is above its threshold. Intervals "
         "(95%, bootstrap) show the variation over test clips, not over training seeds. Weighted F1 is high for a rare emotion "
         "even if it is never predicted; F1 of “present”, UAR (guessing: 0.5) and AUROC (guessing: 0.5) are not.",
         "regression": "MAE and RMSE are in the unit of the labels; CCC (concordance correlation) is 1 only if predictions equal "

@@ -24,7 +24,7 @@ from lmf_multitask.pipeline.layout import (
     REPORT_FILE,
     fold_folders,
 )
-from lmf_multitask.pipeline.reporting import config_facts, evaluate_run, learning_curves
+from lmf_multitask.pipeline.reporting import config_facts, data_fact, evaluate_run, learning_curves
 from lmf_multitask.pipeline.runs import Run, runs_in
 from lmf_multitask.pipeline.stages import write_joined, write_split
 from lmf_multitask.tasks import make_tasks
@@ -93,7 +93,8 @@ def report_folds(
     first = {run.folder.name: dataclasses.replace(run.load_config(), fold=None) for run in runs_in(places[0])}
     facts, folds, config = config_facts(first), found.metrics["folds"], next(iter(first.values()))
     by = f"one per {folds['by']}" if isinstance(folds["by"], str) else f"drawn with seed {config.fold_seed}"
-    facts["Data"] += f": {len(found.ids):,} clips in {len(folds['runs'])} folds, {by}; each is tested in one of them."
+    clips = f": {len(found.ids):,} clips in {len(folds['runs'])} folds, {by}; each is tested in one of them."
+    facts["Data"] = data_fact(config.data_path, clips)
     shown = {name: one for name, one in chosen.items() if one is not None}
     target = Path(output_dir or folder).expanduser()
     return write_report(dataclasses.replace(found, curves=shown, facts=facts), target, pdf=pdf)

@@ -243,8 +243,7 @@ def _facts(trained: Trained) -> dict[str, str]:
     ]
     begun = time.localtime((runs[-1].folder / CONFIG_FILE).stat().st_mtime)
     own = {
-        "Data": f"{trained.data_path or 'the built-in sample'}: {counts} clips."
-        + (f" {SAMPLE_NOTE}" if trained.data_path is None else ""),
+        "Data": data_fact(trained.data_path, f": {counts} clips."),
         "Model": f"{found['Model'].removesuffix('.')}, {' + '.join(f'{size:,}' for size in sizes)} trainable parameters.",
         "Started": time.strftime("%Y-%m-%d %H:%M", begun),
         "Command that trains it again": "\n".join(
@@ -252,6 +251,11 @@ def _facts(trained: Trained) -> dict[str, str]:
         ),
     }
     return {**own, **{name: text for name, text in found.items() if name not in own}}
+
+
+def data_fact(path: str | None, clips: str = "") -> str:
+    """Where the data are, and a sentence on the clips, which begins with a colon."""
+    return f"{path}{clips}" if path is not None else f"the built-in sample{clips or '.'} {SAMPLE_NOTE}"
 
 
 def config_facts(configs: Mapping[str, ExperimentConfig]) -> dict[str, str]:
@@ -266,7 +270,7 @@ def config_facts(configs: Mapping[str, ExperimentConfig]) -> dict[str, str]:
     seeds = ", ".join(dict.fromkeys(str(one.seed) for one in configs.values()))
     many = "A network per task" if len(configs) > 1 else "One network for all tasks"
     return {
-        "Data": f"{first.data_path or SAMPLE_NOTE}",
+        "Data": data_fact(first.data_path),
         "Model": f"{many}: encoders {parts}; fusion {to_dict(first.model)['fusion']['kind']}; seed {seeds}.",
         "Changed settings": changed_settings(configs),
         "Software": f"lmf_multitask {versions['lmf_multitask']}, Paddle {versions['paddle']}, numpy {versions['numpy']}",
