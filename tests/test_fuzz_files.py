@@ -1,8 +1,8 @@
 """Random attack on the files that are read: each input is read rightly or refused in one line, soon, without much memory.
 
 Inputs follow the structure of their format (headers, archives, schemas, JSON trees) and are damaged in it, and in their bytes.
-What is read is compared with another reader of the same bytes. All draws come from a fixed seed; ``LMF_FUZZ_SEED`` sets another
-one, ``LMF_FUZZ_SECONDS`` (default 10) how long each format is attacked in the slow suite.
+What is read is compared with another reader of the same bytes. All draws come from a fixed seed, so that a run attacks with the
+same inputs on every machine; ``LMF_FUZZ_SEED`` sets another one, ``LMF_FUZZ_INPUTS`` how many inputs a format gets in the slow suite.
 """
 
 import io
@@ -27,7 +27,7 @@ from lmf_multitask.data.sources.npz import NpzSource
 from lmf_multitask.errors import UserError, printable
 
 SEED = int(os.environ.get("LMF_FUZZ_SEED", "0"))
-SECONDS = float(os.environ.get("LMF_FUZZ_SECONDS", "10"))
+COUNT = int(os.environ.get("LMF_FUZZ_INPUTS", "1000"))
 SIZES = [0, 1, 2, 3, 4, 5, 7, 8, 2**16, 2**31 - 1, 2**31, 2**40, 2**63 - 1, 2**64 - 1, 2**64, 10**30, -1, -(2**63)]
 ODD = [*SIZES, None, True, False, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", "x", "1", "²", "\x1b[2J", "a\nb", "=1+1", "NaN",
        "../../x", "/dev/zero", "checkpoint-9", "\ud800", "[red]", "a" * 3000, [], {}, [[]], [None], {"": {}}, [1, "a"], [1e999] * 3]  # fmt: skip
@@ -88,11 +88,11 @@ def as_json(draw, tree):
     return text.encode("utf-8", "surrogatepass")
 
 
-def attack(kind, build, read, least_read=1, seconds=SECONDS, most=10**9):
+def attack(kind, build, read, least_read=1, count=COUNT):
     """Builds inputs and reads them; the kinds of outcomes are counted."""
     draw = random.Random(f"{kind} {SEED}")
-    before, end, seen = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic() + seconds, Counter()
-    while time.monotonic() < end and seen.total() < most:
+    before, seen = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, Counter()
+    while seen.total() < count:
         state, start = draw.getstate(), time.process_time()
         content = build(draw)
         try:
@@ -112,7 +112,6 @@ def attack(kind, build, read, least_read=1, seconds=SECONDS, most=10**9):
         assert grown < MEGABYTES, (kind, seen.total(), grown)
     print(kind, dict(seen))
     assert seen["read"] >= least_read
-    assert seen.total() > 10
 
 
 # -- safetensors
@@ -352,7 +351,7 @@ def read_table(path, with_arrow):
         source = read(content)
         if list(source.splits) != ["all"]:
             return
-        expected = with_arrow(pa.BufferReader(content))
+        expected = with_arrow(pa.BufferReader(content), columns=list(source.shapes))
         for name in source.shapes:
             if name in expected.schema.names:
                 values = [row for _, block in source.blocks("all", 100) for row in block[name]]
@@ -364,9 +363,9 @@ def read_table(path, with_arrow):
     return compared
 
 
-def arrow_table(buffer):
+def arrow_table(buffer, columns):
     buffer.seek(8 if buffer.read(6) == b"ARROW1" else 0)
-    return pa.ipc.open_stream(buffer).read_all()
+    return pa.ipc.open_stream(buffer).read_all().select(columns)
 
 
 # -- JSON and tables of run and export directories
@@ -502,7 +501,7 @@ def attack_all(network, whole, folder, **limits):
 
 
 def test_some_inputs_of_every_format(network, whole, tmp_path):
-    attack_all(network, whole, tmp_path / "files", least_read=0, seconds=2, most=15)
+    attack_all(network, whole, tmp_path / "files", least_read=0, count=15)
 
 
 @pytest.mark.slow
