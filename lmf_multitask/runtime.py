@@ -60,6 +60,7 @@ def prepare_process(debug: bool = False) -> None:
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ lines; errors still reach the user
     # objects made by imports stay alive: searching them for garbage takes a seventh of the time of the imports
     gc.set_threshold(50_000, 20, 100)
+    atexit.register(gc.freeze)  # and at the end of the process, half a second
     ignore_noise()
     logging.captureWarnings(True)  # one line, and in train.log
     handler = _console(logging.DEBUG if debug else logging.INFO)
