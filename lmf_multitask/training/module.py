@@ -162,8 +162,12 @@ class LMFModule(TrainingModule):
         return self._flat or super().optimized_parameters()
 
     def watched_parameters(self) -> list[tuple[str, paddle.Tensor]]:
-        """All but the moving average, which follows the others."""
-        return [(name, weight) for name, weight in self.named_parameters() if not name.startswith("ema_model.")]
+        """All but the moving average, which follows the others, and what a step does not change."""
+        return [
+            (name, weight)
+            for name, weight in self.named_parameters()
+            if not name.startswith("ema_model.") and not getattr(weight, "fixed", False)
+        ]
 
     def configure_optimizers(self) -> Any:
         """Adam with coupled L2; the fusion's factors may have their own learning rate.
