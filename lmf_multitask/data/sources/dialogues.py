@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from lmf_multitask.data.safe_pickle import StoredArray
 from lmf_multitask.data.schema import SPLITS, find_split, rename_modalities
 from lmf_multitask.data.sources import Candidate, Reading
 from lmf_multitask.data.sources.pickles import REGRESSION, SIX_WAY, PickleSource, draw_validation, kind_of, shown_keys
+from lmf_multitask.data.stored_array import StoredArray
 from lmf_multitask.errors import DataError
 
 MELD_EMOTIONS = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")

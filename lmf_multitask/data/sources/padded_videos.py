@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from lmf_multitask.data.modality import MODALITIES, find_modality
-from lmf_multitask.data.safe_pickle import StoredArray
 from lmf_multitask.data.sources import Candidate, Reading
 from lmf_multitask.data.sources.dialogues import Dialogue, DialogueSource
 from lmf_multitask.data.sources.pickles import SIX_WAY, Array, kind_of
+from lmf_multitask.data.stored_array import StoredArray
 from lmf_multitask.errors import DataError
 
 _PARTS = 7

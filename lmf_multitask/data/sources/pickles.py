@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from lmf_multitask.data.safe_pickle import StoredArray, to_array
 from lmf_multitask.data.schema import LONGEST_ID, emotion_of, find_split, rename_modalities
 from lmf_multitask.data.sources import Candidate, Reading, Source, binary_labels
+from lmf_multitask.data.stored_array import StoredArray, to_array
 
 REGRESSION = "regression"
 SIX_WAY = ("happy", "sad", "neutral", "angry", "excited", "frustrated")

@@ -18,7 +18,6 @@ import numpy as np
 
 from lmf_multitask.data.description import RELEASED_ROWS
 from lmf_multitask.data.modality import find_modality
-from lmf_multitask.data.safe_pickle import StoredArray
 from lmf_multitask.data.schema import (
     KNOWN_EMOTIONS,
     LMF_SPLIT,
@@ -36,6 +35,7 @@ from lmf_multitask.data.sources.pickles import (
     row_reader,
     shown_keys,
 )
+from lmf_multitask.data.stored_array import StoredArray
 from lmf_multitask.errors import DataError
 
 LABEL_KEYS = ("labels", "label", "y")
