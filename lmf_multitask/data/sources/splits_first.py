@@ -66,13 +66,9 @@ class SplitsFirst(PickleSource):
         self._check_features()
         self._contents = contents
         self._ids = {split: self._find_ids(split) for split in contents}
-        self._label_problem: DataError | None = None
         self._labels: dict[str, dict[str, np.ndarray]] = {split: {} for split in contents}
-        try:
+        with self._finding_labels():
             self._find_labels()
-        except DataError as error:
-            self._label_problem, self.emotions = error, []
-            self.notes.append(f"labels cannot be used: {str(error).removeprefix(f'{self.path}: ')}")
         self._note_ignored()
 
     @classmethod
