@@ -20,7 +20,7 @@ COMMANDS = {"lmf_multitask.__main__", *(module for module, _ in lmf_multitask.__
 
 # from top to bottom: a module imports from its own layer and those below; COMMANDS are the first layer
 LAYERS = [
-    {"pipeline", "searching", "benchmarking"},
+    {"pipeline", "searching"},
     {"training", "deployment", "evaluation"},
     {"models", "tasks"},
     {"data"},

@@ -61,6 +61,12 @@ class DataConfig:
         default=None, help="folder of the Arrow cache; null takes that of datasets", min_length=1
     )
 
+    @property
+    def chosen(self) -> dict[str, str]:
+        """Modality -> the column, array, folder or file that the user chose for it."""
+        names = {"audio": self.audio, "video": self.video, "text": self.text}
+        return {modality: name for modality, name in names.items() if name is not None}
+
 
 @settings
 class ReadingOptions:

@@ -7,14 +7,15 @@ Shape letters: N rows (clips), T tasks.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from lmf_multitask.data.schema import emotion_of, is_known, sort_emotions
-from lmf_multitask.data.sources import Reading
+from lmf_multitask.data.sources import Candidate, Reading, Source
 from lmf_multitask.errors import DataError, suggestion
 
 NUMBER, TEXT, OTHER = "number", "text", "other"
@@ -88,33 +89,19 @@ def choose(kinds: Mapping[str, str], reading: Reading, where: str) -> Choice:
     return Choice(labels, classes, [name for name in kinds if name not in chosen and name != classes])
 
 
-def ignored_note(names: Sequence[str], what: str = "columns") -> list[str]:
-    """A line that lists what is not used; none if everything is."""
-    shown = ", ".join(ascii(name)[1:-1][:40] for name in names[:12])
-    return [f"ignored {what}: {shown}" + (" and more" if len(names) > 12 else "")] if names else []
-
-
-def lacking(kinds: Mapping[str, str], where: str) -> DataError:
-    """The error about a table without labels: what could be chosen."""
-    columns = [name[:40] for name, kind in kinds.items() if kind != OTHER]
-    return DataError(
-        f"{where}: must have labels: a column 'labels' or 'emotion', or columns of 0 and 1 named like emotions, but has "
-        f"{', '.join(columns[:12]) or 'no other column'}. Choose them with --data.labels, or with --data.class_column one column "
-        "that names the class of each clip."
-    )
-
-
 class Classes:
     """The tasks that one column of classes stands for."""
 
-    def __init__(self, column: str, values: Iterable[object], where: str, names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, column: str, values: Iterable[object], names: Sequence[str] | None = None, *, where: str
+    ) -> None:
         """Takes the different values of a column.
 
         Args:
             column: its name.
             values: texts or numbers; empty texts, NaN, None and numbers below zero are clips that nobody annotated.
-            where: the file, for messages.
             names: of the classes 0, 1, ..., where the file states them.
+            where: the file, for messages.
 
         Raises:
             DataError: they are no classes: too many, or numbers that are not whole.
@@ -168,6 +155,81 @@ class Classes:
                 found[row] = 0
                 found[row, self.tasks.index(self._task[value])] = 1
         return found
+
+
+class ColumnSource(Source):
+    """A source whose labels are columns of a table, or arrays of an archive."""
+
+    parts: ClassVar[str] = "columns"
+    """What it consists of."""
+
+    def __init__(self, candidate: Candidate, reading: Reading) -> None:
+        """Starts without labels: subclasses call `_find_labels`."""
+        super().__init__(candidate, reading)
+        self._label_problem: DataError | None = None
+        self._label_columns: list[str] = []
+        self._classes: Classes | None = None
+
+    @abstractmethod
+    def _nested_names(self, kinds: Mapping[str, str]) -> Sequence[str] | None:
+        """Names of the tasks whose labels are together in a column ``labels``; None without such a column."""
+
+    @abstractmethod
+    def _classes_in(self, column: str) -> tuple[Iterable[object], Sequence[str] | None]:
+        """The different values of a column of classes, and the names of classes 0, 1, ... where they are stated."""
+
+    def _find_labels(self, kinds: Mapping[str, str]) -> None:
+        """Sets `emotions`, and what their labels are made of; files without usable labels can be predicted.
+
+        Args:
+            kinds: see `choose`.
+        """
+        try:
+            nested = self._nested_names(kinds)
+            if nested is not None and not (self.reading.config.labels or self.reading.config.class_column):
+                self.emotions, self._label_columns = list(map(emotion_of, nested)), ["labels"]
+                if len(set(self.emotions)) != len(self.emotions):
+                    raise self.fail(
+                        f"emotions must be different, but got {', '.join(self.emotions)[:80]}. Rename them."
+                    )
+                self._note_ignored([name for name in kinds if name != "labels"])
+                if not self.emotions:
+                    raise self.fail(
+                        "the label columns must have names, but the file has none. Give them in their order with --emotions."
+                    )
+                return
+            choice = choose(kinds, self.reading, str(self.path))
+            self._label_columns, self.emotions = list(choice.labels.values()), list(choice.labels)
+            if choice.classes is not None:
+                self._label_columns = [choice.classes]
+                self._classes = Classes(choice.classes, *self._classes_in(choice.classes), where=str(self.path))
+                self.emotions = self._classes.tasks
+                self.notes.append(self._classes.note.removeprefix(f"{self.path}: "))
+            self._note_ignored(choice.ignored)
+            if not self.emotions:
+                columns = [name[:40] for name, kind in kinds.items() if kind != OTHER]
+                raise self.fail(
+                    "must have labels: a column 'labels' or 'emotion', or columns of 0 and 1 named like emotions, but has "
+                    f"{', '.join(columns[:12]) or 'no other column'}. Choose them with --data.labels, or with --data.class_column "
+                    "one column that names the class of each clip."
+                )
+        except DataError as error:
+            self._label_problem = error if str(self.path) in str(error) else self.fail(str(error))
+            self.emotions = []
+
+    def _note_ignored(self, names: Sequence[str]) -> None:
+        if names:
+            shown = ", ".join(ascii(name)[1:-1][:40] for name in names[:12])
+            self.notes.append(f"ignored {self.parts}: {shown}" + (" and more" if len(names) > 12 else ""))
+
+    def _named_labels(self, values: np.ndarray, where: str) -> np.ndarray:
+        """Checks `[N, T]` against the names, and as `_checked_labels`."""
+        if values.shape[1] != len(self.emotions):
+            raise self.fail(
+                f"labels must have one column per emotion, but have {values.shape[1]} for {len(self.emotions)} names. Name all of "
+                "them, in their order, with --emotions."
+            )
+        return self._checked_labels(values, where)
 
 
 def _unannotated(value: Any) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 
 from lmf_multitask.data import cache
-from lmf_multitask.data.arrow import label_struct
 from lmf_multitask.data.columns import BLOCK_ROWS, column_arrays, emotion_names, fingerprint, missing_rows
 from lmf_multitask.data.config import DataConfig
 from lmf_multitask.data.description import with_notes
@@ -27,9 +25,10 @@ from lmf_multitask.data.groups import overlap_notes, shown_names
 from lmf_multitask.data.modality import MODALITIES, Input
 from lmf_multitask.data.quality import repetition_notes
 from lmf_multitask.data.sample import builtin_sample
-from lmf_multitask.data.schema import GROUPS, SPLITS, labels_feature
+from lmf_multitask.data.schema import GROUPS, SPLITS
 from lmf_multitask.data.sources import ALL, Source, naming, open_source
-from lmf_multitask.data.targets import ABOVE, BINARY, REGRESSION, Target, parse_target
+from lmf_multitask.data.targets import REGRESSION, Target, parse_target
+from lmf_multitask.data.task_columns import above, known_targets, select_targets
 from lmf_multitask.errors import DataError
 from lmf_multitask.files import atomic_folder
 
@@ -125,16 +124,16 @@ def load(
     with naming(path):
         found = cache.mapped(source, config.non_finite)
         dataset, facts = found or cache.cached(source, config.non_finite, config.cache_dir)
-        chosen = _targets(facts, [Target(name) for name in facts.emotions] if wanted is None else wanted)
+        chosen = known_targets(facts, [Target(name) for name in facts.emotions] if wanted is None else wanted)
         folds: list[list[str]] | None = None
         notes: list[str] = []
         if facts.groups is not None:
             dataset = _with_column(dataset, GROUPS, facts.groups)
         if fold is not None:
-            strata = _targets(facts, stratify) if stratify else chosen
+            strata = known_targets(facts, stratify) if stratify else chosen
             dataset, folds, notes = _in_folds(dataset, strata, config.at_threshold, fold)
             facts = _of_all_clips(facts)
-        selected, derived = _select_targets(dataset, chosen, config.at_threshold)
+        selected, derived = select_targets(dataset, chosen, config.at_threshold)
         if fold is None:
             selected = _in_own_order(
                 selected, None if wanted is None else [one.column for one in chosen], facts.emotions
@@ -277,98 +276,6 @@ def missing_in_train(dataset: datasets.DatasetDict, modalities: Sequence[str]) -
     return absent
 
 
-def _targets(facts: cache.Facts, wanted: Sequence[Target]) -> list[Target]:
-    """The tasks that the user wants, with the kinds and ranges that the data give them.
-
-    Raises:
-        DataError: there is no such column, or a task is not of the kind that it should be.
-    """
-    found = []
-    for one in wanted:
-        if one.column not in facts.emotions:
-            close = get_close_matches(str(one.column), facts.emotions, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else "Choose among these."
-            raise DataError(f"emotions must be among {', '.join(facts.emotions)}, but got {one.column!r}. {hint}")
-        kind = facts.kinds[one.column]
-        if one.source is None:
-            if one.kind == BINARY and kind != BINARY:
-                raise DataError(
-                    f"{one.name} must be 0 or 1 to be a binary task, but is real-valued. "
-                    f"Derive one: --tasks NAME:{ABOVE}:{one.name}:0."
-                )
-            known = None if one.range_of_train else one.range or facts.ranges.get(one.name)
-            found.append(replace(one, kind=one.kind or kind, range=known))
-        else:
-            found.append(one)
-    names = [one.name for one in found]
-    if not names or len(set(names)) != len(names):
-        raise DataError(f"emotions must be one or more different names, but got {names}.")
-    return found
-
-
-def _select_targets(
-    dataset: datasets.DatasetDict, targets: Sequence[Target], at_threshold: str
-) -> tuple[datasets.DatasetDict, list[str]]:
-    """Makes the label columns those of the tasks, in their order, and keeps the rows that at least one of them annotates.
-
-    Returns:
-        The data set, and notes on tasks that were derived from others.
-
-    Raises:
-        DataError: a split has no clip for them, or a value outside the range of a task.
-    """
-    known, names = emotion_names(next(iter(dataset.values()))), [one.name for one in targets]
-    as_stored = [one.column for one in targets] == known == names
-    result, equal = datasets.DatasetDict(), np.zeros(len(targets), int)
-    for split, part in dataset.items():
-        labels = np.asarray(column_arrays(part)["labels"])[:, [known.index(one.column) for one in targets]]
-        for t, one in enumerate(targets):
-            if one.source is not None:
-                values = labels[:, t]
-                equal[t] += (values == np.float32(one.threshold)).sum()
-                labels[:, t] = _above(values, one.threshold, at_threshold)
-            elif one.range is not None:
-                _check_range(labels[:, t], one, split)
-        if as_stored:
-            result[split] = part
-            continue
-        annotated = ~np.isnan(labels).all(axis=1)
-        if not annotated.any():
-            raise DataError(f"{split} must have clips annotated for {', '.join(names)}, but has none.")
-        types = datasets.Features(labels=labels_feature(names)).arrow_schema
-        column = pa.table({"labels": label_struct(labels, names)}).cast(types)
-        chosen = datasets.Dataset(datasets.table.InMemoryTable(column))
-        joined = datasets.concatenate_datasets([part.remove_columns("labels"), chosen], axis=1)
-        result[split] = joined if annotated.all() else joined.select(np.flatnonzero(annotated))
-    notes = [
-        f"{one.name}: present where {one.source} is above {one.threshold:g}; {equal[t]} clip(s) with exactly that are "
-        f"{at_threshold.replace('_', ' ')} (data.at_threshold)"
-        for t, one in enumerate(targets)
-        if one.source is not None
-    ]
-    return result, notes
-
-
-def _above(values: np.ndarray, threshold: float, at_threshold: str) -> np.ndarray:
-    """Real labels `[N]` -> binary ones float32 `[N]`, NaN where not annotated."""
-    found = (values > np.float32(threshold)).astype(np.float32)
-    undecided = np.isnan(values)
-    if at_threshold == "not_annotated":
-        undecided |= values == np.float32(threshold)
-    found[undecided] = np.nan
-    return found
-
-
-def _check_range(values: np.ndarray, target: Target, split: str) -> None:
-    low, high = target.range or (-np.inf, np.inf)
-    odd = values[(values < low) | (values > high)]
-    if len(odd):
-        raise DataError(
-            f"{target.name} must be from {low:g} to {high:g}, but is {odd[0]:g} in a clip of {split}. "
-            f"Correct the labels, or train with another range: --tasks {target.name}:{REGRESSION}:LOW:HIGH."
-        )
-
-
 def _with_column(
     dataset: Mapping[str, datasets.Dataset], name: str, values: Mapping[str, Sequence[str]]
 ) -> datasets.DatasetDict:
@@ -391,7 +298,7 @@ def _in_folds(
     whole = datasets.concatenate_datasets(list(_in_own_order(dataset, None, []).values()))
     labels, known = np.asarray(column_arrays(whole)["labels"]), emotion_names(whole)
     columns = [
-        values if one.source is None else _above(values, one.threshold, at_threshold)
+        values if one.source is None else above(values, one.threshold, at_threshold)
         for one in strata
         for values in [labels[:, known.index(one.column)]]
     ]

@@ -62,6 +62,16 @@ def read_header(file: IO[bytes]) -> Header:
     return Header(shape, match[2] == "True", np.dtype(match[1]))
 
 
+def read_whole(file: IO[bytes], header: Header) -> np.ndarray:
+    """The array behind a header.
+
+    Raises:
+        ValueError: the file ends too early.
+    """
+    flat = np.frombuffer(exactly(file, header.bytes), header.dtype)
+    return flat.reshape(header.shape, order="F" if header.fortran else "C")
+
+
 def pieces(file: IO[bytes], header: Header, rows: int) -> Iterator[np.ndarray]:
     """The array behind a header, at most `rows` rows at a time.
 
@@ -69,9 +79,8 @@ def pieces(file: IO[bytes], header: Header, rows: int) -> Iterator[np.ndarray]:
         ValueError: the file ends too early.
     """
     count, row = header.shape[0], math.prod(header.shape[1:]) * header.dtype.itemsize
-    whole = None
-    if header.fortran:  # the bytes of a row are not adjacent: only the whole array can be read
-        whole = np.frombuffer(exactly(file, header.bytes), header.dtype).reshape(header.shape, order="F")
+    # in Fortran's order the bytes of a row are not adjacent: only the whole array can be read
+    whole = read_whole(file, header) if header.fortran else None
     for start in range(0, count, rows):
         stop = min(start + rows, count)
         if whole is not None:
@@ -107,10 +116,9 @@ def read_features(path: Path) -> tuple[np.ndarray, os.stat_result]:
                 raise ValueError(f"it announces {header.bytes:,} bytes and has {about.st_size:,}")
             if header.dtype.kind not in "fiub" or len(header.shape) not in (1, 2) or 0 in header.shape:
                 raise ValueError(f"it is {header.dtype} {list(header.shape)}")
-            values = np.frombuffer(exactly(file, header.bytes), header.dtype)
+            return read_whole(file, header), about
         except (ValueError, TypeError) as error:
             reason = str(error).rstrip(".")
             raise DataError(
                 f"{path}: must be an .npy array of numbers [features] or [steps, features], but {reason}."
             ) from None
-    return values.reshape(header.shape, order="F" if header.fortran else "C"), about

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from lmf_multitask.data.safe_pickle import _Content, _Machine, _Name, _Refused
+from lmf_multitask.data.pickle_values import Name
+from lmf_multitask.data.safe_pickle import Machine
+from lmf_multitask.data.stored_array import Content, Refused
 
 _MOST_PICKLE = 1 << 24  # bytes
 _DTYPES = {"Float": "<f4", "Double": "<f8", "Half": "<f2", "Long": "<i8", "Int": "<i4"}
@@ -42,7 +44,7 @@ def read_torch(path: object, archive: zipfile.ZipFile, size: int) -> Any:
     (name,) = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
     with archive.open(name) as member:
         content = member.read(_MOST_PICKLE)
-    return _TorchMachine(_Content(f"{path}: {name}", io.BytesIO(content)), archive, name[: -len(".pkl")], size).run()
+    return _TorchMachine(Content(f"{path}: {name}", io.BytesIO(content)), archive, name[: -len(".pkl")], size).run()
 
 
 class _Storage:
@@ -51,24 +53,24 @@ class _Storage:
     def __init__(self, dtype: str, member: zipfile.ZipInfo, count: Any) -> None:
         self.dtype, self.member, self.count = np.dtype(dtype), member, count
         if type(count) is not int or member.file_size != count * self.dtype.itemsize:
-            raise _Refused("has a storage of another size than it says")
+            raise Refused("has a storage of another size than it says")
         if member.compress_type != zipfile.ZIP_STORED:
-            raise _Refused("has a compressed storage")
+            raise Refused("has a compressed storage")
 
 
-class _TorchMachine(_Machine):
-    """A `_Machine` that knows tensors."""
+class _TorchMachine(Machine):
+    """A `Machine` that knows tensors."""
 
-    def __init__(self, content: _Content, archive: zipfile.ZipFile, folder: str, size: int) -> None:
+    def __init__(self, content: Content, archive: zipfile.ZipFile, folder: str, size: int) -> None:
         super().__init__(content)
         self._archive, self._folder, self._left = archive, folder, size
 
-    def _admitted_names(self) -> dict[tuple[str, str], _Name]:
+    def _admitted_names(self) -> dict[tuple[str, str], Name]:
         names = super()._admitted_names()
-        self._kinds = {_Name(self._no_call): dtype for dtype in _DTYPES.values()}
+        self._kinds = {Name(self._no_call): dtype for dtype in _DTYPES.values()}
         names.update({("torch", f"{kind}Storage"): name for kind, name in zip(_DTYPES, self._kinds)})
-        names["torch._utils", "_rebuild_tensor_v2"] = _Name(self._tensor)
-        names["torch._utils", "_rebuild_parameter"] = _Name(lambda tensor, *rest: tensor)
+        names["torch._utils", "_rebuild_tensor_v2"] = Name(self._tensor)
+        names["torch._utils", "_rebuild_parameter"] = Name(lambda tensor, *rest: tensor)
         return names
 
     def _build(self) -> None:
@@ -80,20 +82,20 @@ class _TorchMachine(_Machine):
     def _outside(self) -> None:
         what, kind, key, _, count = self._stack.pop()
         if what != "storage" or kind not in self._kinds or not isinstance(key, str):
-            raise _Refused("refers to something that is not a storage")
+            raise Refused("refers to something that is not a storage")
         self._push(_Storage(self._kinds[kind], self._archive.getinfo(f"{self._folder}/{key}"), count))
 
     def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> np.ndarray:
         numbers = (offset, *shape, *strides)
         if not isinstance(storage, _Storage) or any(type(one) is not int or not 0 <= one < 2**40 for one in numbers):
-            raise _Refused("describes a tensor wrongly")
+            raise Refused("describes a tensor wrongly")
         count = math.prod(shape)
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides))
         if len(shape) != len(strides) or len(shape) > 8 or (count and last >= storage.count):
-            raise _Refused("describes a tensor wrongly")
+            raise Refused("describes a tensor wrongly")
         self._left -= max(count, storage.count) * storage.dtype.itemsize
         if self._left < 0:
-            raise _Refused("repeats its parts too often")
+            raise Refused("repeats its parts too often")
         if not count:
             return np.zeros(shape, storage.dtype)
         flat = np.frombuffer(self._archive.read(storage.member), storage.dtype, storage.count)[offset:]

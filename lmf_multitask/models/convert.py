@@ -6,10 +6,8 @@ Both name their parameters alike; the sizes are read off the tensors. No code is
 from __future__ import annotations
 
 import lzma
-import math
 import os
 import struct
-import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -19,7 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lmf_multitask.config import build, check_name, merged
-from lmf_multitask.data.safe_pickle import StoredArray, read_pickle
+from lmf_multitask.data.npy import read_header, read_whole
+from lmf_multitask.data.safe_pickle import read_pickle
+from lmf_multitask.data.stored_array import StoredArray
 from lmf_multitask.data.torch_files import is_torch_file, read_torch
 from lmf_multitask.errors import RunError, UserError
 from lmf_multitask.files import open_regular
@@ -31,10 +31,10 @@ _LARGEST = 1 << 30  # bytes; the released checkpoints have 1.8 MB
 _MOST_COMPRESSED = 200  # times; weights hardly compress, zeros do
 
 _DAMAGES = (
-    *(ValueError, OSError, EOFError, MemoryError, KeyError, TypeError, RuntimeError, SyntaxError, struct.error),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError, OverflowError),
+    *(ValueError, OSError, EOFError, MemoryError, KeyError, TypeError, RuntimeError, OverflowError),
+    *(struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
 )
-"""What zipfile and numpy raise on damaged files; a NotImplementedError and a RecursionError are RuntimeErrors."""
+"""What is raised on damaged archives; a NotImplementedError and a RecursionError are RuntimeErrors."""
 
 _NAMES = {
     "audio_factor": "fusion.factors.0",
@@ -199,11 +199,9 @@ def _read_archive(path: Path, file: BinaryIO, size: int) -> Any:
                     f"{path}: must unpack to at most 1 GiB and {_MOST_COMPRESSED} times its size, but claims {claimed:,} bytes. "
                     "Is it a checkpoint?"
                 )
-            for member in archive.infolist():
-                _check_member(archive, member)
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+            return {
+                member.filename.removesuffix(".npy"): _read_member(archive, member) for member in archive.infolist()
+            }
     except UserError:
         raise
     except _DAMAGES as error:
@@ -211,19 +209,12 @@ def _read_archive(path: Path, file: BinaryIO, size: int) -> Any:
         raise RunError(f"{path}: must be an .npz file of arrays or a state dict of PyTorch, but {reason}.") from None
 
 
-def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Raises unless a member has the size that its header claims: numpy allocates that size before it reads."""
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"{member.filename[:60]} has the unknown version {version}")
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError(f"{member.filename[:60]} holds Python objects")
-    size = math.prod(shape) * max(dtype.itemsize, 1)
-    if min(shape, default=0) < 0 or size > member.file_size:
-        raise ValueError(f"{member.filename[:60]} claims {size:,} bytes and has {member.file_size:,}")
+        header = read_header(file)
+        if header.bytes > member.file_size:  # before the memory is taken
+            raise ValueError(f"{member.filename[:60]} claims {header.bytes:,} bytes and has {member.file_size:,}")
+        return read_whole(file, header)
 
 
 def _arrays(content: Any, path: Path) -> dict[str, np.ndarray]:

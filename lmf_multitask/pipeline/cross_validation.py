@@ -16,6 +16,7 @@ from lmf_multitask.evaluation.metrics import all_tasks
 from lmf_multitask.evaluation.predictions import read_predictions
 from lmf_multitask.evaluation.statistics import fold_summary
 from lmf_multitask.files import MANIFEST
+from lmf_multitask.pipeline.assessing import write_joined, write_split
 from lmf_multitask.pipeline.layout import (
     LINEAR,
     LINEAR_FILES,
@@ -26,7 +27,6 @@ from lmf_multitask.pipeline.layout import (
 )
 from lmf_multitask.pipeline.reporting import config_facts, data_fact, evaluate_run, learning_curves
 from lmf_multitask.pipeline.runs import Run, runs_in
-from lmf_multitask.pipeline.stages import write_joined, write_split
 from lmf_multitask.tasks import make_tasks
 
 _MOST_CURVES = 12

@@ -13,21 +13,13 @@ import numpy as np
 from lmf_multitask.data.columns import column_arrays
 from lmf_multitask.evaluation.decisions import exclusive_rows
 from lmf_multitask.evaluation.metrics import METRICS, all_tasks, metrics_of, value_of
+from lmf_multitask.pipeline.assessing import assess_predictions, calibrate, write_run
 from lmf_multitask.pipeline.layout import CHECKPOINTS_FOLDER, LABEL_COLUMN, VISUALDL_FOLDER
 from lmf_multitask.pipeline.progress import Progress, epoch_line
 from lmf_multitask.pipeline.reporting import write_report_of
 from lmf_multitask.pipeline.runs import Run
 from lmf_multitask.pipeline.settings import ExperimentConfig
-from lmf_multitask.pipeline.stages import (
-    Prepared,
-    Trained,
-    assess_predictions,
-    calibrate,
-    load,
-    predict,
-    restore,
-    write_run,
-)
+from lmf_multitask.pipeline.stages import Prepared, Trained, load, predict, restore
 from lmf_multitask.runtime import log_to_stderr, quiet_imports, seed_everything, surroundings
 from lmf_multitask.tasks import predictions
 from lmf_multitask.training import parallel

@@ -20,6 +20,7 @@ from lmf_multitask.evaluation.assessment import Assessment, LearningCurves
 from lmf_multitask.evaluation.predictions import changes_csv
 from lmf_multitask.evaluation.robustness import measure_robustness, predictions_without
 from lmf_multitask.files import read_text, write_json, write_text
+from lmf_multitask.pipeline.assessing import assess_predictions, write_split
 from lmf_multitask.pipeline.layout import (
     CONFIG_FILE,
     HISTORY_FILE,
@@ -29,14 +30,7 @@ from lmf_multitask.pipeline.layout import (
     check_no_links,
 )
 from lmf_multitask.pipeline.settings import ExperimentConfig
-from lmf_multitask.pipeline.stages import (
-    Predicted,
-    Trained,
-    assess_predictions,
-    predict,
-    restore,
-    write_split,
-)
+from lmf_multitask.pipeline.stages import Predicted, Trained, predict, restore
 from lmf_multitask.runtime import quiet_imports, surroundings
 
 with quiet_imports():

@@ -16,6 +16,7 @@ from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.metrics import all_tasks
 from lmf_multitask.evaluation.statistics import seed_summary
 from lmf_multitask.files import write_json
+from lmf_multitask.pipeline.assessing import assess_predictions, write_joined
 from lmf_multitask.pipeline.cross_validation import join_folds
 from lmf_multitask.pipeline.launcher import train_all
 from lmf_multitask.pipeline.layout import (
@@ -31,7 +32,7 @@ from lmf_multitask.pipeline.layout import (
 from lmf_multitask.pipeline.reporting import config_facts, write_report_of
 from lmf_multitask.pipeline.runs import Run, runs_in
 from lmf_multitask.pipeline.settings import ExperimentConfig
-from lmf_multitask.pipeline.stages import assess_predictions, predict, read_data, restore, without, write_joined
+from lmf_multitask.pipeline.stages import predict, read_data, restore, without
 
 logger = logging.getLogger(__name__)
 

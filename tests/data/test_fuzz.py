@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from recorded_pickles import RECORDED
 
-from lmf_multitask.data import safe_pickle
-from lmf_multitask.data.safe_pickle import StoredArray, to_array
+from lmf_multitask.data import pickle_bytes, safe_pickle, stored_array
+from lmf_multitask.data.stored_array import StoredArray, to_array
 from lmf_multitask.errors import DataError
 
 
@@ -99,7 +99,7 @@ def values_in(value, depth=6):
 
 def attempt(content):
     """Reads or refuses; what came of it, for the search."""
-    machine = safe_pickle._Machine(safe_pickle._Content("fuzz.pkl", io.BytesIO(content)))
+    machine = safe_pickle.Machine(stored_array.Content("fuzz.pkl", io.BytesIO(content)))
     try:
         values_in(machine.run())
     except DataError as error:
@@ -145,7 +145,7 @@ def in_time_and_memory(content):
 @pytest.fixture
 def everything_is_large(monkeypatch):
     """So that small payloads, too, take the way of those that are left in the file."""
-    monkeypatch.setattr(safe_pickle, "LARGE", 50)
+    monkeypatch.setattr(pickle_bytes, "LARGE", 50)
 
 
 def test_two_thousand_inputs_in_time_and_memory(everything_is_large):
@@ -159,7 +159,7 @@ def test_two_thousand_inputs_in_time_and_memory(everything_is_large):
 @pytest.mark.slow
 @pytest.mark.parametrize("large", [50, 1 << 16])
 def test_two_hundred_thousand_inputs(monkeypatch, large):
-    monkeypatch.setattr(safe_pickle, "LARGE", large)
+    monkeypatch.setattr(pickle_bytes, "LARGE", large)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert sum(attack(seed, 12_500, in_time) for seed in range(large, large + 8)) > 800
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB

@@ -17,10 +17,11 @@ from pickle_layouts import make_clips, mmsa
 
 from lmf_multitask import load_iemocap
 from lmf_multitask.data.loading import inspect
-from lmf_multitask.data.safe_pickle import StoredArray, read_pickle, to_array
+from lmf_multitask.data.safe_pickle import read_pickle
 from lmf_multitask.data.sample import write_sample
 from lmf_multitask.data.schema import dataset_features
 from lmf_multitask.data.sources import emotions_first
+from lmf_multitask.data.stored_array import StoredArray, to_array
 from lmf_multitask.errors import DataError
 
 GIGABYTE = 1 << 30

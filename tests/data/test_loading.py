@@ -549,7 +549,7 @@ def words_for_numbers(split, content):
         (ragged, "column 'audio' must have rows of one length, but got lengths from 2 to 3"),
         (wider_test, r"test.parquet: column 'video' must have rows of one length, but got \(2,\) and \(3,\)"),
         (lacking_a_label, "validation.parquet must have the label columns of the other splits, but lacks tense"),
-        (named_labels, "labels of .*test.parquet must have one column per emotion, but have 3 columns for 2 names"),
+        (named_labels, "labels must have one column per emotion, but have 3 for 2 names"),
         (fractional, "labels of .* must be 0 or 1, or NaN where not annotated, but holds 0.5"),
         (words_for_numbers, "column 'audio' must hold numbers"),
     ],

@@ -292,7 +292,7 @@ def test_names_of_unnamed_labels_come_from_the_user(tmp_path):
     ("labels", "message"),
     [
         ({}, "must have labels"),
-        ({"labels": LABELS}, "the columns of labels must have names"),
+        ({"labels": LABELS}, "the label columns must have names"),
         (
             {"labels": LABELS, "emotions": np.array(["a"])},
             "labels must have one column per emotion, but have 2 for 1 names",

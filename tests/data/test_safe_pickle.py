@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from pickle_parts import ARRAYS, array_opcodes, opcodes
 from recorded_pickles import RECORDED
 
-from lmf_multitask.data import safe_pickle
-from lmf_multitask.data.safe_pickle import StoredArray, read_pickle, to_array
+from lmf_multitask.data import pickle_bytes, safe_pickle
+from lmf_multitask.data.safe_pickle import read_pickle
+from lmf_multitask.data.stored_array import StoredArray, to_array
 from lmf_multitask.errors import DataError
 
 
@@ -169,8 +170,8 @@ def test_payloads_are_not_read_before_they_are_wanted(tmp_path, monkeypatch):
     path = tmp_path / "data.pkl"
     path.write_bytes(pickle.dumps(np.zeros(1_000_000), protocol=4))
     taken = []
-    original = safe_pickle._Machine._take
-    monkeypatch.setattr(safe_pickle._Machine, "_take", lambda self, n: taken.append(n) or original(self, n))
+    original = safe_pickle.Machine._take
+    monkeypatch.setattr(safe_pickle.Machine, "_take", lambda self, n: taken.append(n) or original(self, n))
     read_pickle(path)
     assert sum(taken) < 1000
 
@@ -411,7 +412,7 @@ def test_refused_in_one_line_that_says_why(read, tmp_path, name):
 
 
 def test_endless_objects_are_refused(read, monkeypatch):
-    monkeypatch.setattr(safe_pickle, "MOST_OBJECTS", 1000)
+    monkeypatch.setattr(pickle_bytes, "MOST_OBJECTS", 1000)
     for content in (b"]" * 2000, b"(" * 2000, b"N" + b"\x94" * 2000, b"]" + b"2" * 2000):
         with pytest.raises(DataError, match="holds more than 1,000 single objects; store the features as numpy arrays"):
             read(b"\x80\x04" + content + b".")
@@ -427,7 +428,7 @@ def test_repeated_encoding_is_refused(read):
 
 
 def test_repeated_copies_of_a_list_are_refused(read, monkeypatch):
-    monkeypatch.setattr(safe_pickle, "MOST_OBJECTS", 10_000)
+    monkeypatch.setattr(pickle_bytes, "MOST_OBJECTS", 10_000)
     head = "cbuiltins\nlist\np0\n0(" + "I1\n" * 1000 + "lp1\n0"
     with pytest.raises(DataError, match="holds more than 10,000 single objects"):
         read(opcodes(head + "g0\n(g1\ntR0" * 50 + "N."))

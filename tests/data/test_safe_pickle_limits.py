@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from pickle_parts import ARRAYS, array_opcodes, opcodes, state_of_type
 
-from lmf_multitask.data import safe_pickle
-from lmf_multitask.data.safe_pickle import read_pickle, to_array
+from lmf_multitask.data import pickle_bytes, stored_array
+from lmf_multitask.data.safe_pickle import read_pickle
+from lmf_multitask.data.stored_array import to_array
 from lmf_multitask.errors import DataError
 
 
@@ -94,15 +95,15 @@ def test_keys_that_are_numbers_or_bytes_of_no_utf8(read):
 
 
 def test_as_many_objects_as_allowed(read, monkeypatch):
-    assert safe_pickle.MOST_OBJECTS == 5_000_000
-    monkeypatch.setattr(safe_pickle, "MOST_OBJECTS", 10)
+    assert pickle_bytes.MOST_OBJECTS == 5_000_000
+    monkeypatch.setattr(pickle_bytes, "MOST_OBJECTS", 10)
     assert read(b"N" * 10 + b".") is None  # the stop does not count
     with pytest.raises(DataError, match="holds more than 10 single objects; store the features as numpy arrays"):
         read(b"N" * 11 + b".")
 
 
 def test_dicts_and_lists_that_are_copied_count(read, monkeypatch):
-    monkeypatch.setattr(safe_pickle, "MOST_OBJECTS", 100)
+    monkeypatch.setattr(pickle_bytes, "MOST_OBJECTS", 100)
     items = "".join(f"I{n}\nI1\n" for n in range(20))
     copy = "cbuiltins\ndict\n(g1\ntR0"
     assert read(opcodes(f"({items}dp1\n0" + copy + "N.")) is None
@@ -135,9 +136,9 @@ def test_scalars_that_repeat_a_long_text(read):
 
 
 def test_payloads_of_just_the_length_that_stays_in_the_file(tmp_path, read):
-    assert safe_pickle.LARGE == 65_536
+    assert pickle_bytes.LARGE == 65_536
     for extra in (0, 1):
-        size = safe_pickle.LARGE + extra
+        size = pickle_bytes.LARGE + extra
         raw = np.random.default_rng(1).integers(0, 256, size, dtype="u1")
         for protocol in range(6):
             stored = read(pickle.dumps(raw, protocol=protocol))
@@ -153,9 +154,9 @@ def test_payloads_of_just_the_length_that_stays_in_the_file(tmp_path, read):
 
 
 def test_text_that_ends_where_a_block_of_the_line_does(read):
-    for size in (safe_pickle.LARGE + (1 << 20) + n for n in range(6)):
+    for size in (pickle_bytes.LARGE + (1 << 20) + n for n in range(6)):
         assert len(read(b"S'" + b"a" * size + b"'\n.")) == size
-    for size in range(safe_pickle.LARGE - 4, safe_pickle.LARGE + 4):
+    for size in range(pickle_bytes.LARGE - 4, pickle_bytes.LARGE + 4):
         text = b"a" * (size - 1) + b"b"
         value = read(b"(S'" + text + b"'\ncbuiltins\nlist\n)Rl.")[0]
         assert len(value) == size
@@ -368,7 +369,7 @@ def test_some_rows(read, name, protocol):
     expected = ARRAYS[name]
     stored = read(pickle.dumps({"x": expected}, protocol=protocol))["x"]
     fortran = expected.ndim > 1 and expected.flags.f_contiguous
-    in_place = protocol > 2 or expected.nbytes <= safe_pickle.LARGE
+    in_place = protocol > 2 or expected.nbytes <= pickle_bytes.LARGE
     assert stored.has_rows is (in_place and not fortran)
     for start, stop in ((0, 1), (1, 2), (0, len(expected)), (1, -1), (2, 2), (2, 1), (0, 10**9)):
         got = stored.read_rows(start, stop)
@@ -380,8 +381,8 @@ def test_some_rows(read, name, protocol):
 def test_only_the_rows_asked_for_are_read(read, monkeypatch):
     stored = read(pickle.dumps(np.arange(100_000.0).reshape(1000, 100), protocol=4))
     sizes = []
-    original = safe_pickle._Span.read_into
-    monkeypatch.setattr(safe_pickle._Span, "read_into", lambda self, out: sizes.append(len(out)) or original(self, out))
+    original = stored_array.Span.read_into
+    monkeypatch.setattr(stored_array.Span, "read_into", lambda self, out: sizes.append(len(out)) or original(self, out))
     assert stored.read_rows(500, 502)[1, 3] == 50_103.0
     assert sizes == [1600]
 

@@ -18,8 +18,8 @@ import warnings
 import numpy as np
 import pytest
 
-from lmf_multitask.data import safe_pickle
-from lmf_multitask.data.safe_pickle import StoredArray
+from lmf_multitask.data import pickle_bytes, safe_pickle, stored_array
+from lmf_multitask.data.stored_array import StoredArray
 from lmf_multitask.errors import DataError
 
 
@@ -178,9 +178,9 @@ def described(value, depth=12):
         value = value.astype(value.dtype.newbyteorder("="))
         raw = (value.view("u1") != 0).tolist() if value.dtype.kind == "b" and value.ndim else value.tolist()
         return f"array {value.dtype} {value.shape} {raw!r}"
-    if isinstance(value, (safe_pickle._Name, type)) or callable(value):
+    if isinstance(value, (safe_pickle.Name, type)) or callable(value):
         return "name"
-    if isinstance(value, (safe_pickle._DType, np.dtype)):
+    if isinstance(value, (stored_array.DType, np.dtype)):
         return f"type {np.dtype(getattr(value, 'dtype', value)).newbyteorder('=')}"
     if isinstance(value, np.generic):
         value = value.item()
@@ -218,7 +218,7 @@ def compare(seed, inputs):
         for number in range(inputs):
             content = Grammar(draw).program()
             try:
-                ours = described(safe_pickle._Machine(safe_pickle._Content("a.pkl", io.BytesIO(content))).run())
+                ours = described(safe_pickle.Machine(stored_array.Content("a.pkl", io.BytesIO(content))).run())
             except DataError:
                 continue
             if has_sets(content) or "_Span" in ours:  # sets become lists; large text is not decoded
@@ -242,7 +242,7 @@ def test_three_thousand_programs():
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 11))
 def test_five_hundred_thousand_programs(seed, monkeypatch):
-    monkeypatch.setattr(safe_pickle, "LARGE", 20 if seed % 2 else 1 << 16)
+    monkeypatch.setattr(pickle_bytes, "LARGE", 20 if seed % 2 else 1 << 16)
     both, only_ours = compare(seed, 50_000)
     assert both > 15_000
     assert only_ours < both / 20

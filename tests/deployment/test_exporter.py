@@ -176,7 +176,8 @@ def test_clips_of_a_file_are_compared(multitask_run, tmp_path):
 
 def released_model(path, emotion):
     """A checkpoint of LMF_Paddle, read here once more so that `convert` is not trusted."""
-    from lmf_multitask.data.safe_pickle import StoredArray, read_pickle
+    from lmf_multitask.data.safe_pickle import read_pickle
+    from lmf_multitask.data.stored_array import StoredArray
     from lmf_multitask.models.lmf import LMFModel
 
     def array(value):  # paddle.save stores (name, array) in some versions

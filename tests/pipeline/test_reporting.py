@@ -13,10 +13,11 @@ from lmf_multitask.command_line import run
 from lmf_multitask.data.config import DataConfig
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.calibration import Calibration
+from lmf_multitask.pipeline.assessing import assess_predictions
 from lmf_multitask.pipeline.experiment import run_experiment
 from lmf_multitask.pipeline.reporting import learning_curves, report_run, write_report_of
 from lmf_multitask.pipeline.settings import ExperimentConfig
-from lmf_multitask.pipeline.stages import assess_predictions, predict, restore
+from lmf_multitask.pipeline.stages import predict, restore
 from lmf_multitask.training.config import TrainingConfig
 
 ROWS = (48, 40, 40)

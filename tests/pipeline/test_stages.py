@@ -10,7 +10,7 @@ from conftest import small_experiment
 
 from lmf_multitask.data import loading
 from lmf_multitask.models.lmf import LMFModel
-from lmf_multitask.pipeline import stages
+from lmf_multitask.pipeline import assessing, stages
 from lmf_multitask.pipeline.experiment import run_experiment
 from lmf_multitask.pipeline.reporting import evaluate_run, report_run
 
@@ -70,7 +70,7 @@ def test_predictions_of_separate_models_are_side_by_side(corpus_path, tmp_path):
         alone = stages.predict(stages.restore(tmp_path / "parent" / name, device="cpu"), "test")
         np.testing.assert_array_equal(found.predictions[:, t], alone.predictions[:, 0])
         np.testing.assert_array_equal(found.labels[:, t], alone.labels[:, 0])
-    metrics = stages.assess_predictions(both, found).metrics
+    metrics = assessing.assess_predictions(both, found).metrics
     assert (metrics["mode"], list(metrics["emotions"])) == ("per_emotion", ["happy", "sad"])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -49,11 +48,7 @@ class ArrowFiles(TableFiles):
                 raise
             raise DataError(f"{path}: must be an Arrow file, but {first_line(error)}. Write it again.") from None
 
-        def read(columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
-            chosen = table.select(list(columns))
-            return (chosen.slice(start, rows) for start in range(0, len(chosen), rows))
-
-        return Table(str(path), len(table), table.schema, read)
+        return Table.of(str(path), table)
 
 
 def check_announced(source: pa.MemoryMappedFile, path: Path) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.schema import find_split, guess_modalities
 from lmf_multitask.data.sources import ALL, Candidate, Reading
 from lmf_multitask.data.sources.hdf5 import Hdf5Source
@@ -43,8 +42,7 @@ class Csd(Hdf5Source):
         """Reads the labelled intervals."""
         super().__init__(candidate, reading)
         names = [name for name in self._paths if not _LABELS.search(name)]
-        chosen = {name: getattr(reading.config, name) for name in MODALITIES if getattr(reading.config, name)}
-        self._names = guess_modalities(names, str(self.path), chosen)
+        self._names = guess_modalities(names, str(self.path), reading.config.chosen)
         self.notes.append("features from " + ", ".join(f"{one} {name!r}" for one, name in self._names.items()))
         self._data = {one: self._videos(self._paths[name]) for one, name in self._names.items()}
         labels = [name for name in self._paths if _LABELS.search(name)]

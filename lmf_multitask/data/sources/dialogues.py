@@ -19,11 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from lmf_multitask.data.safe_pickle import StoredArray
 from lmf_multitask.data.schema import SPLITS, find_split, rename_modalities
 from lmf_multitask.data.sources import Candidate, Reading
 from lmf_multitask.data.sources.pickles import REGRESSION, SIX_WAY, PickleSource, draw_validation, kind_of, shown_keys
-from lmf_multitask.errors import DataError
+from lmf_multitask.data.stored_array import StoredArray
 
 MELD_EMOTIONS = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
 _FEATURE_PARTS = {2: ("text", "audio"), 3: ("text", "audio", "video")}
@@ -159,13 +158,6 @@ class DialogueSource(PickleSource):
                 values = np.where(values == -1, np.nan, values)
         return self._checked_labels(values, f"{self.path}: labels of {split},")
 
-    _label_problem: DataError | None = None
-
-    def _note_label_problem(self, error: DataError) -> None:
-        """Labels that cannot be used are no error before they are asked for."""
-        self._label_problem, self.emotions = error, []
-        self.notes.append(f"labels cannot be used: {str(error).removeprefix(f'{self.path}: ')}")
-
     # -- rows
 
     def groups(self, split: str) -> list[str] | None:
@@ -207,15 +199,13 @@ class Dialogues(DialogueSource):
         self._meld = False
         splits = self._from_lists(tree) if isinstance(tree, Mapping) else self._from_tuple(list(tree))
         self._take(splits)
-        try:
+        with self._finding_labels():
             every = [one.labels for one in self._every]
             if not all(len(labels) for labels in every):
                 raise self.fail("must have one label per utterance, but has none for some. Check the file.")
             names = [one.name for one in self._every]
             iemocap = all(re.fullmatch(r"Ses\d\d.*", name) for name in names)
             self._set_classes(np.concatenate(every), MELD_EMOTIONS if self._meld else SIX_WAY if iemocap else None)
-        except DataError as error:
-            self._note_label_problem(error)
 
     @classmethod
     def recognises(cls, candidate: Candidate) -> bool:

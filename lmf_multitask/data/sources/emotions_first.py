@@ -15,10 +15,10 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from lmf_multitask.data.safe_pickle import StoredArray
 from lmf_multitask.data.schema import KNOWN_EMOTIONS, SPLITS, emotion_of, find_split, sort_emotions
 from lmf_multitask.data.sources import Candidate, Reading, binary_labels
 from lmf_multitask.data.sources.pickles import Array, PickleSource, kind_of, present_column, row_reader
+from lmf_multitask.data.stored_array import StoredArray
 from lmf_multitask.errors import DataError
 
 LABEL_KEYS = ("label", "labels", "y")

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
 
 import numpy as np
 
-from lmf_multitask.data.label_columns import ID_COLUMNS, NUMBER, OTHER, TEXT, Classes, choose, ignored_note, lacking
-from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.data.label_columns import ID_COLUMNS, NUMBER, OTHER, TEXT, ColumnSource
 from lmf_multitask.data.npy import Header, exactly, pieces, read_header
-from lmf_multitask.data.schema import emotion_of, find_split, rename_modalities
-from lmf_multitask.data.sources import ALL, Candidate, Reading, Source
+from lmf_multitask.data.schema import find_split, rename_modalities
+from lmf_multitask.data.sources import ALL, Candidate, Reading
 from lmf_multitask.errors import DataError
 
 _DAMAGES = (
@@ -32,7 +31,7 @@ _MOST_CLASS_ROWS = 10_000_000
 _MOST_TEXT = 4096  # bytes per row of texts
 
 
-class NpzSource(Source):
+class NpzSource(ColumnSource):
     """The clips of one ``.npz`` file.
 
     Labels are ``labels`` `[N, T]` with their names in ``emotions`` `[T]`, or arrays `[N]` as `label_columns` finds them. ``split``
@@ -40,6 +39,7 @@ class NpzSource(Source):
     """
 
     layout = "an .npz file with audio, video or text"
+    parts = "arrays"
 
     def __init__(self, candidate: Candidate, reading: Reading, limit: int | None = None) -> None:
         """Reads and checks the headers.
@@ -64,10 +64,7 @@ class NpzSource(Source):
         if len(members) > _MOST_MEMBERS:
             raise self.fail(f"must hold at most {_MOST_MEMBERS} arrays, but holds {len(members)}.")
         self._members = {member.filename.removesuffix(".npy"): member for member in members}
-        chosen = {
-            name: getattr(reading.config, name) for name in MODALITIES if getattr(reading.config, name) is not None
-        }
-        self._names = rename_modalities(list(self._members), str(self.path), chosen)
+        self._names = rename_modalities(list(self._members), str(self.path), reading.config.chosen)
         self._headers = {modality: self._number_header(name) for modality, name in self._names.items()}
         self._set_shapes({modality: header.shape[1:] for modality, header in self._headers.items()})
         counts = {modality: header.shape[0] for modality, header in self._headers.items()}
@@ -83,14 +80,14 @@ class NpzSource(Source):
         self._ids = None if self._id_name is None else self._texts(self._id_name)
         self._split = self._split_of_rows()
         self._set_split_names([ALL] if self._split is None else dict.fromkeys(self._split))
-        self._label_names: list[str] = []
-        self._classes: Classes | None = None
-        self._label_problem: DataError | None = None
-        try:
-            self._find_labels()
-        except DataError as error:  # files without usable labels can be predicted
-            self._label_problem = error if str(self.path) in str(error) else self.fail(str(error))
-            self.emotions = []
+        used = {
+            *self._names.values(),
+            self._id_name,
+            reading.config.split_column or "split",
+            *self.group_columns,
+            "emotions",
+        }
+        self._find_labels({name: self._kind(name) for name in self._members if name not in used})
 
     @classmethod
     def from_bytes(cls, file: BinaryIO, name: str, limit: int | None = None) -> NpzSource:
@@ -156,55 +153,18 @@ class NpzSource(Source):
         """See `Source.labels`."""
         if self._label_problem is not None:
             raise self._label_problem
-        columns = []
-        for name in self._label_names:
-            if self._classes is not None:
-                columns.append(self._classes.labels(self._class_values(name)))
-                continue
-            header = self._number_header(name)
-            if header.shape[:1] != (self._rows,) or len(header.shape) > 2:
-                raise self.fail(f"{name} must have one row per clip, but has the shape {list(header.shape)}.")
-            columns.append(next(self._pieces(name, header, self._rows)).reshape(self._rows, -1))
-        labels = np.concatenate(columns, axis=1)
-        if labels.shape[1] != len(self.emotions):
-            raise self.fail(
-                f"labels must have one column per emotion, but have {labels.shape[1]} for {len(self.emotions)} names."
-            )
+        if self._classes is not None:
+            labels = self._classes.labels(self._class_values(self._label_columns[0]))
+        else:
+            labels = np.concatenate([self._label_values(name) for name in self._label_columns], axis=1)
         labels = labels if self._split is None else labels[self._split == split]
-        return self._checked_labels(labels, f"{self.path}: labels of")
+        return self._named_labels(labels, f"{self.path}: labels of")
 
-    def _find_labels(self) -> None:
-        """Sets `emotions`, and the names of the arrays with labels."""
-        config, split = self.reading.config, self.reading.config.split_column or "split"
-        others = [
-            name
-            for name in self._members
-            if name not in {*self._names.values(), self._id_name, split, *self.group_columns}
-        ]
-        kinds = {name: self._kind(name) for name in others if name != "emotions"}
-        named = (
-            self._texts("emotions", rows=None) if "emotions" in self._members and "labels" in self._members else None
-        )
-        if "labels" in kinds and (named or kinds["labels"] == OTHER) and not (config.labels or config.class_column):
-            self.emotions = [emotion_of(name) for name in named or self.reading.emotions or ()]
-            self._label_names = ["labels"]
-            if len(set(self.emotions)) != len(self.emotions):
-                raise self.fail(f"emotions must be different, but got {', '.join(self.emotions)[:80]}. Rename them.")
-            self.notes += ignored_note([name for name in kinds if name != "labels"], "arrays")
-            if not self.emotions:
-                raise self.fail("the columns of labels must have names. Give them in their order with --emotions.")
-            return
-        choice = choose(kinds, self.reading, str(self.path))
-        self._label_names, self.emotions = list(choice.labels.values()), list(choice.labels)
-        if choice.classes is not None:
-            self._label_names = [choice.classes]
-            values = self._class_values(choice.classes).tolist()
-            self._classes = Classes(choice.classes, values, str(self.path))
-            self.emotions = self._classes.tasks
-            self.notes.append(self._classes.note.removeprefix(f"{self.path}: "))
-        self.notes += ignored_note(choice.ignored, "arrays")
-        if not self.emotions:
-            self._label_problem = lacking(kinds, str(self.path))
+    def _label_values(self, name: str) -> np.ndarray:
+        header = self._number_header(name)
+        if header.shape[:1] != (self._rows,) or len(header.shape) > 2:
+            raise self.fail(f"{name} must have one row per clip, but has the shape {list(header.shape)}.")
+        return next(self._pieces(name, header, self._rows)).reshape(self._rows, -1)
 
     def _kind(self, name: str) -> str:
         """What an array holds, see `label_columns`."""
@@ -216,6 +176,13 @@ class NpzSource(Source):
         if header.shape not in ((self._rows,), (self._rows, 1)):
             return OTHER
         return NUMBER if header.dtype.kind in "fiub" else TEXT if header.dtype.kind == "U" else OTHER
+
+    def _nested_names(self, kinds: Mapping[str, str]) -> Sequence[str] | None:
+        named = self._texts("emotions", rows=None) if "labels" in kinds else None
+        return named or self.reading.emotions or () if named or kinds.get("labels") == OTHER else None
+
+    def _classes_in(self, column: str) -> tuple[list[object], None]:
+        return self._class_values(column).tolist(), None
 
     def _class_values(self, name: str) -> np.ndarray:
         if self._rows > _MOST_CLASS_ROWS:

@@ -10,18 +10,18 @@ Shape letters: V videos, L utterances of the longest, C classes, D features.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmf_multitask.data.modality import MODALITIES, find_modality
-from lmf_multitask.data.safe_pickle import StoredArray
 from lmf_multitask.data.sources import Candidate, Reading
 from lmf_multitask.data.sources.dialogues import Dialogue, DialogueSource
 from lmf_multitask.data.sources.pickles import SIX_WAY, Array, kind_of
-from lmf_multitask.errors import DataError
+from lmf_multitask.data.stored_array import StoredArray
 
 _PARTS = 7
 _SUFFIXES = (".pickle", ".pkl", ".p")
@@ -49,19 +49,15 @@ class PaddedVideos(DialogueSource):
             self._size = max(self._size, part.size)
             self._take_file(modality, path.name, part.tree, labels)
         self._take({split: self._videos(split, labels[split]) for split in ("train", "test")})
-        try:
+        with self._finding_labels():
             self._find_labels()
-        except DataError as error:
-            self._note_label_problem(error)
 
     @classmethod
     def recognises(cls, candidate: Candidate) -> bool:
         """Whether it is a pickle of 7 such parts, or a folder of pickles named by modalities."""
         if candidate.file is None:
             return candidate.path.is_dir() and bool(_named_files(candidate.path))
-        return (
-            isinstance(candidate.tree, (tuple, list)) and len(candidate.tree) == _PARTS and _is_padded(candidate.tree)
-        )
+        return _is_padded(candidate.tree)
 
     def _paths(self, candidate: Candidate) -> dict[str, Path]:
         if candidate.file is not None:
@@ -81,7 +77,7 @@ class PaddedVideos(DialogueSource):
         return found
 
     def _take_file(self, modality: str, name: str, tree: Any, labels: dict[str, Any]) -> None:
-        if not isinstance(tree, (tuple, list)) or len(tree) != _PARTS or not _is_padded(tree):
+        if not _is_padded(tree):
             raise self.fail(
                 f"{name} must be a tuple of 7 parts (train data, train labels, test data, test labels, length, lengths of "
                 f"train, lengths of test), but is {kind_of(tree)}. Remove it, or give one file."
@@ -132,26 +128,23 @@ class PaddedVideos(DialogueSource):
     def _find_labels(self) -> None:
         values = np.concatenate([one.labels for one in self._every])
         if values.ndim == 1:
-            return self._set_classes(values, None)
+            self._set_classes(values, None)
+            return
         count = values.shape[1]
         self._class_names = None
         if count == 2:
             self.emotions = self._names_of_columns(1, ("label",))
             self.notes.append("labels: the second of the two classes is taken for present")
-            replaced = [value.argmax(axis=1).astype(np.float64) for value in (one.labels for one in self._every)]
         else:
             self.emotions = self._class_names = self._names_of_columns(count, SIX_WAY if count == len(SIX_WAY) else ())
             if self.emotions == list(SIX_WAY):
                 self.notes.append(f"classes are taken for {', '.join(SIX_WAY)}")
-            replaced = [one.labels.argmax(axis=1).astype(np.float64) for one in self._every]
         if not ((values == 0) | (values == 1)).all() or not (values.sum(axis=1) == 1).all():
             raise self.fail("labels must be one-hot for every utterance, but are not. Check the file.")
-        by_name = {one.name: labels for one, labels in zip(self._every, replaced)}
         self._dialogues = {
-            split: [Dialogue(one.name, one.count, one.features, by_name[one.name]) for one in found]
+            split: [replace(one, labels=one.labels.argmax(axis=1).astype(np.float64)) for one in found]
             for split, found in self._dialogues.items()
         }
-        return None
 
 
 class _Video:
@@ -167,8 +160,13 @@ class _Video:
         return self.array[self.number : self.number + 1]
 
 
-def _is_padded(tree: Sequence[Any]) -> bool:
-    return not isinstance(tree[0], Mapping) and isinstance(tree[4], int)
+def _is_padded(tree: Any) -> bool:
+    return (
+        isinstance(tree, (tuple, list))
+        and len(tree) == _PARTS
+        and not isinstance(tree[0], Mapping)
+        and isinstance(tree[4], int)
+    )
 
 
 def _modality_of(path: Path) -> str | None:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from lmf_multitask.data.safe_pickle import StoredArray, to_array
 from lmf_multitask.data.schema import LONGEST_ID, emotion_of, find_split, rename_modalities
 from lmf_multitask.data.sources import Candidate, Reading, Source, binary_labels
+from lmf_multitask.data.stored_array import StoredArray, to_array
+from lmf_multitask.errors import DataError
 
 REGRESSION = "regression"
 SIX_WAY = ("happy", "sad", "neutral", "angry", "excited", "frustrated")
@@ -28,6 +30,8 @@ Array = StoredArray | np.ndarray
 
 class PickleSource(Source):
     """A source of one pickle."""
+
+    _label_problem: DataError | None = None
 
     def __init__(self, candidate: Candidate, reading: Reading) -> None:
         """Remembers the size of the content, which bounds everything that is made of it."""
@@ -166,6 +170,15 @@ class PickleSource(Source):
         return found
 
     # -- labels
+
+    @contextmanager
+    def _finding_labels(self) -> Iterator[None]:
+        """Labels that cannot be used are no error before they are asked for."""
+        try:
+            yield
+        except DataError as error:
+            self._label_problem, self.emotions = error, []
+            self.notes.append(f"labels cannot be used: {str(error).removeprefix(f'{self.path}: ')}")
 
     def _names_of_columns(self, count: int, default: Sequence[str] = (), taken: Iterable[str] = ()) -> list[str]:
         """Names of `count` label columns that the file does not name: the user's, else the layout's.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,7 @@ class SavedDataset(TableSource):
                 raise
             raise DataError(f"{folder}: must be a saved data set, but {first_line(error)}. Save it again.") from None
         self._datasets[split] = part
-        table = part.data.table
-
-        def read(columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
-            chosen = table.select(list(columns))
-            return (chosen.slice(start, rows) for start in range(0, len(chosen), rows))
-
-        return Table(str(self.path) if split == ALL else f"{self.path}: {split}", len(part), table.schema, read)
+        return Table.of(str(self.path) if split == ALL else f"{self.path}: {split}", part.data.table)
 
     def mapped(self) -> Mapping[str, Any] | None:
         """The data sets themselves, if no column needs a conversion."""

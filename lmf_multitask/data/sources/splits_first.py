@@ -18,7 +18,6 @@ import numpy as np
 
 from lmf_multitask.data.description import RELEASED_ROWS
 from lmf_multitask.data.modality import find_modality
-from lmf_multitask.data.safe_pickle import StoredArray
 from lmf_multitask.data.schema import (
     KNOWN_EMOTIONS,
     LMF_SPLIT,
@@ -36,6 +35,7 @@ from lmf_multitask.data.sources.pickles import (
     row_reader,
     shown_keys,
 )
+from lmf_multitask.data.stored_array import StoredArray
 from lmf_multitask.errors import DataError
 
 LABEL_KEYS = ("labels", "label", "y")
@@ -66,13 +66,9 @@ class SplitsFirst(PickleSource):
         self._check_features()
         self._contents = contents
         self._ids = {split: self._find_ids(split) for split in contents}
-        self._label_problem: DataError | None = None
         self._labels: dict[str, dict[str, np.ndarray]] = {split: {} for split in contents}
-        try:
+        with self._finding_labels():
             self._find_labels()
-        except DataError as error:
-            self._label_problem, self.emotions = error, []
-            self.notes.append(f"labels cannot be used: {str(error).removeprefix(f'{self.path}: ')}")
         self._note_ignored()
 
     @classmethod

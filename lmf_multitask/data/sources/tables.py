@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lmf_multitask.data.arrow import feature_rows, label_rows, numbers, row_shape, value_type
-from lmf_multitask.data.label_columns import OTHER, Classes, choose, ignored_note, lacking
+from lmf_multitask.data.label_columns import OTHER, ColumnSource
 from lmf_multitask.data.modality import MODALITIES, modality_of_extractor
 from lmf_multitask.data.schema import SPLITS, emotion_of, find_split, guess_modalities, rename_modalities
-from lmf_multitask.data.sources import ALL, Candidate, Reading, Source
+from lmf_multitask.data.sources import ALL, Candidate, Reading
 from lmf_multitask.data.sources.array_files import ArrayFiles
 from lmf_multitask.data.table_columns import (
     class_names,
@@ -61,6 +61,16 @@ class Table:
     schema: pa.Schema
     read: Reader
 
+    @classmethod
+    def of(cls, where: str, table: pa.Table) -> Table:
+        """A table in memory, or mapped into it."""
+
+        def read(columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+            chosen = table.select(list(columns))
+            return (chosen.slice(start, rows) for start in range(0, len(chosen), rows))
+
+        return cls(where, len(table), table.schema, read)
+
     def texts(self, column: str) -> list[str | None]:
         """The values of a column of text or whole numbers."""
         found: list[str | None] = []
@@ -82,7 +92,7 @@ class Table:
         return Table(f"{self.where}: {name}", int(rows.sum()), self.schema, read)
 
 
-class TableSource(Source):
+class TableSource(ColumnSource):
     """A source of one Arrow table per split."""
 
     def __init__(self, candidate: Candidate, reading: Reading) -> None:
@@ -91,9 +101,6 @@ class TableSource(Source):
         folder = self.path if self.path.is_dir() else self.path.parent
         root = reading.config.feature_root
         self._array_files = ArrayFiles(folder if root is None else Path(root).expanduser())
-        self._label_problem: DataError | None = None
-        self._classes: Classes | None = None
-        self._label_columns: dict[str, str] = {}
 
     def _set_tables(self, tables: Mapping[str, Table]) -> None:
         """Checks the columns, and sets the attributes; one table without splits is divided if a column names them."""
@@ -121,11 +128,9 @@ class TableSource(Source):
         folders = [f"{modality} {name!r}" for modality, name in self._names.items() if name not in first.schema.names]
         if folders:
             self.notes.append(f"features from the folders {', '.join(folders)}, a file for each id")
-        try:
-            self._find_labels(first)
-        except DataError as error:  # files without usable labels can be predicted
-            self._label_problem = error if str(self.path) in str(error) else self.fail(str(error))
-            self.emotions = []
+        used = {*self._names.values(), self._id_column, self._split_column(first), *self.group_columns}
+        kinds = {name: kind_of(first.schema.field(name).type) for name in first.schema.names if name not in used}
+        self._find_labels(kinds)
 
     def _divided(self, tables: Mapping[str, Table]) -> Mapping[str, Table]:
         (table,) = tables.values()
@@ -172,9 +177,7 @@ class TableSource(Source):
 
     def _find_features(self, table: Table) -> dict[str, str]:
         """Modality -> the column with its features, or the folder beside the table with one file per clip."""
-        config = self.reading.config
-        chosen = {name: getattr(config, name) for name in MODALITIES if getattr(config, name) is not None}
-        schema = table.schema
+        chosen, schema = self.reading.config.chosen, table.schema
         columns = [
             field.name
             for field in schema
@@ -270,37 +273,18 @@ class TableSource(Source):
 
     # -- labels
 
-    def _find_labels(self, table: Table) -> None:
-        """Sets `emotions`, and what their labels are made of."""
-        schema, config = table.schema, self.reading.config
-        used = {*self._names.values(), self._id_column, self._split_column(table), *self.group_columns}
-        kinds = {name: kind_of(schema.field(name).type) for name in schema.names if name not in used}
-        if kinds.get("labels") == OTHER and config.labels is None and config.class_column is None:
-            kind = schema.field("labels").type
-            self.emotions = [
-                emotion_of(name)
-                for name in (
-                    [field.name for field in kind] if pa.types.is_struct(kind) else self.reading.emotions or ()
-                )
-            ]
-            if len(set(self.emotions)) != len(self.emotions):
-                raise self.fail(f"emotions must be different, but got {', '.join(self.emotions)[:80]}. Rename them.")
-            self.notes += ignored_note([name for name in kinds if name != "labels"])
-            return
-        choice = choose(kinds, self.reading, str(self.path))
-        self._label_columns, self.emotions = choice.labels, list(choice.labels)
-        if choice.classes is not None:
-            self._class_column = choice.classes
-            values: set[object] = set()
-            for one in self._tables.values():
-                for part in self._small_parts(one, [choice.classes]):
-                    values |= set(single_values(pc.unique(part.column(choice.classes)), choice.classes))
-            self._classes = Classes(choice.classes, values, str(self.path), class_names(schema, choice.classes))
-            self.emotions = self._classes.tasks
-            self.notes.append(self._classes.note.removeprefix(f"{self.path}: "))
-        self.notes += ignored_note(choice.ignored)
-        if not self.emotions:
-            self._label_problem = lacking(kinds, str(self.path))
+    def _nested_names(self, kinds: Mapping[str, str]) -> Sequence[str] | None:
+        if kinds.get("labels") != OTHER:
+            return None
+        kind = next(iter(self._tables.values())).schema.field("labels").type
+        return [one.name for one in kind] if pa.types.is_struct(kind) else self.reading.emotions or ()
+
+    def _classes_in(self, column: str) -> tuple[set[object], list[str] | None]:
+        values: set[object] = set()
+        for table in self._tables.values():
+            for part in self._small_parts(table, [column]):
+                values |= set(single_values(pc.unique(part.column(column)), column))
+        return values, class_names(next(iter(self._tables.values())).schema, column)
 
     def column_texts(self, split: str, name: str) -> list[str] | None:
         """See `Source.column_texts`."""
@@ -319,32 +303,17 @@ class TableSource(Source):
         table = self._tables[split]
         if self._label_problem is not None:
             raise self._label_problem
-        where = f"{table.where}: labels of"
+        values = np.concatenate([self._label_values(part) for part in self._small_parts(table, self._label_columns)])
+        return self._named_labels(values, f"{table.where}: labels of")
+
+    def _label_values(self, part: pa.Table) -> np.ndarray:
+        """The labels of some rows, `[n, T]`."""
         if self._classes is not None:
-            parts = [
-                self._classes.labels(
-                    np.array(single_values(part.column(self._class_column), self._class_column), object)
-                )
-                for part in self._small_parts(table, [self._class_column])
-            ]
-        elif self._label_columns:
-            parts = [
-                np.stack([label_rows(part.column(name), name) for name in self._label_columns.values()], axis=1)
-                for part in self._small_parts(table, list(self._label_columns.values()))
-            ]
-        else:
-            parts = [self._nested_labels(part) for part in self._small_parts(table, ["labels"])]
-        values = np.concatenate(parts)
-        if not self.emotions:
-            raise self.fail(
-                "the label columns must have names, but the file has none. Give them in their order with --emotions."
-            )
-        if values.shape[1] != len(self.emotions):
-            raise DataError(
-                f"labels of {table.where} must have one column per emotion, but have {values.shape[1]} columns for "
-                f"{len(self.emotions)} names. Name all of them, in their order, with --emotions."
-            )
-        return self._checked_labels(values, where)
+            (name,) = self._label_columns
+            return self._classes.labels(np.array(single_values(part.column(name), name), object))
+        if kind_of(part.column(self._label_columns[0]).type) == OTHER:
+            return self._nested_labels(part)
+        return np.stack([label_rows(part.column(name), name) for name in self._label_columns], axis=1)
 
     def _nested_labels(self, part: pa.Table) -> np.ndarray:
         """The column ``labels`` of some rows, a struct or a list, as `[n, T]`."""

@@ -5,12 +5,8 @@ Features are lists of numbers (in CSV as JSON text: ``"[0.1, 0.2]"``) or paths o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pyarrow as pa
-
-from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.sources import Candidate
 from lmf_multitask.data.sources.table_files import TableFiles
 from lmf_multitask.data.sources.tables import Table
@@ -31,11 +27,6 @@ class TextTables(TableFiles):
         )
 
     def _table(self, path: Path) -> Table:
-        chosen = [getattr(self.reading.config, name) for name in MODALITIES]
-        table = parse_table(self._open(path), path, {"labels", *filter(None, chosen)})
-
-        def read(columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
-            wanted = table.select(list(columns))
-            return (wanted.slice(start, rows) for start in range(0, len(table), rows))
-
-        return Table(str(path), len(table), table.schema, read)
+        return Table.of(
+            str(path), parse_table(self._open(path), path, {"labels", *self.reading.config.chosen.values()})
+        )

@@ -1,7 +1,14 @@
-"""Times the training script of a checkout of LMF_Paddle beside ours, on the same data, in processes of their own."""
+"""Times the training scripts of a checkout of LMF_Paddle beside ours, on the same data, in processes of their own.
+
+    lmf data sample full.pkl --scale full
+    python scripts/benchmark_reference.py CHECKOUT --data_path full.pkl [--epochs 5]
+
+https://github.com/18XiWenjuan/LMF_Paddle
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import statistics
@@ -9,13 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmf_multitask.command_line import CommandParser, run
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.evaluation.text import TextTable
-from lmf_multitask.files import read_text
+from lmf_multitask.files import open_regular, read_text
 
 _EPOCH = re.compile(r"Epoch \d+ complete!|epoch +\d+/")
 
@@ -52,7 +60,7 @@ def published_options(checkout: Path) -> dict[str, list[str]]:
     script = checkout / "scripts" / "train.sh"
     if not script.is_file() or not (checkout / "tools" / "train.py").is_file():
         raise ConfigError(
-            f"{checkout}: must be a checkout of LMF_Paddle, but has no scripts/train.sh and tools/train.py. Check --reference."
+            f"{checkout}: must be a checkout of LMF_Paddle, but has no scripts/train.sh and tools/train.py."
         )
     found = {}
     for line in read_text(script, error=ConfigError).splitlines():
@@ -61,7 +69,7 @@ def published_options(checkout: Path) -> dict[str, list[str]]:
             options = words[next(n for n, word in enumerate(words) if word.endswith("train.py")) + 1 :]
             found[options[options.index("--emotion") + 1]] = options
     if not found:
-        raise ConfigError(f"{script}: must call train.py --emotion NAME, but does not. Check --reference.")
+        raise ConfigError(f"{script}: must call train.py --emotion NAME, but does not.")
     return found
 
 
@@ -108,7 +116,7 @@ def time_reference(
 def _time(
     name: str, theirs: bool, command: list[str], folder: Path, environment: Mapping[str, str], epochs: int
 ) -> Timing:
-    package_parent = str(Path(__file__).resolve().parents[2])
+    package_parent = str(Path(__file__).resolve().parents[1])
     start = time.perf_counter()
     child = subprocess.Popen(
         command,
@@ -158,3 +166,24 @@ def reference_table(timings: list[Timing], epochs: int) -> TextTable:
     )
     heads = ["training", "seconds per epoch", f"seconds, {epochs} epochs", "seconds, 40 epochs*"]
     return TextTable("whole trainings in processes of their own", heads, rows, note=note)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measures and prints."""
+    parser = CommandParser(prog="benchmark_reference.py", description=__doc__)
+    parser.add_argument("checkout", metavar="CHECKOUT", help="folder of LMF_Paddle's code")
+    parser.add_argument("--data_path", metavar="FILE", required=True, help="the pickle that both train on")
+    parser.add_argument("--epochs", metavar="N", type=int, default=5, help="of each training, 3 or more; default: 5")
+    options = parser.parse_args(arguments)
+    if options.epochs < 3:
+        raise ConfigError(
+            f"--epochs must be at least 3, since the time between epochs is measured, but got {options.epochs}."
+        )
+    data_path = Path(options.data_path)
+    open_regular(data_path).close()
+    timings = time_reference(Path(options.checkout), data_path, options.epochs, dict(os.environ), print)
+    print(reference_table(timings, options.epochs).as_text())
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -30,7 +30,7 @@ def test_quick(tmp_path, capsys):
 
 
 def test_everything_in_turn():
-    from lmf_multitask.benchmarking.measure import in_turn
+    from lmf_multitask.pipeline.speed import in_turn
 
     done = []
 
@@ -47,19 +47,12 @@ def test_everything_in_turn():
     ("arguments", "message"),
     [
         (["--rounds", "0"], "--rounds must be a whole number of at least 1, but got 0."),
-        (["--data_path", "x.pkl"], "--data_path must be used with --reference, but is not: random clips are measured. Remove it."),
-        (["--reference", "REF"], "REF: must be a checkout of LMF_Paddle, but has no scripts/train.sh and tools/train.py. Check --reference."),
-        (["--reference", "theirs"], "--data_path must be the pickle to train on with --reference, but got None. `lmf data sample FILE --scale full` writes one."),
-        (["--reference", "theirs", "--reference_epochs", "2"], "--reference_epochs must be at least 3, since the time between epochs is measured, but got 2."),
         (["--output_dir", "FILE"], "FILE: must be a folder, but is a file. Choose another --output_dir."),
     ],
 )  # fmt: skip
 def test_wrong_use(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FILE").write_text("")
-    for name in ("theirs/scripts/train.sh", "theirs/tools/train.py"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).write_text("python ../tools/train.py --emotion happy\n")
     assert run(main, arguments) == 2
     assert capsys.readouterr().err == f"error: {message}\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["FILE", "theirs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["FILE"]
