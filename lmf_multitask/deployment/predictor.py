@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lmf_multitask.data.modality import MODALITIES, missing_clips
+from lmf_multitask.data.modality import MODALITIES, as_float32, missing_clips
 from lmf_multitask.deployment.description import DESCRIPTION_FILE, ModelDescription
 from lmf_multitask.deployment.sessions import choose_backend, choose_device, open_sessions, run_session
 from lmf_multitask.errors import ConfigError, DataError
@@ -175,8 +175,7 @@ class Predictor:
         )
         if not fits:
             raise DataError(f"{modality} must have the shape {rule}, but got {list(array.shape)}.")
-        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
-            array = np.ascontiguousarray(array, np.float32)
+        array = np.ascontiguousarray(as_float32(array))
         # one pass over the numbers: NaN and infinities survive a sum (an overflow only costs the second pass)
         with np.errstate(over="ignore", invalid="ignore"):
             suspicious = not np.isfinite(array.sum())
