@@ -94,7 +94,7 @@ def exported(tmp_path_factory, multitask_run):
     from lmf_multitask.deployment.exporter import export_run
 
     folder = tmp_path_factory.mktemp("exported") / "model"
-    export_run(multitask_run, folder)
+    export_run(multitask_run, folder, ["paddle"])
     return folder
 
 
@@ -104,7 +104,7 @@ def exported_separate(tmp_path_factory, separate_runs):
     from lmf_multitask.deployment.exporter import export_run
 
     folder = tmp_path_factory.mktemp("exported") / "separate"
-    export_run(separate_runs, folder)
+    export_run(separate_runs, folder, ["paddle"])
     return folder
 
 

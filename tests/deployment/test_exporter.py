@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import EMOTIONS, INPUTS, PAPERS, model_config, shared_file
 
-from lmf_multitask.deployment import exporter
+from lmf_multitask.deployment import exporter, writing
 from lmf_multitask.deployment.description import ModelDescription
 from lmf_multitask.deployment.exporter import export_models, export_run
 from lmf_multitask.deployment.predictor import Predictor
@@ -51,6 +51,17 @@ def test_a_model_per_emotion_for_separate_runs(separate_runs, exported_separate)
     got = Predictor(exported_separate).predict(**rows)
     for t, emotion in enumerate(EMOTIONS):
         np.testing.assert_allclose(got[:, t], expected_present(separate_runs / emotion, rows)[:, 0], atol=1e-6)
+
+
+def test_the_usual_formats(monkeypatch):
+    """ONNX where it is installed and can be written: paddle2onnx ends the process at an operator that it does not know."""
+    own, plugin = make_model(), make_model()
+    plugin.fusion.__class__ = type("Gated", (type(plugin.fusion),), {"__module__": "gated"})
+    monkeypatch.setattr(writing.importlib.util, "find_spec", lambda name: name)
+    assert writing.usual_formats([own]) == ("paddle", "onnx")
+    assert writing.usual_formats([own, plugin]) == ("paddle",)
+    monkeypatch.setattr(writing.importlib.util, "find_spec", lambda name: None if name == "paddle2onnx" else name)
+    assert writing.usual_formats([own]) == ("paddle",)
 
 
 def test_inputs_and_outputs_have_names(exported):
@@ -107,7 +118,7 @@ def test_every_kind_of_network_is_exported(tmp_path, config):
 def test_an_encoder_for_one_length_is_exported_with_that_length(tmp_path):
     model = make_model(inputs=SEQUENCES)
     model.encoders["video"].any_length = False
-    export_models([model], tmp_path / "out")
+    export_models([model], tmp_path / "out", ["paddle"])
     predictor = Predictor(tmp_path / "out")
     assert predictor.description.shape("video") == ("batch", 8, 4)
     assert predictor.description.shape("text") == ("batch", "steps", 3)
@@ -121,7 +132,7 @@ def test_thresholds_are_part_of_the_description(tmp_path):
     uar = [0.4, 0.9, 0.3, 0.8]
     tasks = {name: TaskCalibration(thresholds={"uar": uar[t]}, rows=9) for t, name in enumerate(EMOTIONS)}
     run = make_run(tmp_path / "run", calibration=Calibration(tasks))
-    export_run(run, tmp_path / "out")
+    export_run(run, tmp_path / "out", ["paddle"])
     rows = make_rows(40)
     predictor = Predictor(tmp_path / "out")
     np.testing.assert_allclose(predictor.predict(**rows), expected_present(run, rows), atol=1e-6)
@@ -129,20 +140,20 @@ def test_thresholds_are_part_of_the_description(tmp_path):
     assert predictor.thresholds() == predictor.thresholds("half") == [0.5] * 4
     model = LMFModel.from_pretrained(run / "model")
     model.tasks = [dataclasses.replace(task, threshold=limit) for task, limit in zip(model.tasks, uar)]
-    export_models([model], tmp_path / "other")
+    export_models([model], tmp_path / "other", ["paddle"], check=False)
     assert Predictor(tmp_path / "other").thresholds() == uar
     with pytest.raises(RunError, match="thresholds must be one of own, half, uar, but got 'f1'"):
         predictor.thresholds("f1")
 
 
 def test_weights_do_not_depend_on_earlier_exports(multitask_run, exported, tmp_path):
-    export_run(multitask_run, tmp_path / "again", check=False)
+    export_run(multitask_run, tmp_path / "again", ["paddle"], check=False)
     assert (tmp_path / "again/multitask.pdiparams").read_bytes() == (exported / "multitask.pdiparams").read_bytes()
 
 
 def test_clips_of_a_file_are_compared(multitask_run, tmp_path):
     np.savez(tmp_path / "x.npz", audio=make_rows(5)["audio"], text=make_rows(5, steps=9)["text"])
-    assert export_run(multitask_run, tmp_path / "out", data_path=tmp_path / "x.npz").rows == 5 + 1 + 5
+    assert export_run(multitask_run, tmp_path / "out", ["paddle"], data_path=tmp_path / "x.npz").rows == 5 + 1 + 5
     with pytest.raises(DataError, match=r"nowhere.npz: must be a readable file"):
         export_run(multitask_run, tmp_path / "out", data_path=tmp_path / "nowhere.npz")
     np.savez(tmp_path / "y.npz", audio=np.ones((2, 9), "float32"))
@@ -222,13 +233,13 @@ def test_an_export_that_differs_is_an_error_and_writes_nothing(multitask_run, tm
         RunError,
         match=f"the exported paddle model must agree with the trained one within 1e-05, but differs by {shown}",
     ):
-        export_run(multitask_run, tmp_path / "out")
+        export_run(multitask_run, tmp_path / "out", ["paddle"])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_earlier_export_is_replaced_and_nothing_else(multitask_run, exported_separate, tmp_path):
     shutil.copytree(exported_separate, tmp_path / "out")
-    export_run(multitask_run, tmp_path / "out", check=False)
+    export_run(multitask_run, tmp_path / "out", ["paddle"], check=False)
     assert names(tmp_path / "out") == ["lmf_model.json", "multitask.json", "multitask.pdiparams"]
     (tmp_path / "out" / "thesis.txt").write_text("mine")
     with pytest.raises(RunError, match="must hold nothing but an earlier export, but holds 'thesis.txt' too"):
