@@ -69,8 +69,8 @@ class Predictor:
         Args:
             model_dir: what ``lmf export`` wrote; or a run directory or the parent of per-emotion runs, which is then
                 exported into a temporary folder first.
-            backend: ``auto`` uses onnx where the folder has that format and onnxruntime is installed (it is faster and
-                smaller), otherwise paddle.
+            backend: ``auto`` uses onnx where the folder has that format and onnxruntime is installed and can use the device
+                (it is faster and smaller), otherwise paddle.
             device: ``cpu``, ``gpu``, or ``auto`` (a GPU if the back end can use one).
             threads: of the math library, per running prediction; more than one is slower for models of this size.
 
@@ -91,14 +91,13 @@ class Predictor:
         from lmf_multitask.deployment.exporter import export_run  # needs Paddle, an exported ONNX model does not
 
         with tempfile.TemporaryDirectory(prefix="lmf-") as scratch:
-            form = "paddle" if backend == "auto" else backend
-            export_run(folder, Path(scratch) / "model", (form,), check=False)
-            self._load(Path(scratch) / "model", form, device)
+            export_run(folder, Path(scratch) / "model", None if backend == "auto" else (backend,), check=False)
+            self._load(Path(scratch) / "model", backend, device)
 
     def _load(self, folder: Path, backend: str, device: str) -> None:
         self.description = ModelDescription.read(folder)
         self.emotions = self.description.emotions
-        self.backend = choose_backend(folder, self.description.formats, backend)
+        self.backend = choose_backend(folder, self.description.formats, backend, device)
         self.device = choose_device(self.backend, device)
         self._sessions = open_sessions(folder, self.description, self.backend, self.device, self.threads)
 

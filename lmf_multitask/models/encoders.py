@@ -255,13 +255,16 @@ class LSTMEncoder(Encoder):
         """See `Encoder.forward`."""
         if present is None and self.pooling != "last_step":
             present = step_mask(features)
+        weight = None if self.projection is None else self.projection.weight
         factor = None  # of each step; it commutes with the projection, whose result is smaller
         if self.step_dropout and self.training:
             factor = F.dropout(paddle.ones([*features.shape[:2], 1], features.dtype), self.step_dropout)
         if self.scaled:
             factor = (1.0 if factor is None else factor) / self.scale
-        if self.projection is not None:
-            features = paddle.matmul(features, self.projection.weight)
+        if weight is not None and factor is not None and not self.training:  # one for all steps
+            weight, factor = weight * factor, None
+        if weight is not None:
+            features = paddle.matmul(features, weight)
         if factor is not None:
             features = features * factor
         if self.projection is not None:
