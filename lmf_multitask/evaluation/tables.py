@@ -286,10 +286,7 @@ def published_table(models: Mapping[str, Content]) -> TextTable | None:
     if not all(is_lmf_split(metrics["emotions"]) for metrics in models.values()):
         return None
     chosen = list(dict.fromkeys(name for metrics in models.values() for name in metrics["emotions"]))
-    rows = [
-        [row.name + (" (second-hand)" if row.second_hand else ""), *(number(row.weighted_f1[e]) for e in chosen)]
-        for row in PUBLISHED
-    ]
+    rows = [[name, *(number(values[e]) for e in chosen)] for name, values in PUBLISHED.items()]
     for name, metrics in models.items():
         rows.append([name, *(number(metrics["emotions"].get(e, {}).get("weighted_f1")) for e in chosen)])
     return TextTable(

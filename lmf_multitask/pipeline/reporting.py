@@ -16,7 +16,8 @@ import numpy as np
 from lmf_multitask.config import to_dict
 from lmf_multitask.data.loading import SAMPLE_NOTE
 from lmf_multitask.errors import RunError
-from lmf_multitask.evaluation.assessment import Assessment, LearningCurves
+from lmf_multitask.evaluation.assessment import MEAN, Assessment, LearningCurves
+from lmf_multitask.evaluation.metrics import METRICS
 from lmf_multitask.evaluation.predictions import changes_csv
 from lmf_multitask.evaluation.robustness import measure_robustness, predictions_without
 from lmf_multitask.files import read_text, write_json, write_text
@@ -142,7 +143,8 @@ def write_report_of(
     split = found.metrics["split"]
     robustness = _robustness(trained, validation or predict(trained, trained.split("validation", split)), whole)
     without = predictions_without(trained.predict, trained.columns(split), trained.modalities)
-    histories = {run.folder.name: learning_curves(run.folder) for run in trained.runs}
+    monitors = [config.training.monitor for config in trained.configs]
+    histories = {run.folder.name: learning_curves(run.folder, one) for run, one in zip(trained.runs, monitors)}
     page = write_report(
         dataclasses.replace(
             found,
@@ -162,8 +164,8 @@ def write_report_of(
     return page
 
 
-def learning_curves(folder: Path) -> LearningCurves | None:
-    """The content of ``history.csv`` of a run; None where there is none.
+def learning_curves(folder: Path, monitor: str) -> LearningCurves | None:
+    """The losses, the monitored metric and those of each task in ``history.csv`` of a run; None where there is none.
 
     Raises:
         RunError: the file is damaged.
@@ -183,20 +185,20 @@ def learning_curves(folder: Path) -> LearningCurves | None:
     kept = epochs[columns["best"] == 1] if "best" in columns else []
     losses = {"train": "train_loss", "validation": "validation_loss"}
 
-    def per_task(key: str) -> dict[str, list[float]]:
-        prefix, suffix = "validation_", f"_{key}"
-        return {
-            name.removeprefix(prefix).removesuffix(suffix): values.tolist()
-            for name, values in columns.items()
-            if name.startswith(prefix) and name.endswith(suffix) and name != f"validation{suffix}"
-        }
-
+    validation = {
+        name.removeprefix("validation_"): one.tolist()
+        for name, one in columns.items()
+        if name.startswith("validation_")
+    }
+    metrics = {monitor: {MEAN: validation[monitor]}} if monitor in validation and monitor != "loss" else {}
+    for key in (name for name, metric in METRICS.items() if metric.per_epoch):
+        own = {name.removesuffix(f"_{key}"): values for name, values in validation.items() if name.endswith(f"_{key}")}
+        metrics.update({key: own} if own else {})
     return LearningCurves(
         epochs.tolist(),
         {name: columns[column].tolist() for name, column in losses.items() if column in columns},
-        per_task("weighted_f1"),
+        metrics,
         int(kept[-1]) if len(kept) else None,
-        per_task("pearson"),
     )
 
 
