@@ -151,10 +151,6 @@ class SettingsOptions(Generic[T]):
     def build(self, parsed: argparse.Namespace, *below: dict[str, Any]) -> T:
         """The checked settings.
 
-        Args:
-            parsed: what the parser made of the arguments.
-            below: nested settings that the configs and the options go over.
-
         Raises:
             ConfigError: a config is missing, or a setting is unknown or not allowed.
         """

@@ -148,11 +148,7 @@ def compare(
 
 
 def _common(models: Sequence[Predictions]) -> tuple[list[Predictions], list[str]]:
-    """The clips and emotions that all models have, and notes on what was left out.
-
-    Raises:
-        DataError: there are none.
-    """
+    """The clips and emotions that all models have, and notes on what was left out."""
     emotions = [emotion for emotion in models[0].emotions if all(emotion in model.emotions for model in models[1:])]
     if not emotions:
         known = "; ".join(f"{model.name} has {', '.join(model.emotions)}" for model in models)

@@ -64,11 +64,7 @@ def plots_of(assessment: Assessment) -> list[Plot]:
 
 
 def metrics_plot(metrics: Mapping[str, Any]) -> Plot | None:
-    """The headline metrics with intervals and baselines; None without any.
-
-    Args:
-        metrics: the content of ``metrics.json``.
-    """
+    """The headline metrics with intervals and baselines; None without any."""
     shown, emotions = shown_metrics(metrics, headline=True), list(metrics["emotions"])
     if not shown:
         return None

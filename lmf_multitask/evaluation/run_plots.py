@@ -28,13 +28,7 @@ if TYPE_CHECKING:
 
 
 def seeds_plot(runs: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], place: str) -> Plot | None:
-    """The headline metrics of every seed, and the interval of their mean; None without such tasks.
-
-    Args:
-        runs: contents of ``metrics.json``.
-        summary: `statistics.seed_summary` of them.
-        place: of the tasks, a value of `metrics.PLACES`.
-    """
+    """The headline metrics of every seed, and the interval of their mean; None without such tasks."""
     shown, names = shown_metrics(summary, True, place), list(summary.get(place, {}))
     if not shown or not names:
         return None

@@ -153,13 +153,7 @@ def intervals_table(metrics: Content, place: str = "emotions") -> TextTable | No
 
 
 def further_table(metrics: Content, place: str = "emotions", counts: bool = True) -> TextTable | None:
-    """All metrics that are not in the headline.
-
-    Args:
-        metrics: the content of ``metrics.json``.
-        place: of the tasks.
-        counts: add the confusion counts of emotions.
-    """
+    """All metrics that are not in the headline."""
 
     def confusion(name: str | None, found: Content) -> str:
         keys = ("true_positive", "false_positive", "false_negative", "true_negative")

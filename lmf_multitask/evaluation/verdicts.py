@@ -116,13 +116,7 @@ def comparison_verdict(comparison: Comparison) -> str:
 
 
 def verdict_on_linear(metrics: Content, *kinds: str, brief: bool = False) -> str:
-    """Whether the model is better than a linear model of the same features; empty where that was not measured.
-
-    Args:
-        metrics: the content of ``metrics.json``.
-        kinds: of tasks; none: all.
-        brief: leave out the single tasks.
-    """
+    """Whether the model is better than a linear model of the same features; empty where that was not measured."""
     found = (_verdict_on(metrics, kind, BASELINES[kind][-1], brief=brief) for kind in kinds or BASELINES)
     return " ".join(filter(None, found))
 
@@ -144,11 +138,7 @@ def verdict_on_constant(metrics: Content) -> str:
 
 
 def linear_over_seeds(runs: Sequence[Content]) -> str:
-    """Mean differences from the linear models over seeds, with Student's intervals; empty where not measured.
-
-    Args:
-        runs: contents of ``metrics.json``.
-    """
+    """Mean differences from the linear models over seeds, with Student's intervals; empty where not measured."""
     found = []
     for kind in BASELINES:
         name = BASELINES[kind][-1]

@@ -105,10 +105,6 @@ def report_folds(
 def pooled(parts: Sequence[Assessment], folder: Path) -> Assessment:
     """The assessments of all folds as one, on the test clips of all of them.
 
-    Args:
-        parts: of the folds in their order.
-        folder: of their parent, which names the result.
-
     Raises:
         RunError: they are not all the folds of one cross-validation.
     """
@@ -183,11 +179,7 @@ def _twice(ids: Sequence[str]) -> str:
 
 
 def _written(folder: Path) -> Assessment:
-    """The result of a fold, from its files.
-
-    Raises:
-        RunError: it is not complete.
-    """
+    """The result of a fold, from its files."""
     run = Run(folder)
     metrics = run.metrics()
     if metrics is None:

@@ -49,13 +49,7 @@ class Progress:
 
 
 def epoch_line(row: Mapping[str, float], epochs: int, monitor: str) -> str:
-    """One row of the history as text: losses, weighted F1, and the monitored metric.
-
-    Args:
-        row: of the history.
-        epochs: of the whole training.
-        monitor: the metric that selects the best epoch.
-    """
+    """One row of the history as text: losses, weighted F1, and the monitored metric."""
     shown = {"train_loss": "train loss", "validation_loss": "validation loss", "validation_weighted_f1": "weighted F1"}
     shown["validation_mae"] = "MAE"
     shown.setdefault(f"validation_{monitor}", monitor)

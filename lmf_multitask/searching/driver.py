@@ -35,12 +35,6 @@ def child_command(settings: Path, folder: Path) -> list[str]:
 def run_trials(study: Study, config: SearchConfig, total: int, jobs: int) -> None:
     """Runs the trials that are missing.
 
-    Args:
-        study: keeps them.
-        config: the search, its experiment resolved.
-        total: the wanted number of trials, those of earlier calls included.
-        jobs: how many run at a time.
-
     Raises:
         TrainingError: the process of a trial died again and again.
     """

@@ -89,11 +89,6 @@ def check_seeds(config: SearchConfig, seeds: Sequence[int]) -> None:
 def search(config: SearchConfig, folder: Path, plan: Plan) -> SearchResult:
     """Runs the missing part of a search and writes the result; no trial uses the test split.
 
-    Args:
-        config: what is searched.
-        folder: of the search; one that exists is continued.
-        plan: the size of the search.
-
     Raises:
         UserError: the data, the settings or the folder do not allow it; nothing has been written then.
         TrainingError: no trial succeeded, or a training under fresh seeds failed.
@@ -173,11 +168,7 @@ def _check_same_data(study: Study, now: str, folder: Path) -> None:
 
 
 def _objective(name: str, prepared: Prepared) -> str:
-    """The objective for these tasks: with tasks of one kind, `TASK_METRIC` is the metric of that kind.
-
-    Raises:
-        ConfigError: it is a metric of another kind of tasks.
-    """
+    """The objective for these tasks: with tasks of one kind, `TASK_METRIC` is the metric of that kind."""
     own = list(dict.fromkeys(task.monitor for task in prepared.tasks))
     metric = METRICS.get(name)
     if metric is not None and metric.kind != EXCLUSIVE and not any(map(metric.rates, prepared.tasks)):

@@ -62,11 +62,7 @@ class EmotionsFirst(PickleSource):
     layout = "a pickle data[emotion][split][feature]"
 
     def __init__(self, candidate: Candidate, reading: Reading) -> None:
-        """Checks the structure.
-
-        Raises:
-            DataError: a part of the structure is missing or of another kind.
-        """
+        """Checks the structure."""
         super().__init__(candidate, reading)
         emotions = self._find_emotions(candidate.tree)
         self._owners = sort_emotions(emotions)

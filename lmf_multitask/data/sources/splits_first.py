@@ -50,11 +50,7 @@ class SplitsFirst(PickleSource):
     layout = "a pickle data[split][feature], or of features without splits"
 
     def __init__(self, candidate: Candidate, reading: Reading) -> None:
-        """Checks the structure; labels that cannot be used are no error before they are asked for.
-
-        Raises:
-            DataError: a part of the structure is missing or of another kind.
-        """
+        """Checks the structure; labels that cannot be used are no error before they are asked for."""
         super().__init__(candidate, reading)
         contents = self._find_splits(candidate.tree)
         self._used = {"id", "ids"}
