@@ -20,11 +20,10 @@ from lmf_multitask.config import (
     merged,
     nested,
     options,
-    read_settings,
     type_parts,
 )
 from lmf_multitask.errors import ConfigError, UserError, printable, suggestion
-from lmf_multitask.strict_yaml import parse_value
+from lmf_multitask.strict_yaml import parse_value, read_settings
 
 T = TypeVar("T")
 

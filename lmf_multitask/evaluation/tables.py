@@ -8,15 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lmf_multitask.errors import printable
-from lmf_multitask.evaluation.metrics import (
-    BASELINES,
-    EXCLUSIVE,
-    METRICS,
-    PLACES,
-    REGRESSION,
-    all_tasks,
-    metrics_for,
-)
+from lmf_multitask.evaluation.metrics import BASELINES, EXCLUSIVE, METRICS, PLACES, REGRESSION, all_tasks, metrics_for
 from lmf_multitask.evaluation.published import (
     LMF_PADDLE,
     LMF_PAPER,

@@ -9,13 +9,7 @@ from lmf_multitask.errors import printable
 from lmf_multitask.evaluation.comparison import Comparison, Difference, Pair
 from lmf_multitask.evaluation.metrics import BASELINES, METRICS, PLACES, Metric
 from lmf_multitask.evaluation.statistics import FEWEST_ROWS, LEVEL, t_interval
-from lmf_multitask.evaluation.table_parts import (
-    TASK_WORDS,
-    Content,
-    bounded,
-    shown_metrics,
-    task_table,
-)
+from lmf_multitask.evaluation.table_parts import TASK_WORDS, Content, bounded, shown_metrics, task_table
 from lmf_multitask.evaluation.text import TextTable, difference
 
 VERDICT_METRICS = ("weighted_f1", "auroc", "weighted_accuracy", "unweighted_accuracy", "mae", "pearson")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from lmf_multitask.errors import RunError
+from lmf_multitask.files import naming, open_regular
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +52,36 @@ class Progress:
             if self._bar is not None:
                 self._bar.n = done
                 self._bar.refresh()
+
+
+class _LogFile(logging.FileHandler):
+    """Raises what the disk refuses, where `logging` would print a traceback and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        raise  # called while the error is handled
+
+
+@contextmanager
+def logging_to_file(path: Path) -> Iterator[None]:
+    """Copies everything that the package logs inside the block to a file, such as ``train.log``."""
+    if path.exists():  # a pipe would never open
+        open_regular(path, RunError).close()
+    handler = _LogFile(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    loggers = [logging.getLogger("lmf_multitask"), logging.getLogger("py.warnings")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+    try:
+        with naming(path):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+        with contextlib.suppress(OSError):  # of a full disk, which has been said
+            handler.close()
 
 
 def epoch_line(row: Mapping[str, float], epochs: int, monitor: str) -> str:

@@ -18,23 +18,9 @@ import numpy as np
 
 from lmf_multitask.data.description import RELEASED_ROWS
 from lmf_multitask.data.modality import find_modality
-from lmf_multitask.data.schema import (
-    KNOWN_EMOTIONS,
-    LMF_SPLIT,
-    POM_TRAITS,
-    emotion_of,
-    find_split,
-    sort_emotions,
-)
+from lmf_multitask.data.schema import KNOWN_EMOTIONS, LMF_SPLIT, POM_TRAITS, emotion_of, find_split, sort_emotions
 from lmf_multitask.data.sources import ALL, Candidate, Reading
-from lmf_multitask.data.sources.pickles import (
-    REGRESSION,
-    Array,
-    PickleSource,
-    group_of,
-    row_reader,
-    shown_keys,
-)
+from lmf_multitask.data.sources.pickles import REGRESSION, Array, PickleSource, group_of, row_reader, shown_keys
 from lmf_multitask.data.stored_array import StoredArray
 from lmf_multitask.errors import DataError
 
