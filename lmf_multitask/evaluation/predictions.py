@@ -265,38 +265,6 @@ def write_predictions(
     )
 
 
-def join_emotions(parts: Sequence[Predictions], name: str, source: Path) -> Predictions:
-    """Per-emotion predictions as those of one model, for the clips that all parts have.
-
-    Raises:
-        DataError: two parts have the same emotion, or there is no common clip.
-    """
-    emotions = [emotion for part in parts for emotion in part.emotions]
-    if len(set(emotions)) != len(emotions):
-        raise DataError(
-            f"{source}: must hold one run per emotion, but has {', '.join(emotions)}. Give one run directory."
-        )
-    ids = shared_ids(parts)
-    chosen = [part.select(ids, part.emotions) for part in parts]
-    return Predictions(
-        name,
-        source,
-        ids,
-        [task for part in parts for task in part.tasks],
-        np.concatenate([part.labels for part in chosen], axis=1),
-        np.concatenate([part.probabilities for part in chosen], axis=1),
-        _side_by_side(chosen),
-    )
-
-
-def _side_by_side(parts: Sequence[Predictions]) -> Decisions:
-    """Decisions of per-emotion models; among all of them the most probable one is chosen, since each has a threshold unseen here."""
-    probabilities = np.concatenate([part.probabilities for part in parts], axis=1)
-    tasks = [task for part in parts for task in part.tasks]
-    present = np.concatenate([part.decisions.present for part in parts], axis=1)
-    return Decisions(present, decisions_of(probabilities, tasks).chosen)
-
-
 def shared_ids(parts: Sequence[Predictions]) -> list[str]:
     """The clips that all parts have, in the order of the first.
 

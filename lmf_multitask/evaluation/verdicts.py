@@ -156,17 +156,10 @@ def _verdict_on(metrics: Content, kind: str, name: str, shown: str = "", *, brie
     if not ahead:
         return ""
 
-    def measured(entry: Content, rows: int) -> Difference:
-        return Difference(
-            rows,
-            {key: one["difference"] for key, one in entry.items()},
-            {key: one["interval"] for key, one in entry.items()},
-        )
-
-    found = {task: measured(one, metrics[place][task]["annotated"]) for task, one in ahead[place].items()}
+    found = {task: Difference.of(metrics[place][task]["annotated"], one) for task, one in ahead[place].items()}
     exclusive = ahead.get("exclusive")
-    decision = measured(exclusive, metrics["exclusive"]["rows"]) if exclusive else None
-    mean = measured(ahead["mean"], metrics["samples"])
+    decision = Difference.of(metrics["exclusive"]["rows"], exclusive) if exclusive else None
+    mean = Difference.of(metrics["samples"], ahead["mean"])
     pair = Pair(shown or name.replace("_", " "), "the model", found, mean, decision)
     text = _pair_verdict(pair, TASK_WORDS[place], brief)
     return f"{text[0].upper()}{text[1:]}"
