@@ -75,7 +75,7 @@ def test_every_form_gives_the_numbers_of_the_pickle(pickled, tmp_path, form):
 
 
 def test_features_in_several_files_are_left_where_they_are(pickled, tmp_path):
-    train = load_iemocap(save(pickled, tmp_path / "data", "shards"))["train"]
+    train = datasets.load_from_disk(str(save(pickled, tmp_path / "data", "shards")))["train"]
     columns = column_arrays(train)
     assert isinstance(columns["text"], ChunkedColumn)
     stored = np.concatenate([chunk.flatten().flatten() for chunk in train.data.column("text").chunks[:1]])
@@ -386,7 +386,7 @@ def test_passing_over_all_clips_takes_the_memory_of_some(many_clips):
         fingerprint(data)
         assert columns["text"][np.arange(0, 5000, 100)].shape == (50, 20, 300)
         assert tracemalloc.get_traced_memory()[1] < 50e6
-        np.asarray(columns["text"])
+        np.array(columns["text"])
         assert tracemalloc.get_traced_memory()[1] > 120e6  # it would have been seen
     finally:
         tracemalloc.stop()
