@@ -19,7 +19,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("run_dir", metavar="RUN_DIR", help="the output directory of a training")
     parser.add_argument("--output_dir", default="check_inference", help="folder to write; default: check_inference")
     parser.add_argument(
-        "--format", choices=["paddle", "onnx", "both"], default="paddle", help="onnx needs the extra of that name"
+        "--format",
+        choices=["paddle", "onnx", "both"],
+        help="onnx needs the extra of that name; default: both where it is installed, otherwise paddle",
     )
     parser.add_argument(
         "--data_path", metavar="FILE", help="compare the models on its validation clips; default: on generated ones"
@@ -28,10 +30,11 @@ def main(arguments: Sequence[str]) -> None:
 
     tune_cpu(threads=1)
     from lmf_multitask.deployment.description import FORMATS
-    from lmf_multitask.deployment.exporter import TOLERANCE, export_run, require_onnx
+    from lmf_multitask.deployment.exporter import TOLERANCE, export_run
+    from lmf_multitask.deployment.writing import require_onnx
 
-    formats = FORMATS if options.format == "both" else (options.format,)
-    if "onnx" in formats:
+    formats = {"paddle": ("paddle",), "onnx": ("onnx",), "both": FORMATS}.get(options.format)
+    if formats is not None and "onnx" in formats:
         require_onnx()
     done = export_run(options.run_dir, options.output_dir, formats, options.data_path)
     about = "generated clips" if options.data_path is None else f"clips of {options.data_path}"

@@ -61,9 +61,7 @@ def main(arguments: Sequence[str]) -> None:
             raise ConfigError(f"--{name} must be used with {needed}, but is not. Remove it.")
     tune_cpu(threads=1 if launched_processes() > 1 else None)
 
-    from lmf_multitask.evaluation.tables import results_table
     from lmf_multitask.pipeline.experiment import run_experiment
-    from lmf_multitask.pipeline.layout import REPORT_FILE
 
     metrics = run_experiment(
         config,
@@ -74,6 +72,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     if not metrics:  # of several processes, only the first prints
         return
+    from lmf_multitask.evaluation.tables import results_table
+    from lmf_multitask.pipeline.layout import REPORT_FILE
+
     print(results_table(metrics))
     if not options.no_report:
         print(f"report: {config.run_directory() / REPORT_FILE}")

@@ -25,9 +25,8 @@ import numpy as np
 from lmf_multitask.data.columns import column_arrays
 from lmf_multitask.data.loading import load
 from lmf_multitask.data.modality import MODALITIES
-from lmf_multitask.evaluation.metrics import metrics_of
 from lmf_multitask.models.lmf import LMFModel
-from lmf_multitask.tasks import predictions
+from lmf_multitask.pipeline.experiment import validation_metrics
 from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.training.module import LMFModule
 from lmf_multitask.training.trainer import LMFTrainer, training_arguments
@@ -43,7 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     data = load(options.data_path)
-    config = TrainingConfig(epochs=options.epochs, patience=None, monitor="weighted_f1")
+    config = TrainingConfig(epochs=options.epochs, patience=None)
     columns = {split: column_arrays(rows) for split, rows in data.dataset.items()}
     train, validation = columns["train"], columns["validation"]
 
@@ -79,14 +78,14 @@ def main() -> None:
 
     def driven() -> None:
         module = new_module()
-        tasks = module.model.tasks
+        model = module.model
         with tempfile.TemporaryDirectory() as folder:
             LMFTrainer(
                 module,
                 training_arguments(folder, config),
                 train_dataset=data.dataset["train"],
                 validation_dataset=data.dataset["validation"],
-                compute_metrics=lambda outputs, labels: metrics_of(labels, predictions(outputs, tasks), tasks)["mean"],
+                compute_metrics=lambda outputs, labels: validation_metrics(model, outputs, labels, config.monitor),
             ).fit()
 
     seconds: dict[str, list[float]] = {"bare loop": [], "trainer": []}

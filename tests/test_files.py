@@ -174,7 +174,7 @@ ALLOWED = {
         "datasets.Dataset.from_file(str(folder / f'{split}.arrow'))",
         "np.memmap(path, np.float32, 'r', shape=(len(ids), *survey.shapes[name]))",
     },
-    "deployment/exporter.py": {"program.read_text(encoding='utf-8')"},
+    "deployment/writing.py": {"program.read_text(encoding='utf-8')"},
 }
 MEMBERS = re.compile(r"^(self\._)?archive\.open\(")  # of an open zip archive
 OURS = re.compile(

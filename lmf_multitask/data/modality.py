@@ -146,3 +146,9 @@ def present_steps(values: np.ndarray) -> np.ndarray:
 def missing_clips(values: np.ndarray) -> np.ndarray:
     """In which clips the modality is missing, bool `[N]`: all numbers of `[N, D]` or `[N, L, D]` are zero there."""
     return ~(values.reshape(len(values), -1) != 0).any(axis=1)
+
+
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """The same numbers as float32, where they are not: those beyond its range become infinite, and are treated as such."""
+    with np.errstate(over="ignore", invalid="ignore"):  # invalid: a signalling NaN
+        return values.astype(np.float32, copy=False)

@@ -39,6 +39,11 @@ def ordinary_range(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return centre - BEYOND * scale, centre + BEYOND * scale
 
 
+def usable_std(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """The standard deviations `[D]`, with 1 for that of a constant, which is the rounding error of its mean."""
+    return np.where(std <= 1e-6 * np.maximum(np.abs(mean), 1e-30), 1.0, std)
+
+
 @dataclass(frozen=True)
 class Outlier:
     """The most absurd number of one feature.

@@ -24,7 +24,7 @@ import pyarrow as pa
 from lmf_multitask.data.arrow import fixed_lists
 from lmf_multitask.data.columns import BLOCK_ROWS
 from lmf_multitask.data.label_columns import ID_COLUMNS
-from lmf_multitask.data.modality import find_modality
+from lmf_multitask.data.modality import as_float32, find_modality
 from lmf_multitask.errors import DataError, first_line
 
 _LONGEST_LINE = 1 << 27
@@ -140,8 +140,7 @@ class _Lists:
             self._refuse(first_line(error))
         if numbers.ndim not in (1, 2):
             self._refuse(f"a list of the depth {numbers.ndim}")
-        with np.errstate(over="ignore"):
-            return numbers.astype(np.float32)
+        return as_float32(numbers)
 
     def _refuse(self, what: str) -> Any:
         raise ValueError(

@@ -5,23 +5,13 @@ Shape letters: B batch, N rows, L steps, T tasks (emotions).
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import logging
-import os
-import sys
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lmf_multitask import __version__
 from lmf_multitask.data.columns import match_inputs
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.data.schema import sort_emotions
@@ -34,22 +24,20 @@ from lmf_multitask.deployment.description import (
     generated_clips,
 )
 from lmf_multitask.deployment.sessions import open_sessions
+from lmf_multitask.deployment.writing import usual_formats, versions, write_model
 from lmf_multitask.errors import RunError
 from lmf_multitask.evaluation.calibration import CALIBRATION_FILE, Calibration
 from lmf_multitask.evaluation.robustness import ROBUSTNESS_FILE, loss_without
-from lmf_multitask.files import atomic_folder, check_space, read_json
+from lmf_multitask.files import atomic_folder, read_json
 from lmf_multitask.models.lmf import LMFModel, model_folders
-from lmf_multitask.runtime import home_for_caches, quiet_imports
-from lmf_multitask.tasks import BinaryTask, RegressionTask, output_slices, predictions
+from lmf_multitask.runtime import quiet_imports
+from lmf_multitask.tasks import BinaryTask, RegressionTask, predictions
 
 with quiet_imports():
     import paddle
 
 TOLERANCE = 1e-5
 """Largest difference of a probability between the exported and the trained model."""
-
-_PROGRAM_BYTES = 1 << 20  # more than the description of any of our graphs takes; LSTM stays one operator
-_OPSET = 17  # the newest that paddle2onnx 2.0 is tested with; LSTM stays one operator
 
 
 @dataclass(frozen=True)
@@ -67,28 +55,10 @@ class Export:
     rows: int
 
 
-class _ExportedLayer(paddle.nn.Layer):
-    """The network, with one output per task."""
-
-    def __init__(self, model: LMFModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self,
-        audio: paddle.Tensor | None = None,
-        video: paddle.Tensor | None = None,
-        text: paddle.Tensor | None = None,
-    ) -> list[paddle.Tensor]:
-        """As `LMFModel.forward` -> what each task exports: of a binary one float32 `[B, 2]`, absent and present."""
-        outputs, tasks = self.model(audio, video, text), self.model.tasks
-        return [task.exported(outputs[:, part]) for task, part in zip(tasks, output_slices(tasks))]
-
-
 def export_run(
     path: str | Path,
     output_dir: str | Path,
-    formats: Sequence[str] = ("paddle",),
+    formats: Sequence[str] | None = None,
     data_path: str | Path | None = None,
     check: bool = True,
 ) -> Export:
@@ -138,7 +108,7 @@ def _first_clips(path: str | Path, model: LMFModel, most: int = 256) -> dict[str
 def export_models(
     models: Sequence[LMFModel],
     output_dir: str | Path,
-    formats: Sequence[str] = ("paddle",),
+    formats: Sequence[str] | None = None,
     calibrations: Sequence[Calibration] | None = None,
     without: Mapping[str, Mapping[str, Any]] | None = None,
     clips: Mapping[str, np.ndarray] | None = None,
@@ -149,7 +119,7 @@ def export_models(
     Args:
         models: the trained models.
         output_dir: the folder; an earlier export there is replaced, as a whole or not at all.
-        formats: ``paddle``, ``onnx`` or both.
+        formats: ``paddle``, ``onnx`` or both; None: see `usual_formats`.
         calibrations: one per model; None: none.
         without: modality -> metrics without it, for ``lmf_model.json``.
         clips: modality -> float32 `[N, ...]`, to compare the models on; None generates clips.
@@ -162,6 +132,7 @@ def export_models(
     output_dir = Path(output_dir).expanduser()
     check_replaceable(output_dir)
     _check_together(models)
+    formats = usual_formats(models) if formats is None else formats
     calibrations = calibrations or [Calibration.identity(model.tasks) for model in models]
     described = ModelDescription(
         inputs=models[0].inputs,
@@ -174,12 +145,12 @@ def export_models(
         non_finite="error" if any(model.non_finite == "error" for model in models) else "zero",
         exclusive=any(model.exclusive for model in models),
         without=without or {},
-        versions=_versions(formats),
+        versions=versions(formats),
         regression={task.name: task for model in models for task in model.tasks if isinstance(task, RegressionTask)},
     )
     with atomic_folder(output_dir) as folder:
         for model, one in zip(models, described.models):
-            _write_model(model, described.graph_inputs(one), folder, one)
+            write_model(model, described.graph_inputs(one), folder, one)
         written = described.write(folder)
         if not check:
             return Export(written, {}, 0)
@@ -264,105 +235,6 @@ def _check_together(models: Sequence[LMFModel]) -> None:
                 f"the runs must have the same feature shapes, but {models[0].task_names[0]} has {first} and "
                 f"{model.task_names[0]} has {shapes}. Export them one at a time."
             )
-
-
-# -- writing
-
-
-def _write_model(model: LMFModel, inputs: Mapping[str, Sequence[int]], folder: Path, about: ExportedModel) -> None:
-    with tempfile.TemporaryDirectory(prefix="lmf-") as scratch:
-        place = folder if "paddle" in about.formats else Path(scratch)
-        size = sum(value.nbytes for value in (one.numpy() for one in model.weights().values()))
-        for target in (place, folder):  # Paddle and paddle2onnx write half a file to a full disk, and say nothing
-            check_space(target, len(about.formats) * (size + _PROGRAM_BYTES))
-        with home_for_caches(scratch):
-            _write_paddle(model, inputs, place / about.name)
-        if "onnx" in about.formats:
-            _write_onnx(place / about.name, folder / f"{about.name}.onnx")
-
-
-def _write_paddle(model: LMFModel, inputs: Mapping[str, Sequence[int]], path: Path) -> None:
-    """Writes ``PATH.json`` and ``PATH.pdiparams``."""
-    layer = _ExportedLayer(model)
-    layer.eval()
-    # a program has no input for a modality that the network does not use
-    spec: Any = [paddle.static.InputSpec(inputs[m], "float32", m) if m in inputs else None for m in MODALITIES]
-    with paddle.utils.unique_name.guard(), _quiet_output():
-        paddle.jit.save(paddle.jit.to_static(layer, input_spec=spec, full_graph=True), str(path))
-    _name_outputs(path.with_name(f"{path.name}.json"), model.task_names)
-
-
-def _name_outputs(program: Path, names: Sequence[str]) -> None:
-    """Renames the outputs, which Paddle always calls fetch_name_0, fetch_name_1 ..., in the program's file."""
-    content = json.loads(program.read_text(encoding="utf-8"))
-    found = [
-        attribute["AT"]
-        for operator in content["program"]["regions"][0]["blocks"][0]["ops"]
-        if operator["#"].endswith(".fetch")
-        for attribute in operator["A"]
-        if attribute["N"] == "name"
-    ]
-    expected = [f"fetch_name_{t}" for t in range(len(names))]
-    if [one["D"] for one in found] != expected:
-        raise RunError(
-            f"the outputs of the program must be {expected}, but are {[one['D'] for one in found]}. This Paddle "
-            f"({paddle.__version__}) writes programs in another way: use 3.0 to 3.3."
-        )
-    for one, name in zip(found, names):
-        one["D"] = name
-    program.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-
-
-def _write_onnx(source: Path, target: Path) -> None:
-    require_onnx()
-    import paddle2onnx
-
-    program, weights = source.with_name(f"{source.name}.json"), source.with_name(f"{source.name}.pdiparams")
-    with _quiet_output():  # without its optimiser, which needs newer packages than paddlenlp allows
-        paddle2onnx.export(str(program), str(weights), str(target), opset_version=_OPSET, optimize_tool="None")
-
-
-def require_onnx() -> None:
-    """Makes sure that the packages for ONNX are installed.
-
-    Raises:
-        RunError: one is missing.
-    """
-    missing = [name for name in ("paddle2onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise RunError(
-            f"the format onnx must have {', '.join(missing)}, but it is not installed. Install it: pip install 'lmf_multitask[onnx]'."
-        )
-
-
-@contextmanager
-def _quiet_output() -> Iterator[None]:
-    """Hides what the C++ code of Paddle and paddle2onnx prints, at the level of file descriptors; errors are raised anyway."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [os.dup(number) for number in (1, 2)]
-    logging_before = logging.root.manager.disable
-    try:
-        with open(os.devnull, "wb") as nowhere, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            logging.disable(logging.CRITICAL)
-            for number in (1, 2):
-                os.dup2(nowhere.fileno(), number)
-            yield
-    finally:
-        logging.disable(logging_before)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for number, copy in zip((1, 2), kept):
-            os.dup2(copy, number)
-            os.close(copy)
-
-
-def _versions(formats: Sequence[str]) -> dict[str, str]:
-    versions = {"lmf_multitask": __version__, "paddle": paddle.__version__}
-    if "onnx" in formats:
-        versions.update({name: version(name) for name in ("paddle2onnx", "onnxruntime")}, opset=str(_OPSET))
-    return versions
 
 
 # -- comparing

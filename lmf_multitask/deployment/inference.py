@@ -145,7 +145,7 @@ def predict_blocks(
         predictor: the model.
         blocks: ids and features.
         workers: blocks at a time; None takes one per core with ONNX Runtime on a CPU, and one otherwise: two clones of
-            a Paddle predictor slow each other down (126 instead of 90 ms of CPU time for the same clips).
+            a Paddle predictor run one after the other.
 
     Yields:
         Ids, checked features, and predictions, float32 `[n, T]`.

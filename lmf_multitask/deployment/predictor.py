@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lmf_multitask.data.modality import MODALITIES, missing_clips
+from lmf_multitask.data.modality import MODALITIES, as_float32, missing_clips
 from lmf_multitask.deployment.description import DESCRIPTION_FILE, ModelDescription
 from lmf_multitask.deployment.sessions import choose_backend, choose_device, open_sessions, run_session
 from lmf_multitask.errors import ConfigError, DataError
@@ -69,8 +69,8 @@ class Predictor:
         Args:
             model_dir: what ``lmf export`` wrote; or a run directory or the parent of per-emotion runs, which is then
                 exported into a temporary folder first.
-            backend: ``auto`` uses onnx where the folder has that format and onnxruntime is installed (it is faster and
-                smaller), otherwise paddle.
+            backend: ``auto`` uses onnx where the folder has that format and onnxruntime is installed and can use the device
+                (it is faster and smaller), otherwise paddle.
             device: ``cpu``, ``gpu``, or ``auto`` (a GPU if the back end can use one).
             threads: of the math library, per running prediction; more than one is slower for models of this size.
 
@@ -91,14 +91,13 @@ class Predictor:
         from lmf_multitask.deployment.exporter import export_run  # needs Paddle, an exported ONNX model does not
 
         with tempfile.TemporaryDirectory(prefix="lmf-") as scratch:
-            form = "paddle" if backend == "auto" else backend
-            export_run(folder, Path(scratch) / "model", (form,), check=False)
-            self._load(Path(scratch) / "model", form, device)
+            export_run(folder, Path(scratch) / "model", None if backend == "auto" else (backend,), check=False)
+            self._load(Path(scratch) / "model", backend, device)
 
     def _load(self, folder: Path, backend: str, device: str) -> None:
         self.description = ModelDescription.read(folder)
         self.emotions = self.description.emotions
-        self.backend = choose_backend(folder, self.description.formats, backend)
+        self.backend = choose_backend(folder, self.description.formats, backend, device)
         self.device = choose_device(self.backend, device)
         self._sessions = open_sessions(folder, self.description, self.backend, self.device, self.threads)
 
@@ -176,8 +175,7 @@ class Predictor:
         )
         if not fits:
             raise DataError(f"{modality} must have the shape {rule}, but got {list(array.shape)}.")
-        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
-            array = np.ascontiguousarray(array, np.float32)
+        array = np.ascontiguousarray(as_float32(array))
         # one pass over the numbers: NaN and infinities survive a sum (an overflow only costs the second pass)
         with np.errstate(over="ignore", invalid="ignore"):
             suspicious = not np.isfinite(array.sum())

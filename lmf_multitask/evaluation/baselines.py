@@ -5,36 +5,35 @@ Shape letters: N rows (clips), T tasks (emotions), L steps, D numbers per clip.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from lmf_multitask.data.columns import BLOCK_ROWS, Columns
 from lmf_multitask.data.modality import MODALITIES, missing_clips, present_steps
+from lmf_multitask.data.quality import usable_std
 from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.decisions import kind_of, task_kinds, task_names
 from lmf_multitask.evaluation.metrics import BASELINES, WeightedRows, log_loss
 from lmf_multitask.models.encoders import CLIP_AT
 from lmf_multitask.tasks import sigmoid
 
-if TYPE_CHECKING:  # scikit-learn takes half a second to import, which a training does not need to begin
-    from sklearn.linear_model import LogisticRegression, Ridge
-
 STRENGTHS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""Values of scikit-learn's C (inverse strength of the penalty) that are tried."""
+"""Inverse strengths of the penalty of logistic regression that are tried (C in scikit-learn)."""
 
 UNVALIDATED_STRENGTH = 0.003
 """C of an emotion without validation labels."""
 
 PENALTIES = tuple(10.0**power for power in range(-1, 7))
-"""Values of scikit-learn's alpha (strength of the penalty of ridge regression) that are tried."""
+"""Strengths of the penalty of ridge regression that are tried (alpha in scikit-learn)."""
 
 UNVALIDATED_PENALTY = 1000.0
 """Alpha of a real-valued task without validation labels."""
+
+_Line = tuple[np.ndarray, float, float]  # weights `[D]`, intercept, and the C or alpha that was chosen
 
 MOST_ROWS = 20_000
 """Clips of a split that the linear model is fitted on at most, drawn at random: 65 MB of averaged features."""
@@ -158,26 +157,45 @@ def fit_linear_baseline(
     Raises:
         DataError: train has no clip, or only clips of one class, for a task.
     """
-    from sklearn.preprocessing import StandardScaler
-
-    binary = np.array(task_kinds(tasks)) == "binary"
-    drawn, held_out_drawn = (_drawn(np.asarray(columns["labels"])[:, binary]) for columns in (train, validation))
+    tasks_binary = np.array(task_kinds(tasks)) == "binary"
+    drawn, held_out_drawn = (_drawn(np.asarray(columns["labels"])[:, tasks_binary]) for columns in (train, validation))
     rows = flat_features(train, drawn, modalities)
-    scaler = StandardScaler().fit(rows)  # NaN do not count
-    mean, std = np.nan_to_num(scaler.mean_), np.where(np.isnan(scaler.scale_), 1.0, scaler.scale_)
+    mean, std = _mean_and_std(rows)
     rows = _standardised(rows, mean, std)
     held_out = _standardised(flat_features(validation, held_out_drawn, modalities), mean, std)
-    labels, held_out_labels = train["labels"][drawn], validation["labels"][held_out_drawn]
+    labels, held_out_labels = (
+        np.asarray(columns["labels"][chosen], np.float64)
+        for columns, chosen in ((train, drawn), (validation, held_out_drawn))
+    )
+    lines = []
     # two threads take two to three times as long for products of this size, and change the rounding
     with threadpool_limits(1):
-        models: list[Any] = [
-            (_best_of if binary[t] else _best_ridge)(name, rows, labels[:, t], held_out, held_out_labels[:, t])
-            for t, name in enumerate(task_names(tasks))
-        ]
-    weights = np.stack([np.ravel(model.coef_) for model in models], axis=1)
-    intercepts = np.array([float(np.ravel(model.intercept_)[0]) for model in models])
-    strengths = [model.C if binary[t] else model.alpha for t, model in enumerate(models)]
-    return LinearBaseline(tasks, list(modalities), mean, std, weights, intercepts, strengths)
+        for name, binary, own, judged in zip(task_names(tasks), tasks_binary, labels.T, held_out_labels.T):
+            known, used = ~np.isnan(own), ~np.isnan(judged)
+            if binary and len(np.unique(own[known])) < 2:
+                raise DataError(f"{name} must be present in some clips of train and absent in others. Leave it out.")
+            if not known.any():
+                raise DataError(f"{name} must be annotated in some clips of train, but is in none. Leave it out.")
+            best = _best_logistic if binary else _best_ridge
+            lines.append(best(_chosen(rows, known), own[known], _chosen(held_out, used), judged[used]))
+    weights, intercepts, strengths = zip(*lines)
+    return LinearBaseline(
+        tasks, list(modalities), mean, std, np.stack(weights, axis=1), np.array(intercepts), list(strengths)
+    )
+
+
+def _mean_and_std(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each column of `[N, D]`, where it is not NaN, float64 `[D]`; a constant column has std 1, one of NaN mean 0 and std 1."""
+    known = ~np.isnan(rows)
+    count = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, rows, 0.0).sum(axis=0) / count
+    std = np.sqrt(np.square(np.where(known, rows - mean, 0.0)).sum(axis=0) / count)
+    return mean, usable_std(mean, std)
+
+
+def _chosen(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The wanted rows; all of them without a copy."""
+    return rows if wanted.all() else rows[wanted]
 
 
 def _drawn(labels: np.ndarray) -> np.ndarray:
@@ -193,39 +211,34 @@ def _drawn(labels: np.ndarray) -> np.ndarray:
     return np.sort(chosen)
 
 
-def _best_of(
-    name: str, rows: np.ndarray, labels: np.ndarray, held_out: np.ndarray, held_out_labels: np.ndarray
-) -> LogisticRegression:
-    from sklearn.linear_model import LogisticRegression
+def _best_logistic(rows: np.ndarray, labels: np.ndarray, held_out: np.ndarray, held_out_labels: np.ndarray) -> _Line:
+    from scipy.optimize import minimize  # 0.2 s of import that a deployed model does not need
 
-    known, judged = ~np.isnan(labels), ~np.isnan(held_out_labels)
-    if len(np.unique(labels[known])) < 2:
-        raise DataError(f"{name} must be present in some clips of train and absent in others. Leave it out.")
-    if not known.all():  # otherwise it would be a needless copy
-        rows, labels = rows[known], labels[known]
-    model = LogisticRegression(solver="lbfgs", max_iter=2000, tol=1e-4, warm_start=True)
-    if not judged.any():
-        return model.set_params(C=UNVALIDATED_STRENGTH).fit(rows, labels)
-    held_out, held_out_labels = held_out[judged], held_out_labels[judged]
-    losses, models = [], []
-    for strength in STRENGTHS:  # from strong to weak penalty, each starting from the solution of the last one
-        model.set_params(C=strength).fit(rows, labels)
-        judgement = WeightedRows(held_out_labels, model.predict_proba(held_out)[:, 1])
-        losses.append(log_loss(judgement)[0])
-        models.append(copy.deepcopy(model))
-    return models[int(np.argmin(losses))]
+    def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
+        """The objective of scikit-learn's LogisticRegression per clip, and its gradient."""
+        weights, score = line[:-1], rows @ line[:-1] + line[-1]
+        slope = (sigmoid(score) - labels) / len(labels)
+        penalty = weights / (strength * len(labels))
+        value = (np.logaddexp(0.0, score) - labels * score).mean() + weights @ penalty / 2
+        return value, np.append(slope @ rows + penalty, slope.sum())
+
+    line, found = np.zeros(rows.shape[1] + 1), []
+    options = {"maxiter": 2000, "maxls": 50, "gtol": 1e-4, "ftol": 64 * np.finfo(float).eps}  # scikit-learn's
+    for strength in STRENGTHS if len(held_out_labels) else (UNVALIDATED_STRENGTH,):
+        # from strong to weak penalty, each starting from the solution of the last one
+        line = minimize(loss, line, jac=True, method="L-BFGS-B", options=options).x
+        judgement = WeightedRows(held_out_labels, sigmoid(held_out @ line[:-1] + line[-1]))
+        found.append((log_loss(judgement)[0] if len(held_out_labels) else 0.0, line, strength))
+    _, line, strength = min(found, key=lambda one: one[0])
+    return line[:-1], line[-1], strength
 
 
-def _best_ridge(
-    name: str, rows: np.ndarray, labels: np.ndarray, held_out: np.ndarray, held_out_labels: np.ndarray
-) -> Ridge:
-    from sklearn.linear_model import Ridge
-
-    known, judged = ~np.isnan(labels), ~np.isnan(held_out_labels)
-    if not known.any():
-        raise DataError(f"{name} must be annotated in some clips of train, but is in none. Leave it out.")
-    models = [Ridge(alpha=alpha) for alpha in (PENALTIES if judged.any() else (UNVALIDATED_PENALTY,))]
-    for model in models:
-        model.fit(rows[known], labels[known].astype(np.float64))
-    errors = [np.square(model.predict(held_out[judged]) - held_out_labels[judged]).sum() for model in models]
-    return models[int(np.argmin(errors))]
+def _best_ridge(rows: np.ndarray, labels: np.ndarray, held_out: np.ndarray, held_out_labels: np.ndarray) -> _Line:
+    center, middle, found = rows.mean(axis=0), labels.mean(), []
+    centered = rows - center
+    squares, products = centered.T @ centered, centered.T @ (labels - middle)
+    for penalty in PENALTIES if len(held_out_labels) else (UNVALIDATED_PENALTY,):
+        weights = np.linalg.solve(squares + penalty * np.eye(len(squares)), products)
+        intercept = middle - center @ weights
+        found.append((np.square(held_out @ weights + intercept - held_out_labels).sum(), weights, intercept, penalty))
+    return min(found, key=lambda one: one[0])[1:]

@@ -49,9 +49,10 @@ else:
 
 
 def fixed_parameter(layer: nn.Layer, shape: list[int], value: float) -> paddle.Tensor:
-    """A parameter that is saved with the weights but not trained."""
+    """A parameter that is saved with the weights, and that training does not change."""
     parameter = layer.create_parameter(shape, default_initializer=initializer.Constant(value))
     parameter.stop_gradient, parameter.trainable = True, False
+    parameter.fixed = True
     return parameter
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from lmf_multitask.config import setting, settings
 from lmf_multitask.data.columns import Column, row_blocks
 from lmf_multitask.data.modality import Input, present_steps
-from lmf_multitask.data.quality import BEYOND, ordinary_range
+from lmf_multitask.data.quality import BEYOND, ordinary_range, usable_std
 from lmf_multitask.errors import ConfigError
 from lmf_multitask.models.base import F, Layer, fixed_parameter, nn, paddle
 
@@ -91,10 +91,8 @@ class Standardisation(Layer):
             return
         mean = total / count
         std = np.sqrt(_sum_of_present(features, ordinary, mean)[0] / count)
-        # the standard deviation of a constant is the rounding error of its mean
-        constant = std <= 1e-6 * np.maximum(np.abs(mean), 1e-30)
         self.mean.set_value(mean.astype(np.float32))
-        self.std.set_value(np.where(constant, 1.0, std).astype(np.float32))
+        self.std.set_value(usable_std(mean, std).astype(np.float32))
 
     def forward(self, features: paddle.Tensor) -> paddle.Tensor:
         """Float32 `[B, D]` -> float32 `[B, D]`."""
@@ -257,13 +255,16 @@ class LSTMEncoder(Encoder):
         """See `Encoder.forward`."""
         if present is None and self.pooling != "last_step":
             present = step_mask(features)
+        weight = None if self.projection is None else self.projection.weight
         factor = None  # of each step; it commutes with the projection, whose result is smaller
         if self.step_dropout and self.training:
             factor = F.dropout(paddle.ones([*features.shape[:2], 1], features.dtype), self.step_dropout)
         if self.scaled:
             factor = (1.0 if factor is None else factor) / self.scale
-        if self.projection is not None:
-            features = paddle.matmul(features, self.projection.weight)
+        if weight is not None and factor is not None and not self.training:  # one for all steps
+            weight, factor = weight * factor, None
+        if weight is not None:
+            features = paddle.matmul(features, weight)
         if factor is not None:
             features = features * factor
         if self.projection is not None:

@@ -49,8 +49,9 @@ class LinearPart(Layer):
         for name, norm in self.norms.items():
             values = features[name]
             if values.ndim == 3:
-                present = step_mask(values).astype(values.dtype).sum(axis=1, keepdim=True)  # steps, [B, 1]
-                values = values.sum(axis=1) / present.clip(min=1.0)
+                known = step_mask(values).astype(values.dtype).unsqueeze(1)  # [B, 1, L]
+                present = known.sum(axis=2)  # steps, [B, 1]
+                values = paddle.matmul(known, values).squeeze(1) / present.clip(min=1.0)
             else:
                 present = step_mask(values.unsqueeze(1)).astype(values.dtype)
             rows.append(norm(values) * present.clip(max=1.0))  # a missing modality counts as its mean

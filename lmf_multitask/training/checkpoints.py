@@ -5,7 +5,6 @@ No byte of a checkpoint is unpickled: every name, dtype, shape and number is che
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import random
@@ -28,7 +27,6 @@ from lmf_multitask.files import (
     read_text,
     remove_leftovers,
     write_manifest,
-    write_text,
 )
 from lmf_multitask.runtime import quiet_imports
 
@@ -328,8 +326,8 @@ def write_checkpoint(
     with atomic_folder(path) as folder:
         _write_tensors(folder / _MODEL_FILE, _module_tensors(module))
         _write_tensors(folder / _OPTIMIZER_FILE, _optimizer_tensors(optimizer, module))
-        write_text(folder / _PROGRESS_FILE, json.dumps(dataclasses.asdict(content)))
-        write_text(folder / _STATE_FILE, json.dumps(dataclasses.asdict(state)))
+        for name, part in ((_PROGRESS_FILE, content), (_STATE_FILE, state)):
+            (folder / name).write_text(json.dumps(part, default=vars))
         write_manifest(folder)
 
 

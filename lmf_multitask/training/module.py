@@ -109,7 +109,7 @@ class LMFModule(TrainingModule):
             for weight in self.ema_model.parameters():
                 weight.stop_gradient = True
             self._pairs = list(zip(self.ema_model.parameters(), model.parameters()))
-            self._averaged = self._pairs
+            self._averaged = [pair for pair in self._pairs if not pair[1].stop_gradient]
         self._flat: dict[str, paddle.Tensor] = {}
 
     @property
@@ -120,21 +120,24 @@ class LMFModule(TrainingModule):
     def training_step(self, batch: Batch) -> paddle.Tensor:
         """The loss over the batch's annotated labels: their mean, or their sum as LMF_Paddle has it."""
         labels = batch["labels"]
-        total, count = self.loss(_outputs(self.model, batch), labels)
+        total, count = self.loss(self.model(*_features(batch)), labels)
         self.log("train_loss", _mean(total, count), rows=labels.shape[0])
         if parallel.world_size() > 1:  # the gradients' mean over processes is then that of the whole batch's loss
             total, count = total * parallel.world_size(), parallel.summed(count)
         return total if self.config.loss_reduction == "sum" else total / count
 
     def validation_step(self, batch: Batch) -> dict[str, paddle.Tensor]:
-        """Mean of the tasks' own losses over annotated labels, their number as its weight, and outputs `[B, O]`."""
-        outputs, labels = _outputs(self.trained, batch), batch["labels"]
+        """Mean of the tasks' own losses over annotated labels, their number as its weight, and outputs `[B, O]`.
+
+        Of the network alone: the linear model is combined with it after the training.
+        """
+        outputs, labels = self.trained.network_alone(*_features(batch)), batch["labels"]
         total, weight = self.loss.task_losses(outputs, labels).sum(), (~paddle.isnan(labels)).sum()
         return {"loss": _mean(total, weight.clip(min=1)), "outputs": outputs, "weight": weight}
 
     def predict_step(self, batch: Batch) -> paddle.Tensor:
         """Outputs `[B, O]`; needs no labels."""
-        return _outputs(self.trained, batch)
+        return self.trained(*_features(batch))
 
     def on_train_batch_end(self, step: int) -> None:
         """Updates the moving average."""
@@ -145,18 +148,26 @@ class LMFModule(TrainingModule):
         share = paddle.to_tensor(1.0 - decay, dtype="float32")
         with paddle.no_grad():
             for average, weight in self._averaged:
-                if weight.stop_gradient:  # statistics of the inputs
+                average.lerp_(weight.detach(), share)
+
+    def on_train_epoch_end(self) -> None:
+        """Gives the moving average the statistics of the inputs as they are."""
+        if self.config.ema_epochs is not None:
+            for average, weight in self._pairs:
+                if weight.stop_gradient:
                     paddle.assign(weight, average)
-                else:
-                    average.lerp_(weight.detach(), share)
 
     def optimized_parameters(self) -> dict[str, paddle.Tensor]:
         """See `TrainingModule.optimized_parameters`."""
         return self._flat or super().optimized_parameters()
 
     def watched_parameters(self) -> list[tuple[str, paddle.Tensor]]:
-        """All but the moving average, which follows the others."""
-        return [(name, weight) for name, weight in self.named_parameters() if not name.startswith("ema_model.")]
+        """All but the moving average, which follows the others, and what a step does not change."""
+        return [
+            (name, weight)
+            for name, weight in self.named_parameters()
+            if not name.startswith("ema_model.") and not getattr(weight, "fixed", False)
+        ]
 
     def configure_optimizers(self) -> Any:
         """Adam with coupled L2; the fusion's factors may have their own learning rate.
@@ -192,7 +203,7 @@ class LMFModule(TrainingModule):
     def _flatten(self, groups: list[dict[str, Any]]) -> None:
         """Moves the weights of each group into one buffer, and their moving averages into another."""
         average_of = {} if self.ema_model is None else {id(weight): average for average, weight in self._pairs}
-        averaged = [pair for pair in self._pairs if pair[1].stop_gradient] if average_of else []
+        averaged = []
         for number, group in enumerate(groups):
             weights = group["params"]
             buffer = flatten(weights, gradients=True)
@@ -221,8 +232,8 @@ class LMFModule(TrainingModule):
         return self.trainer.steps_per_epoch
 
 
-def _outputs(model: LMFModel, batch: Batch) -> paddle.Tensor:
-    return model(*(batch[name] for name in MODALITIES))
+def _features(batch: Batch) -> list[paddle.Tensor]:
+    return [batch[name] for name in MODALITIES]
 
 
 def _mean(total: paddle.Tensor, count: paddle.Tensor) -> paddle.Tensor:

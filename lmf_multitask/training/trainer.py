@@ -285,6 +285,14 @@ class LMFTrainer(Trainer):
     def print_config(self, args: Any = None, key: str = "") -> None:
         """Prints nothing."""
 
+    # (These two are asked in every step.)
+
+    def _enable_delay_scale_loss(self) -> bool:
+        return False
+
+    def _print_timer(self) -> None:
+        """There is none."""
+
     def _wrap_model(self, model: Any, training: bool = True) -> Any:
         if parallel.world_size() == 1:
             return model

@@ -5,6 +5,7 @@ import pytest
 from layouts import clips, npz
 
 from lmf_multitask.data.loading import load
+from lmf_multitask.data.modality import as_float32
 from lmf_multitask.data.quality import Extremes, Repetitions, ordinary_range, repetition_notes
 
 NAN = np.nan
@@ -93,3 +94,10 @@ def test_outliers_and_repetitions_are_noted_for_the_console(tmp_path):
     assert loaded.quality["shared"] == {"train+test": 1}
     assert any("audio of train: feature 1 is 1e+12 in clip003" in note for note in loaded.notes)
     assert any("1 clip(s) of train are also in test" in note for note in loaded.notes)
+
+
+def test_numbers_that_float32_does_not_have():
+    signalling = np.array([0x7FF0000000000001], np.uint64).view(np.float64)
+    found = as_float32(np.concatenate([signalling, [1e300, -1e300, 1.5]]))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, [np.nan, np.inf, -np.inf, 1.5])

@@ -94,7 +94,7 @@ def exported(tmp_path_factory, multitask_run):
     from lmf_multitask.deployment.exporter import export_run
 
     folder = tmp_path_factory.mktemp("exported") / "model"
-    export_run(multitask_run, folder)
+    export_run(multitask_run, folder, ["paddle"])
     return folder
 
 

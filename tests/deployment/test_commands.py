@@ -42,7 +42,7 @@ def trained(tmp_path_factory, corpus_path):
 
 
 def test_from_training_to_probabilities(lmf, trained, corpus_path, tmp_path):
-    status, out, err = lmf("export", trained, "--data_path", corpus_path)
+    status, out, err = lmf("export", trained, "--data_path", corpus_path, "--format", "paddle")
     assert (status, err) == (0, "")
     assert "on 33 clips of" in out  # 16 of validation, one alone, 16 shortened ones
     assert sorted(path.name for path in (tmp_path / "check_inference").iterdir()) == [
@@ -104,10 +104,13 @@ def test_onnx_by_command(lmf, tmp_path):
     pytest.importorskip("paddle2onnx", reason="needs the extra onnx")
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     run = make_run(tmp_path / "run", inputs={"audio": (74,), "video": (35,), "text": (20, 300)})
+    status, out, err = lmf("export", run)
+    assert (status, err) == (0, "")
+    assert "(multitask.json, multitask.pdiparams, multitask.onnx, lmf_model.json)" in out
+    assert out.count("129 generated clips") == 2  # 64, one alone, and 64 with half of the steps
     status, out, err = lmf("export", run, "--format", "onnx")
     assert (status, err) == (0, "")
-    assert "multitask.onnx" in out
-    assert "129 generated clips" in out  # 64, one alone, and 64 with half of the steps
+    assert "(multitask.onnx, lmf_model.json)" in out
     status, out, err = lmf("infer", "check_inference")
     assert (status, err) == (0, "")
     assert "made-up clips of the built-in sample" in out

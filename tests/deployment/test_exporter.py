@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import EMOTIONS, INPUTS, PAPERS, model_config, shared_file
 
-from lmf_multitask.deployment import exporter
+from lmf_multitask.deployment import exporter, writing
 from lmf_multitask.deployment.description import ModelDescription
 from lmf_multitask.deployment.exporter import export_models, export_run
 from lmf_multitask.deployment.predictor import Predictor
@@ -45,13 +45,24 @@ def test_one_model_for_a_multitask_run(exported):
 
 
 def test_a_model_per_emotion_for_separate_runs(separate_runs, tmp_path):
-    export_run(separate_runs, tmp_path / "out")
+    export_run(separate_runs, tmp_path / "out", ["paddle"])
     expected = [f"{emotion}{end}" for emotion in EMOTIONS for end in (".json", ".pdiparams")]
     assert names(tmp_path / "out") == sorted([*expected, "lmf_model.json"])
     rows = make_rows()
     got = Predictor(tmp_path / "out").predict(**rows)
     for t, emotion in enumerate(EMOTIONS):
         np.testing.assert_allclose(got[:, t], expected_present(separate_runs / emotion, rows)[:, 0], atol=1e-6)
+
+
+def test_the_usual_formats(monkeypatch):
+    """ONNX where it is installed and can be written: paddle2onnx ends the process at an operator that it does not know."""
+    own, plugin = make_model(), make_model()
+    plugin.fusion.__class__ = type("Gated", (type(plugin.fusion),), {"__module__": "gated"})
+    monkeypatch.setattr(writing.importlib.util, "find_spec", lambda name: name)
+    assert writing.usual_formats([own]) == ("paddle", "onnx")
+    assert writing.usual_formats([own, plugin]) == ("paddle",)
+    monkeypatch.setattr(writing.importlib.util, "find_spec", lambda name: None if name == "paddle2onnx" else name)
+    assert writing.usual_formats([own]) == ("paddle",)
 
 
 def test_inputs_and_outputs_have_names(exported):
@@ -239,7 +250,7 @@ def test_an_export_that_differs_is_an_error_and_writes_nothing(multitask_run, tm
 
 def test_an_earlier_export_is_replaced_and_nothing_else(multitask_run, separate_runs, tmp_path):
     export_run(separate_runs, tmp_path / "out")
-    export_run(multitask_run, tmp_path / "out")
+    export_run(multitask_run, tmp_path / "out", ["paddle"])
     assert names(tmp_path / "out") == ["lmf_model.json", "multitask.json", "multitask.pdiparams"]
     (tmp_path / "out" / "thesis.txt").write_text("mine")
     with pytest.raises(RunError, match="must hold nothing but an earlier export, but holds 'thesis.txt' too"):

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from conftest import EMOTIONS
 
+from lmf_multitask.deployment import sessions
 from lmf_multitask.deployment.exporter import export_run
 from lmf_multitask.deployment.predictor import Predictor
+from lmf_multitask.deployment.sessions import choose_backend
 from lmf_multitask.errors import ConfigError, DataError, RunError
 
 from .conftest import SEQUENCES, expected_present, make_rows, make_run
@@ -186,6 +188,26 @@ def test_back_ends_and_devices(exported, exported_onnx):
         Predictor(exported, device="tpu")
     with pytest.raises(ConfigError, match="threads must be a whole number of at least 1, but got 0"):
         Predictor(exported, threads=0)
+
+
+def test_auto_takes_onnx_where_it_can_use_the_device(tmp_path):
+    formats = ("paddle", "onnx")
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    assert (
+        choose_backend(tmp_path, formats, "auto", "cpu") == choose_backend(tmp_path, formats, "auto", "auto") == "onnx"
+    )
+    assert choose_backend(tmp_path, ("paddle",), "auto", "cpu") == "paddle"
+    if not sessions._onnx_has_gpu():
+        assert choose_backend(tmp_path, formats, "auto", "gpu") == "paddle"
+
+
+def test_paddle_keeps_results_in_the_session_only(exported):
+    """Other programs of the process free theirs as Paddle's settings say."""
+    import paddle
+
+    before = paddle.get_flags("FLAGS_eager_delete_tensor_gb")
+    Predictor(exported, backend="paddle").predict(**make_rows())
+    assert paddle.get_flags("FLAGS_eager_delete_tensor_gb") == before
 
 
 def test_no_gpu(exported):

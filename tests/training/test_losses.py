@@ -224,6 +224,7 @@ def test_moving_average_of_the_weights():
         decay = min(7 / 8, (1 + step) / (10 + step))
         mean = decay * mean + (1 - decay) * value
         np.testing.assert_allclose(module.trained.heads.weight.numpy(), mean, atol=1e-6)
+    module.on_train_epoch_end()
     np.testing.assert_array_equal(module.trained.encoders["audio"].norm._mean.numpy(), 89)
     assert module.trained is not module.model
 

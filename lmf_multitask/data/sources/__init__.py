@@ -22,7 +22,7 @@ import numpy as np
 from lmf_multitask.data.candidate import Candidate, Reading, naming
 from lmf_multitask.data.cleaning import shorten
 from lmf_multitask.data.config import DataConfig
-from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.data.modality import MODALITIES, as_float32
 from lmf_multitask.data.schema import GROUP_COLUMNS, KNOWN_TARGETS, LONGEST_ID, SPLITS
 from lmf_multitask.data.targets import BINARY
 from lmf_multitask.errors import DataError
@@ -284,8 +284,7 @@ class Source(ABC):
 
     def _fitted(self, split: str, modality: str, values: np.ndarray) -> np.ndarray:
         shape = self.shapes[modality]
-        with np.errstate(over="ignore"):  # numbers beyond float32 become infinite, and are treated as such
-            values = values.astype(np.float32, copy=False)
+        values = as_float32(values)
         if values.ndim < len(shape) + 1:
             values = values[:, None]
         values, cut = shorten(values, shape[0])

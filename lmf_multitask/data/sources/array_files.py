@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lmf_multitask.data.modality import as_float32
 from lmf_multitask.data.npy import read_features
 from lmf_multitask.errors import DataError
 from lmf_multitask.files import sha256_of
@@ -98,8 +99,7 @@ class ArrayFiles:
                 values = values.reshape(-1, values.shape[-1])
                 cut += len(values) > shape[0]
                 values = values[: shape[0]]
-            with np.errstate(over="ignore"):
-                found[(row,) + tuple(map(slice, values.shape))] = values
+            found[(row,) + tuple(map(slice, values.shape))] = as_float32(values)
         return found, cut
 
     def digest(self, paths: Iterable[Path]) -> str:

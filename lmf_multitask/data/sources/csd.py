@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from lmf_multitask.data.modality import as_float32
 from lmf_multitask.data.schema import find_split, guess_modalities
 from lmf_multitask.data.sources import ALL, Candidate, Reading
 from lmf_multitask.data.sources.hdf5 import Hdf5Source
@@ -177,8 +178,7 @@ class Csd(Hdf5Source):
                             features, start, stop = frames
                             self.cut[split][name] += stop - start > values.shape[1]
                             stop = min(stop, start + values.shape[1])
-                            with np.errstate(over="ignore"):
-                                values[place, : stop - start] = features[start:stop]
+                            values[place, : stop - start] = as_float32(features[start:stop])
             yield [self._clips[row][0] for row in chosen], found
 
     def _label_values(self, split: str) -> np.ndarray:

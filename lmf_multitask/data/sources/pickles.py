@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lmf_multitask.data.modality import as_float32
 from lmf_multitask.data.schema import LONGEST_ID, emotion_of, find_split, rename_modalities
 from lmf_multitask.data.sources import Candidate, Reading, Source, binary_labels
 from lmf_multitask.data.stored_array import StoredArray, to_array
@@ -231,8 +232,7 @@ def row_reader(stored: Array) -> Callable[[int, int], np.ndarray]:
 
     def read(start: int, stop: int) -> np.ndarray:
         rows = stored.read_rows(start, stop) if isinstance(stored, StoredArray) else stored[start:stop]
-        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
-            return rows.astype(np.float32)
+        return as_float32(rows)
 
     return read
 
