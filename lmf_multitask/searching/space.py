@@ -44,7 +44,8 @@ class SearchConfig:
         "what varies: setting -> {choices: [...]} or {low: A, high: B, log: true}; names with a comma vary together",
     )
     objective: str = setting(
-        "weighted_f1", "validation metric of the epoch that a trial keeps (mean over emotions), or loss"
+        "weighted_f1",
+        "validation metric of the network alone, deciding at one half, in the epoch that a trial keeps (mean over emotions), or loss",
     )
     per_emotion: bool = setting(False, "one search per emotion, each with models of that emotion alone")
     sampler: Literal["tpe", "random"] = setting("tpe", "tpe learns from earlier trials (Bergstra et al. 2011)")
