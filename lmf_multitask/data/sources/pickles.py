@@ -187,16 +187,19 @@ class PickleSource(Source):
 
     def _present(self, labels: np.ndarray, where: str) -> np.ndarray:
         """One-hot pairs `[N, T, 2]` as `[N, T]`, 1 where the column that means "present" is set; notes which one that is."""
-        labels = binary_labels(labels, where)
-        wrong = np.argwhere(~np.isnan(labels).any(axis=2) & (labels.sum(axis=2) != 1))
-        if len(wrong):
-            row = labels[tuple(wrong[0])]
-            raise self.fail(
-                f"{where} must be one-hot in every row, but row {wrong[0][0]} is {row.astype(int).tolist()}. Check the labels."
-            )
+        labels = self._one_hot_pairs(labels, where)
         self.label_column, reason = present_column(labels, self.reading.config.label_column)
         self.notes.append(f"labels: {reason}")
         return labels[:, :, self.label_column]
+
+    def _one_hot_pairs(self, labels: np.ndarray, where: str) -> np.ndarray:
+        """Checks one-hot pairs `[N, ..., 2]`, and gives them as float32, NaN where not annotated."""
+        labels = binary_labels(labels, f"{self.path}: {where}")
+        wrong = np.argwhere(~np.isnan(labels).any(axis=-1) & (labels.sum(axis=-1) != 1))
+        if len(wrong):
+            row = labels[tuple(wrong[0])].astype(int).tolist()
+            raise self.fail(f"{where} must be one-hot in every row, but row {wrong[0][0]} is {row}. Check the labels.")
+        return labels
 
 
 def present_column(labels: np.ndarray, given: int | None) -> tuple[int, str]:

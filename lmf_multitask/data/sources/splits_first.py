@@ -198,7 +198,7 @@ class SplitsFirst(PickleSource):
             names = self._names_of_columns(count, default)
             if count == 4 and names == list(MULT_EMOTIONS):
                 self.notes.append(f"the {count} labels are taken for {', '.join(names)}, MulT's order")
-            columns = self._present(pairs, f"{self.path}: {key}")
+            columns = self._present(pairs, key)
             for index, name in enumerate(names):
                 self._add(name, self._split_up(columns[:, index]))
         elif every.ndim == 2:
