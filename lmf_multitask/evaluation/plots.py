@@ -133,7 +133,7 @@ def learning_plots(assessment: Assessment) -> list[Plot]:
         for number_of, (name, curves) in enumerate(assessment.curves.items()):
             for task, values in curves.metrics.get(key, {}).items():
                 kept = [curves.epochs.index(curves.kept)] if curves.kept in curves.epochs else []
-                look = style(emotions.index(task) if task in emotions else number_of)
+                look = style(emotions.index(task) if task in emotions else len(emotions) + number_of)
                 text = label(name if several and task == MEAN else task)
                 panel.plot(curves.epochs, values, **look, markevery=kept, markersize=8, label=text)
         kept_epochs = {curves.kept for curves in assessment.curves.values()}
