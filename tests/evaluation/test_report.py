@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from browser import Chromium, faults, needs_chromium
+from sklearn.metrics import precision_recall_curve, roc_curve
 
 from lmf_multitask.evaluation import drawing as drawing_module
 from lmf_multitask.evaluation import evaluate_predictions, full_tables, write_report
@@ -17,7 +18,7 @@ from lmf_multitask.evaluation.assessment import Assessment, LearningCurves, asse
 from lmf_multitask.evaluation.comparison import compare
 from lmf_multitask.evaluation.drawing import DARK, LONGEST_LABEL, drawing, label
 from lmf_multitask.evaluation.metrics import METRICS, Metric
-from lmf_multitask.evaluation.plots import equal_mass_bins, metrics_plot
+from lmf_multitask.evaluation.plots import equal_mass_bins, hits_and_alarms, metrics_plot
 from lmf_multitask.evaluation.predictions import Predictions
 from lmf_multitask.evaluation.report import write_comparison, write_seeds
 from lmf_multitask.evaluation.statistics import seed_summary
@@ -449,3 +450,18 @@ def test_the_browser_test_finds_faults(browser, tmp_path):
     assert phone["missing"] == phone["unlabelled"] == len(phone["console"]) == 1
     assert {"image-alt", "select-name"} <= set(phone["axe"])
     assert "scroll" not in found["1280 light"]
+
+
+def test_curves_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    for rows in (5, 200):
+        truth = rng.random(rows) < 0.3
+        truth[:2] = [True, False]
+        values = np.round(rng.random(rows) + 0.2 * truth, 1)  # many equal ones
+        hits, alarms = hits_and_alarms(truth, values)
+        false_rate, true_rate, _ = roc_curve(truth, values, drop_intermediate=False)
+        np.testing.assert_allclose(alarms / alarms[-1], false_rate)
+        np.testing.assert_allclose(hits / hits[-1], true_rate)
+        precision, recall, _ = precision_recall_curve(truth, values)
+        np.testing.assert_allclose((hits / (hits + alarms).clip(min=1))[:0:-1], precision[:-1])
+        np.testing.assert_allclose((hits / hits[-1])[:0:-1], recall[:-1])
