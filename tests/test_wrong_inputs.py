@@ -245,7 +245,7 @@ list.pkl --emotion happy --output_dir new | list.pkl: must hold parameters by na
 hostile.pkl --emotion happy --output_dir new | but names os.system (at byte 11). Nothing of it was run
 empty.pkl --emotion happy --output_dir new | empty.pkl: must be a pickle, but is empty. Get the file again.
 cut.npz --emotion happy --output_dir new | cut.npz: must be
-objects.npz --emotion happy --output_dir new | objects.npz: must be an .npz file of arrays or a state dict of PyTorch, but a.npy holds Python objects.
+objects.npz --emotion happy --output_dir new | objects.npz: must be an .npz file of arrays or a state dict of PyTorch, but a.npy: it holds Python objects. Save it as float32.
 other.npz --emotion happy --output_dir new | has conv and lacks audio_factor
 foreign --emotion happy --output_dir new | foreign: must be a file, but is a folder. Check the path.
 pipe --emotion happy --output_dir new | pipe: must be a regular file, but is a pipe or a device. Write its content to a file first.
