@@ -118,7 +118,7 @@ def read(tmp_path):
 def sample_path(tmp_path_factory):
     from lmf_multitask.data.sample import write_sample
 
-    return write_sample(tmp_path_factory.mktemp("sample") / "sample.pkl")
+    return write_sample(tmp_path_factory.mktemp("sample") / "sample.pkl", "tiny")
 
 
 # settings of the network as `ModelConfig` takes them; `model_config` lays several over each other

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lmf_multitask.data.modality import MODALITIES
+from lmf_multitask.evaluation.assessment import MEAN, Assessment
 from lmf_multitask.evaluation.drawing import (
     DOTTED,
     MUTED,
@@ -39,8 +40,6 @@ from lmf_multitask.evaluation.value_plots import value_plots
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from lmf_multitask.evaluation.assessment import Assessment
-
 
 AHEAD = {"binary": ("weighted_f1", "auroc"), "regression": ("mae", "pearson")}
 """Kind of task -> keys of the metrics whose differences from the linear model are drawn."""
@@ -64,11 +63,7 @@ def plots_of(assessment: Assessment) -> list[Plot]:
 
 
 def metrics_plot(metrics: Mapping[str, Any]) -> Plot | None:
-    """The headline metrics with intervals and baselines; None without any.
-
-    Args:
-        metrics: the content of ``metrics.json``.
-    """
+    """The headline metrics with intervals and baselines; None without any."""
     shown, emotions = shown_metrics(metrics, headline=True), list(metrics["emotions"])
     if not shown:
         return None
@@ -125,23 +120,25 @@ def ahead_plot(metrics: Mapping[str, Any]) -> Plot | None:
 
 
 def learning_plots(assessment: Assessment) -> list[Plot]:
-    """Validation metric of each emotion, and losses, per epoch."""
+    """The monitored metric and those of each task, and losses, per epoch."""
     if not assessment.curves:
         return []
-    emotions = list(assessment.emotions)
-    keys = [key for key in ("weighted_f1", "pearson") if any(getattr(one, key) for one in assessment.curves.values())]
+    emotions, several = list(assessment.emotions), len(assessment.curves) > 1
+    keys = list(dict.fromkeys(key for one in assessment.curves.values() for key in one.metrics))
+    titles = [METRICS[key].title if key in METRICS else key for key in keys]
     figure, panels = panels_of(max(len(keys), 1), 3.4, width=WIDTH)
     said = []
-    for panel, key in zip(panels, keys):
-        for curves in assessment.curves.values():
-            for task, values in getattr(curves, key).items():
+    for panel, key, title in zip(panels, keys, titles):
+        for number_of, (name, curves) in enumerate(assessment.curves.items()):
+            for task, values in curves.metrics.get(key, {}).items():
                 kept = [curves.epochs.index(curves.kept)] if curves.kept in curves.epochs else []
-                look = style(emotions.index(task) if task in emotions else 0)
-                panel.plot(curves.epochs, values, **look, markevery=kept, markersize=8, label=label(task))
+                look = style(emotions.index(task) if task in emotions else len(emotions) + number_of)
+                text = label(name if several and task == MEAN else task)
+                panel.plot(curves.epochs, values, **look, markevery=kept, markersize=8, label=text)
         kept_epochs = {curves.kept for curves in assessment.curves.values()}
         if len(kept_epochs) == 1:
             _mark_epoch(panel, kept_epochs.pop())
-        panel.set(xlabel="epoch", ylabel=f"{METRICS[key].title}, validation")
+        panel.set(xlabel="epoch", ylabel=f"{title}, validation")
         whole_numbers(panel)
     for name, curves in assessment.curves.items():
         if curves.kept is not None:
@@ -150,10 +147,9 @@ def learning_plots(assessment: Assessment) -> list[Plot]:
     learning = finish(
         figure,
         "learning",
-        f"Validation {' and '.join(METRICS[key].title for key in keys)} per epoch; marked: the best, which is kept",
+        f"Validation {' and '.join(titles)} per epoch; marked: the best, which is kept",
         f"Learning curves. {'; '.join(said)}.",
     )
-    several = len(assessment.curves) > 1
     figure, panels = panels_of(len(assessment.curves), 3.4, width=WIDTH)
     losses = []
     for panel, (name, curves) in zip(panels, assessment.curves.items()):
@@ -333,11 +329,10 @@ def equal_mass_bins(truth: np.ndarray, values: np.ndarray, bins: int = 10) -> tu
     return mean, share, centre - half, centre + half
 
 
-def _known(assessment: Assessment, t: int, probabilities: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def _known(assessment: Assessment, t: int) -> tuple[np.ndarray, np.ndarray]:
     """Labels bool `[n]` and probabilities `[n]` of the clips that are annotated for a task."""
     known = ~np.isnan(assessment.labels[:, t])
-    values = assessment.probabilities if probabilities is None else probabilities
-    return assessment.labels[known, t] == 1, values[known, t]
+    return assessment.labels[known, t] == 1, assessment.probabilities[known, t]
 
 
 def _diagonal(panel: Axes) -> None:

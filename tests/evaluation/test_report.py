@@ -76,7 +76,10 @@ def full_page(tmp_path_factory):
     curves = LearningCurves(
         epochs,
         {"train": [1 / e for e in epochs], "validation": [1.2 / e for e in epochs]},
-        {e: [0.1 * t + 0.05 * n for n in epochs] for t, e in enumerate(EMOTIONS)},
+        {
+            "average_precision": {"mean": [0.05 * n for n in epochs]},
+            "weighted_f1": {e: [0.1 * t + 0.05 * n for n in epochs] for t, e in enumerate(EMOTIONS)},
+        },
         6,
     )
     whole = dataclasses.replace(
@@ -223,7 +226,7 @@ def test_any_name_can_be_drawn(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(drawing_module, "_cjk_families", list)  # no such font is installed
     drawing_module._warn_of_boxes.cache_clear()
     found = evaluate_predictions(*predictions(), HOSTILE, resamples=20, name="\x1b]0;$a$\x07" + "x" * 300)
-    curves = LearningCurves([1, 2], {"train": [1.0, 0.5]}, dict.fromkeys(HOSTILE, [0.1, 0.2]), None)
+    curves = LearningCurves([1, 2], {"train": [1.0, 0.5]}, {"weighted_f1": dict.fromkeys(HOSTILE, [0.1, 0.2])}, None)
     with caplog.at_level(logging.WARNING, "lmf_multitask"):
         page = write_report(dataclasses.replace(found, curves={"multitask": curves}), tmp_path)
     assert [record.message.partition(",")[0] for record in caplog.records] == ["plots show boxes for some characters"]
