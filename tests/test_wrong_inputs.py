@@ -294,7 +294,7 @@ sample /proc/nowhere/x.pkl | /proc/nowhere: No such file or directory.
 sample '' | arguments must not be empty, but one is. Is a variable in the command not set?
 sample ~nobody12/x | a path that begins with ~ must name a user
 sample {LONG} | File name too long.
-sample new.pkl --scale huge | --scale: must be one of small, full, but got 'huge'. See --help.
+sample new.pkl --scale huge | --scale: must be one of tiny, small, full, but got 'huge'. See --help.
 sample new.pkl --seed -1 | --seed must be from 0 to 2^32 - 1, but got -1.
 sample new.pkl --seed 4294967296 | --seed must be from 0 to 2^32 - 1, but got 4294967296.
 sample new.pkl --seed x | --seed: must be a whole number, but got 'x'. See --help.
