@@ -54,14 +54,6 @@ def test_shape_and_dtype_are_those_of_an_array():
     assert np.asarray(column, np.float64).dtype == np.float64
 
 
-def test_adjacent_rows_of_a_chunk_are_not_copied():
-    chunks = np.split(WHOLE, [9])
-    column = ChunkedColumn(chunks)
-    assert np.shares_memory(column[2:9], chunks[0])
-    assert np.shares_memory(column[9:], chunks[1])
-    assert not np.shares_memory(column[8:10], WHOLE)
-
-
 def test_a_batch_is_gathered_across_chunks():
     batch = BatchCollator({"text": LAYOUTS["of one row"], "labels": np.arange(23)})([22, 0, 2, 22])
     np.testing.assert_array_equal(batch["text"], WHOLE[[22, 0, 2, 22]])

@@ -12,8 +12,8 @@ import pytest
 from browser import Chromium, faults, needs_chromium
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from lmf_multitask import evaluate_predictions, full_tables, write_report
 from lmf_multitask.evaluation import drawing as drawing_module
-from lmf_multitask.evaluation import evaluate_predictions, full_tables, write_report
 from lmf_multitask.evaluation.assessment import Assessment, LearningCurves, assess
 from lmf_multitask.evaluation.comparison import compare
 from lmf_multitask.evaluation.drawing import DARK, LONGEST_LABEL, drawing, label
