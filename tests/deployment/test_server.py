@@ -376,7 +376,8 @@ def test_64_clients_between_hostile_ones_for_60_seconds(exported, tmp_path):
     assert set(outcome) == {"right", "refused", "closed"}
     assert outcome["right"] > 500
     assert passes < outcome["right"]  # some requests shared a pass
-    assert max(one[1] for one in seen) < 100 + 2 * busy[1]  # other work on the machine delays request and answer
+    quiet = busy[1] < 5  # otherwise other work on the machine delays some answers, but not half of them
+    assert max(one[1 if quiet else 0] for one in seen) < 100
     assert int(re.search(r"VmHWM:\s+(\d+)", status)[1]) < 800_000  # kB
 
 

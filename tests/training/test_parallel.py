@@ -25,7 +25,8 @@ parallel.initialize()  # a second time does nothing
 me = parallel.rank()
 found = {"world_size": parallel.world_size(), "rank": me, "gathered": parallel.gather({"of": me})}
 
-time.sleep(1.5 * me)  # rank 1 is late
+time.sleep(0.5 * me)  # rank 1 is late
+found["arrived"] = time.time()
 parallel.barrier()
 found["met"] = time.time()
 found["broadcast"] = parallel.broadcast({"epoch": 3, "from": me})
@@ -77,7 +78,7 @@ def test_gathered_values_are_in_the_order_of_ranks(results):
 
 
 def test_barrier(results):
-    assert abs(results[0]["met"] - results[1]["met"]) < 0.75  # rank 1 slept for 1.5 seconds before
+    assert min(found["met"] for found in results) >= max(found["arrived"] for found in results)
 
 
 def test_broadcast_gives_the_value_of_rank_0(results):
