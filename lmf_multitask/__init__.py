@@ -24,6 +24,7 @@ _HOMES = {
     "metrics_of": "lmf_multitask.evaluation.metrics",
     "Predictor": "lmf_multitask.deployment.predictor",
     "evaluate_predictions": "lmf_multitask.evaluation.assessment",
+    "full_tables": "lmf_multitask.evaluation.tables",
     "write_report": "lmf_multitask.evaluation.report",
     "UserError": "lmf_multitask.errors",
 }
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from lmf_multitask.evaluation.assessment import evaluate_predictions
     from lmf_multitask.evaluation.metrics import metrics_of
     from lmf_multitask.evaluation.report import write_report
+    from lmf_multitask.evaluation.tables import full_tables
     from lmf_multitask.models.config import ModelConfig
     from lmf_multitask.models.fusion import LowRankFusion
     from lmf_multitask.models.lmf import LMFModel

@@ -20,11 +20,10 @@ from lmf_multitask.config import (
     merged,
     nested,
     options,
-    read_settings,
     type_parts,
 )
 from lmf_multitask.errors import ConfigError, UserError, printable, suggestion
-from lmf_multitask.strict_yaml import parse_value
+from lmf_multitask.strict_yaml import parse_value, read_settings
 
 T = TypeVar("T")
 
@@ -150,10 +149,6 @@ class SettingsOptions(Generic[T]):
 
     def build(self, parsed: argparse.Namespace, *below: dict[str, Any]) -> T:
         """The checked settings.
-
-        Args:
-            parsed: what the parser made of the arguments.
-            below: nested settings that the configs and the options go over.
 
         Raises:
             ConfigError: a config is missing, or a setting is unknown or not allowed.

@@ -22,7 +22,6 @@ from pydantic.fields import FieldInfo
 from typing_extensions import dataclass_transform
 
 from lmf_multitask.errors import ConfigError, suggestion
-from lmf_multitask.strict_yaml import read_yaml
 
 T = TypeVar("T")
 Table = Callable[[], Mapping[str, Any]]
@@ -251,6 +250,26 @@ def check_name(name: object) -> str:
     return name
 
 
+def find_config(name: str) -> Path:
+    """A config by path, or a shipped one by name: ``multitask``, ``multitask.yaml`` or ``configs/multitask.yaml``.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    # shipped configs are inside an installed package, beside the package in a source checkout
+    package = Path(__file__).parent
+    shipped = next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
+    wanted = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    for candidate in (shipped / wanted, shipped / f"{wanted}.yaml"):
+        if not path.is_absolute() and ".." not in path.parts and candidate.is_file():
+            return candidate
+    names = sorted(str(file.relative_to(shipped).with_suffix("")) for file in shipped.rglob("*.yaml"))
+    raise ConfigError(f"--config must be a YAML file, but {name} is none. Shipped configs are {', '.join(names)}.")
+
+
 # -- inside
 
 
@@ -370,43 +389,3 @@ def _short(value: Any) -> str:
     """A value in a message."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
-
-
-# -- files
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file of settings holds.
-
-    Raises:
-        ConfigError: it is no such file.
-    """
-    import yaml
-
-    try:
-        content = read_yaml(path)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: must be YAML, but {' '.join(str(error).split()).rstrip('.')[:200]}.") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must hold settings by name, but holds {_short(content)}. See a shipped config.")
-    return content
-
-
-def find_config(name: str) -> Path:
-    """A config by path, or a shipped one by name: ``multitask``, ``multitask.yaml`` or ``configs/multitask.yaml``.
-
-    Raises:
-        ConfigError: there is neither.
-    """
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    # shipped configs are inside an installed package, beside the package in a source checkout
-    package = Path(__file__).parent
-    shipped = next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
-    wanted = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
-    for candidate in (shipped / wanted, shipped / f"{wanted}.yaml"):
-        if not path.is_absolute() and ".." not in path.parts and candidate.is_file():
-            return candidate
-    names = sorted(str(file.relative_to(shipped).with_suffix("")) for file in shipped.rglob("*.yaml"))
-    raise ConfigError(f"--config must be a YAML file, but {name} is none. Shipped configs are {', '.join(names)}.")

@@ -51,13 +51,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def suggestion(name: str, known: Sequence[str], prefix: str = "") -> str:
-    """`` Did you mean ...?`` for the known name that is nearest or ends in the same part; empty without one.
-
-    Args:
-        name: what was given.
-        known: what is possible.
-        prefix: written in front of the known name.
-    """
+    """`` Did you mean ...?`` for the known name that is nearest or ends in the same part; empty without one."""
     last = name.lstrip("-").rpartition(".")[2]
     same_end = [one for one in known if one.lstrip("-").rpartition(".")[2] == last]
     best = (same_end or difflib.get_close_matches(name, known, n=1))[:1]

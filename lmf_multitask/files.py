@@ -43,10 +43,6 @@ def open_regular(path: str | Path, error: type[UserError] = DataError) -> Binary
 
     Only regular files are opened: reading a pipe or a device may never end.
 
-    Args:
-        path: the file.
-        error: class of the exception.
-
     Raises:
         UserError: (as `error`) it does not exist, cannot be read, or is a folder, a pipe or a device.
     """

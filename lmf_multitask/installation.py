@@ -103,12 +103,7 @@ def memory_limit() -> int:
 
 
 def settings_in_force(environment: Mapping[str, str], before: Mapping[str, str]) -> dict[str, str]:
-    """Each variable of `SETTINGS` with its value and origin.
-
-    Args:
-        environment: after `runtime.tune_cpu`.
-        before: the environment of the user.
-    """
+    """Each variable of `SETTINGS` with its value and origin."""
     ours, shown = cpu_settings(), {}
     for name in SETTINGS:
         if name in before:
@@ -122,11 +117,7 @@ def settings_in_force(environment: Mapping[str, str], before: Mapping[str, str])
 
 
 def check_installation(folder: Path) -> list[Check]:
-    """Checks requirements, imports, a tiny training step, and write access; in the order in which to correct problems.
-
-    Args:
-        folder: where runs would be written, usually the current one.
-    """
+    """Checks requirements, imports, a tiny training step, and write access; in the order in which to correct problems."""
     checks = [_check_requirements()]
     lacking = [name for name in ("paddle", "paddlenlp") if importlib.util.find_spec(name) is None]
     if "paddle" in lacking:

@@ -344,9 +344,6 @@ def flush_denormals(on: bool) -> bool:
     (Intel's OpenMP passes it to its own threads), made by the C library's ``fesetenv``. numpy warns of it when it
     determines the limits of a type: switch it on around arithmetic only.
 
-    Args:
-        on: whether they are zero.
-
     Returns:
         Whether it could be set: on Linux with an x86-64 processor.
     """

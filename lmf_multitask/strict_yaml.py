@@ -32,21 +32,23 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(path: Path) -> Any:
-    """Reads a file of settings.
+def read_settings(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file of settings holds.
 
     An alias can stand for a part that holds aliases itself: a few lines would unfold to billions of values as soon as
     they are shown or copied. And Python's reader calls itself for every level.
 
     Raises:
-        yaml.YAMLError: it is no such YAML; the text ends the sentence "must be YAML, but ...".
-        ConfigError: it cannot be read, or is larger than any config.
+        ConfigError: it is no such file, or is larger than any config.
     """
     text = read_text(path, _LARGEST, ConfigError)
     try:
-        return _parsed(text)
-    except ValueError as error:  # a number of 5,000 digits, the 99th of May
-        raise yaml.YAMLError(" ".join(str(error).split())) from None
+        content = _parsed(text)
+    except (yaml.YAMLError, ValueError) as error:  # a number of 5,000 digits, the 99th of May
+        raise ConfigError(f"{path}: must be YAML, but {' '.join(str(error).split()).rstrip('.')[:200]}.") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold settings by name, but holds {repr(content)[:100]}. See a shipped config.")
+    return content
 
 
 def parse_value(text: str) -> Any:

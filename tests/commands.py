@@ -1,8 +1,13 @@
 """Runs commands as a user does: many in one fresh process, since importing Paddle takes longer than most of them."""
 
+import contextlib
+import io
 import json
+import logging
 import subprocess
 import sys
+
+from lmf_multitask.command_line import run
 
 _DRIVER = """
 import contextlib, importlib, io, json, sys, traceback
@@ -40,6 +45,28 @@ def run_all(commands, cwd):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return json.loads(done.stdout)
+
+
+def run_here(main, *arguments):
+    """A command in this process: its status and all that it prints, as of a process of its own. Its children are processes."""
+    out, err = io.StringIO(), io.StringIO()
+    with logging_as_before(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = run(main, list(map(str, arguments)))
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def logging_as_before():
+    """`command_line.run` sets a process up for one command; tests that call it share theirs with others."""
+    loggers = [logging.getLogger(name) for name in ("lmf_multitask", "py.warnings")]
+    before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for logger, (level, propagate, handlers) in zip(loggers, before):
+            logger.setLevel(level)
+            logger.propagate, logger.handlers[:] = propagate, handlers
 
 
 def run_one(*arguments, cwd, **settings):

@@ -1,6 +1,5 @@
 """Shared by all tests: a quiet, private environment, and small data in the real file's layout."""
 
-import logging
 import os
 import pickle
 import tempfile
@@ -20,6 +19,7 @@ os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import pytest
+from commands import logging_as_before
 
 from lmf_multitask.runtime import cpu_settings
 
@@ -79,15 +79,9 @@ def to_bytes_keys(tree):
 
 
 @pytest.fixture(autouse=True)
-def logging_as_before():
-    """`command_line.run` sets a process up for one command; tests that call it share theirs with others."""
-    loggers = [logging.getLogger(name) for name in ("lmf_multitask", "py.warnings")]
-    before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
-    yield
-    logging.captureWarnings(False)
-    for logger, (level, propagate, handlers) in zip(loggers, before):
-        logger.setLevel(level)
-        logger.propagate, logger.handlers[:] = propagate, handlers
+def same_logging():
+    with logging_as_before():
+        yield
 
 
 @pytest.fixture
@@ -124,7 +118,7 @@ def read(tmp_path):
 def sample_path(tmp_path_factory):
     from lmf_multitask.data.sample import write_sample
 
-    return write_sample(tmp_path_factory.mktemp("sample") / "sample.pkl")
+    return write_sample(tmp_path_factory.mktemp("sample") / "sample.pkl", "tiny")
 
 
 # settings of the network as `ModelConfig` takes them; `model_config` lays several over each other

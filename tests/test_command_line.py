@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -16,31 +17,72 @@ from lmf_multitask.errors import ConfigError, DataError, printable, suggestion
 from lmf_multitask.pipeline.settings import ExperimentConfig
 
 HELP = """
-import sys, time
-module, *arguments = sys.argv[1:]
-sys.argv[1:] = [*arguments, "--help"]
-import runpy
-try:
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-except SystemExit as stop:
-    sys.stderr.write(f"{stop.code} ")
-heavy = ("paddle", "paddlenlp", "datasets", "pyarrow", "pandas", "sklearn", "scipy", "matplotlib", "torch", "optuna")
-sys.stderr.write(" ".join(name for name in heavy if name in sys.modules))
-if time.process_time() > 1:  # about 0.4 s on one idle core; other tests share it
-    sys.stderr.write(f"{time.process_time():.1f} s")
+import json, os, runpy, sys
+before = {*sys.modules}
+for number, (module, *arguments) in enumerate(json.load(sys.stdin)):
+    if os.fork():
+        assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+        if number == 0:
+            import lmf_multitask.command_line, lmf_multitask.pipeline.settings  # which most commands need, once
+        continue
+    os.dup2(os.open(f"{number}.out", os.O_WRONLY | os.O_CREAT), 1)
+    sys.argv[1:] = [*arguments, "--help"]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        status = stop.code
+    sys.stdout.flush()
+    with open(f"{number}.json", "w") as file:
+        json.dump([status, sorted({name.partition(".")[0] for name in {*sys.modules} - before})], file)
+    os._exit(0)
 """
+HELPED = ["", *COMMANDS, "data inspect", "data sample"]
+LIGHT = {  # besides the standard library: numbers, settings and YAML, with what these import
+    *(
+        "lmf_multitask",
+        "numpy",
+        "pydantic",
+        "pydantic_core",
+        "annotated_types",
+        "typing_extensions",
+        "typing_inspection",
+    ),
+    *("yaml", "_yaml", "cython_runtime"),
+}
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "data inspect", "data sample"])
-def test_help_needs_nothing_heavy(command):
-    name, *arguments = command.split()
-    module = COMMANDS[name][0].removesuffix(".__main__")
-    done = subprocess.run([sys.executable, "-c", HELP, module, *arguments], capture_output=True, text=True)
-    assert done.stderr == "0 "
-    assert done.stdout.startswith("usage: ")
-    assert "--plugin FILE.py" in done.stdout
-    assert "function <" not in done.stdout
-    assert "factory" not in done.stdout
+@pytest.fixture(scope="module")
+def helped(tmp_path_factory):
+    """A fresh process that forks for every command: command -> its status, the packages that it loaded, and what it printed."""
+    folder = tmp_path_factory.mktemp("help")
+    modules = [
+        ["lmf_multitask", *arguments] if not name else [COMMANDS[name][0].removesuffix(".__main__"), *arguments]
+        for name, *arguments in (command.split() or [""] for command in HELPED)
+    ]
+    done = subprocess.run([sys.executable, "-c", HELP], input=json.dumps(modules), text=True, cwd=folder, stderr=subprocess.PIPE)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    return {
+        command: (*json.loads((folder / f"{number}.json").read_text()), (folder / f"{number}.out").read_text())
+        for number, command in enumerate(HELPED)
+    }
+
+
+def test_help_of_all_commands_needs_the_standard_library_only(helped):
+    status, loaded, _ = helped[""]
+    assert (status, {*loaded} - sys.stdlib_module_names) == (0, {"lmf_multitask"})
+
+
+@pytest.mark.parametrize("command", HELPED[1:])
+def test_help_needs_nothing_heavy(helped, command):
+    status, loaded, text = helped[command]
+    assert status == 0
+    assert {
+        name for name in loaded if not name.startswith(("_cython_", "_sysconfigdata_"))
+    } - sys.stdlib_module_names <= LIGHT
+    assert text.startswith("usage: ")
+    assert "--plugin FILE.py" in text
+    assert "function <" not in text
+    assert "factory" not in text
 
 
 def test_table_of_commands(tmp_path):

@@ -144,7 +144,7 @@ def test_data_sample_and_inspect(tmp_path):
     size = (tmp_path / "s.pkl").stat().st_size
     assert found[0][1] == f"written: s.pkl ({size:,} bytes)\n"
     for fact in (
-        "300 clips, the same ones in the same order under every emotion",
+        "960 clips, the same ones in the same order under every emotion",
         "column 1 = present: in every clip it is set for exactly one of the 4 emotions",
         "happy, sad, angry, neutral (exclusive",
         "audio      74 numbers per clip",

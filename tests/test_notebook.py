@@ -57,7 +57,7 @@ def test_every_cell_works(tmp_path, monkeypatch):
     assert any("per_emotion" in text and "multitask" in text for text in said)
     assert "valence" in said[-1]
     predicted = (tmp_path / "out_prob/predictions.csv").read_text().splitlines()
-    assert len(predicted) == 81
+    assert len(predicted) == 161
     for name in ("happy", "sad", "angry", "neutral"):
         assert (tmp_path / "runs/per_emotion" / name / "metrics.json").is_file()
         assert f"{name}_probability" in predicted[0]

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from conftest import EMOTIONS
 
+from lmf_multitask.data.sample import write_sample
+
 ROOT = Path(__file__).resolve().parents[1]
 TIPC = "scripts/test_tipc/test_train_inference_python.sh"
 
@@ -66,7 +68,7 @@ def test_lite_runs_every_step_of_both_modes(fake):
     status, output = run(fake, TIPC, "fake.txt", "lite_train_lite_infer")
     assert status == 0
     logs = "log/lmf/lite_train_lite_infer"
-    expected = ["-m lmf_multitask.data sample log/lmf/sample.pkl --overwrite"]
+    expected = ["-m lmf_multitask.data sample log/lmf/sample.pkl --scale tiny --overwrite"]
     for name, start in (
         ("multitask_train", "--mode multitask"),
         ("per_emotion_train", "--mode per_emotion --recipe lmf_paddle"),
@@ -203,7 +205,7 @@ def test_the_four_steps_of_the_seed(checkout):
     }
     status, output = run(checkout, "scripts/infer.sh", "--split", "train", "--output_dir", "other")
     assert status == 0
-    assert "160 clips" in output
+    assert "640 clips" in output
 
 
 @pytest.mark.slow
@@ -218,8 +220,7 @@ def test_the_loop_beside_a_bare_one():
 @pytest.mark.slow
 def test_the_check_of_a_gpu_on_a_cpu(tmp_path):
     """The CPU stands in for the GPU: all that it prints must be equal."""
-    sample = tmp_path / "sample.pkl"
-    subprocess.run([sys.executable, "-m", "lmf_multitask.data", "sample", sample], check=True, capture_output=True)
+    sample = write_sample(tmp_path / "sample.pkl", "tiny")
     values = {"PYTHON": sys.executable, "DEVICE": "cpu", "EPOCHS": "1", "DATA": str(sample)}
     done = subprocess.run(
         ["bash", ROOT / "scripts/check_gpu.sh"],

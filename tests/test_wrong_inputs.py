@@ -245,7 +245,7 @@ list.pkl --emotion happy --output_dir new | list.pkl: must hold parameters by na
 hostile.pkl --emotion happy --output_dir new | but names os.system (at byte 11). Nothing of it was run
 empty.pkl --emotion happy --output_dir new | empty.pkl: must be a pickle, but is empty. Get the file again.
 cut.npz --emotion happy --output_dir new | cut.npz: must be
-objects.npz --emotion happy --output_dir new | objects.npz: must be an .npz file of arrays or a state dict of PyTorch, but a.npy holds Python objects.
+objects.npz --emotion happy --output_dir new | objects.npz: must be an .npz file of arrays or a state dict of PyTorch, but a.npy: it holds Python objects. Save it as float32.
 other.npz --emotion happy --output_dir new | has conv and lacks audio_factor
 foreign --emotion happy --output_dir new | foreign: must be a file, but is a folder. Check the path.
 pipe --emotion happy --output_dir new | pipe: must be a regular file, but is a pipe or a device. Write its content to a file first.
@@ -294,7 +294,7 @@ sample /proc/nowhere/x.pkl | /proc/nowhere: No such file or directory.
 sample '' | arguments must not be empty, but one is. Is a variable in the command not set?
 sample ~nobody12/x | a path that begins with ~ must name a user
 sample {LONG} | File name too long.
-sample new.pkl --scale huge | --scale: must be one of small, full, but got 'huge'. See --help.
+sample new.pkl --scale huge | --scale: must be one of tiny, small, full, but got 'huge'. See --help.
 sample new.pkl --seed -1 | --seed must be from 0 to 2^32 - 1, but got -1.
 sample new.pkl --seed 4294967296 | --seed must be from 0 to 2^32 - 1, but got 4294967296.
 sample new.pkl --seed x | --seed: must be a whole number, but got 'x'. See --help.

@@ -45,7 +45,10 @@ def main(arguments: Sequence[str]) -> None:
         help="real-valued tasks beside the emotions: valence, arousal",
     )
     sample.add_argument(
-        "--scale", choices=["small", "full"], default="small", help="full: as many clips as IEMOCAP, 443 MB"
+        "--scale",
+        choices=["tiny", "small", "full"],
+        default="small",
+        help="small, the default: 960 clips, 24 MB; tiny: 300, 8 MB, for tests; full: as many as IEMOCAP, 443 MB",
     )
     sample.add_argument("--seed", type=int, default=0, help="of all random numbers, from 0 to 2^32 - 1; default: 0")
     sample.add_argument("--overwrite", action="store_true", help="replace an existing file")

@@ -100,24 +100,8 @@ def cached(source: Source, policy: NonFinitePolicy, cache_dir: str | Path | None
     return datasets.DatasetDict(splits), Facts(**facts["facts"])
 
 
-def mapped(source: Source, policy: NonFinitePolicy) -> tuple[datasets.DatasetDict, Facts] | None:
-    """The files of the source themselves, mapped into memory; None if they must be converted or cleaned."""
-    found = source.mapped()
-    if found is None:
-        return None
-    facts = inspect(source, policy, finite=policy == "zero")
-    if facts is None:
-        return None
-    return datasets.DatasetDict({split: found[split] for split in source.splits}), facts
-
-
-def inspect(source: Source, policy: NonFinitePolicy, finite: bool = False) -> Facts | None:
-    """Reads all of a source without writing anything.
-
-    Args:
-        source: the data; labels and splits may be missing.
-        policy: see `Cleaning`.
-        finite: stop, and return None, at the first number that is not finite.
+def inspect(source: Source, policy: NonFinitePolicy) -> Facts:
+    """Reads all of a source, whose labels and splits may be missing, without writing anything.
 
     Raises:
         DataError: the data are at fault.
@@ -128,8 +112,6 @@ def inspect(source: Source, policy: NonFinitePolicy, finite: bool = False) -> Fa
         for split in source.splits:
             for ids, _ in survey.blocks(split):
                 advance(len(ids))
-                if finite and survey.dirty:
-                    return None
     facts = survey.facts()
     source.check_unchanged()
     return facts
@@ -160,11 +142,6 @@ class _Survey:
         self._cleaning = {split: {name: Cleaning(name, policy) for name in MODALITIES} for split in source.splits}
         self._repetitions = Repetitions()
         self.ids: dict[str, list[str]] = {split: [] for split in source.splits}
-
-    @property
-    def dirty(self) -> bool:
-        """Whether any number so far was not finite."""
-        return any(one.dirty for each in self._cleaning.values() for one in each.values())
 
     def blocks(self, split: str) -> Iterator[tuple[list[str], dict[str, np.ndarray]]]:
         """The clips of a split: ids, and cleaned features of all modalities; zeros for one that the file does not have."""

@@ -49,7 +49,6 @@ class Cleaning:
     """Cleans one modality of one split block by block, and collects its statistics.
 
     Attributes:
-        dirty: whether any number so far was not finite.
         extremes: finds outliers.
     """
 
@@ -69,11 +68,6 @@ class Cleaning:
         self._padded = np.zeros(3, np.int64)
         self._shape: tuple[int, ...] = ()
         self.extremes = Extremes()
-
-    @property
-    def dirty(self) -> bool:
-        """Whether any number so far was not finite."""
-        return bool(self._nan or self._infinite)
 
     def take(self, features: np.ndarray, ids: Sequence[str] | None = None) -> np.ndarray:
         """Cleans the next rows.
@@ -121,7 +115,7 @@ class Cleaning:
         Raises:
             DataError: the policy is ``error`` and a number was not finite.
         """
-        if self._policy == "error" and self.dirty:
+        if self._policy == "error" and (self._nan or self._infinite):
             raise DataError(
                 f"{self._modality} must be finite, but has {self._nan} NaN and {self._infinite} infinite values. "
                 "Use --data.non_finite zero."

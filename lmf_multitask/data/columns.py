@@ -55,17 +55,14 @@ class ChunkedColumn:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | Sequence[int] | np.ndarray) -> np.ndarray:
-        """Some rows, `[n, ...]`; a view if they are adjacent rows of one chunk.
+        """Some rows, `[n, ...]`.
 
         Raises:
             IndexError: there is no such row.
             TypeError: `rows` is not a slice or row numbers.
         """
         if isinstance(rows, slice):
-            start, stop, step = rows.indices(len(self))
-            if self._order is None and step == 1:
-                return self._adjacent(start, max(start, stop))
-            rows = np.arange(start, stop, step)
+            rows = np.arange(*rows.indices(len(self)))
         numbers = np.asarray(rows)
         if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and numbers.size):
             raise TypeError(f"rows must be a slice or a list of row numbers, but got {rows!r}.")
@@ -83,17 +80,6 @@ class ChunkedColumn:
             places = np.flatnonzero(chunk_of == index)
             found[places] = self._chunks[index][numbers[places] - self._starts[index]]
         return found
-
-    def _adjacent(self, start: int, stop: int) -> np.ndarray:
-        first = int(np.searchsorted(self._starts, start, side="right")) - 1
-        parts: list[np.ndarray] = []
-        for chunk, begin in zip(self._chunks[first:], self._starts[first:]):
-            if begin >= stop and parts:
-                break
-            parts.append(chunk[max(start - begin, 0) : stop - begin])
-        if not parts:  # start is the end
-            return self._chunks[0][:0]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         whole = self[:]

@@ -61,9 +61,6 @@ def is_compressed(start: bytes) -> bool:
 def unpacked(file: BinaryIO) -> BinaryIO:
     """The content of a compressed file, as a temporary file that has no name and vanishes when it is closed.
 
-    Args:
-        file: the open file, which begins with one of the known formats.
-
     Raises:
         DataError: it is damaged, its content is too large, or there is no space for it.
     """

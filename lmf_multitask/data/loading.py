@@ -85,8 +85,7 @@ def load(
     """Loads a data file or folder of any known layout.
 
     The first load checks and cleans the data and writes them to the cache of `datasets`, under a key that is their content;
-    later loads map these files into memory. A saved data set of the right types whose numbers are all finite is mapped as it
-    is.
+    later loads map these files into memory.
 
     Args:
         path: a pickle ``data[emotion][split][feature]`` (read without running code from it), a folder written by
@@ -122,8 +121,7 @@ def load(
         source.scan()
         source.labels(source.split_names[0])  # says what is missing
     with naming(path):
-        found = cache.mapped(source, config.non_finite)
-        dataset, facts = found or cache.cached(source, config.non_finite, config.cache_dir)
+        dataset, facts = cache.cached(source, config.non_finite, config.cache_dir)
         chosen = known_targets(facts, [Target(name) for name in facts.emotions] if wanted is None else wanted)
         folds: list[list[str]] | None = None
         notes: list[str] = []
@@ -203,7 +201,6 @@ def inspect(path: str | Path, emotions: Sequence[str] | None = None, config: Dat
     source = _opened(path, None if emotions is None else [parse_target(one) for one in emotions], config)
     with naming(source.path):
         facts = cache.inspect(source, config.non_finite)
-    assert facts is not None
     return with_notes(facts.report, overlap_notes(facts.groups or {}))
 
 

@@ -17,14 +17,7 @@ from typing import Any, BinaryIO
 
 from lmf_multitask.data.file_kinds import advice_on_class, check_kind_of_file, is_text
 from lmf_multitask.data.pickle_values import Name, PickleValues
-from lmf_multitask.data.stored_array import (
-    Content,
-    DType,
-    Refused,
-    StoredArray,
-    bytes_of,
-    text_of,
-)
+from lmf_multitask.data.stored_array import Content, DType, Refused, StoredArray, bytes_of, text_of
 from lmf_multitask.errors import DataError
 from lmf_multitask.files import open_regular
 

@@ -38,10 +38,6 @@ class Content:
 def to_array(value: Any, limit: int) -> np.ndarray:
     """Turns nested lists of numbers, or lists of arrays of one shape, into one array.
 
-    Args:
-        value: a part of what `read_pickle` returned.
-        limit: how many numbers the result may have.
-
     Raises:
         ValueError: it is something else; the text says what, as the end of "must be an array, but ...".
     """

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 
 import datasets
 import numpy as np
@@ -18,7 +17,7 @@ from lmf_multitask.data.cache import Facts
 from lmf_multitask.data.columns import column_arrays, emotion_names
 from lmf_multitask.data.schema import labels_feature
 from lmf_multitask.data.targets import ABOVE, BINARY, REGRESSION, Target
-from lmf_multitask.errors import DataError
+from lmf_multitask.errors import DataError, suggestion
 
 
 def known_targets(facts: Facts, wanted: Sequence[Target]) -> list[Target]:
@@ -30,9 +29,8 @@ def known_targets(facts: Facts, wanted: Sequence[Target]) -> list[Target]:
     found = []
     for one in wanted:
         if one.column not in facts.emotions:
-            close = get_close_matches(str(one.column), facts.emotions, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else "Choose among these."
-            raise DataError(f"emotions must be among {', '.join(facts.emotions)}, but got {one.column!r}. {hint}")
+            hint = suggestion(one.column, facts.emotions) or " Choose among these."
+            raise DataError(f"emotions must be among {', '.join(facts.emotions)}, but got {one.column!r}.{hint}")
         kind = facts.kinds[one.column]
         if one.source is None:
             if one.kind == BINARY and kind != BINARY:

@@ -36,11 +36,6 @@ _EMPTY = ("", "nan", "na", "n/a", "null", "none")
 def parse_table(file: BinaryIO, path: Path, lists: Collection[str] = ()) -> pa.Table:
     """The content of a text table; lists of numbers are mapped from a temporary file.
 
-    Args:
-        file: the open file.
-        path: its name.
-        lists: columns that may hold lists of numbers, beside those named like modalities.
-
     Raises:
         DataError: it is no such table.
     """

@@ -34,16 +34,17 @@ class LearningCurves:
     Attributes:
         epochs: numbers from 1.
         losses: name (train, validation) -> loss per epoch.
-        weighted_f1: emotion -> validation metric per epoch.
+        metrics: name of a metric, the monitored one first -> task, or `MEAN` over tasks -> its value on validation per epoch.
         kept: the epoch whose weights were kept; None if unknown.
-        pearson: real-valued task -> validation metric per epoch.
     """
 
     epochs: list[int]
     losses: dict[str, list[float]]
-    weighted_f1: dict[str, list[float]]
+    metrics: dict[str, dict[str, list[float]]]
     kept: int | None
-    pearson: dict[str, list[float]] = field(default_factory=dict)
+
+
+MEAN = "mean"
 
 
 @dataclass(frozen=True)

@@ -229,6 +229,9 @@ def _best_logistic(rows: np.ndarray, labels: np.ndarray, held_out: np.ndarray, h
         line = minimize(loss, line, jac=True, method="L-BFGS-B", options=options).x
         judgement = WeightedRows(held_out_labels, sigmoid(held_out @ line[:-1] + line[-1]))
         found.append((log_loss(judgement)[0] if len(held_out_labels) else 0.0, line, strength))
+        losses = [one[0] for one in found[-3:]]
+        if len(losses) == 3 and losses[0] < losses[1] < losses[2]:
+            break  # the weaker the penalty, the longer the fit
     _, line, strength = min(found, key=lambda one: one[0])
     return line[:-1], line[-1], strength
 

@@ -201,10 +201,6 @@ class Calibration:
     def from_json(cls, content: Any, where: object) -> Calibration:
         """Checks what `to_json` gave and a file brought back.
 
-        Args:
-            content: the parsed JSON.
-            where: the file, for messages.
-
         Raises:
             RunError: it is something else.
         """

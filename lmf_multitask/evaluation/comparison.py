@@ -50,6 +50,12 @@ class Difference:
     p: float | None = None
     corrected: float | None = None
 
+    @classmethod
+    def of(cls, rows: int, found: Mapping[str, Any], *test: Any) -> Difference:
+        """From key -> ``difference`` and ``interval`` (see `assessment.differences_of`), and the values of a test."""
+        values, intervals = ({key: one[part] for key, one in found.items()} for part in ("difference", "interval"))
+        return cls(rows, values, intervals, *test)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -148,11 +154,7 @@ def compare(
 
 
 def _common(models: Sequence[Predictions]) -> tuple[list[Predictions], list[str]]:
-    """The clips and emotions that all models have, and notes on what was left out.
-
-    Raises:
-        DataError: there are none.
-    """
+    """The clips and emotions that all models have, and notes on what was left out."""
     emotions = [emotion for emotion in models[0].emotions if all(emotion in model.emotions for model in models[1:])]
     if not emotions:
         known = "; ".join(f"{model.name} has {', '.join(model.emotions)}" for model in models)
@@ -223,38 +225,27 @@ def _pair(
             continue
         right = [one.decisions.present[known, t] == (labels[known, t] == 1) for one in both]
         entry = found["emotions"][name_of_task]
-        per_emotion[name_of_task] = _difference(entry, int(known.sum()), right if tested else None)
+        per_emotion[name_of_task] = Difference.of(int(known.sum()), entry, *(mcnemar_exact(*right) if tested else ()))
     binary = [t for t, kind in enumerate(task_kinds(tasks)) if kind != REGRESSION]
     truth, decision = labels[:, binary], None
     rows = exclusive_rows(truth)
     if rows is not None:
         truth = np.array(binary)[truth[rows].argmax(axis=1)]
         right = [one.decisions.chosen[rows] == truth for one in both]
-        decision = _difference(found["exclusive"], int(rows.sum()), right if tested else None)
+        decision = Difference.of(int(rows.sum()), found["exclusive"], *(mcnemar_exact(*right) if tested else ()))
     first, second = models
-    return Pair(first, second, per_emotion, _difference(found["mean"], len(labels)), decision, values)
+    return Pair(first, second, per_emotion, Difference.of(len(labels), found["mean"]), decision, values)
 
 
 def _value_difference(found: Mapping[str, Any], errors: Sequence[np.ndarray], tested: bool) -> Difference:
     """Wilcoxon's signed-rank test of the absolute errors `[n]` of both models; ties count for neither."""
     first, second = errors
-    plain = _difference(found, len(first))
     if not tested:
-        return plain
+        return Difference.of(len(first), found)
     closer = int((first < second).sum()), int((second < first).sum())
     from scipy.stats import wilcoxon  # takes a second to import
 
-    p = float(wilcoxon(first, second).pvalue) if sum(closer) else 1.0
-    return dataclasses.replace(plain, only_first=closer[0], only_second=closer[1], p=p)
-
-
-def _difference(found: Mapping[str, Any], rows: int, right: Sequence[np.ndarray] | None = None) -> Difference:
-    differences = {key: one["difference"] for key, one in found.items()}
-    intervals = {key: one["interval"] for key, one in found.items()}
-    if right is None:
-        return Difference(rows, differences, intervals)
-    only_first, only_second, p = mcnemar_exact(*right)
-    return Difference(rows, differences, intervals, only_first, only_second, p)
+    return Difference.of(len(first), found, *closer, float(wilcoxon(first, second).pvalue) if sum(closer) else 1.0)
 
 
 def _corrected(pairs: list[Pair]) -> list[Pair]:

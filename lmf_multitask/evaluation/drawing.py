@@ -220,9 +220,11 @@ def legend_below(figure: Figure, panels: Axes | Sequence[Axes], columns: int = 3
 
 def finish(figure: Figure, name: str, title: str, alternative: str) -> Plot:
     """Renders a figure as SVG."""
-    svg = io.StringIO()
+    svg, layout = io.StringIO(), figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+        figure.set_layout_engine("none")  # everything has its place now; otherwise savefig draws twice
     figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Title": title})
-    figure.set_layout_engine("none")  # everything has its place now
     text = svg.getvalue()
     return Plot(name, title, printable(alternative), text[text.index("<svg") :], figure)
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,63 +135,45 @@ def read_predictions(path: str | Path, name: str | None = None) -> Predictions:
         if clip in ids:
             raise DataError(f"{path}: every id must be in one row, but {clip!r} is in several. Remove the others.")
         ids[clip] = number
-        for t, (name_of_task, head) in enumerate(zip(names, columns)):
-            real = columns[head] == _VALUE
-            probabilities[number, t] = (_value if real else _probability)(path, line, head, row[column_of[head]])
-            label = name_of_task + _LABEL
-            if label in column_of and (row[column_of[label]] or not real):
-                labels[number, t] = (_value if real else _label)(path, line, label, row[column_of[label]])
-            decision = name_of_task + _PREDICTION
-            if decision in column_of and not real:
-                present[number, t] = _decision(path, line, decision, row[column_of[decision]])
+        for t, (name_of_task, (head, kind)) in enumerate(zip(names, columns.items())):
+            probabilities[number, t] = _cell(path, line, head, row[column_of[head]], kind)
+            label, decision = name_of_task + _LABEL, name_of_task + _PREDICTION
+            if label in column_of and row[column_of[label]]:
+                value = _cell(path, line, label, row[column_of[label]], _VALUE if kind == _VALUE else _LABEL)
+                labels[number, t] = np.nan if kind != _VALUE and value == -100 else value
+            if decision in column_of and kind == _PROBABILITY:
+                present[number, t] = _cell(path, line, decision, row[column_of[decision]], _PREDICTION)
             else:
                 present[number, t] = probabilities[number, t] > 0.5
         if _DECIDED in column_of:
-            chosen[number] = _chosen(path, line, row[column_of[_DECIDED]], names)
+            text = row[column_of[_DECIDED]]
+            if text not in names:
+                raise DataError(
+                    f"{path}: {_DECIDED} in line {line} must be one of {', '.join(names)}, but is {text!r}."
+                )
+            chosen[number] = names.index(text)
     decisions = Decisions(present, chosen if _DECIDED in column_of else decisions_of(probabilities, tasks).chosen)
     return Predictions(name or path.parent.name, path, list(ids), tasks, labels, probabilities, decisions)
 
 
-def _value(path: Path, line: int, head: str, text: str) -> float:
+_VALID: dict[str, tuple[str, Callable[[float], bool]]] = {
+    _VALUE: ("a number", math.isfinite),
+    _PROBABILITY: ("from 0 to 1", lambda value: 0 <= value <= 1),
+    _LABEL: ("1, 0 or empty (not annotated)", lambda value: value in (0, 1, -100) or math.isnan(value)),
+    _PREDICTION: ("1 or 0", lambda value: value in (0, 1)),
+}
+"""Kind of column -> what a cell must be."""
+
+
+def _cell(path: Path, line: int, head: str, text: str, kind: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = float("nan")
-    if not np.isfinite(value):
-        raise DataError(f"{path}: {head} in line {line} must be a number, but is {text!r}.")
+        value = math.inf
+    rule, valid = _VALID[kind]
+    if not valid(value):
+        raise DataError(f"{path}: {head} in line {line} must be {rule}, but is {text!r}.")
     return value
-
-
-def _probability(path: Path, line: int, head: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 <= value <= 1:
-        raise DataError(f"{path}: {head} in line {line} must be from 0 to 1, but is {text!r}.")
-    return value
-
-
-def _label(path: Path, line: int, head: str, text: str) -> float:
-    try:
-        value = float(text or "nan")
-    except ValueError:
-        value = float("inf")
-    if value not in (0, 1, -100) and not np.isnan(value):
-        raise DataError(f"{path}: {head} in line {line} must be 1, 0 or empty (not annotated), but is {text!r}.")
-    return value if value in (0, 1) else float("nan")
-
-
-def _decision(path: Path, line: int, head: str, text: str) -> bool:
-    if text not in ("0", "1"):
-        raise DataError(f"{path}: {head} in line {line} must be 1 or 0, but is {text!r}.")
-    return text == "1"
-
-
-def _chosen(path: Path, line: int, text: str, names: Sequence[str]) -> int:
-    if text not in names:
-        raise DataError(f"{path}: {_DECIDED} in line {line} must be one of {', '.join(names)}, but is {text!r}.")
-    return names.index(text)
 
 
 def predictions_csv(
@@ -280,38 +263,6 @@ def write_predictions(
     write_text(
         path, predictions_csv(ids, probabilities, tasks, labels=labels, decisions=decisions, exclusive=exclusive)
     )
-
-
-def join_emotions(parts: Sequence[Predictions], name: str, source: Path) -> Predictions:
-    """Per-emotion predictions as those of one model, for the clips that all parts have.
-
-    Raises:
-        DataError: two parts have the same emotion, or there is no common clip.
-    """
-    emotions = [emotion for part in parts for emotion in part.emotions]
-    if len(set(emotions)) != len(emotions):
-        raise DataError(
-            f"{source}: must hold one run per emotion, but has {', '.join(emotions)}. Give one run directory."
-        )
-    ids = shared_ids(parts)
-    chosen = [part.select(ids, part.emotions) for part in parts]
-    return Predictions(
-        name,
-        source,
-        ids,
-        [task for part in parts for task in part.tasks],
-        np.concatenate([part.labels for part in chosen], axis=1),
-        np.concatenate([part.probabilities for part in chosen], axis=1),
-        _side_by_side(chosen),
-    )
-
-
-def _side_by_side(parts: Sequence[Predictions]) -> Decisions:
-    """Decisions of per-emotion models; among all of them the most probable one is chosen, since each has a threshold unseen here."""
-    probabilities = np.concatenate([part.probabilities for part in parts], axis=1)
-    tasks = [task for part in parts for task in part.tasks]
-    present = np.concatenate([part.decisions.present for part in parts], axis=1)
-    return Decisions(present, decisions_of(probabilities, tasks).chosen)
 
 
 def shared_ids(parts: Sequence[Predictions]) -> list[str]:

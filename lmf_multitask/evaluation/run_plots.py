@@ -24,17 +24,11 @@ from lmf_multitask.evaluation.table_parts import shown_metrics, spread
 from lmf_multitask.evaluation.text import number
 
 if TYPE_CHECKING:
-    from lmf_multitask.evaluation.comparison import Comparison
+    from lmf_multitask.evaluation.comparison import Comparison, Difference
 
 
 def seeds_plot(runs: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], place: str) -> Plot | None:
-    """The headline metrics of every seed, and the interval of their mean; None without such tasks.
-
-    Args:
-        runs: contents of ``metrics.json``.
-        summary: `statistics.seed_summary` of them.
-        place: of the tasks, a value of `metrics.PLACES`.
-    """
+    """The headline metrics of every seed, and the interval of their mean; None without such tasks."""
     shown, names = shown_metrics(summary, True, place), list(summary.get(place, {}))
     if not shown or not names:
         return None
@@ -62,69 +56,53 @@ def seeds_plot(runs: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], pl
 
 def comparison_plots(comparison: Comparison) -> list[Plot]:
     """Metrics of several models side by side, and the differences from the first, with their intervals; by kind of task."""
-    found = []
-    if any(metrics["emotions"] for metrics in comparison.metrics.values()):
-        found += _emotion_comparison_plots(comparison)
-    if any(pair.values for pair in comparison.pairs):
-        found.append(value_comparison_plot(comparison))
+    models, found = comparison.metrics, []
+    with drawing():
+        if any(metrics["emotions"] for metrics in models.values()):
+            found.append(_side_by_side(models))
+            entries = [{**pair.emotions, "mean": pair.mean} for pair in comparison.pairs]
+            found.append(_differences(comparison, "differences", ("weighted_f1",), entries))
+        if any(pair.values for pair in comparison.pairs):
+            entries = [pair.values for pair in comparison.pairs]
+            found.append(_differences(comparison, "value_differences", ("mae", "pearson"), entries))
     return found
 
 
-def _emotion_comparison_plots(comparison: Comparison) -> list[Plot]:
-    models = comparison.metrics
+def _side_by_side(models: Mapping[str, Mapping[str, Any]]) -> Plot:
     emotions = [*next(iter(models.values()))["emotions"], "mean"]
-    with drawing():
-        figure, panels = panels_of(2, 1.2 + 0.26 * len(emotions) * len(models))
-        for panel, key in zip(panels, ("weighted_f1", "auroc")):
-            places = rows_axis(panel, emotions)
-            for index, (name, found) in enumerate(models.items()):
-                entries = [
-                    (one.get(key), bounds.get(key)) for one, bounds in zip(_all(found), _all(found["intervals"]))
-                ]
-                shift = (index - (len(models) - 1) / 2) * 0.7 / len(models)
-                interval_points(panel, places + shift, entries, index, label=label(name))
-            panel.set_title(METRICS[key].title)
-        legend_below(figure, panels[0])
-        said = "; ".join(
-            f"{name} mean weighted F1 {number(found['mean']['weighted_f1'])}" for name, found in models.items()
-        )
-        first = finish(figure, "side_by_side", "Metrics with 95% intervals", f"{said}.")
-        figure, panels = panels_of(len(comparison.pairs), 1.3 + 0.34 * len(emotions), columns=1)
-        sentences = []
-        for panel, pair in zip(panels, comparison.pairs):
-            one = [*pair.emotions.values(), pair.mean]
-            places = rows_axis(panel, emotions)
-            panel.axvline(0, color=INK, linewidth=1)
-            interval_points(panel, places, [(d.differences["weighted_f1"], d.intervals["weighted_f1"]) for d in one])
-            panel.set(title=f"{label(pair.second)} minus {label(pair.first)}", xlabel="difference of weighted F1")
-            values = ", ".join(f"{e} {number(d.differences['weighted_f1'])}" for e, d in zip(emotions, one))
-            sentences.append(f"{pair.second} minus {pair.first}: {values}")
-        return [first, finish(figure, "differences", "Differences with 95% intervals", f"{'; '.join(sentences)}.")]
+    figure, panels = panels_of(2, 1.2 + 0.26 * len(emotions) * len(models))
+    for panel, key in zip(panels, ("weighted_f1", "auroc")):
+        places = rows_axis(panel, emotions)
+        for index, (name, found) in enumerate(models.items()):
+            entries = [(one.get(key), bounds.get(key)) for one, bounds in zip(_all(found), _all(found["intervals"]))]
+            shift = (index - (len(models) - 1) / 2) * 0.7 / len(models)
+            interval_points(panel, places + shift, entries, index, label=label(name))
+        panel.set_title(METRICS[key].title)
+    legend_below(figure, panels[0])
+    said = "; ".join(
+        f"{name} mean weighted F1 {number(found['mean']['weighted_f1'])}" for name, found in models.items()
+    )
+    return finish(figure, "side_by_side", "Metrics with 95% intervals", f"{said}.")
 
 
 def _all(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*content["emotions"].values(), content["mean"]]
 
 
-def value_comparison_plot(comparison: Comparison) -> Plot:
-    """Differences of MAE and r from the first model, with their intervals."""
-    keys, pairs = ("mae", "pearson"), comparison.pairs
-    names = list(pairs[0].values)
+def _differences(
+    comparison: Comparison, name: str, keys: Sequence[str], entries: Sequence[Mapping[str, Difference]]
+) -> Plot:
+    """Differences of some metrics from the first model, with their intervals: `entries` of each pair by task."""
+    names = list(entries[0])
+    figure, panels = panels_of(len(keys) * len(entries), 1.3 + 0.34 * len(names), columns=len(keys))
     said = []
-    with drawing():
-        figure, panels = panels_of(2 * len(pairs), 1.3 + 0.34 * len(names))
-        for place, pair in enumerate(pairs):
-            for panel, key in zip(panels[2 * place :], keys):
-                entries = [(one.differences[key], one.intervals[key]) for one in pair.values.values()]
-                places = rows_axis(panel, names)
-                panel.axvline(0, color=INK, linewidth=1)
-                interval_points(panel, places, entries)
-                panel.set(
-                    title=f"{label(pair.second)} minus {label(pair.first)}",
-                    xlabel=f"difference of {METRICS[key].title}",
-                )
-                listed = ", ".join(f"{name} {number(value)}" for name, (value, _) in zip(names, entries))
-                said.append(f"{pair.second} minus {pair.first}, {METRICS[key].title}: {listed}")
-        return finish(
-            figure, "value_differences", "Real-valued tasks: differences with 95% intervals", f"{'; '.join(said)}."
-        )
+    for place, (pair, own) in enumerate(zip(comparison.pairs, entries)):
+        for panel, key in zip(panels[len(keys) * place :], keys):
+            points = [(one.differences[key], one.intervals[key]) for one in own.values()]
+            panel.axvline(0, color=INK, linewidth=1)
+            interval_points(panel, rows_axis(panel, names), points)
+            what = f"difference of {METRICS[key].title}"
+            panel.set(title=f"{label(pair.second)} minus {label(pair.first)}", xlabel=what)
+            listed = ", ".join(f"{task} {number(value)}" for task, (value, _) in zip(names, points))
+            said.append(f"{pair.second} minus {pair.first}, {METRICS[key].title}: {listed}")
+    return finish(figure, name, "Differences with 95% intervals", f"{'; '.join(said)}.")

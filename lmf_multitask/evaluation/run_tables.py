@@ -24,12 +24,7 @@ def of_both(table: Callable[[str], TextTable | None]) -> list[TextTable]:
 
 
 def seed_tables(summary: Content, title: str = "") -> list[TextTable]:
-    """`statistics.seed_summary` as tables of emotions and of real-valued tasks: mean ± std over seeds, interval of the mean.
-
-    Args:
-        summary: of several seeds.
-        title: text in front of the titles.
-    """
+    """`statistics.seed_summary` as tables of emotions and of real-valued tasks: mean ± std over seeds, interval of the mean."""
     line = exclusive_metrics_line(summary.get("exclusive"), spread)
 
     def table(place: str) -> TextTable | None:
@@ -95,11 +90,7 @@ def each_run_table(title: str, runs: Mapping[str, Content], first: Mapping[str, 
 
 
 def robustness_tables(found: Content) -> list[TextTable]:
-    """Emotions and real-valued tasks with modalities removed and, where curves were measured, at some disturbances.
-
-    Args:
-        found: the content of ``robustness.json``.
-    """
+    """Emotions and real-valued tasks with modalities removed and, where curves were measured, at some disturbances."""
     return of_both(lambda place: _robustness_table(found, place))
 
 

@@ -155,10 +155,6 @@ def intervals_of(resampled: Resampled, tasks: Sequence[Any]) -> dict[str, Any]:
 
     They show the effect of other test rows, not that of another training seed.
 
-    Args:
-        resampled: metrics of one model, or differences of two.
-        tasks: the T tasks.
-
     Returns:
         ``emotions``: name -> key -> interval; ``mean``: key -> interval of the mean over tasks; ``exclusive``: key -> interval of
         the decision among all, only if labels are exclusive.
@@ -231,9 +227,6 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> dict[str, Any]:
 def seed_summary(list_of_metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Metrics of several seeds of one training.
 
-    Args:
-        list_of_metrics: S contents of ``metrics.json``, of the same emotions on the same split.
-
     Returns:
         ``split``, ``samples``, ``seeds``; ``emotions``: name -> key -> ``mean``, ``sd``, ``interval`` (95%, Student's) and ``runs``
         (number of seeds for which the metric is defined); ``mean``: the same of the means over emotions; ``exclusive``: of the
@@ -273,9 +266,6 @@ def fold_summary(list_of_metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     """Mean and standard deviation of metrics over the folds of a cross-validation, by the keys of `seed_summary`.
 
     There are no intervals: the training data of folds overlap, so that Student's interval would be too narrow.
-
-    Args:
-        list_of_metrics: contents of ``metrics.json``, one per fold.
     """
     found = seed_summary([{**metrics, "samples": 0} for metrics in list_of_metrics])
     return _without_intervals({key: value for key, value in found.items() if key not in ("split", "samples", "seeds")})

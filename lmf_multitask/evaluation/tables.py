@@ -8,15 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lmf_multitask.errors import printable
-from lmf_multitask.evaluation.metrics import (
-    BASELINES,
-    EXCLUSIVE,
-    METRICS,
-    PLACES,
-    REGRESSION,
-    all_tasks,
-    metrics_for,
-)
+from lmf_multitask.evaluation.metrics import BASELINES, EXCLUSIVE, METRICS, PLACES, REGRESSION, all_tasks, metrics_for
 from lmf_multitask.evaluation.published import (
     LMF_PADDLE,
     LMF_PAPER,
@@ -153,13 +145,7 @@ def intervals_table(metrics: Content, place: str = "emotions") -> TextTable | No
 
 
 def further_table(metrics: Content, place: str = "emotions", counts: bool = True) -> TextTable | None:
-    """All metrics that are not in the headline.
-
-    Args:
-        metrics: the content of ``metrics.json``.
-        place: of the tasks.
-        counts: add the confusion counts of emotions.
-    """
+    """All metrics that are not in the headline."""
 
     def confusion(name: str | None, found: Content) -> str:
         keys = ("true_positive", "false_positive", "false_negative", "true_negative")
@@ -286,10 +272,7 @@ def published_table(models: Mapping[str, Content]) -> TextTable | None:
     if not all(is_lmf_split(metrics["emotions"]) for metrics in models.values()):
         return None
     chosen = list(dict.fromkeys(name for metrics in models.values() for name in metrics["emotions"]))
-    rows = [
-        [row.name + (" (second-hand)" if row.second_hand else ""), *(number(row.weighted_f1[e]) for e in chosen)]
-        for row in PUBLISHED
-    ]
+    rows = [[name, *(number(values[e]) for e in chosen)] for name, values in PUBLISHED.items()]
     for name, metrics in models.items():
         rows.append([name, *(number(metrics["emotions"].get(e, {}).get("weighted_f1")) for e in chosen)])
     return TextTable(

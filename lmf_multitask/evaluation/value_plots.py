@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lmf_multitask.evaluation.drawing import (
-    INK,
-    MUTED,
-    Plot,
-    finish,
-    label,
-    panels_of,
-    style,
-)
+from lmf_multitask.evaluation.drawing import INK, MUTED, Plot, finish, label, panels_of, style
 from lmf_multitask.evaluation.metrics import METRICS, PLACES, REGRESSION
 from lmf_multitask.evaluation.text import number, with_interval
 

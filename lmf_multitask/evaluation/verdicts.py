@@ -9,13 +9,7 @@ from lmf_multitask.errors import printable
 from lmf_multitask.evaluation.comparison import Comparison, Difference, Pair
 from lmf_multitask.evaluation.metrics import BASELINES, METRICS, PLACES, Metric
 from lmf_multitask.evaluation.statistics import FEWEST_ROWS, LEVEL, t_interval
-from lmf_multitask.evaluation.table_parts import (
-    TASK_WORDS,
-    Content,
-    bounded,
-    shown_metrics,
-    task_table,
-)
+from lmf_multitask.evaluation.table_parts import TASK_WORDS, Content, bounded, shown_metrics, task_table
 from lmf_multitask.evaluation.text import TextTable, difference
 
 VERDICT_METRICS = ("weighted_f1", "auroc", "weighted_accuracy", "unweighted_accuracy", "mae", "pearson")
@@ -116,13 +110,7 @@ def comparison_verdict(comparison: Comparison) -> str:
 
 
 def verdict_on_linear(metrics: Content, *kinds: str, brief: bool = False) -> str:
-    """Whether the model is better than a linear model of the same features; empty where that was not measured.
-
-    Args:
-        metrics: the content of ``metrics.json``.
-        kinds: of tasks; none: all.
-        brief: leave out the single tasks.
-    """
+    """Whether the model is better than a linear model of the same features; empty where that was not measured."""
     found = (_verdict_on(metrics, kind, BASELINES[kind][-1], brief=brief) for kind in kinds or BASELINES)
     return " ".join(filter(None, found))
 
@@ -144,11 +132,7 @@ def verdict_on_constant(metrics: Content) -> str:
 
 
 def linear_over_seeds(runs: Sequence[Content]) -> str:
-    """Mean differences from the linear models over seeds, with Student's intervals; empty where not measured.
-
-    Args:
-        runs: contents of ``metrics.json``.
-    """
+    """Mean differences from the linear models over seeds, with Student's intervals; empty where not measured."""
     found = []
     for kind in BASELINES:
         name = BASELINES[kind][-1]
@@ -172,17 +156,10 @@ def _verdict_on(metrics: Content, kind: str, name: str, shown: str = "", *, brie
     if not ahead:
         return ""
 
-    def measured(entry: Content, rows: int) -> Difference:
-        return Difference(
-            rows,
-            {key: one["difference"] for key, one in entry.items()},
-            {key: one["interval"] for key, one in entry.items()},
-        )
-
-    found = {task: measured(one, metrics[place][task]["annotated"]) for task, one in ahead[place].items()}
+    found = {task: Difference.of(metrics[place][task]["annotated"], one) for task, one in ahead[place].items()}
     exclusive = ahead.get("exclusive")
-    decision = measured(exclusive, metrics["exclusive"]["rows"]) if exclusive else None
-    mean = measured(ahead["mean"], metrics["samples"])
+    decision = Difference.of(metrics["exclusive"]["rows"], exclusive) if exclusive else None
+    mean = Difference.of(metrics["samples"], ahead["mean"])
     pair = Pair(shown or name.replace("_", " "), "the model", found, mean, decision)
     text = _pair_verdict(pair, TASK_WORDS[place], brief)
     return f"{text[0].upper()}{text[1:]}"

@@ -211,7 +211,10 @@ def _read_archive(path: Path, file: BinaryIO, size: int) -> Any:
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(member) as file:
-        header = read_header(file)
+        try:
+            header = read_header(file)
+        except ValueError as error:
+            raise ValueError(f"{member.filename[:60]}: {error}") from None
         if header.bytes > member.file_size:  # before the memory is taken
             raise ValueError(f"{member.filename[:60]} claims {header.bytes:,} bytes and has {member.file_size:,}")
         return read_whole(file, header)

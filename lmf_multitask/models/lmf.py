@@ -264,7 +264,9 @@ class LMFModel(nn.Layer):
         problem = damage(folder) if (folder / MANIFEST).exists() else None
         if problem is not None:
             raise RunError(f"{folder}: must be as it was written, but {problem}. Restore it, or train again.")
-        about, path = _read_config(folder / CONFIG_FILE), folder / WEIGHTS_FILE
+        about, path = read_json(folder / CONFIG_FILE, error=RunError), folder / WEIGHTS_FILE
+        if not isinstance(about, dict) or about.get("model_type") != "lmf":
+            raise RunError(f"{folder / CONFIG_FILE}: must describe a model of the type lmf, but does not.")
         try:
             inputs = {name: Input(tuple(one["shape"]), one["padding"]) for name, one in about["inputs"].items()}
             tasks = make_tasks([task_from(one) for one in about["tasks"]])
@@ -391,10 +393,3 @@ def _read_weights(path: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, 
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise RunError(f"{path}: must be a complete safetensors file, but {reason}. Save the model again.") from None
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    about = read_json(path, error=RunError)
-    if not isinstance(about, dict) or about.get("model_type") != "lmf":
-        raise RunError(f"{path}: must describe a model of the type lmf, but does not.")
-    return about

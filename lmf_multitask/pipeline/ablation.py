@@ -6,14 +6,16 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmf_multitask.config import replaced, setting, settings
 from lmf_multitask.errors import ConfigError
 from lmf_multitask.evaluation.metrics import METRICS
-from lmf_multitask.evaluation.text import TextTable
 from lmf_multitask.files import write_json
 from lmf_multitask.pipeline.settings import ExperimentConfig
+
+if TYPE_CHECKING:
+    from lmf_multitask.evaluation.text import TextTable
 
 ABLATION_FILE = "ablation.json"
 WHOLE = "as configured"
@@ -107,6 +109,8 @@ def run_ablation(
 
 def ablation_table(found: Mapping[str, Any]) -> TextTable:
     """``ablation.json`` as a table."""
+    from lmf_multitask.evaluation.text import TextTable  # rich, which --help does not need
+
     shown = [key for key in SHOWN if all(key in one for one in found["variants"].values())]
     rows = []
     for name, one in found["variants"].items():

@@ -88,24 +88,22 @@ def report_folds(
     places = list(fold_folders(folder).values())
     found = found or pooled([_written(place) for place in places], folder)
     runs = [run for place in places for run in runs_in(place)]
-    curves = {str(run.folder.relative_to(folder)): learning_curves(run.folder) for run in runs}
-    chosen = curves if len(runs) <= _MOST_CURVES else {}
+    curves = {
+        str(run.folder.relative_to(folder)): learning_curves(run.folder, run.load_config().training.monitor)
+        for run in (runs if len(runs) <= _MOST_CURVES else ())
+    }
     first = {run.folder.name: dataclasses.replace(run.load_config(), fold=None) for run in runs_in(places[0])}
     facts, folds, config = config_facts(first), found.metrics["folds"], next(iter(first.values()))
     by = f"one per {folds['by']}" if isinstance(folds["by"], str) else f"drawn with seed {config.fold_seed}"
     clips = f": {len(found.ids):,} clips in {len(folds['runs'])} folds, {by}; each is tested in one of them."
     facts["Data"] = data_fact(config.data_path, clips)
-    shown = {name: one for name, one in chosen.items() if one is not None}
+    shown = {name: one for name, one in curves.items() if one is not None}
     target = Path(output_dir or folder).expanduser()
     return write_report(dataclasses.replace(found, curves=shown, facts=facts), target, pdf=pdf)
 
 
 def pooled(parts: Sequence[Assessment], folder: Path) -> Assessment:
     """The assessments of all folds as one, on the test clips of all of them.
-
-    Args:
-        parts: of the folds in their order.
-        folder: of their parent, which names the result.
 
     Raises:
         RunError: they are not all the folds of one cross-validation.
@@ -181,11 +179,7 @@ def _twice(ids: Sequence[str]) -> str:
 
 
 def _written(folder: Path) -> Assessment:
-    """The result of a fold, from its files.
-
-    Raises:
-        RunError: it is not complete.
-    """
+    """The result of a fold, from its files."""
     run = Run(folder)
     metrics = run.metrics()
     if metrics is None:

@@ -14,8 +14,8 @@ from lmf_multitask.data.columns import column_arrays
 from lmf_multitask.evaluation.decisions import exclusive_rows
 from lmf_multitask.evaluation.metrics import METRICS, all_tasks, metrics_of, value_of
 from lmf_multitask.pipeline.assessing import assess_predictions, calibrate, write_run
-from lmf_multitask.pipeline.layout import CHECKPOINTS_FOLDER, LABEL_COLUMN, VISUALDL_FOLDER
-from lmf_multitask.pipeline.progress import Progress, epoch_line
+from lmf_multitask.pipeline.layout import CHECKPOINTS_FOLDER, LABEL_COLUMN, LOG_FILE, VISUALDL_FOLDER
+from lmf_multitask.pipeline.progress import Progress, epoch_line, logging_to_file
 from lmf_multitask.pipeline.reporting import write_report_of
 from lmf_multitask.pipeline.runs import Run
 from lmf_multitask.pipeline.settings import ExperimentConfig
@@ -85,7 +85,7 @@ def run_experiment(
             if plan == COMPLETE:
                 parallel.broadcast(plan)
                 return _finish(prepared, run, report)
-            with run.logging_to_file(), resume_hint(run.folder):
+            with logging_to_file(run.folder / LOG_FILE), resume_hint(run.folder):
                 parallel.broadcast(plan)
                 return _train(prepared, run, plan == RESUME, report)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmf_multitask.evaluation.predictions import Predictions, join_emotions, read_predictions
+from lmf_multitask.errors import RunError
+from lmf_multitask.evaluation.predictions import Predictions, read_predictions
 from lmf_multitask.pipeline.layout import PREDICTIONS_FILE, seed_folders
 from lmf_multitask.pipeline.runs import Run, runs_in
 
@@ -28,10 +29,10 @@ def predictions_of(paths: Sequence[str]) -> list[list[Predictions]]:
 def _predictions(path: Path, name: str) -> Predictions:
     if path.is_file():
         return read_predictions(path, name)
-    if (path / PREDICTIONS_FILE).is_file():  # a run, a parent, or a folder of `lmf infer`
-        return read_predictions(Run(path).check_unchanged(PREDICTIONS_FILE), name)
-    parts = [read_predictions(run.check_unchanged(PREDICTIONS_FILE)) for run in runs_in(path)]
-    return join_emotions(parts, name, path)
+    if not (path / PREDICTIONS_FILE).is_file():  # a run, a parent, or a folder of `lmf infer` has it
+        runs_in(path)  # refuses what is none of these
+        raise RunError(f"{path}: must have {PREDICTIONS_FILE}, but has none. Give its training command again.")
+    return read_predictions(Run(path).check_unchanged(PREDICTIONS_FILE), name)
 
 
 def _short_names(paths: Sequence[str]) -> list[str]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from lmf_multitask.errors import RunError
+from lmf_multitask.files import naming, open_regular
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +54,38 @@ class Progress:
                 self._bar.refresh()
 
 
-def epoch_line(row: Mapping[str, float], epochs: int, monitor: str) -> str:
-    """One row of the history as text: losses, weighted F1, and the monitored metric.
+class _LogFile(logging.FileHandler):
+    """Raises what the disk refuses, where `logging` would print a traceback and go on."""
 
-    Args:
-        row: of the history.
-        epochs: of the whole training.
-        monitor: the metric that selects the best epoch.
-    """
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        raise  # called while the error is handled
+
+
+@contextmanager
+def logging_to_file(path: Path) -> Iterator[None]:
+    """Copies everything that the package logs inside the block to a file, such as ``train.log``."""
+    if path.exists():  # a pipe would never open
+        open_regular(path, RunError).close()
+    handler = _LogFile(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    loggers = [logging.getLogger("lmf_multitask"), logging.getLogger("py.warnings")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+    try:
+        with naming(path):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+        with contextlib.suppress(OSError):  # of a full disk, which has been said
+            handler.close()
+
+
+def epoch_line(row: Mapping[str, float], epochs: int, monitor: str) -> str:
+    """One row of the history as text: losses, weighted F1, and the monitored metric."""
     shown = {"train_loss": "train loss", "validation_loss": "validation loss", "validation_weighted_f1": "weighted F1"}
     shown["validation_mae"] = "MAE"
     shown.setdefault(f"validation_{monitor}", monitor)

@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lmf_multitask.config import to_dict
 from lmf_multitask.data.loading import SAMPLE_NOTE
 from lmf_multitask.errors import RunError
-from lmf_multitask.evaluation.assessment import Assessment, LearningCurves
+from lmf_multitask.evaluation.assessment import MEAN, Assessment, LearningCurves
+from lmf_multitask.evaluation.metrics import METRICS
 from lmf_multitask.evaluation.predictions import changes_csv
 from lmf_multitask.evaluation.robustness import measure_robustness, predictions_without
-from lmf_multitask.files import read_text, write_json, write_text
+from lmf_multitask.files import write_json, write_text
 from lmf_multitask.pipeline.assessing import assess_predictions, write_split
 from lmf_multitask.pipeline.layout import (
     CONFIG_FILE,
-    HISTORY_FILE,
     ROBUSTNESS_FILE,
     ROBUSTNESS_PLOT,
     WITHOUT_FILE,
-    check_no_links,
 )
+from lmf_multitask.pipeline.runs import Run, kept_row
 from lmf_multitask.pipeline.settings import ExperimentConfig
 from lmf_multitask.pipeline.stages import Predicted, Trained, predict, restore
 from lmf_multitask.runtime import quiet_imports, surroundings
 
 with quiet_imports():
     from lmf_multitask.models.lmf import weight_shapes
-
-_MOST_HISTORY = 16 << 20  # bytes
 
 
 def evaluate_run(
@@ -142,7 +136,8 @@ def write_report_of(
     split = found.metrics["split"]
     robustness = _robustness(trained, validation or predict(trained, trained.split("validation", split)), whole)
     without = predictions_without(trained.predict, trained.columns(split), trained.modalities)
-    histories = {run.folder.name: learning_curves(run.folder) for run in trained.runs}
+    monitors = [config.training.monitor for config in trained.configs]
+    histories = {run.folder.name: learning_curves(run.folder, one) for run, one in zip(trained.runs, monitors)}
     page = write_report(
         dataclasses.replace(
             found,
@@ -162,41 +157,30 @@ def write_report_of(
     return page
 
 
-def learning_curves(folder: Path) -> LearningCurves | None:
-    """The content of ``history.csv`` of a run; None where there is none.
+def learning_curves(folder: Path, monitor: str) -> LearningCurves | None:
+    """The losses, the monitored metric and those of each task in ``history.csv`` of a run; None where there is none.
 
     Raises:
         RunError: the file is damaged.
     """
-    path = folder / HISTORY_FILE
-    if not path.is_file():
-        return None
-    check_no_links(folder, path)
-    rows = list(csv.DictReader(io.StringIO(read_text(path, _MOST_HISTORY, RunError))))
+    rows = Run(folder).history()
     if not rows or "epoch" not in rows[0]:
         return None
-    try:
-        columns = {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0] if name is not None}
-    except (TypeError, ValueError):
-        raise RunError(f"{path}: must hold numbers in every row, but does not. Remove it or train again.") from None
-    epochs = columns["epoch"].astype(int)
-    kept = epochs[columns["best"] == 1] if "best" in columns else []
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    kept = kept_row(rows)
     losses = {"train": "train_loss", "validation": "validation_loss"}
-
-    def per_task(key: str) -> dict[str, list[float]]:
-        prefix, suffix = "validation_", f"_{key}"
-        return {
-            name.removeprefix(prefix).removesuffix(suffix): values.tolist()
-            for name, values in columns.items()
-            if name.startswith(prefix) and name.endswith(suffix) and name != f"validation{suffix}"
-        }
-
+    validation = {
+        name.removeprefix("validation_"): one for name, one in columns.items() if name.startswith("validation_")
+    }
+    metrics = {monitor: {MEAN: validation[monitor]}} if monitor in validation and monitor != "loss" else {}
+    for key in (name for name, metric in METRICS.items() if metric.per_epoch):
+        own = {name.removesuffix(f"_{key}"): values for name, values in validation.items() if name.endswith(f"_{key}")}
+        metrics.update({key: own} if own else {})
     return LearningCurves(
-        epochs.tolist(),
-        {name: columns[column].tolist() for name, column in losses.items() if column in columns},
-        per_task("weighted_f1"),
-        int(kept[-1]) if len(kept) else None,
-        per_task("pearson"),
+        [int(epoch) for epoch in columns["epoch"]],
+        {name: columns[column] for name, column in losses.items() if column in columns},
+        metrics,
+        None if kept is None else int(kept["epoch"]),
     )
 
 

@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import io
 import json
-import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,15 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from lmf_multitask.data.schema import sort_emotions
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.files import (
     MANIFEST,
-    naming,
-    open_regular,
     read_json,
+    read_text,
     remove_leftovers,
     sha256_of,
     write_json,
@@ -37,7 +33,6 @@ from lmf_multitask.pipeline.layout import (
     CONTENTS,
     HISTORY_FILE,
     LABEL_COLUMN,
-    LOG_FILE,
     METRICS_FILE,
     MODEL_FOLDER,
     ORIGIN_FILE,
@@ -48,14 +43,14 @@ from lmf_multitask.pipeline.layout import (
     seed_folders,
 )
 from lmf_multitask.pipeline.settings import ExperimentConfig, first_difference, settings_from
-from lmf_multitask.strict_yaml import read_yaml
+from lmf_multitask.strict_yaml import read_settings
 
 if TYPE_CHECKING:
     from lmf_multitask.evaluation.calibration import Calibration
     from lmf_multitask.models.lmf import LMFModel
 
 _SPLIT_RESULTS = ("metrics_*.json", "predictions_*.csv")  # written by `evaluate`
-_MOST_BYTES = 64 << 20  # of a JSON file of a run
+_MOST_BYTES = 64 << 20  # of a file of a run
 
 
 def runs_in(folder: str | Path) -> list[Run]:
@@ -86,11 +81,10 @@ def runs_in(folder: str | Path) -> list[Run]:
     return [found[name] for name in sort_emotions(list(found))]
 
 
-class _LogFile(logging.FileHandler):
-    """Raises what the disk refuses, where `logging` would print a traceback and go on."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        raise  # called while the error is handled
+def kept_row(history: Sequence[Mapping[str, float]]) -> Mapping[str, float] | None:
+    """The row of the epoch whose weights are kept: the last that was better than all before; None if there is none."""
+    found = [row for row in history if row.get("best") == 1]
+    return found[-1] if found else None
 
 
 class Run:
@@ -149,10 +143,10 @@ class Run:
 
     def _check_is_ours(self) -> None:
         """Checks the config before a folder is emptied: other programs have a config.yaml beside a folder `model`, too."""
-        content = None
-        with contextlib.suppress(yaml.YAMLError, ConfigError):
-            content = read_yaml(self.folder / CONFIG_FILE)
-        if not isinstance(content, dict) or not {"data", "model", "training"} <= set(content):
+        content: dict[str, Any] = {}
+        with contextlib.suppress(ConfigError):
+            content = read_settings(self.folder / CONFIG_FILE)
+        if not {"data", "model", "training"} <= set(content):
             raise RunError(
                 f"{self.folder}: must be a run directory to be overwritten, but its {CONFIG_FILE} is not that of a run. "
                 "Choose another --output_dir."
@@ -281,28 +275,6 @@ class Run:
             write_json(self.folder / ORIGIN_FILE, dict(origin))
         write_text(self.folder / CONFIG_FILE, config.to_yaml())
 
-    @contextmanager
-    def logging_to_file(self) -> Iterator[None]:
-        """Copies everything that the package logs inside the block to train.log."""
-        if (self.folder / LOG_FILE).exists():  # a pipe would never open
-            open_regular(self.folder / LOG_FILE, RunError).close()
-        handler = _LogFile(self.folder / LOG_FILE, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        loggers = [logging.getLogger("lmf_multitask"), logging.getLogger("py.warnings")]
-        levels = [logger.level for logger in loggers]
-        for logger in loggers:
-            logger.addHandler(handler)
-            logger.setLevel(logging.DEBUG)
-        try:
-            with naming(self.folder / LOG_FILE):
-                yield
-        finally:
-            for logger, level in zip(loggers, levels):
-                logger.removeHandler(handler)
-                logger.setLevel(level)
-            with contextlib.suppress(OSError):  # of a full disk, which has been said
-                handler.close()
-
     def write_model(self, model: LMFModel, calibration: Calibration | None = None) -> None:
         """Writes ``model/``: weights, architecture, calibration, and the manifest of these files."""
         folder = self.folder / MODEL_FOLDER
@@ -373,6 +345,21 @@ class Run:
                 f"{self.folder / METRICS_FILE}: must hold metrics by name, but does not. Evaluate the run again."
             )
         return found
+
+    def history(self) -> list[dict[str, float]]:
+        """The rows of ``history.csv``, NaN for an empty cell; none where there is no such file.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        path = self.check_unchanged(HISTORY_FILE)
+        if not path.is_file():
+            return []
+        try:
+            rows = csv.DictReader(io.StringIO(read_text(path, _MOST_BYTES, RunError)))
+            return [{name: float(text or "nan") for name, text in row.items()} for row in rows]
+        except (TypeError, ValueError):
+            raise RunError(f"{path}: must hold numbers in every row, but does not. Remove it or train again.") from None
 
     def check_unchanged(self, name: str) -> Path:
         """Compares a result with its hash in the manifest, where there is one; returns the path of the file.

@@ -15,7 +15,6 @@ from lmf_multitask.config import (
     find_config,
     merged,
     options,
-    read_settings,
     setting,
     settings,
     to_dict,
@@ -26,6 +25,7 @@ from lmf_multitask.data.targets import BINARY, Target, parse_target
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.evaluation.metrics import TASK_METRIC
 from lmf_multitask.models.config import ModelConfig
+from lmf_multitask.strict_yaml import read_settings
 from lmf_multitask.tasks import TASKS, check_kind
 from lmf_multitask.training.config import TrainingConfig
 

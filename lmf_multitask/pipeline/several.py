@@ -151,11 +151,6 @@ def _parts(place: Path, numbers: Sequence[int | None]) -> list[tuple[int | None,
 def join_runs(folder: Path, report: bool = False, data: LoadedData | None = None) -> dict[str, Any] | None:
     """Joins the complete per-emotion runs in a folder: metrics.json, predictions.csv and, if wanted, the report there.
 
-    Args:
-        folder: the parent.
-        report: also write the report.
-        data: the data of the runs, if loaded.
-
     Returns:
         The content of metrics.json; None if no run is complete.
     """

@@ -140,10 +140,6 @@ def in_turn(tasks: Mapping[str, Callable[[], int]], rounds: int, shortest: float
 def measure(rounds: int, quick: bool = False) -> tuple[dict[str, Result], float]:
     """Measures all contenders, and the rate of a matrix product.
 
-    Args:
-        rounds: measurements of everything.
-        quick: few steps and clips, to show that it works.
-
     Returns:
         Name -> result; and operations per second of a product `[1280, 300] x [300, 512]`, the largest of a batch.
     """

@@ -17,9 +17,10 @@ from lmf_multitask.errors import ConfigError, TrainingError
 from lmf_multitask.evaluation.text import number
 from lmf_multitask.pipeline.launcher import Children, module_command
 from lmf_multitask.pipeline.progress import Progress
+from lmf_multitask.pipeline.runs import kept_row
 from lmf_multitask.searching.results import SearchResult, Trial
 from lmf_multitask.searching.space import SearchConfig
-from lmf_multitask.searching.study import Asked, Study, is_metric, kept_row
+from lmf_multitask.searching.study import Asked, Study, is_metric
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +35,6 @@ def child_command(settings: Path, folder: Path) -> list[str]:
 
 def run_trials(study: Study, config: SearchConfig, total: int, jobs: int) -> None:
     """Runs the trials that are missing.
-
-    Args:
-        study: keeps them.
-        config: the search, its experiment resolved.
-        total: the wanted number of trials, those of earlier calls included.
-        jobs: how many run at a time.
 
     Raises:
         TrainingError: the process of a trial died again and again.

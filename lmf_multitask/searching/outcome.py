@@ -31,24 +31,22 @@ from lmf_multitask.errors import ConfigError, RunError, TrainingError
 from lmf_multitask.evaluation.metrics import EXCLUSIVE, METRICS, TASK_METRIC
 from lmf_multitask.evaluation.statistics import seed_summary
 from lmf_multitask.evaluation.text import number
-from lmf_multitask.files import read_text, remove_leftovers, write_json, write_text
+from lmf_multitask.files import remove_leftovers, write_json, write_text
 from lmf_multitask.pipeline.launcher import train_all
 from lmf_multitask.pipeline.layout import HISTORY_FILE, check_no_links
-from lmf_multitask.pipeline.runs import Run
+from lmf_multitask.pipeline.runs import Run, kept_row
 from lmf_multitask.pipeline.stages import Prepared, check_network, load
 from lmf_multitask.searching.driver import run_trials
 from lmf_multitask.searching.page import write_search
 from lmf_multitask.searching.results import Retrained, SearchResult, Trial, spread
 from lmf_multitask.searching.space import SearchConfig, read_search
-from lmf_multitask.searching.study import STUDY_FILE, Study, kept_row
+from lmf_multitask.searching.study import STUDY_FILE, Study, is_metric
 
 logger = logging.getLogger(__name__)
 
 SEARCH_FILE, TRIALS_FILE, RESULT_FILE, RETRAINED_FOLDER = "search.yaml", "trials.csv", "search.json", "retrained"
 SHOWN = 3
 """How many of the best are written and shown."""
-
-_MOST_HISTORY = 16 << 20  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,11 +86,6 @@ def check_seeds(config: SearchConfig, seeds: Sequence[int]) -> None:
 
 def search(config: SearchConfig, folder: Path, plan: Plan) -> SearchResult:
     """Runs the missing part of a search and writes the result; no trial uses the test split.
-
-    Args:
-        config: what is searched.
-        folder: of the search; one that exists is continued.
-        plan: the size of the search.
 
     Raises:
         UserError: the data, the settings or the folder do not allow it; nothing has been written then.
@@ -173,11 +166,7 @@ def _check_same_data(study: Study, now: str, folder: Path) -> None:
 
 
 def _objective(name: str, prepared: Prepared) -> str:
-    """The objective for these tasks: with tasks of one kind, `TASK_METRIC` is the metric of that kind.
-
-    Raises:
-        ConfigError: it is a metric of another kind of tasks.
-    """
+    """The objective for these tasks: with tasks of one kind, `TASK_METRIC` is the metric of that kind."""
     own = list(dict.fromkeys(task.monitor for task in prepared.tasks))
     metric = METRICS.get(name)
     if metric is not None and metric.kind != EXCLUSIVE and not any(map(metric.rates, prepared.tasks)):
@@ -335,12 +324,11 @@ def kept_value(run: Run, column: str) -> float:
     Raises:
         RunError: the history does not have it.
     """
-    path = run.check_unchanged(HISTORY_FILE)
-    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(read_text(path, _MOST_HISTORY, RunError))))
-    row = kept_row([{**row, "best": float(row.get("best") or 0)} for row in rows])
-    if row is None or not row.get(column):
-        raise RunError(f"{path}: must have {column} of the kept epoch, but does not. Remove that folder.")
-    return float(row[column])
+    row = kept_row(run.history())
+    if row is None or not is_metric(row.get(column)):
+        where = run.folder / HISTORY_FILE
+        raise RunError(f"{where}: must have {column} of the kept epoch, but does not. Remove that folder.")
+    return row[column]
 
 
 def _mean_std(found: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ from typing import Any, Literal
 
 import yaml
 
-from lmf_multitask.config import build, options, read_settings, replaced, setting, settings, to_dict, type_parts
-from lmf_multitask.errors import ConfigError, RunError
+from lmf_multitask.config import build, options, replaced, setting, settings, to_dict, type_parts
+from lmf_multitask.errors import ConfigError, RunError, suggestion
 from lmf_multitask.evaluation.metrics import METRICS, TASK_METRIC
 from lmf_multitask.pipeline.settings import ExperimentConfig, first_difference, varied_settings
+from lmf_multitask.strict_yaml import read_settings
 
 # a study may be continued on another device, and with data and caches that were moved
 _FREE = ("experiment.device", "experiment.data_path", "experiment.data.cache_dir")
@@ -44,7 +44,8 @@ class SearchConfig:
         "what varies: setting -> {choices: [...]} or {low: A, high: B, log: true}; names with a comma vary together",
     )
     objective: str = setting(
-        "weighted_f1", "validation metric of the epoch that a trial keeps (mean over emotions), or loss"
+        "weighted_f1",
+        "validation metric of the network alone, deciding at one half, in the epoch that a trial keeps (mean over emotions), or loss",
     )
     per_emotion: bool = setting(False, "one search per emotion, each with models of that emotion alone")
     sampler: Literal["tpe", "random"] = setting("tpe", "tpe learns from earlier trials (Bergstra et al. 2011)")
@@ -55,8 +56,7 @@ class SearchConfig:
         """Checks what the types cannot."""
         known = ("loss", TASK_METRIC, *METRICS)
         if self.objective not in known:
-            close = difflib.get_close_matches(self.objective, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = suggestion(self.objective, known)
             raise ConfigError(f"objective must be one of {', '.join(known)}, but got {self.objective!r}.{hint}")
         if self.experiment.output_dir is not None:
             raise ConfigError(
@@ -167,7 +167,8 @@ def _dimension(name: str, given: Any) -> Dimension:
     known = varied_settings()
     for one in names:
         if one not in known and not any(other.startswith(f"{one}.") for other in known):
-            raise ConfigError(f"space must name settings of model or training, but names {one!r}.{_near(one, known)}")
+            hint = suggestion(one, known) or f" Choose among {', '.join(known)}."
+            raise ConfigError(f"space must name settings of model or training, but names {one!r}.{hint}")
     try:
         values = build(_Values, given)
     except ConfigError as error:
@@ -211,9 +212,3 @@ def read_search(path: Path) -> dict[str, Any]:
     if not {field.name for field in dataclasses.fields(SearchConfig)} <= set(content):
         raise RunError(f"{path}: must hold the settings of a search, but does not. Choose another --output_dir.")
     return content
-
-
-def _near(name: str, known: list[str]) -> str:
-    same_end = [one for one in known if one.rpartition(".")[2] == name.rpartition(".")[2]]
-    close = same_end or difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {close[0]!r}?" if close else f" Choose among {', '.join(known)}."

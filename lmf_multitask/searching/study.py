@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,12 +209,6 @@ def _one_line(path: Path) -> Iterator[None]:
                 f"{path}: must not be in use, but another process has locked it. Wait until it ends."
             ) from error
         raise RunError(f"{path}: must be the study of a search, but {reason}. Choose another --output_dir.") from error
-
-
-def kept_row(history: Sequence[dict[str, float]]) -> dict[str, float] | None:
-    """The row of the epoch whose weights are kept: the last that was better than all before; None if there is none."""
-    found = [row for row in history if row.get("best") == 1]
-    return found[-1] if found else None
 
 
 def is_metric(value: Any) -> bool:

@@ -3,7 +3,7 @@
 #
 #   bash scripts/test_tipc/test_train_inference_python.sh configs/tipc/lmf/train_infer_python.txt lite_train_lite_infer
 #
-# Modes: lite_train_lite_infer (built-in sample, two minutes), lite_train_whole_infer, whole_train_whole_infer (the file
+# Modes: lite_train_lite_infer (300 made-up clips, two minutes), lite_train_whole_infer, whole_train_whole_infer (the file
 # that the config names), whole_infer (only export and inference, of the run that the config's infer_model names).
 # Everything goes to log/MODEL_NAME/MODE; results_python.log there holds one line per step. Exit status 1: a step failed.
 #

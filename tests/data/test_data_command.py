@@ -101,7 +101,7 @@ def test_help(capsys):
             ("inspect",),
             ["usage: lmf data inspect", "FILE", "--emotions NAME", "--data.label_column 0|1", "--data.max_length N"],
         ),
-        (("sample",), ["usage: lmf data sample", "--scale {small,full}", "--seed SEED", "--overwrite"]),
+        (("sample",), ["usage: lmf data sample", "--scale {tiny,small,full}", "--seed SEED", "--overwrite"]),
     ):
         found = help_of(capsys, *command)
         for part in parts:

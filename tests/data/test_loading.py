@@ -706,7 +706,7 @@ def test_mmmo():
 
 
 def test_without_a_file_it_is_the_sample():
-    assert [len(rows) for rows in load().dataset.values()] == [160, 60, 80]
+    assert [len(rows) for rows in load().dataset.values()] == [640, 160, 160]
 
 
 def test_every_setting_of_the_data(write_pickle, tmp_path):

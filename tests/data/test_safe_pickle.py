@@ -490,14 +490,25 @@ SEEDS = [pickle.dumps({"a": [np.arange(3.0), "ä", b"x", {1: (2.5, None)}]}, pro
 SEEDS += RECORDED.values()
 
 
-@settings(max_examples=1500, deadline=None)
-@given(st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=3)), min_size=1, max_size=4))
-def test_damaged_pickles_are_read_or_refused(tmp_path_factory, seed, edits):
-    content = bytearray(seed)
-    for place, new in edits:
-        place %= len(content)
-        content[place : place + len(new)] = new
-    _read_or_refuse(tmp_path_factory.getbasetemp() / "fuzz.pkl", bytes(content))
+_EDITS = st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=3)), min_size=1, max_size=4)
+counts = pytest.mark.parametrize("count", [500, pytest.param(5000, marks=pytest.mark.slow)])
+
+
+def attack(count, read, *strategies):
+    """Reads as many drawn inputs, the same ones every time."""
+    settings(max_examples=count, deadline=None, derandomize=True)(given(*strategies)(read))()
+
+
+@counts
+def test_damaged_pickles_are_read_or_refused(tmp_path, count):
+    def read(seed, edits):
+        content = bytearray(seed)
+        for place, new in edits:
+            place %= len(content)
+            content[place : place + len(new)] = new
+        _read_or_refuse(tmp_path / "fuzz.pkl", bytes(content))
+
+    attack(count, read, st.sampled_from(SEEDS), _EDITS)
 
 
 _INSTRUCTIONS = st.sampled_from([opcode.code.encode("latin-1") for opcode in pickletools.opcodes])
@@ -513,10 +524,12 @@ _PIECES = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=1500, deadline=None)
-@given(st.lists(_PIECES, max_size=40))
-def test_random_programs_are_read_or_refused(tmp_path_factory, pieces):
-    _read_or_refuse(tmp_path_factory.getbasetemp() / "fuzz.pkl", b"".join(pieces) + b".")
+@counts
+def test_random_programs_are_read_or_refused(tmp_path, count):
+    def read(pieces):
+        _read_or_refuse(tmp_path / "fuzz.pkl", b"".join(pieces) + b".")
+
+    attack(count, read, st.lists(_PIECES, max_size=40))
 
 
 def test_damaged_large_payloads(tmp_path):

@@ -9,7 +9,7 @@ from lmf_multitask.data.sample import PREVALENCE, ROWS, builtin_sample, sample_c
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    path = write_sample(tmp_path_factory.mktemp("sample") / "s.pkl")
+    path = write_sample(tmp_path_factory.mktemp("sample") / "s.pkl", "tiny")
     return pickle.loads(path.read_bytes(), encoding="bytes")
 
 
@@ -18,7 +18,7 @@ def test_layout_is_that_of_the_released_file(tree):
     for splits in tree.values():
         assert set(splits) == {b"train", b"valid", b"test"}
         for name, features in splits.items():
-            rows = ROWS["small"][name.decode()]
+            rows = ROWS["tiny"][name.decode()]
             assert features[b"covarep"].shape == (rows, 74)
             assert features[b"covarep"].dtype == np.float64
             assert features[b"facet"].shape == (rows, 35)
@@ -29,7 +29,7 @@ def test_layout_is_that_of_the_released_file(tree):
             assert features[b"label"].dtype == np.int64
 
 
-def test_small_arrays_are_shared_between_emotions(tree):
+def test_arrays_are_shared_between_emotions(tree):
     assert tree[b"happy"][b"train"][b"glove"] is tree[b"sad"][b"train"][b"glove"]
     assert tree[b"happy"][b"train"][b"label"] is not tree[b"sad"][b"train"][b"label"]
 
@@ -55,15 +55,20 @@ def test_text_is_padded_at_the_end(tree):
 
 
 def test_is_a_function_of_its_seed(tmp_path):
-    first = write_sample(tmp_path / "a.pkl", seed=3).read_bytes()
-    assert write_sample(tmp_path / "b.pkl", seed=3).read_bytes() == first
-    assert write_sample(tmp_path / "c.pkl", seed=4).read_bytes() != first
+    first = write_sample(tmp_path / "a.pkl", "tiny", seed=3).read_bytes()
+    assert write_sample(tmp_path / "b.pkl", "tiny", seed=3).read_bytes() == first
+    assert write_sample(tmp_path / "c.pkl", "tiny", seed=4).read_bytes() != first
 
 
-def test_bytes_do_not_depend_on_the_machine(tmp_path):
-    # recorded once; a change here changes every user's sample, and metrics in README and configs
-    digest = hashlib.sha256(write_sample(tmp_path / "s.pkl").read_bytes()).hexdigest()
-    assert digest == "af3d7388e4fb3cc66bf1726f3f2467af42ba628d0f9a731631fdcf17bdbc8be1"
+@pytest.mark.parametrize(
+    ("scale", "digest"),  # recorded once; a change here changes every user's sample, and metrics in docs and configs
+    [
+        ("tiny", "af3d7388e4fb3cc66bf1726f3f2467af42ba628d0f9a731631fdcf17bdbc8be1"),
+        ("small", "a9dac273cb659c6d3fdff6723338b5296fc54c12b63e3116b627382b5f2d91b0"),
+    ],
+)
+def test_bytes_do_not_depend_on_the_machine(tmp_path, scale, digest):
+    assert hashlib.sha256(write_sample(tmp_path / "s.pkl", scale).read_bytes()).hexdigest() == digest
 
 
 def test_full_scale_has_the_corpus_rows_and_prevalence():

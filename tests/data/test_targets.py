@@ -151,8 +151,8 @@ def test_what_is_refused(npz, labels, tasks, message):
 
 
 def test_the_sample_with_targets(tmp_path):
-    path = write_sample(tmp_path / "s.npz", targets=["valence", "arousal"])
-    assert write_sample(tmp_path / "t.npz", targets=["valence", "arousal"]).read_bytes() == path.read_bytes()
+    path = write_sample(tmp_path / "s.npz", "tiny", targets=["valence", "arousal"])
+    assert write_sample(tmp_path / "t.npz", "tiny", targets=["valence", "arousal"]).read_bytes() == path.read_bytes()
     loaded = load(path)
     assert [str(one) for one in loaded.targets] == [
         "happy",

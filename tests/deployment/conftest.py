@@ -99,6 +99,16 @@ def exported(tmp_path_factory, multitask_run):
 
 
 @pytest.fixture(scope="session")
+def exported_separate(tmp_path_factory, separate_runs):
+    """An export with a model per emotion."""
+    from lmf_multitask.deployment.exporter import export_run
+
+    folder = tmp_path_factory.mktemp("exported") / "separate"
+    export_run(separate_runs, folder, ["paddle"])
+    return folder
+
+
+@pytest.fixture(scope="session")
 def exported_onnx(tmp_path_factory, multitask_run):
     """The same for ONNX Runtime only."""
     pytest.importorskip("paddle2onnx", reason="needs the extra onnx")

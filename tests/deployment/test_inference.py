@@ -7,7 +7,6 @@ from conftest import EMOTIONS, shared_file
 from lmf_multitask.data.sources import open_source
 from lmf_multitask.deployment.benchmark import timing_table
 from lmf_multitask.deployment.description import generated_clips
-from lmf_multitask.deployment.exporter import export_run
 from lmf_multitask.deployment.inference import infer_file, predict_blocks
 from lmf_multitask.deployment.predictor import Predictor
 from lmf_multitask.errors import DataError, RunError
@@ -197,10 +196,9 @@ def test_other_shapes_are_refused_before_anything_is_written(predictor, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_separate_models_write_the_same_files(separate_runs, tmp_path):
+def test_separate_models_write_the_same_files(separate_runs, exported_separate, tmp_path):
     rows = make_rows(4)
-    export_run(separate_runs, tmp_path / "model")
-    infer_file(Predictor(tmp_path / "model"), save(tmp_path / "x.npz", **rows), tmp_path / "out")
+    infer_file(Predictor(exported_separate), save(tmp_path / "x.npz", **rows), tmp_path / "out")
     found = np.load(tmp_path / "out" / "angry_prob.npy")[:, 1]
     np.testing.assert_allclose(found, expected_present(separate_runs / "angry", rows)[:, 0], atol=1e-6)
 

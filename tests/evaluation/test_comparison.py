@@ -7,7 +7,7 @@ from lmf_multitask.errors import DataError
 from lmf_multitask.evaluation.comparison import compare
 from lmf_multitask.evaluation.decisions import decide
 from lmf_multitask.evaluation.metrics import metrics_of, value_of
-from lmf_multitask.evaluation.predictions import join_emotions, predictions_csv, read_predictions, write_predictions
+from lmf_multitask.evaluation.predictions import predictions_csv, read_predictions, write_predictions
 from lmf_multitask.evaluation.verdicts import comparison_text
 
 EMOTIONS = ("happy", "sad")
@@ -139,22 +139,6 @@ def test_external_probabilities_need_no_labels(model):
     assert found.metrics["b"]["emotions"]["sad"]["support"] == made_up()[0][:, 1].sum()
     with pytest.raises(DataError, match="one of the models to compare must have labels, but none has"):
         compare([model("c", with_labels=False), model("d", with_labels=False)])
-
-
-def test_per_emotion_parts_become_one_model(tmp_path):
-    labels, probabilities = made_up()
-    parts = [
-        read_predictions(
-            write(tmp_path / emotion / "predictions.csv", labels[:, [t]], probabilities[:, [t]], [emotion])
-        )
-        for t, emotion in enumerate(EMOTIONS)
-    ]
-    joined = join_emotions(parts, "parent", tmp_path)
-    assert (joined.name, joined.emotions) == ("parent", ["happy", "sad"])
-    np.testing.assert_array_equal(joined.probabilities, probabilities)
-    np.testing.assert_array_equal(joined.labels, labels)
-    with pytest.raises(DataError, match="must hold one run per emotion, but has happy, happy"):
-        join_emotions([parts[0], parts[0]], "x", tmp_path)
 
 
 def test_labels_of_some_emotions_are_enough(model, tmp_path):

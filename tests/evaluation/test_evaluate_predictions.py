@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
+from lmf_multitask import evaluate_predictions
 from lmf_multitask.errors import DataError
-from lmf_multitask.evaluation import evaluate_predictions
 from lmf_multitask.evaluation.assessment import assess
 from lmf_multitask.evaluation.metrics import metrics_for
 
@@ -22,7 +22,7 @@ def exclusive_predictions(rows=120, seed=0, skill=2.0):
 def test_no_paddle_is_imported():
     code = """
 import sys, numpy as np
-from lmf_multitask.evaluation import evaluate_predictions
+from lmf_multitask import evaluate_predictions
 evaluate_predictions(np.array([[1, 0], [0, 1], [0, 1]]), np.array([[.9, .2], [.4, .7], [.6, .6]]), resamples=50)
 print(sorted(name for name in sys.modules if name.split('.')[0] in ('paddle', 'paddlenlp', 'datasets', 'torch')))
 """

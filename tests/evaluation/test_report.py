@@ -10,14 +10,15 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from browser import Chromium, faults, needs_chromium
+from sklearn.metrics import precision_recall_curve, roc_curve
 
+from lmf_multitask import evaluate_predictions, full_tables, write_report
 from lmf_multitask.evaluation import drawing as drawing_module
-from lmf_multitask.evaluation import evaluate_predictions, full_tables, write_report
 from lmf_multitask.evaluation.assessment import Assessment, LearningCurves, assess
 from lmf_multitask.evaluation.comparison import compare
 from lmf_multitask.evaluation.drawing import DARK, LONGEST_LABEL, drawing, label
 from lmf_multitask.evaluation.metrics import METRICS, Metric
-from lmf_multitask.evaluation.plots import equal_mass_bins, metrics_plot
+from lmf_multitask.evaluation.plots import equal_mass_bins, hits_and_alarms, metrics_plot
 from lmf_multitask.evaluation.predictions import Predictions
 from lmf_multitask.evaluation.report import write_comparison, write_seeds
 from lmf_multitask.evaluation.statistics import seed_summary
@@ -75,7 +76,10 @@ def full_page(tmp_path_factory):
     curves = LearningCurves(
         epochs,
         {"train": [1 / e for e in epochs], "validation": [1.2 / e for e in epochs]},
-        {e: [0.1 * t + 0.05 * n for n in epochs] for t, e in enumerate(EMOTIONS)},
+        {
+            "average_precision": {"mean": [0.05 * n for n in epochs]},
+            "weighted_f1": {e: [0.1 * t + 0.05 * n for n in epochs] for t, e in enumerate(EMOTIONS)},
+        },
         6,
     )
     whole = dataclasses.replace(
@@ -222,7 +226,7 @@ def test_any_name_can_be_drawn(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(drawing_module, "_cjk_families", list)  # no such font is installed
     drawing_module._warn_of_boxes.cache_clear()
     found = evaluate_predictions(*predictions(), HOSTILE, resamples=20, name="\x1b]0;$a$\x07" + "x" * 300)
-    curves = LearningCurves([1, 2], {"train": [1.0, 0.5]}, dict.fromkeys(HOSTILE, [0.1, 0.2]), None)
+    curves = LearningCurves([1, 2], {"train": [1.0, 0.5]}, {"weighted_f1": dict.fromkeys(HOSTILE, [0.1, 0.2])}, None)
     with caplog.at_level(logging.WARNING, "lmf_multitask"):
         page = write_report(dataclasses.replace(found, curves={"multitask": curves}), tmp_path)
     assert [record.message.partition(",")[0] for record in caplog.records] == ["plots show boxes for some characters"]
@@ -446,3 +450,18 @@ def test_the_browser_test_finds_faults(browser, tmp_path):
     assert phone["missing"] == phone["unlabelled"] == len(phone["console"]) == 1
     assert {"image-alt", "select-name"} <= set(phone["axe"])
     assert "scroll" not in found["1280 light"]
+
+
+def test_curves_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    for rows in (5, 200):
+        truth = rng.random(rows) < 0.3
+        truth[:2] = [True, False]
+        values = np.round(rng.random(rows) + 0.2 * truth, 1)  # many equal ones
+        hits, alarms = hits_and_alarms(truth, values)
+        false_rate, true_rate, _ = roc_curve(truth, values, drop_intermediate=False)
+        np.testing.assert_allclose(alarms / alarms[-1], false_rate)
+        np.testing.assert_allclose(hits / hits[-1], true_rate)
+        precision, recall, _ = precision_recall_curve(truth, values)
+        np.testing.assert_allclose((hits / (hits + alarms).clip(min=1))[:0:-1], precision[:-1])
+        np.testing.assert_allclose((hits / hits[-1])[:0:-1], recall[:-1])

@@ -7,10 +7,11 @@ from scipy import stats
 
 from lmf_multitask.ablate import main
 from lmf_multitask.command_line import run
-from lmf_multitask.config import build, read_settings
+from lmf_multitask.config import build
 from lmf_multitask.errors import ConfigError
 from lmf_multitask.pipeline.ablation import AblationConfig, ablation_table, shown_metrics, summary
 from lmf_multitask.pipeline.settings import ExperimentConfig, find_config
+from lmf_multitask.strict_yaml import read_settings
 
 CONFIG = """
 experiment:

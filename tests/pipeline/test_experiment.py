@@ -717,7 +717,7 @@ def test_the_built_in_sample(tmp_path):
     config = small_experiment("x", tmp_path / "run", epochs=1)
     config.data_path = None
     metrics = run_experiment(config)
-    assert metrics["samples"] == 80
+    assert metrics["samples"] == 160
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data_path"] is None
     again, _ = evaluate(tmp_path / "run")
     assert again == metrics

@@ -157,14 +157,17 @@ def test_report_of_several_runs(trained, tmp_path, capsys):
 
 def test_learning_curves_mark_the_kept_epoch(tmp_path):
     (tmp_path / "history.csv").write_text(
-        "epoch,train_loss,validation_loss,validation_weighted_f1,validation_sad_weighted_f1,best\n"
-        "1,0.7,0.6,0.5,0.4,1\n2,0.6,0.5,0.6,0.7,1\n3,0.5,0.6,0.5,0.6,0\n"
+        "epoch,train_loss,validation_loss,validation_weighted_f1,validation_uar,validation_sad_weighted_f1,validation_v_mae,best\n"
+        "1,0.7,0.6,0.5,0.1,0.4,3,1\n2,0.6,0.5,0.6,0.2,0.7,2,1\n3,0.5,0.6,0.5,0.3,0.6,1,0\n"
     )
-    curves = learning_curves(tmp_path)
+    curves = learning_curves(tmp_path, "uar")
     assert (curves.epochs, curves.kept) == ([1, 2, 3], 2)
-    assert curves.weighted_f1 == {"sad": [0.4, 0.7, 0.6]}
+    per_task = {"weighted_f1": {"sad": [0.4, 0.7, 0.6]}, "mae": {"v": [3, 2, 1]}}
+    assert curves.metrics == {"uar": {"mean": [0.1, 0.2, 0.3]}, **per_task}
+    assert list(curves.metrics)[0] == "uar"
+    assert learning_curves(tmp_path, "loss").metrics == learning_curves(tmp_path, "weighted_f1").metrics == per_task
     assert curves.losses == {"train": [0.7, 0.6, 0.5], "validation": [0.6, 0.5, 0.6]}
-    assert learning_curves(tmp_path / "nowhere") is None
+    assert learning_curves(tmp_path / "nowhere", "loss") is None
 
 
 @pytest.mark.parametrize("name", ["multitask", "separate"])

@@ -11,6 +11,7 @@ from lmf_multitask.data.config import DataConfig
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.pipeline.layout import check_run_names, fold_folders, seed_folders
 from lmf_multitask.pipeline.predictions import predictions_of
+from lmf_multitask.pipeline.progress import logging_to_file
 from lmf_multitask.pipeline.runs import Run, runs_in
 from lmf_multitask.pipeline.settings import ExperimentConfig, first_difference
 from lmf_multitask.training.config import TrainingConfig
@@ -199,7 +200,7 @@ def test_the_log_holds_what_was_logged_inside_the_block(tmp_path):
     logger = logging.getLogger("lmf_multitask.anything")
     package = logging.getLogger("lmf_multitask")
     before = package.level, list(package.handlers)
-    with pytest.raises(ZeroDivisionError), run.logging_to_file():
+    with pytest.raises(ZeroDivisionError), logging_to_file(run.folder / "train.log"):
         logger.debug("for the file: ä")
         raise ZeroDivisionError
     logger.warning("too late")
@@ -207,14 +208,14 @@ def test_the_log_holds_what_was_logged_inside_the_block(tmp_path):
     text = (tmp_path / "train.log").read_text(encoding="utf-8")
     assert "DEBUG for the file: ä" in text
     assert "too late" not in text
-    with run.logging_to_file():
+    with logging_to_file(run.folder / "train.log"):
         logger.info("going on")
     assert "for the file" in (tmp_path / "train.log").read_text(encoding="utf-8")
 
 
 def test_captured_warnings_go_to_the_log(tmp_path):
     run = make_run(tmp_path)
-    with warnings.catch_warnings(), run.logging_to_file():
+    with warnings.catch_warnings(), logging_to_file(run.folder / "train.log"):
         warnings.simplefilter("always")
         logging.captureWarnings(True)
         try:

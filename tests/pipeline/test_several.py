@@ -8,10 +8,11 @@ import time
 
 import numpy as np
 import pytest
+from commands import run_here, run_one
 from conftest import make_corpus
 from sklearn.metrics import accuracy_score, f1_score
 
-from lmf_multitask import plugins
+from lmf_multitask import evaluate, plugins
 from lmf_multitask import train as train_command
 from lmf_multitask.command_line import run
 from lmf_multitask.errors import RunError
@@ -31,20 +32,9 @@ SMALL = [
 ]
 
 
-def command(*arguments, **settings):
-    return subprocess.run(
-        [sys.executable, "-m", "lmf_multitask", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        **settings,
-    )
-
-
-def train(data, folder, *options, **settings):
-    return command(
-        "train", "--mode", "per_emotion", "--data_path", data, "--output_dir", folder, *SMALL, *options, **settings
-    )
+def train(data, folder, *options):
+    options = ["--mode", "per_emotion", "--data_path", data, "--output_dir", folder, *SMALL, *options]
+    return run_here(train_command.main, *options)
 
 
 def bits(folder):
@@ -109,7 +99,7 @@ def test_a_run_directory_per_emotion_and_one_result(trained):
 
 def test_evaluate_does_all_of_them(trained, data):
     folder, done = trained
-    again = command("evaluate", folder)
+    again = run_here(evaluate.main, folder)
     assert again.returncode == 0, again.stderr
     shown = [line for line in again.stdout.splitlines() if line and not line.startswith("data: ")]
     assert shown[:7] == [line for line in done.stdout.splitlines() if line][:7]  # the table and its notes
@@ -172,15 +162,14 @@ def test_one_failure_does_not_stop_the_others(tmp_path):
 @pytest.fixture(scope="module")
 def seeds(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "seeds"
-    done = command(
-        "train", "--data_path", data, "--output_dir", folder, *SMALL, "--seeds", "3", "1", "--emotions", "sad", "happy"
-    )
+    options = ["--data_path", data, "--output_dir", folder, *SMALL, "--seeds", "3", "1", "--emotions", "sad", "happy"]
+    done = run_here(train_command.main, *options)
     assert done.returncode == 0, done.stderr
-    return folder, done
+    return folder, done, options
 
 
 def test_a_run_directory_per_seed_and_a_summary(seeds, data):
-    folder, done = seeds
+    folder, done, options = seeds
     assert sorted(path.name for path in folder.iterdir()) == ["plots", "seed1", "seed3", "seeds.html", "seeds.json"]
     summary = json.loads((folder / "seeds.json").read_text())
     assert (summary["split"], summary["seeds"], list(summary["emotions"])) == ("test", [3, 1], ["sad", "happy"])
@@ -196,9 +185,7 @@ def test_a_run_directory_per_seed_and_a_summary(seeds, data):
         runs_in(folder)
     assert f"run directory: {folder}" in done.stdout
     assert f"report: {folder / 'seed1/report.html'}" in done.stdout
-    again = command(
-        "train", "--data_path", data, "--output_dir", folder, *SMALL, "--seeds", "3", "1", "--emotions", "sad", "happy"
-    )
+    again = run_here(train_command.main, *options)
     assert "seed3 is complete already" in again.stderr
     assert again.stdout == done.stdout
 
@@ -206,27 +193,16 @@ def test_a_run_directory_per_seed_and_a_summary(seeds, data):
 @pytest.mark.slow
 def test_a_seed_of_several_is_the_run_of_that_seed(seeds, data, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    options = (
-        "--data_path",
-        data,
-        "--output_dir",
-        tmp_path / "alone",
-        *SMALL,
-        "--seed",
-        "1",
-        "--emotions",
-        "sad",
-        "happy",
-    )
-    done = command("train", *options, env=environment)
+    options = ["--data_path", data, "--output_dir", tmp_path / "alone", *SMALL, "--seed", "1", "--emotions", "sad", "happy"]  # fmt: skip
+    done = run_one("lmf_multitask.train", *options, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     for name in ("model/model.safetensors", "history.csv", "predictions.csv"):
         assert (tmp_path / "alone" / name).read_bytes() == (seeds[0] / "seed1" / name).read_bytes()
 
 
 def test_evaluate_summarises_the_seeds(seeds):
-    folder, done = seeds
-    again = command("evaluate", folder)
+    folder, done, _ = seeds
+    again = run_here(evaluate.main, folder)
     assert again.returncode == 0, again.stderr
     shown = [line for line in again.stdout.splitlines() if line and not line.startswith("data: ")]
     assert shown[0] == done.stdout.splitlines()[0]
@@ -250,7 +226,7 @@ def test_seeds_of_separate_models(data, tmp_path):
         joined = json.loads((tmp_path / f"runs/seed{seed}/metrics.json").read_text())
         assert (joined["mode"], joined["seed"], list(joined["emotions"])) == ("per_emotion", seed, ["happy", "sad"])
     assert json.loads((tmp_path / "runs/seeds.json").read_text())["seeds"] == [1, 2]
-    again = command("evaluate", tmp_path / "runs", "--split", "validation")
+    again = run_here(evaluate.main, tmp_path / "runs", "--split", "validation")
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "runs/seeds_validation.json").read_text())["split"] == "validation"
 

@@ -6,10 +6,11 @@ import re
 import pytest
 from conftest import model_config
 
-from lmf_multitask.config import build, read_settings, replaced, to_dict
+from lmf_multitask.config import build, replaced, to_dict
 from lmf_multitask.errors import ConfigError, RunError
 from lmf_multitask.pipeline.settings import ExperimentConfig, find_config, recipe_config
 from lmf_multitask.searching.space import PruningConfig, SearchConfig, read_search
+from lmf_multitask.strict_yaml import read_settings
 from lmf_multitask.training.config import TrainingConfig
 
 SPACE = {"model.fusion.rank": {"choices": [1, 4]}}

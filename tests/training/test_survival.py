@@ -202,14 +202,14 @@ def test_a_moved_run_is_resumed(wanted, sample_path, tmp_path, monkeypatch):
 def test_other_data_or_versions_are_refused_unless_forced(sample_path, tmp_path, monkeypatch):
     from lmf_multitask.data.sample import write_sample
 
-    data = write_sample(tmp_path / "data.pkl")
+    data = write_sample(tmp_path / "data.pkl", "tiny")
     config = settings(data, tmp_path / "run")
     crash_after(monkeypatch, config, 2)
     origin = json.loads((tmp_path / "run/origin.json").read_text())
-    write_sample(data, seed=1)
+    write_sample(data, "tiny", seed=1)
     with pytest.raises(RunError, match=rf"cannot resume: data changed from {origin['data']} to \w+\. Add --force"):
         train(config, resume=True)
-    write_sample(data)
+    write_sample(data, "tiny")
     (tmp_path / "run/origin.json").write_text(json.dumps({**origin, "paddle": "2.6.2"}))
     with pytest.raises(RunError, match=r"cannot resume: paddle changed from 2\.6\.2 to 3\."):
         train(config, resume=True)

@@ -132,10 +132,6 @@ class Source(ABC):
         """Row number of each clip in each emotion's own order, int32 `[N, T]`, -1 if it lacks the clip; None: one order."""
         return None
 
-    def mapped(self) -> Mapping[str, Any] | None:
-        """The splits as memory-mapped data sets, if the files can be used without conversion; otherwise None."""
-        return None
-
     @property
     def count(self) -> int:
         """Number of clips in the opened splits."""

@@ -189,11 +189,7 @@ class Dialogues(DialogueSource):
     layout = "a pickle of dialogues (tuples of 9 to 13 parts, or lists of dicts per split)"
 
     def __init__(self, candidate: Candidate, reading: Reading) -> None:
-        """Checks the structure.
-
-        Raises:
-            DataError: a part of the structure is missing or of another kind.
-        """
+        """Checks the structure."""
         super().__init__(candidate, reading)
         tree = candidate.tree
         self._meld = False

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from lmf_multitask.data.schema import KNOWN_EMOTIONS, SPLITS, emotion_of, find_s
 from lmf_multitask.data.sources import Candidate, Reading, binary_labels
 from lmf_multitask.data.sources.pickles import Array, PickleSource, kind_of, present_column, row_reader
 from lmf_multitask.data.stored_array import StoredArray
-from lmf_multitask.errors import DataError
+from lmf_multitask.errors import DataError, suggestion
 
 LABEL_KEYS = ("label", "labels", "y")
 
@@ -62,11 +61,7 @@ class EmotionsFirst(PickleSource):
     layout = "a pickle data[emotion][split][feature]"
 
     def __init__(self, candidate: Candidate, reading: Reading) -> None:
-        """Checks the structure.
-
-        Raises:
-            DataError: a part of the structure is missing or of another kind.
-        """
+        """Checks the structure."""
         super().__init__(candidate, reading)
         emotions = self._find_emotions(candidate.tree)
         self._owners = sort_emotions(emotions)
@@ -130,9 +125,8 @@ class EmotionsFirst(PickleSource):
             lacking = [emotion for emotion, named in found.items() if split not in named]
             if 0 < len(lacking) < len(found) and self.reading.split in (None, split):
                 keys = [str(key)[:40] for key in list(emotions[lacking[0]])[:9]]
-                close = get_close_matches(SPLITS[split][0], keys, n=1)
-                hint = f"Did you mean {close[0]!r}?" if close else "Choose a split with --split, or add it."
-                raise self.fail(f"data[{lacking[0]!r}] must have the split {split}, but has {keys}. {hint}")
+                hint = suggestion(SPLITS[split][0], keys) or " Choose a split with --split, or add it."
+                raise self.fail(f"data[{lacking[0]!r}] must have the split {split}, but has {keys}.{hint}")
         self._set_split_names(found[self._owners[0]])
         return {emotion: {split: found[emotion][split] for split in self.split_names} for emotion in self._owners}
 
@@ -297,24 +291,14 @@ class EmotionsFirst(PickleSource):
         where += f"[{key!r}]"
         stored = self._array(content[key], where)
         count = _count(self._arrays[emotion][split])
-        if (
-            not stored.shape
-            or stored.shape[0] != count
-            or len(stored.shape) > 2
-            or stored.shape[1:] not in ((), (1,), (2,))
-        ):
+        if stored.shape not in ((count,), (count, 1), (count, 2)):
             raise self.fail(f"{where} must have the shape [{count}, 2] or [{count}], but has {list(stored.shape)}.")
-        values = stored.read() if isinstance(stored, StoredArray) else stored
-        labels = binary_labels(values.reshape(count, -1), f"{self.path}: {where}")
-        if labels.shape[1] == 1:
+        values = (stored.read() if isinstance(stored, StoredArray) else stored).reshape(count, -1)
+        if values.shape[1] == 1:
+            labels = binary_labels(values, f"{self.path}: {where}")
             return np.concatenate([1 - labels, labels], axis=1)
         self._one_hot = True
-        known = ~np.isnan(labels).any(axis=1)
-        wrong = np.flatnonzero(known & (labels.sum(axis=1) != 1))
-        if len(wrong):
-            row = [int(value) for value in labels[wrong[0]]]
-            raise self.fail(f"{where} must be one-hot in every row, but row {wrong[0]} is {row}. Check the labels.")
-        return labels
+        return self._one_hot_pairs(values, where)
 
 
 def _has_splits(value: object) -> bool:

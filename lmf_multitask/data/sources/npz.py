@@ -48,9 +48,6 @@ class NpzSource(ColumnSource):
             candidate: the file.
             reading: what the user said.
             limit: most bytes of features when unpacked; None: any number.
-
-        Raises:
-            DataError: it is damaged, has no modality, holds Python objects, or is over the limit.
         """
         super().__init__(candidate, reading)
         assert candidate.file is not None

@@ -33,11 +33,7 @@ class PaddedVideos(DialogueSource):
     layout = "bc-LSTM's pickles of 7 parts, one per modality (a folder with text_2way.pickle and so on)"
 
     def __init__(self, candidate: Candidate, reading: Reading) -> None:
-        """Checks the structure of every file, and that they are of the same videos.
-
-        Raises:
-            DataError: a part of the structure is missing or of another kind, or the files differ.
-        """
+        """Checks the structure of every file, and that they are of the same videos."""
         super().__init__(candidate, reading)
         self._arrays: dict[str, dict[str, Array]] = {"train": {}, "test": {}}
         self._lengths: dict[str, np.ndarray] = {}

@@ -42,11 +42,7 @@ class PickleSource(Source):
     # -- parts of the pickle
 
     def _array(self, value: object, where: str) -> Array:
-        """A part of the pickle as an array of numbers, which stays in the file if it is one there.
-
-        Raises:
-            DataError: it is none.
-        """
+        """A part of the pickle as an array of numbers, which stays in the file if it is one there."""
         if not isinstance(value, StoredArray) or value.objects is not None:
             try:
                 value = to_array(value, limit=self._size)
@@ -60,11 +56,7 @@ class PickleSource(Source):
         return value
 
     def _named_splits(self, tree: Mapping, where: str = "the file") -> dict[str, Any]:
-        """Split -> what a dict holds under one of its names; other keys are noted.
-
-        Raises:
-            DataError: a split occurs twice.
-        """
+        """Split -> what a dict holds under one of its names; other keys are noted."""
         found: dict[str, Any] = {}
         ignored = []
         for key, content in tree.items():
@@ -81,16 +73,7 @@ class PickleSource(Source):
         return found
 
     def _features(self, content: object, where: str, others: Collection[str]) -> dict[str, tuple[str, Array]]:
-        """Modality -> key and array `[N, D]` or `[N, L, D]`, of one split.
-
-        Args:
-            content: the split.
-            where: its name in messages.
-            others: keys that hold no features.
-
-        Raises:
-            DataError: it is no dict, or has no features or such of other shapes.
-        """
+        """Modality -> key and array `[N, D]` or `[N, L, D]`, of one split."""
         if not isinstance(content, Mapping):
             raise self.fail(f"{where} must be a dict of features, but is {kind_of(content)}. Check the file.")
         names = [key for key in content if isinstance(key, str) and key not in others]
@@ -116,9 +99,6 @@ class PickleSource(Source):
 
         Args:
             parts: name of a part -> modality -> its array.
-
-        Raises:
-            DataError: shapes differ.
         """
         shapes: dict[str, tuple[int, ...]] = {}
         types: dict[str, set[str]] = {}
@@ -182,16 +162,7 @@ class PickleSource(Source):
             self.notes.append(f"labels cannot be used: {str(error).removeprefix(f'{self.path}: ')}")
 
     def _names_of_columns(self, count: int, default: Sequence[str] = (), taken: Iterable[str] = ()) -> list[str]:
-        """Names of `count` label columns that the file does not name: the user's, else the layout's.
-
-        Args:
-            count: number of columns.
-            default: what the layout calls them; empty: nothing.
-            taken: what the user may have chosen otherwise.
-
-        Raises:
-            DataError: nobody names them.
-        """
+        """Names of `count` label columns that the file does not name: the user's, else the layout's."""
         wanted = [name for name in self.reading.emotions or () if name not in taken]
         if len(wanted) == count and not set(wanted) <= set(default):
             return [emotion_of(name) for name in wanted]
@@ -216,16 +187,19 @@ class PickleSource(Source):
 
     def _present(self, labels: np.ndarray, where: str) -> np.ndarray:
         """One-hot pairs `[N, T, 2]` as `[N, T]`, 1 where the column that means "present" is set; notes which one that is."""
-        labels = binary_labels(labels, where)
-        wrong = np.argwhere(~np.isnan(labels).any(axis=2) & (labels.sum(axis=2) != 1))
-        if len(wrong):
-            row = labels[tuple(wrong[0])]
-            raise self.fail(
-                f"{where} must be one-hot in every row, but row {wrong[0][0]} is {row.astype(int).tolist()}. Check the labels."
-            )
+        labels = self._one_hot_pairs(labels, where)
         self.label_column, reason = present_column(labels, self.reading.config.label_column)
         self.notes.append(f"labels: {reason}")
         return labels[:, :, self.label_column]
+
+    def _one_hot_pairs(self, labels: np.ndarray, where: str) -> np.ndarray:
+        """Checks one-hot pairs `[N, ..., 2]`, and gives them as float32, NaN where not annotated."""
+        labels = binary_labels(labels, f"{self.path}: {where}")
+        wrong = np.argwhere(~np.isnan(labels).any(axis=-1) & (labels.sum(axis=-1) != 1))
+        if len(wrong):
+            row = labels[tuple(wrong[0])].astype(int).tolist()
+            raise self.fail(f"{where} must be one-hot in every row, but row {wrong[0][0]} is {row}. Check the labels.")
+        return labels
 
 
 def present_column(labels: np.ndarray, given: int | None) -> tuple[int, str]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
-from lmf_multitask.data.modality import MODALITIES
-from lmf_multitask.data.schema import GROUPS, dataset_features, find_split
+from lmf_multitask.data.schema import find_split
 from lmf_multitask.data.sources import ALL, Candidate, Reading
 from lmf_multitask.data.sources.arrow_files import check_announced
 from lmf_multitask.data.sources.tables import DAMAGES, Table, TableSource
@@ -26,7 +23,6 @@ class SavedDataset(TableSource):
     def __init__(self, candidate: Candidate, reading: Reading) -> None:
         """Maps the files into memory; they are read from their own folders, whatever the JSON files of the data set say."""
         super().__init__(candidate, reading)
-        self._datasets: dict[str, Any] = {}
         if (self.path / "state.json").is_file():
             folders = {ALL: self.path}
         else:
@@ -61,35 +57,4 @@ class SavedDataset(TableSource):
             if isinstance(error, DataError):
                 raise
             raise DataError(f"{folder}: must be a saved data set, but {first_line(error)}. Save it again.") from None
-        self._datasets[split] = part
         return Table.of(str(self.path) if split == ALL else f"{self.path}: {split}", part.data.table)
-
-    def mapped(self) -> Mapping[str, Any] | None:
-        """The data sets themselves, if no column needs a conversion."""
-        shapes = {modality: _fixed_shape(self._first_type(modality)) for modality in MODALITIES}
-        if self.reading.config.max_length is not None or not self.emotions or None in shapes.values():
-            return None
-        types = dataset_features({modality: shape or () for modality, shape in shapes.items()}, self.emotions)
-        for part in self._datasets.values():
-            features = {name: kind for name, kind in part.features.items() if name != GROUPS}
-            if features != types or any(part.data.column(name).null_count for name in ("id", *MODALITIES)):
-                return None
-        if any((self._nested_labels(part.data.select(["labels"])) == -100).any() for part in self._datasets.values()):
-            return None
-        return {
-            split: part.remove_columns(GROUPS) if GROUPS in part.column_names else part
-            for split, part in self._datasets.items()
-        }
-
-    def _first_type(self, column: str) -> pa.DataType:
-        schema = next(iter(self._tables.values())).schema
-        return schema.field(column).type if column in schema.names else pa.null()
-
-
-def _fixed_shape(kind: pa.DataType) -> tuple[int, ...] | None:
-    """Shape of a row in a column of fixed sizes; None for other columns."""
-    shape = []
-    while pa.types.is_fixed_size_list(kind):
-        shape.append(kind.list_size)
-        kind = kind.value_type
-    return tuple(shape) if shape and pa.types.is_float32(kind) else None

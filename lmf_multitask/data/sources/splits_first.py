@@ -18,23 +18,9 @@ import numpy as np
 
 from lmf_multitask.data.description import RELEASED_ROWS
 from lmf_multitask.data.modality import find_modality
-from lmf_multitask.data.schema import (
-    KNOWN_EMOTIONS,
-    LMF_SPLIT,
-    POM_TRAITS,
-    emotion_of,
-    find_split,
-    sort_emotions,
-)
+from lmf_multitask.data.schema import KNOWN_EMOTIONS, LMF_SPLIT, POM_TRAITS, emotion_of, find_split, sort_emotions
 from lmf_multitask.data.sources import ALL, Candidate, Reading
-from lmf_multitask.data.sources.pickles import (
-    REGRESSION,
-    Array,
-    PickleSource,
-    group_of,
-    row_reader,
-    shown_keys,
-)
+from lmf_multitask.data.sources.pickles import REGRESSION, Array, PickleSource, group_of, row_reader, shown_keys
 from lmf_multitask.data.stored_array import StoredArray
 from lmf_multitask.errors import DataError
 
@@ -50,11 +36,7 @@ class SplitsFirst(PickleSource):
     layout = "a pickle data[split][feature], or of features without splits"
 
     def __init__(self, candidate: Candidate, reading: Reading) -> None:
-        """Checks the structure; labels that cannot be used are no error before they are asked for.
-
-        Raises:
-            DataError: a part of the structure is missing or of another kind.
-        """
+        """Checks the structure; labels that cannot be used are no error before they are asked for."""
         super().__init__(candidate, reading)
         contents = self._find_splits(candidate.tree)
         self._used = {"id", "ids"}
@@ -216,7 +198,7 @@ class SplitsFirst(PickleSource):
             names = self._names_of_columns(count, default)
             if count == 4 and names == list(MULT_EMOTIONS):
                 self.notes.append(f"the {count} labels are taken for {', '.join(names)}, MulT's order")
-            columns = self._present(pairs, f"{self.path}: {key}")
+            columns = self._present(pairs, key)
             for index, name in enumerate(names):
                 self._add(name, self._split_up(columns[:, index]))
         elif every.ndim == 2:

@@ -68,11 +68,7 @@ class TableFiles(TableSource):
 
     @abstractmethod
     def _table(self, path: Path) -> Table:
-        """Opens one file.
-
-        Raises:
-            DataError: it is damaged.
-        """
+        """Opens one file."""
 
 
 def _split_of(path: Path) -> str | None:
