@@ -294,9 +294,8 @@ class LMFTrainer(Trainer):
         """There is none."""
 
     def _wrap_model(self, model: Any, training: bool = True) -> Any:
-        if parallel.world_size() == 1:
-            return model
-        return paddle.DataParallel(model, find_unused_parameters=self.args.ddp_find_unused_parameters is not False)
+        parallel.share_weights(model)
+        return model
 
     def get_train_dataloader(self) -> paddle.io.DataLoader:
         """Batches in the order of training."""
@@ -342,6 +341,7 @@ class LMFTrainer(Trainer):
         if self.args.gradient_accumulation_steps > 1:
             loss = loss / self.args.gradient_accumulation_steps
         loss.backward()
+        parallel.average_gradients(self.model.optimized_parameters().values())
         return loss.detach()
 
     def compute_loss(self, model: Any, inputs: Mapping[str, paddle.Tensor], return_outputs: bool = False) -> Any:

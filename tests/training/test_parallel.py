@@ -39,6 +39,16 @@ found["summed"] = total.tolist()
 found["gradient"] = not total.stop_gradient
 found["summand"] = value.tolist()
 
+for name, size in (("one buffer", 1), ("two weights", 2)):
+    weights = [paddle.create_parameter([2], "float32") for _ in range(size)]
+    (weights[0].sum() * (2.0 + me)).backward()  # the second has no gradient
+    parallel.average_gradients([*weights, paddle.ones([1])])  # the last is not trained
+    found[name] = [weight.grad.tolist() for weight in weights]
+linear = paddle.nn.Linear(1, 1)
+linear.weight.set_value(np.array([[7.0 + me]], "float32"))
+parallel.share_weights(linear)
+found["shared"] = linear.weight.tolist()
+
 layer = paddle.nn.BatchNorm1D(2)
 layer._mean.set_value(np.array([1.0 + 2 * me, -4.0 * me], "float32"))
 layer.weight.set_value(np.array([5.0 + me, 6.0], "float32"))
@@ -92,6 +102,13 @@ def test_sums_are_over_all_processes_and_leave_the_summands_alone(results):
         assert found["summed"] == [3.0, 10.0]
         assert found["gradient"] is False
         assert found["summand"] == [1.0 + number, 10.0 * number]
+
+
+def test_gradients_are_averaged_and_weights_are_those_of_rank_0(results):
+    for found in results:
+        assert found["one buffer"] == [[2.5, 2.5]]
+        assert found["two weights"] == [[2.5, 2.5], [0.0, 0.0]]
+        assert found["shared"] == [[7.0]]
 
 
 def test_running_statistics_are_averaged_and_weights_are_not(results):
