@@ -38,7 +38,7 @@ import numpy as np
 from lmf_multitask import load_iemocap
 from lmf_multitask.data.columns import column_arrays
 
-whole = [np.asarray(column_arrays(rows)[name]) for rows in load_iemocap(sys.argv[1]).values() for name in ("audio", "video", "text")]
+whole = [np.array(column_arrays(rows)[name]) for rows in load_iemocap(sys.argv[1]).values() for name in ("audio", "video", "text")]
 """
 
 
@@ -51,16 +51,18 @@ def place(tmp_path_factory):
     mapped = datasets.DatasetDict()
     (place / "parquet").mkdir()
     for split, name in (("train", "train"), ("validation", "valid"), ("test", "test")):
-        rows, seeds = ROWS["full"][name], [TIMES * len(mapped) + n for n in range(TIMES)]
+        rows, clips = ROWS["full"][name], sample_clips(ROWS["full"][name], len(mapped))
         stream = place / f"{split}.arrow"
         schema = types.arrow_schema
         with (
             pa.ipc.new_stream(stream, schema) as arrow,
             pq.ParquetWriter(place / "parquet" / f"{split}.parquet", schema) as parquet,
         ):
-            for number, seed in enumerate(seeds):
-                clips = sample_clips(rows, seed)
-                features = {name: np.nan_to_num(clips[name]).astype("f4") for name in ("audio", "video", "text")}
+            for number in range(TIMES):  # other numbers every time, and the same padding
+                scale = np.float32(1 + number / 100)
+                features = {
+                    name: scale * np.nan_to_num(clips[name]).astype("f4") for name in ("audio", "video", "text")
+                }
                 labels = (clips["emotion"][:, None] == np.arange(4)).astype("f4")
                 ids = [f"{split}-{number}-{row}" for row in range(rows)]
                 table = feature_table(ids, features, labels, IEMOCAP_EMOTIONS)

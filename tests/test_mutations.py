@@ -81,7 +81,7 @@ def attack(originals, folder, corpus_path, cases, seed):
             ),
             "evaluate": ("evaluate", [place, *output, "--device", "cpu"]),
             "compare": ("compare", [place, originals / "two"]),
-            "export a run": ("export", [place, *output]),
+            "export a run": ("export", [place, *output, "--format", "paddle"]),
             "report": ("report", [place, *output]),
         }[kind]
         commands.append((f"lmf_multitask.{module}", arguments))
