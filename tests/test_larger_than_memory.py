@@ -38,7 +38,7 @@ import numpy as np
 from lmf_multitask import load_iemocap
 from lmf_multitask.data.columns import column_arrays
 
-whole = [np.asarray(column_arrays(rows)[name]) for rows in load_iemocap(sys.argv[1]).values() for name in ("audio", "video", "text")]
+whole = [np.array(column_arrays(rows)[name]) for rows in load_iemocap(sys.argv[1]).values() for name in ("audio", "video", "text")]
 """
 
 
