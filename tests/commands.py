@@ -1,12 +1,14 @@
 """Runs commands as a user does: many in one fresh process, since importing Paddle takes longer than most of them."""
 
 import contextlib
+import importlib
 import io
 import json
 import logging
 import subprocess
 import sys
 
+from lmf_multitask.__main__ import COMMANDS
 from lmf_multitask.command_line import run
 
 _DRIVER = """
@@ -47,11 +49,11 @@ def run_all(commands, cwd):
     return json.loads(done.stdout)
 
 
-def run_here(main, *arguments):
-    """A command in this process: its status and all that it prints, as of a process of its own. Its children are processes."""
+def run_here(name, *arguments):
+    """``lmf NAME ...`` in this process: its status and what it prints, as of a process of its own. Its children are processes."""
     out, err = io.StringIO(), io.StringIO()
     with logging_as_before(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = run(main, list(map(str, arguments)))
+        status = run(importlib.import_module(COMMANDS[name][0]).main, list(map(str, arguments)))
     return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 

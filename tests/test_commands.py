@@ -103,8 +103,8 @@ def further_runs(trained_by_command, tmp_path_factory):
     config = trained_by_command[0] / "out" / "run" / "config.yaml"
     return folder, run_all(
         [
-            ("lmf_multitask.train", ["--config", config, "--output_dir", "again"]),
-            ("lmf_multitask.train", [*SMALL, "--output_dir", "sample", "--training.epochs", 1]),
+            ("lmf_multitask.train", ["--config", config, "--output_dir", "again", "--no_report"]),
+            ("lmf_multitask.train", [*SMALL, "--output_dir", "sample", "--training.epochs", 1, "--no_report"]),
         ],
         cwd=folder,
     )

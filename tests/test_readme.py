@@ -28,7 +28,7 @@ README = ROOT / "README.md"
 ENGLISH = [README, *sorted((ROOT / "docs").glob("*.md"))]
 CHINESE = [ROOT / "README_cn.md", *sorted((ROOT / "docs/cn").glob("*.md"))]
 PAGES = [*ENGLISH, *CHINESE]
-QUICK = ("getting_started", "models", "results", "troubleshooting")  # a few seconds each
+QUICK = ("getting_started", "results", "troubleshooting")  # a few seconds each
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 OTHERS = (  # they install, need a shell or a terminal of their own; `bash scripts/...` has tests of its own

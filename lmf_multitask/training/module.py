@@ -187,7 +187,7 @@ class LMFModule(TrainingModule):
                 own = factor_rate if ".factors." in name else rate  # only low-rank fusion has factors
                 together.setdefault((name.startswith("model."), own), []).append(weight)
         groups: Any = [{"params": weights, "learning_rate": own} for (_, own), weights in together.items()]
-        if parallel.world_size() == 1 and paddle.get_device() == "cpu":  # not tried elsewhere
+        if paddle.get_device() == "cpu":  # not tried elsewhere
             self._flatten(groups)
         clip = None if config.max_grad_norm is None else nn.ClipGradByGlobalNorm(config.max_grad_norm)
         scheduler = None

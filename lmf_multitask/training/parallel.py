@@ -1,11 +1,13 @@
 """Data-parallel training in several processes, started by ``paddle.distributed.launch``.
 
-Every process has the whole network and takes its part of every batch; Paddle's DataParallel averages the gradients.
+Every process has the whole network and takes its part of every batch; the gradients are averaged after each backward pass, all
+in one message. (Paddle's DataParallel needs the weights one by one; they are views of one buffer here, see `flat`.)
 With one process, the functions that communicate do nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from lmf_multitask.runtime import quiet_imports
@@ -62,6 +64,31 @@ def summed(value: paddle.Tensor) -> paddle.Tensor:
     value = value.detach().clone()
     distributed.all_reduce(value)
     return value
+
+
+@paddle.no_grad()
+def average_gradients(weights: Iterable[paddle.Tensor]) -> None:
+    """Replaces the gradients of trained weights by their means over all processes; a weight without one counts as zeros."""
+    if world_size() == 1:
+        return
+    trained = [weight for weight in weights if not weight.stop_gradient]
+    for weight in trained:
+        if weight.grad is None:
+            weight._copy_gradient_from(paddle.zeros_like(weight))
+    gradients: list[Any] = [weight.grad for weight in trained]
+    whole = gradients[0] if len(gradients) == 1 else paddle.concat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(whole)
+    whole.scale_(1.0 / world_size())
+    if len(gradients) > 1:
+        for gradient, mean in zip(gradients, paddle.split(whole, [gradient.size for gradient in gradients])):
+            paddle.assign(mean.reshape(gradient.shape), gradient)
+
+
+def share_weights(module: paddle.nn.Layer) -> None:
+    """Gives every process the weights of rank 0."""
+    if world_size() > 1:
+        for weight in module.parameters():
+            distributed.broadcast(weight, src=0)
 
 
 def average_running_statistics(module: paddle.nn.Layer) -> None:

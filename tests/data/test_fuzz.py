@@ -130,7 +130,7 @@ def attack(seed, inputs, watch):
 def in_time(content):
     start = time.process_time()
     outcome = attempt(content)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 10
     return outcome
 
 

@@ -100,7 +100,7 @@ def test_small_files_stay_small_and_quick(tmp_path, name):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 1_000_000 + 150 * len(content)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 10  # some hundredths, unless the work grows with the square of the size
 
 
 def test_arrays_of_no_bytes_are_not_built(tmp_path):

@@ -1,31 +1,25 @@
-"""`lmf export` and `lmf infer` in processes of their own."""
+"""`lmf export` and `lmf infer`: in this process, and once in one of their own."""
 
 import csv
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_all, run_here
 from conftest import EMOTIONS
 
 from .conftest import make_run
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def run_lmf(folder, *arguments):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "lmf_multitask", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+def run_lmf(*arguments):
+    done = run_here(*arguments)
     return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture
-def lmf(tmp_path):
+def lmf(tmp_path, monkeypatch):
     """Runs a command in an empty folder: (exit status, stdout, stderr)."""
-    return lambda *arguments: run_lmf(tmp_path, *arguments)
+    monkeypatch.chdir(tmp_path)
+    return run_lmf
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +28,7 @@ def trained(tmp_path_factory, corpus_path):
     parent = tmp_path_factory.mktemp("trained")
     for emotion in ("happy", "sad"):
         status, _, err = run_lmf(
-            parent, "train", "--data_path", corpus_path, "--emotions", emotion, "--output_dir", emotion,
+            "train", "--data_path", corpus_path, "--emotions", emotion, "--output_dir", parent / emotion, "--no_report",
             "--model.fusion.dim", "null", "--model.encoders.text.state", 16, "--training.epochs", 1,
         )  # fmt: skip
         assert status == 0, err
@@ -100,18 +94,22 @@ def test_benchmark_without_data(lmf, exported):
     assert len(out.splitlines()) == 4
 
 
-def test_onnx_by_command(lmf, tmp_path):
+def test_both_formats_in_a_process_of_its_own(tmp_path):
+    """Nothing that Paddle, paddle2onnx and onnxruntime print reaches the user."""
     pytest.importorskip("paddle2onnx", reason="needs the extra onnx")
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     run = make_run(tmp_path / "run", inputs={"audio": (74,), "video": (35,), "text": (20, 300)})
-    status, out, err = lmf("export", run)
-    assert (status, err) == (0, "")
-    assert "(multitask.json, multitask.pdiparams, multitask.onnx, lmf_model.json)" in out
-    assert out.count("129 generated clips") == 2  # 64, one alone, and 64 with half of the steps
-    status, out, err = lmf("export", run, "--format", "onnx")
-    assert (status, err) == (0, "")
-    assert "(multitask.onnx, lmf_model.json)" in out
-    status, out, err = lmf("infer", "check_inference")
-    assert (status, err) == (0, "")
-    assert "made-up clips of the built-in sample" in out
+    both, onnx, infer = run_all(
+        [
+            ("lmf_multitask.export", [run]),
+            ("lmf_multitask.export", [run, "--format", "onnx"]),
+            ("lmf_multitask.infer", ["check_inference"]),
+        ],
+        tmp_path,
+    )
+    assert [(status, err) for status, _, err in (both, onnx, infer)] == [(0, "")] * 3
+    assert "(multitask.json, multitask.pdiparams, multitask.onnx, lmf_model.json)" in both[1]
+    assert both[1].count("129 generated clips") == 2  # 64, one alone, and 64 with half of the steps
+    assert "(multitask.onnx, lmf_model.json)" in onnx[1]
+    assert "made-up clips of the built-in sample" in infer[1]
     assert {e for e in EMOTIONS if (tmp_path / "out_prob" / f"{e}_prob.npy").exists()} == set(EMOTIONS)

