@@ -19,7 +19,7 @@ _HOMES = {
     "TrainingModule": "lmf_multitask.training.module",
     "LMFModule": "lmf_multitask.training.module",
     "LMFTrainer": "lmf_multitask.training.trainer",
-    "training_arguments": "lmf_multitask.training.trainer",
+    "training_arguments": "lmf_multitask.training.arguments",
     "run_experiment": "lmf_multitask.pipeline.experiment",
     "metrics_of": "lmf_multitask.evaluation.metrics",
     "Predictor": "lmf_multitask.deployment.predictor",
@@ -45,9 +45,10 @@ if TYPE_CHECKING:
     from lmf_multitask.models.lmf import LMFModel
     from lmf_multitask.pipeline.experiment import run_experiment
     from lmf_multitask.pipeline.settings import ExperimentConfig
+    from lmf_multitask.training.arguments import training_arguments
     from lmf_multitask.training.config import TrainingConfig
     from lmf_multitask.training.module import LMFModule, TrainingModule
-    from lmf_multitask.training.trainer import LMFTrainer, training_arguments
+    from lmf_multitask.training.trainer import LMFTrainer
 
 
 def __getattr__(name: str) -> Any:

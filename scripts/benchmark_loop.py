@@ -27,9 +27,10 @@ from lmf_multitask.data.loading import load
 from lmf_multitask.data.modality import MODALITIES
 from lmf_multitask.models.lmf import LMFModel
 from lmf_multitask.pipeline.experiment import validation_metrics
+from lmf_multitask.training.arguments import training_arguments
 from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.training.module import LMFModule
-from lmf_multitask.training.trainer import LMFTrainer, training_arguments
+from lmf_multitask.training.trainer import LMFTrainer
 
 
 def main() -> None:

@@ -23,9 +23,10 @@ from lmf_multitask.pipeline.stages import Prepared, Trained, load, predict, rest
 from lmf_multitask.runtime import log_to_stderr, quiet_imports, seed_everything, surroundings
 from lmf_multitask.tasks import predictions
 from lmf_multitask.training import parallel
+from lmf_multitask.training.arguments import training_arguments
 from lmf_multitask.training.callbacks import OnEpoch, VisualDLLogs, resume_hint, save_when_stopped
 from lmf_multitask.training.module import LMFModule
-from lmf_multitask.training.trainer import LMFTrainer, training_arguments
+from lmf_multitask.training.trainer import LMFTrainer
 
 with quiet_imports():
     import paddle

@@ -19,10 +19,11 @@ from paddlenlp.trainer import Trainer, TrainerCallback, TrainingArguments
 
 from lmf_multitask.errors import TrainingError
 from lmf_multitask.training import parallel
+from lmf_multitask.training.arguments import training_arguments
 from lmf_multitask.training.callbacks import OnEpoch
 from lmf_multitask.training.config import TrainingConfig
 from lmf_multitask.training.module import TrainingModule
-from lmf_multitask.training.trainer import LMFTrainer, training_arguments
+from lmf_multitask.training.trainer import LMFTrainer
 
 ROWS = 21
 
