@@ -17,6 +17,7 @@ from lmf_multitask.pipeline.assessing import assess_predictions
 from lmf_multitask.pipeline.experiment import run_experiment
 from lmf_multitask.pipeline.reporting import learning_curves, report_run, write_report_of
 from lmf_multitask.pipeline.settings import ExperimentConfig
+from lmf_multitask.pipeline.several import join_runs
 from lmf_multitask.pipeline.stages import predict, restore
 from lmf_multitask.training.config import TrainingConfig
 
@@ -49,6 +50,7 @@ def trained(tmp_path_factory):
         "separate/sad": {"emotions": ["sad"]},
     }.items():
         run_experiment(settings(folder / "data.pkl", folder / name, folder / "cache", **changes), report=False)
+    join_runs(folder / "separate")
     return folder
 
 
