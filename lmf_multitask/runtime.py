@@ -341,8 +341,7 @@ def flush_denormals(on: bool) -> bool:
 
     An x86 processor is about a hundred times slower with them, and the gradients of a network that has learned its clips are
     full of them: an epoch of the full-size sample takes three times as long without this. It is a setting of the thread
-    (Intel's OpenMP passes it to its own threads), made by the C library's ``fesetenv``. numpy warns of it when it
-    determines the limits of a type: switch it on around arithmetic only.
+    (Intel's OpenMP passes it to its own threads), made by the C library's ``fesetenv``: switch it on around arithmetic only.
 
     Returns:
         Whether it could be set: on Linux with an x86-64 processor.
@@ -363,6 +362,11 @@ def flush_denormals(on: bool) -> bool:
 @functools.cache
 def _c_mathematics() -> ctypes.CDLL:
     """The mathematical C library; opened once, not twice per training step."""
+    for kind in (
+        np.float32,
+        np.float64,
+    ):  # numpy determines the limits of a type once, and warns where denormals are zero
+        _ = np.finfo(kind).smallest_subnormal
     return ctypes.CDLL("libm.so.6")
 
 

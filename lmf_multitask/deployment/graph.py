@@ -57,6 +57,10 @@ class _DamagedError(ValueError):
     """The content of a graph's file; the text continues "but"."""
 
 
+class _ForeignError(_DamagedError):
+    """Operators that are not allowed."""
+
+
 def check_paddle(program: bytes, weights: bytes, inputs: Mapping[str, Shape], outputs: Sequence[str]) -> bytes:
     """Checks a program of Paddle 3 (``.json``) and its weights (``.pdiparams``).
 
@@ -79,7 +83,7 @@ def check_paddle(program: bytes, weights: bytes, inputs: Mapping[str, Shape], ou
         if block["args"] != []:
             raise _DamagedError("its block has arguments")
         operators = [_Operator.of(one) for one in block["ops"]]
-        _check_names("operators", {one.name for one in operators} - OPERATORS["paddle"])
+        _check_names("operators", {one.name for one in operators} - OPERATORS["paddle"], _ForeignError)
         _check_order(operators)
         _check_axes(operators)
         _check_recurrent(operators)
@@ -110,7 +114,7 @@ def check_onnx(model: bytes, inputs: Mapping[str, Shape], outputs: Sequence[str]
                 found[name] = shape
             elif number == 12:
                 results.append(_value_info(value)[0])
-        _check_names("operators", operators - OPERATORS["onnx"])
+        _check_names("operators", operators - OPERATORS["onnx"], _ForeignError)
         _check_interface(found, results, inputs, outputs)
     except (_DamagedError, ValueError, KeyError, TypeError, IndexError) as error:
         raise _refused(error) from None
@@ -118,12 +122,15 @@ def check_onnx(model: bytes, inputs: Mapping[str, Shape], outputs: Sequence[str]
 
 def _refused(error: Exception) -> RunError:
     reason = str(error) if isinstance(error, _DamagedError) else "it is damaged"
-    return RunError(f"must be a graph that `lmf export` wrote, but {reason}. Export the run again.")
+    advice = "Export the run again."
+    if isinstance(error, _ForeignError):
+        advice = "A plug-in whose parts need them adds them to OPERATORS (docs/own_fusion.md)."
+    return RunError(f"must be a graph that `lmf export` wrote, but {reason}. {advice}")
 
 
-def _check_names(what: str, foreign: set[str]) -> None:
+def _check_names(what: str, foreign: set[str], error: type[_DamagedError] = _DamagedError) -> None:
     if foreign:
-        raise _DamagedError(f"its {what} include {', '.join(sorted(foreign))[:80]!r}")
+        raise error(f"its {what} include {', '.join(sorted(foreign))[:80]!r}")
 
 
 def _check_interface(

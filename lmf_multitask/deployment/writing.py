@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import os
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -29,6 +30,10 @@ with quiet_imports():
 
 _PROGRAM_BYTES = 1 << 20  # more than the description of any of our graphs takes; LSTM stays one operator
 _OPSET = 17  # the newest that paddle2onnx 2.0 is tested with; LSTM stays one operator
+_CONVERSION = {
+    "opset_version": _OPSET,
+    "optimize_tool": "None",
+}  # the optimiser needs newer packages than paddlenlp allows
 
 
 class _ExportedLayer(paddle.nn.Layer):
@@ -69,7 +74,7 @@ def write_model(model: LMFModel, inputs: Mapping[str, Sequence[int]], folder: Pa
         with home_for_caches(scratch):
             _write_paddle(model, inputs, place / about.name)
         if "onnx" in about.formats:
-            _write_onnx(place / about.name, folder / f"{about.name}.onnx")
+            _write_onnx(place / about.name, folder / f"{about.name}.onnx", _is_ours(model))
 
 
 def _write_paddle(model: LMFModel, inputs: Mapping[str, Sequence[int]], path: Path) -> None:
@@ -104,23 +109,39 @@ def _name_outputs(program: Path, names: Sequence[str]) -> None:
     program.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
 
 
-def _write_onnx(source: Path, target: Path) -> None:
+def _write_onnx(source: Path, target: Path, ours: bool) -> None:
     require_onnx()
-    import paddle2onnx
+    files = [str(source.with_name(f"{source.name}.{end}")) for end in ("json", "pdiparams")] + [str(target)]
+    if ours:
+        import paddle2onnx
 
-    program, weights = source.with_name(f"{source.name}.json"), source.with_name(f"{source.name}.pdiparams")
-    with _quiet_output():  # without its optimiser, which needs newer packages than paddlenlp allows
-        paddle2onnx.export(str(program), str(weights), str(target), opset_version=_OPSET, optimize_tool="None")
+        with _quiet_output():
+            paddle2onnx.export(*files, **_CONVERSION)
+        return
+    # in a process of its own, since paddle2onnx ends the process at an operator that it does not know
+    code = f"import sys, paddle2onnx; paddle2onnx.export(*sys.argv[1:], **{_CONVERSION})"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *files],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    if ended.returncode or not target.is_file():
+        raise RunError(
+            "the network must consist of operators that paddle2onnx knows, but a part of a plug-in has another one. "
+            "Export it with --format paddle."
+        )
+
+
+def _is_ours(model: LMFModel) -> bool:
+    """Whether no part of the network is a plug-in's."""
+    parts = (*model.encoders.values(), model.fusion)
+    return all(type(part).__module__.startswith("lmf_multitask.") for part in parts)
 
 
 def usual_formats(models: Sequence[LMFModel]) -> tuple[str, ...]:
-    """Paddle, and ONNX where its packages are installed and the networks have no part of a plug-in.
-
-    (paddle2onnx ends the process at an operator that it does not know.)
-    """
-    parts = [part for model in models for part in (*model.encoders.values(), model.fusion)]
-    own = all(type(part).__module__.startswith("lmf_multitask.") for part in parts)
-    return FORMATS if own and not _missing_for_onnx() else ("paddle",)
+    """Paddle, and ONNX where its packages are installed and the networks have no part of a plug-in."""
+    return FORMATS if all(map(_is_ours, models)) and not _missing_for_onnx() else ("paddle",)
 
 
 def _missing_for_onnx() -> list[str]:

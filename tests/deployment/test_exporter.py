@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 from conftest import EMOTIONS, INPUTS, PAPERS, model_config, shared_file
 
 from lmf_multitask.deployment import exporter, writing
 from lmf_multitask.deployment.description import ModelDescription
 from lmf_multitask.deployment.exporter import export_models, export_run
+from lmf_multitask.deployment.graph import OPERATORS
 from lmf_multitask.deployment.predictor import Predictor
 from lmf_multitask.errors import DataError, RunError
 from lmf_multitask.evaluation.calibration import Calibration, TaskCalibration
@@ -62,6 +64,25 @@ def test_the_usual_formats(monkeypatch):
     assert writing.usual_formats([own, plugin]) == ("paddle",)
     monkeypatch.setattr(writing.importlib.util, "find_spec", lambda name: None if name == "paddle2onnx" else name)
     assert writing.usual_formats([own]) == ("paddle",)
+
+
+class Odd:
+    def forward(self, hidden):
+        return self.bias + paddle.digamma(paddle.concat(list(hidden), axis=1).abs().sum(axis=1, keepdim=True) + 1.0)
+
+
+def test_operators_of_plug_ins_that_exports_do_not_have(tmp_path, monkeypatch):
+    model = make_model()
+    model.fusion.__class__ = type("OddFusion", (Odd, type(model.fusion)), {"__module__": "odd"})
+    with pytest.raises(
+        RunError, match=r"its operators include '1.digamma'. A plug-in whose parts need them adds them to OPERATORS"
+    ):
+        export_models([model], tmp_path / "refused")
+    monkeypatch.setitem(OPERATORS, "paddle", {*OPERATORS["paddle"], "1.digamma"})
+    export_models([model], tmp_path / "paddle")
+    with pytest.raises(RunError, match="operators that paddle2onnx knows, but a part of a plug-in has another one"):
+        export_models([model], tmp_path / "onnx", formats=["onnx"])
+    assert not (tmp_path / "onnx").exists()
 
 
 def test_inputs_and_outputs_have_names(exported):
