@@ -362,11 +362,8 @@ def flush_denormals(on: bool) -> bool:
 @functools.cache
 def _c_mathematics() -> ctypes.CDLL:
     """The mathematical C library; opened once, not twice per training step."""
-    for kind in (
-        np.float32,
-        np.float64,
-    ):  # numpy determines the limits of a type once, and warns where denormals are zero
-        _ = np.finfo(kind).smallest_subnormal
+    # numpy determines the limits of a type once, and warns where denormals are zero
+    np.finfo(np.float32), np.finfo(np.float64)
     return ctypes.CDLL("libm.so.6")
 
 

@@ -30,10 +30,8 @@ with quiet_imports():
 
 _PROGRAM_BYTES = 1 << 20  # more than the description of any of our graphs takes; LSTM stays one operator
 _OPSET = 17  # the newest that paddle2onnx 2.0 is tested with; LSTM stays one operator
-_CONVERSION = {
-    "opset_version": _OPSET,
-    "optimize_tool": "None",
-}  # the optimiser needs newer packages than paddlenlp allows
+# without paddle2onnx's optimiser, which needs newer packages than paddlenlp allows
+_CONVERSION = {"opset_version": _OPSET, "optimize_tool": "None"}
 
 
 class _ExportedLayer(paddle.nn.Layer):

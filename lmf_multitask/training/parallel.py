@@ -7,14 +7,16 @@ With one process, the functions that communicate do nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmf_multitask.runtime import quiet_imports
 
 with quiet_imports():
     import paddle
     from paddle import distributed
+
+if TYPE_CHECKING:
+    from lmf_multitask.training.module import TrainingModule
 
 
 def world_size() -> int:
@@ -67,11 +69,11 @@ def summed(value: paddle.Tensor) -> paddle.Tensor:
 
 
 @paddle.no_grad()
-def average_gradients(weights: Iterable[paddle.Tensor]) -> None:
+def average_gradients(module: TrainingModule) -> None:
     """Replaces the gradients of trained weights by their means over all processes; a weight without one counts as zeros."""
     if world_size() == 1:
         return
-    trained = [weight for weight in weights if not weight.stop_gradient]
+    trained = [weight for weight in module.optimized_parameters().values() if not weight.stop_gradient]
     for weight in trained:
         if weight.grad is None:
             weight._copy_gradient_from(paddle.zeros_like(weight))

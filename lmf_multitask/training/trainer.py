@@ -278,7 +278,7 @@ class LMFTrainer(Trainer):
         if self.args.gradient_accumulation_steps > 1:
             loss = loss / self.args.gradient_accumulation_steps
         loss.backward()
-        parallel.average_gradients(self.model.optimized_parameters().values())
+        parallel.average_gradients(self.model)
         return loss.detach()
 
     def compute_loss(self, model: Any, inputs: Mapping[str, paddle.Tensor], return_outputs: bool = False) -> Any:

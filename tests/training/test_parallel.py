@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SCRIPT = """
 import json, sys, time
+from types import SimpleNamespace
 import numpy as np
 import paddle
 from lmf_multitask.training import parallel
@@ -42,7 +43,8 @@ found["summand"] = value.tolist()
 for name, size in (("one buffer", 1), ("two weights", 2)):
     weights = [paddle.create_parameter([2], "float32") for _ in range(size)]
     (weights[0].sum() * (2.0 + me)).backward()  # the second has no gradient
-    parallel.average_gradients([*weights, paddle.ones([1])])  # the last is not trained
+    every = dict(enumerate([*weights, paddle.ones([1])]))  # the last is not trained
+    parallel.average_gradients(SimpleNamespace(optimized_parameters=lambda: every))
     found[name] = [weight.grad.tolist() for weight in weights]
 linear = paddle.nn.Linear(1, 1)
 linear.weight.set_value(np.array([[7.0 + me]], "float32"))
