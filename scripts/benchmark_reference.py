@@ -60,7 +60,7 @@ def published_options(checkout: Path) -> dict[str, list[str]]:
     script = checkout / "scripts" / "train.sh"
     if not script.is_file() or not (checkout / "tools" / "train.py").is_file():
         raise ConfigError(
-            f"{checkout}: must be a checkout of LMF_Paddle, but has no scripts/train.sh and tools/train.py."
+            f"{checkout}: must be a checkout of LMF_Paddle, but has no scripts/train.sh and tools/train.py. Give its folder."
         )
     found = {}
     for line in read_text(script, error=ConfigError).splitlines():
@@ -69,7 +69,7 @@ def published_options(checkout: Path) -> dict[str, list[str]]:
             options = words[next(n for n, word in enumerate(words) if word.endswith("train.py")) + 1 :]
             found[options[options.index("--emotion") + 1]] = options
     if not found:
-        raise ConfigError(f"{script}: must call train.py --emotion NAME, but does not.")
+        raise ConfigError(f"{script}: must call train.py --emotion NAME, but does not. Give the folder of LMF_Paddle.")
     return found
 
 

@@ -125,7 +125,7 @@ def learning_plots(assessment: Assessment) -> list[Plot]:
         return []
     emotions, several = list(assessment.emotions), len(assessment.curves) > 1
     keys = list(dict.fromkeys(key for one in assessment.curves.values() for key in one.metrics))
-    titles = [METRICS[key].title if key in METRICS else key for key in keys]
+    titles = [METRICS[key].title if key in METRICS else key.replace("_", " ") for key in keys]
     figure, panels = panels_of(max(len(keys), 1), 3.4, width=WIDTH)
     said = []
     for panel, key, title in zip(panels, keys, titles):
@@ -147,7 +147,7 @@ def learning_plots(assessment: Assessment) -> list[Plot]:
     learning = finish(
         figure,
         "learning",
-        f"Validation {' and '.join(titles)} per epoch; marked: the best, which is kept",
+        f"Validation {', '.join(titles)} per epoch; marked: the best, which is kept",
         f"Learning curves. {'; '.join(said)}.",
     )
     figure, panels = panels_of(len(assessment.curves), 3.4, width=WIDTH)
